@@ -1,0 +1,61 @@
+"""The registry of variables: every breach at once, by its words."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from tripartite.contracts import AXES, CONTRACTS, COORDINATES, Breach, check
+
+
+def qkv(n_tokens=3, **changes):
+    rng = np.random.default_rng(0)
+    shape = (2, 1, 2, n_tokens, 4)
+    dims = ("input", "layer", "head", "token", "d_head")
+    variables = {name: (dims, rng.standard_normal(shape, dtype=np.float32)) for name in "qkv"}
+    variables["mask"] = (("input", "token"), np.ones((2, n_tokens), dtype=bool))
+    coords = {"input": ["a", "b"], "layer": np.arange(1), "head": np.arange(2)}
+    return xr.Dataset(variables | changes, coords=coords)
+
+
+def test_a_good_dataset_passes():
+    check(qkv(), "qkv", "x/qkv.nc")
+
+
+def test_every_breach_is_named_at_once():
+    bad = qkv().drop_vars("k").rename(v="values")
+    bad["q"] = bad["q"].astype("float64").transpose("layer", "input", "head", "token", "d_head")
+    with pytest.raises(Breach) as error:
+        check(bad, "qkv", "x/qkv.nc")
+    lines = str(error.value).splitlines()
+    assert "x/qkv.nc: values: unknown variable in qkv.nc" in lines
+    assert "x/qkv.nc: k: missing, wanted dims (input, layer, head, token, d_head)" in lines
+    assert "x/qkv.nc: v: missing, wanted dims (input, layer, head, token, d_head)" in lines
+    assert (
+        "x/qkv.nc: q: got dims (layer, input, head, token, d_head), "
+        "wanted (input, layer, head, token, d_head)"
+    ) in lines
+    assert "x/qkv.nc: q: got float64, wanted float32" in lines
+    assert len(lines) == 5
+
+
+def test_values_are_named_where_they_are_bad():
+    bad = qkv()
+    bad["q"][1, 0, 1, 2, 3] = np.nan
+    bad["v"][0, 0, 0, 1, 0] = np.inf
+    with pytest.raises(Breach) as error:
+        check(bad, "qkv", "qkv.nc")
+    assert "q: nan at input b, layer 0, head 1, token 2, d_head 3 (1 such values)" in str(error.value)
+    assert "v: inf at input a, layer 0, head 0, token 1, d_head 0" in str(error.value)
+    bad["mask"][1, 2] = False
+    bad["mask"][0, :] = False
+    with pytest.raises(Breach, match="mask: input a has no token") as error:
+        check(bad, "qkv", "qkv.nc")
+    assert "q: nan" not in str(error.value)
+
+
+def test_axes_have_one_order_and_every_variable_its_words():
+    for variables in [COORDINATES, *CONTRACTS.values()]:
+        for name, spec in variables.items():
+            order = [AXES.index(dim) for dim in spec.dims.split()]
+            assert order == sorted(order), name
+            assert spec.long_name

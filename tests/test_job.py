@@ -1,0 +1,128 @@
+"""The door to files: complete or absent, verified at every read, and free of what is private."""
+
+import getpass
+import json
+import shutil
+import socket
+import subprocess
+import sys
+
+import netCDF4
+import numpy as np
+import pytest
+from test_contracts import qkv
+
+from tripartite import job
+from tripartite.contracts import Breach
+
+ATTRS = {"source": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
+
+
+def saved(tmp_path):
+    path = tmp_path / "qkv.nc"
+    job.save(qkv(), path, ATTRS)
+    return path
+
+
+def test_round_trip(tmp_path):
+    path = saved(tmp_path)
+    again = job.load(path)
+    np.testing.assert_array_equal(again["q"].values, qkv()["q"].values)
+    assert again["mask"].dtype == bool
+    assert json.loads(again.attrs["settings"]) == {"a": 1}
+    assert again["q"].attrs["units"] == "1" and again["q"].attrs["long_name"]
+    assert [file.name for file in tmp_path.iterdir()] == ["qkv.nc"]
+
+
+def test_same_data_same_bytes(tmp_path):
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    assert saved(tmp_path / "a").read_bytes() == saved(tmp_path / "b").read_bytes()
+
+
+def test_attributes_say_how_it_was_made_and_nothing_private(tmp_path):
+    header = subprocess.run(
+        [sys.executable, "-c", "import sys, netCDF4; print(netCDF4.Dataset(sys.argv[1]))", saved(tmp_path)],
+        capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    for attribute in ("schema_version", "content_digest", "versions", "references", "device"):
+        assert attribute in header
+    for private in (str(tmp_path), socket.gethostname()):
+        assert private not in header
+    assert f"/{getpass.getuser()}" not in header
+
+
+def test_every_edit_is_seen(tmp_path):
+    """A well-formed change of one value or one attribute, which no checksum of blocks notices."""
+    path = saved(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file["q"][0, 0, 0, 0, 0] += 1
+    with pytest.raises(Breach, match="content differs from its digest"):
+        job.load(path)
+    path = saved(tmp_path)
+    with netCDF4.Dataset(path, "a") as file:
+        file.settings = '{"a": 2}'
+    with pytest.raises(Breach, match="content differs from its digest"):
+        job.load(path)
+
+
+def test_flipped_bits_are_seen(tmp_path):
+    """No flip of one bit gives a silently wrong value: it is refused or changes nothing."""
+    path, data = tmp_path / "qkv.nc", qkv(n_tokens=300)
+    job.save(data, path, ATTRS)
+    good = path.read_bytes()
+    rng = np.random.default_rng(0)
+    refused = 0
+    for position in rng.integers(0, len(good), 60):
+        bad = bytearray(good)
+        bad[position] ^= 1 << int(rng.integers(8))
+        path.write_bytes(bad)
+        try:
+            again = job.load(path)
+        except Breach:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(again["q"].values, data["q"].values)
+    assert refused > 30
+
+
+def test_truncated_file(tmp_path):
+    path = saved(tmp_path)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(Breach, match="qkv.nc: not a readable netCDF-4 file"):
+        job.load(path)
+
+
+def test_an_interrupted_write_leaves_the_old_file(tmp_path):
+    path = saved(tmp_path)
+    good = path.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        with job.replacing(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise KeyboardInterrupt
+    assert path.read_bytes() == good
+    assert [file.name for file in tmp_path.iterdir()] == ["qkv.nc"]
+
+
+def test_full_disk_is_said(tmp_path, monkeypatch):
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
+    with pytest.raises(Breach, match="disk full: 0 MB free, up to 5 MB needed"):
+        with job.replacing(tmp_path / "states.nc", 5_000_000):
+            raise OSError("HDF error")
+
+
+def test_breach_before_anything_is_written(tmp_path):
+    bad = qkv()
+    bad["q"] = bad["q"].astype("float64")
+    with pytest.raises(Breach, match="q: got float64, wanted float32"):
+        job.save(bad, tmp_path / "qkv.nc", ATTRS)
+    assert not list(tmp_path.iterdir())
+
+
+def test_wheels_are_compared_with_their_pin(tmp_path):
+    path = tmp_path / "some-1.0.whl"
+    with pytest.raises(Breach, match="some-1.0.whl: cannot be read"):
+        job.open_wheel(path, "0" * 64)
+    path.write_bytes(b"truncated")
+    with pytest.raises(Breach, match="truncated or changed.*delete it and run again"):
+        job.open_wheel(path, "0" * 64)

