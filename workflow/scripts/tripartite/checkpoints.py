@@ -1,0 +1,178 @@
+"""From the bytes of a checkpoint to named tensors: safetensors, torch and ONNX files.
+
+Nothing here opens a file or runs what a file holds: safetensors and ONNX are plain data, and torch
+files are read with weights_only. Whatever is wrong with the bytes is a ValueError of one line.
+"""
+
+import io
+import json
+import math
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
+ONNX = {1: "<f4", 2: "u1", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
+
+# What a reader of plain data runs into when the bytes are not what they should be.
+MALFORMED = (
+    ValueError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    OverflowError,
+    RecursionError,
+    struct.error,
+)
+
+
+class Node(NamedTuple):
+    """One operation of an ONNX graph: its type and the names of what it reads and makes."""
+
+    operation: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_safetensors(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors by name.
+
+    The file is the length of a header (8 bytes, little-endian), the header in JSON (dtype, shape and
+    byte range of each tensor), and the numbers.
+    """
+    try:
+        (length,) = struct.unpack_from("<Q", data)
+        if length > len(data) - 8:
+            raise ValueError(f"the header has {length} bytes, the file only {len(data) - 8}")
+        header = json.loads(data[8 : 8 + length])
+        numbers = memoryview(data)[8 + length :]
+        header.pop("__metadata__", None)
+        return {
+            name: _tensor(
+                numbers[slice(*entry["data_offsets"])], entry["dtype"], entry["shape"], SAFETENSORS
+            )
+            for name, entry in header.items()
+        }
+    except MALFORMED as error:
+        raise ValueError(f"not a readable safetensors file ({_reason(error)})") from None
+
+
+def read_torch(data: bytes) -> dict[str, Tensor]:
+    """Return the tensors of a state dict saved by torch, on the CPU."""
+    try:
+        weights = torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+    except Exception as error:  # torch raises what its zip reader, unpickler or version happen to
+        raise ValueError(f"not a readable torch checkpoint ({_reason(error)})") from None
+    if not isinstance(weights, dict) or not all(isinstance(x, Tensor) for x in weights.values()):
+        raise ValueError("not a readable torch checkpoint (wanted a dict of tensors)")
+    return dict(weights)
+
+
+def read_onnx(data: bytes) -> tuple[dict[str, Tensor], list[Node]]:
+    """Return the initialisers by name, and the nodes in the order of the graph.
+
+    The file is a protobuf message: ModelProto.graph is field 7, GraphProto.node 1 and .initializer
+    5, NodeProto.input 1, .output 2 and .op_type 4, TensorProto.dims 1, .data_type 2, .name 8 and
+    .raw_data 9. Only numbers kept as raw_data are read, as PyTorch writes them.
+    """
+    try:
+        initialisers, nodes = {}, []
+        graphs = [value for field, value in _fields(memoryview(data)) if field == 7]
+        if len(graphs) != 1:
+            raise ValueError(f"got {len(graphs)} graphs, wanted 1")
+        for field, value in _fields(graphs[0]):
+            if field == 1:
+                nodes.append(_node(value))
+            elif field == 5:
+                name, tensor = _initialiser(value)
+                initialisers[name] = tensor
+        return initialisers, nodes
+    except MALFORMED as error:
+        raise ValueError(f"not a readable ONNX file ({_reason(error)})") from None
+
+
+def _tensor(raw: memoryview, kind: str | int, shape: list[int], dtypes: dict) -> Tensor:
+    if kind not in dtypes:
+        raise ValueError(f"a tensor has dtype {kind}, wanted one of {', '.join(map(str, dtypes))}")
+    dtype = np.dtype(dtypes[kind])
+    wanted = math.prod(shape) * dtype.itemsize
+    if len(raw) != wanted:
+        raise ValueError(f"a tensor of shape {list(shape)} has {len(raw)} bytes, wanted {wanted}")
+    # A copy, since torch does not know of memory that it may not write.
+    return torch.from_numpy(np.frombuffer(raw, dtype).reshape(shape).copy())
+
+
+def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Numbers and values of the fields of a protobuf message: integers, or bytes of what is nested."""
+    position = 0
+    while position < len(message):
+        key, position = _varint(message, position)
+        kind = key & 7
+        if kind == 0:
+            value, position = _varint(message, position)
+        elif kind in (1, 2, 5):
+            length = {1: 8, 5: 4}.get(kind)
+            if length is None:
+                length, position = _varint(message, position)
+            value, position = message[position : position + length], position + length
+            if position > len(message):
+                raise ValueError("it ends within a field")
+        else:
+            raise ValueError(f"a field has wire type {kind}")
+        yield key >> 3, value
+
+
+def _varint(message: memoryview, position: int) -> tuple[int, int]:
+    """Return an integer in groups of 7 bits, lowest first, and the position behind it."""
+    value = 0
+    for shift in range(0, 70, 7):
+        if position >= len(message):
+            raise ValueError("it ends within a field")
+        byte = message[position]
+        value |= (byte & 0x7F) << shift
+        position += 1
+        if byte < 0x80:
+            return value, position
+    raise ValueError("an integer has more than 10 bytes")
+
+
+def _node(message: memoryview) -> Node:
+    texts = {1: [], 2: [], 4: []}
+    for field, value in _fields(message):
+        if field in texts:
+            texts[field].append(str(value, "utf-8"))
+    return Node("".join(texts[4]), tuple(texts[1]), tuple(texts[2]))
+
+
+def _initialiser(message: memoryview) -> tuple[str, Tensor]:
+    name, dims, kind, raw = "", [], 0, memoryview(b"")
+    for field, value in _fields(message):
+        if field == 1:
+            dims += _packed(value)
+        elif field == 2:
+            kind = value
+        elif field == 8:
+            name = str(value, "utf-8")
+        elif field == 9:
+            raw = value
+    return name, _tensor(raw, kind, dims, ONNX)
+
+
+def _packed(value: int | memoryview) -> list[int]:
+    """Repeated integers, which a writer may put into one field each or all into one."""
+    if isinstance(value, int):
+        return [value]
+    integers, position = [], 0
+    while position < len(value):
+        integer, position = _varint(value, position)
+        integers.append(integer)
+    return integers
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if len(words) <= 120 else f"{words[:117]}..."

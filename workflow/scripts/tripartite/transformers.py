@@ -1,0 +1,245 @@
+"""Pretrained transformers read with plain tensors, for the queries, keys and values of every head.
+
+- albert: one layer applied 12 times (Lan et al., ICLR 2020), as trained in rxnmapper;
+- bert: the 6-layer MiniLM (Devlin et al., NAACL 2019; Wang et al., NeurIPS 2020);
+- vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2-small layout (Oquab et al.,
+  TMLR 2024): pre-norm, with LayerScale.
+
+Weights are dicts of tensors under the names of the checkpoints. Each function reads one input and
+returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what enters the
+first layer, what leaves each, and last the output of the model. q and k are divided by
+d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is as it is. Dropout is
+off, and there is no padding.
+"""
+
+from collections.abc import Callable
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear
+
+from tripartite.checkpoints import Node
+
+# As the config files of the models say; all use the exact GELU.
+ALBERT = {"n_layers": 12, "n_heads": 8, "eps": 1e-12}
+BERT = {"n_layers": 6, "n_heads": 12, "eps": 1e-12}
+VIT = {"n_layers": 12, "n_heads": 6, "eps": 1e-6}
+
+# The parts of a layer under one name; the checkpoints' names are on the right.
+ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
+ALBERT_PARTS = {
+    "query": "attention.query",
+    "key": "attention.key",
+    "value": "attention.value",
+    "dense": "attention.dense",
+    "norm1": "attention.LayerNorm",
+    "up": "ffn",
+    "down": "ffn_output",
+    "norm2": "full_layer_layer_norm",
+}
+BERT_LAYER = "encoder.layer.{}."
+BERT_PARTS = {
+    "query": "attention.self.query",
+    "key": "attention.self.key",
+    "value": "attention.self.value",
+    "dense": "attention.output.dense",
+    "norm1": "attention.output.LayerNorm",
+    "up": "intermediate.dense",
+    "down": "output.dense",
+    "norm2": "output.LayerNorm",
+}
+VIT_LAYER = "encoder.layer.{}."
+VIT_PARTS = {
+    "query": "attention.attention.query",
+    "key": "attention.attention.key",
+    "value": "attention.attention.value",
+    "dense": "attention.output.dense",
+    "norm1": "norm1",
+    "up": "mlp.fc1",
+    "down": "mlp.fc2",
+    "norm2": "norm2",
+}
+VIT_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+
+RESIZED, CROPPED = 256, 224  # pixels
+IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue of ImageNet
+
+
+def albert(weights: dict[str, Tensor], ids: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
+    x = _embed(weights, "albert.embeddings.", ids, ALBERT["eps"])  # [token, d_embedding]
+    x = _linear(weights, "albert.encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
+    layer = _layer(weights, ALBERT_LAYER, ALBERT_PARTS)
+    return _stack([layer] * ALBERT["n_layers"], x, _post_norm, ALBERT["n_heads"], ALBERT["eps"])
+
+
+def albert_token_logits(weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
+    """Return the logits of the masked-token head: hidden [..., d_model] -> [..., vocabulary]."""
+    x = gelu(_linear(weights, "predictions.dense", hidden))
+    x = _norm(weights, "predictions.LayerNorm", x, ALBERT["eps"])
+    return _linear(weights, "predictions.decoder", x)
+
+
+def bert(weights: dict[str, Tensor], ids: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
+    x = _embed(weights, "embeddings.", ids, BERT["eps"])  # [token, d_model]
+    layers = [_layer(weights, BERT_LAYER.format(i), BERT_PARTS) for i in range(BERT["n_layers"])]
+    return _stack(layers, x, _post_norm, BERT["n_heads"], BERT["eps"])
+
+
+def vit(weights: dict[str, Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return q, k, v and hidden [layer + 2, token, d_model] of the vision transformer.
+
+    image [3, height, width] is normalised; height and width are multiples of the patch size. Token 0
+    is the class token, the others are patches, row by row. The last of hidden is the last but one
+    after the final layer norm.
+    """
+    patches = "embeddings.patch_embeddings.projection"
+    kernel = weights[f"{patches}.weight"]
+    x = conv2d(image, kernel, weights[f"{patches}.bias"], stride=kernel.shape[-1])
+    rows, columns = x.shape[-2:]  # x [d_model, rows, columns]
+    x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
+    x = x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
+    layers = []
+    for i in range(VIT["n_layers"]):
+        layer = _layer(weights, VIT_LAYER.format(i), VIT_PARTS)
+        for scale, part in zip(VIT_SCALES, ("dense", "down")):
+            # LayerScale: a factor for each channel, folded into the linear map before it.
+            factor = weights[VIT_LAYER.format(i) + scale]
+            layer[f"{part}.weight"] = factor[:, None] * layer[f"{part}.weight"]
+            layer[f"{part}.bias"] = factor * layer[f"{part}.bias"]
+        layers.append(layer)
+    q, k, v, hidden = _stack(layers, x, _pre_norm, VIT["n_heads"], VIT["eps"])
+    output = _norm(weights, "layernorm", hidden[-1], VIT["eps"])
+    return q, k, v, torch.cat([hidden, output[None]])
+
+
+def vit_weights(initialisers: dict[str, Tensor], nodes: list[Node]) -> dict[str, Tensor]:
+    """Return a vision transformer's weights from an ONNX graph, named as in DINOv2.
+
+    The export keeps the names of biases, norms and scales, below "backbone.", and those of no
+    matrices: each is found as the initialiser of the MatMul that feeds the Add with its bias, and
+    transposed. The position embeddings are the nameless [1, 1, d_model] and [1, patches, d_model].
+    ValueError if the graph has another layout.
+    """
+    weights = {
+        name.removeprefix("backbone."): tensor
+        for name, tensor in initialisers.items()
+        if name.startswith("backbone.")
+    }
+    matrices = {
+        node.outputs[0]: initialisers[node.inputs[1]]
+        for node in nodes
+        if node.operation == "MatMul" and node.inputs[1] in initialisers
+    }
+    for node in nodes:
+        bias = next((name for name in node.inputs if name.startswith("backbone.")), "")
+        matrix = next((matrices[name] for name in node.inputs if name in matrices), None)
+        if node.operation == "Add" and matrix is not None and bias.endswith(".bias"):
+            weights[bias.removeprefix("backbone.").removesuffix("bias") + "weight"] = matrix.T
+    nameless = [x for name, x in initialisers.items() if "." not in name and x.dim() == 3]
+    if sorted(x.shape[1] == 1 for x in nameless) != [False, True]:
+        raise ValueError("the graph does not have the two position embeddings of a DINOv2 export")
+    nameless.sort(key=lambda x: x.shape[1])
+    weights["embeddings.position_embeddings"] = torch.cat(nameless, dim=1)
+    wanted = {
+        VIT_LAYER.format(i) + name
+        for i in range(VIT["n_layers"])
+        for name in (*(f"{part}.weight" for part in VIT_PARTS.values()), *VIT_SCALES)
+    }
+    if missing := sorted(wanted - weights.keys()):
+        raise ValueError(f"the graph has no {missing[0]} ({len(missing)} weights are missing)")
+    return weights
+
+
+def photograph(image: Image.Image) -> Tensor:
+    """Return a picture [3, 224, 224] as the vision transformer reads it.
+
+    Three colours, shorter side resized to 256 pixels (bicubic), the middle 224 x 224 cut out,
+    brightness normalised as in ImageNet.
+    """
+    size = [int(RESIZED * side / min(image.size)) for side in image.size]  # width, height
+    image = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
+    left, top = (image.width - CROPPED) // 2, (image.height - CROPPED) // 2
+    image = image.crop((left, top, left + CROPPED, top + CROPPED))
+    pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
+    pixels = pixels.reshape(CROPPED, CROPPED, 3).movedim(-1, 0) / 255  # [3, 224, 224]
+    mean, std = torch.tensor(IMAGE_MEAN), torch.tensor(IMAGE_STD)
+    return (pixels - mean[:, None, None]) / std[:, None, None]
+
+
+def _layer(weights: dict[str, Tensor], prefix: str, parts: dict[str, str]) -> dict[str, Tensor]:
+    """Return the weights and biases of one layer under the names of its parts."""
+    return {
+        f"{part}.{kind}": weights[f"{prefix}{name}.{kind}"]
+        for part, name in parts.items()
+        for kind in ("weight", "bias")
+    }
+
+
+def _embed(weights: dict[str, Tensor], prefix: str, ids: list[int], eps: float) -> Tensor:
+    """Words, positions and the type of the first sentence, summed and normalised."""
+    words = weights[f"{prefix}word_embeddings.weight"][ids]  # [token, d_embedding]
+    positions = weights[f"{prefix}position_embeddings.weight"][: len(ids)]
+    sentence = weights[f"{prefix}token_type_embeddings.weight"][0]
+    return _norm(weights, f"{prefix}LayerNorm", words + positions + sentence, eps)
+
+
+def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
+    """Position embeddings [1 + side^2, D], resized from their square grid -> [1 + rows columns, D]."""
+    side = round((len(embeddings) - 1) ** 0.5)
+    grid = embeddings[1:].T.reshape(1, -1, side, side)
+    grid = interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
+    return torch.cat([embeddings[:1], grid[0].flatten(1).T])
+
+
+def _stack(
+    layers: list[dict], x: Tensor, block: Callable, n_heads: int, eps: float
+) -> tuple[Tensor, ...]:
+    """Run x [token, d_model] through the layers; q, k, v and hidden of all."""
+    heads, hidden = [], [x]
+    for layer in layers:
+        x, *qkv = block(layer, x, n_heads, eps)
+        heads.append(qkv)
+        hidden.append(x)
+    q, k, v = (torch.stack(tensors) for tensors in zip(*heads))  # [layer, head, token, d_head]
+    return q, k, v, torch.stack(hidden)
+
+
+def _post_norm(layer: dict[str, Tensor], x: Tensor, n_heads: int, eps: float) -> tuple[Tensor, ...]:
+    """x' = norm1(x + attention(x)), then norm2(x' + feed-forward(x')): BERT and ALBERT."""
+    attended, *qkv = _attend(layer, x, n_heads)
+    x = _norm(layer, "norm1", x + attended, eps)
+    return _norm(layer, "norm2", x + _feed_forward(layer, x), eps), *qkv
+
+
+def _pre_norm(layer: dict[str, Tensor], x: Tensor, n_heads: int, eps: float) -> tuple[Tensor, ...]:
+    """x' = x + attention(norm1(x)), then x' + feed-forward(norm2(x')): the vision transformer."""
+    attended, *qkv = _attend(layer, _norm(layer, "norm1", x, eps), n_heads)
+    x = x + attended
+    return x + _feed_forward(layer, _norm(layer, "norm2", x, eps)), *qkv
+
+
+def _attend(layer: dict[str, Tensor], x: Tensor, n_heads: int) -> tuple[Tensor, ...]:
+    """Attention of all heads (Vaswani et al., 2017, eq. 1) and their q, k, v [head, token, d_head]."""
+    q, k, v = (
+        _linear(layer, part, x).unflatten(-1, (n_heads, -1)).movedim(-2, 0)
+        for part in ("query", "key", "value")
+    )
+    root = q.shape[-1] ** 0.25
+    q, k = q / root, k / root
+    output = torch.softmax(q @ k.mT, dim=-1) @ v  # [head, token, d_head]
+    return _linear(layer, "dense", output.movedim(0, -2).flatten(-2)), q, k, v
+
+
+def _feed_forward(layer: dict[str, Tensor], x: Tensor) -> Tensor:
+    return _linear(layer, "down", gelu(_linear(layer, "up", x)))
+
+
+def _linear(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+
+def _norm(weights: dict[str, Tensor], name: str, x: Tensor, eps: float) -> Tensor:
+    return layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)
