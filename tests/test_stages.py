@@ -1,0 +1,191 @@
+"""The stages: from labels to tensors and back, with masks, choices of heads and known answers."""
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from test_contracts import qkv as random_qkv
+
+from tripartite import network
+from tripartite.contracts import check
+from tripartite.features import performer
+from tripartite.stages.attend import attend
+from tripartite.stages.fit import fit
+from tripartite.stages.generate import adopt, synthetic
+from tripartite.stages.simulate import simulate
+from tripartite.streams import stream
+
+SETTINGS = {"feature_map": "performer", "seed": 5, "source": "x", "device": "cpu"}
+
+
+@pytest.fixture(scope="module")
+def qkv():
+    """Two inputs of 7 and 4 tokens; what is masked is NaN, as in the files."""
+    dataset = random_qkv(n_tokens=7)
+    dataset["mask"][1, 4:] = False
+    for name in "qkv":
+        dataset[name] = (0.5 * dataset[name]).where(dataset["mask"]).transpose(*dataset[name].dims)
+    return dataset
+
+
+@pytest.fixture(scope="module")
+def attention(qkv):
+    return attend(qkv)
+
+
+@pytest.fixture(scope="module")
+def states(qkv, attention):
+    return simulate(qkv, attention, n_features=[3, 40], n_seeds=3, heads=[[0, 1]], **SETTINGS)
+
+
+def test_synthetic_norms_and_independence():
+    """|q|^2 = |k|^2 = sigma^2 / 2 exactly, |q + k|^2 = sigma^2 on average, v standard normal."""
+    data = synthetic([0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, seed=1, experiment="a")
+    check(data, "qkv", "here")
+    for name in "qk":
+        norm = np.square(data[name]).sum("d_head")
+        np.testing.assert_allclose(norm.sel(head=0), 0.25, rtol=1e-5)
+        np.testing.assert_allclose(norm.sel(head=1), 1.0, rtol=1e-5)
+    pairs = data["q"].rename(token="query") + data["k"]
+    np.testing.assert_allclose(np.square(pairs).sum("d_head").mean(("query", "token", "input")).squeeze(), [0.5, 2.0], rtol=0.01)  # fmt: skip
+    v = data["v"].values
+    assert abs(v.mean()) < 0.02 and abs(v.std() - 1) < 0.02
+    assert np.abs(np.corrcoef(data["q"].values.reshape(6, -1)) - np.eye(6)).max() < 0.1
+    other = synthetic([0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, seed=1, experiment="b")
+    assert not np.allclose(data["q"], other["q"])
+
+
+def test_own_data_are_given_what_is_missing():
+    rng = np.random.default_rng(0)
+    dims = ("input", "layer", "head", "token", "d_head")
+    foreign = xr.Dataset({name: (dims, rng.standard_normal((2, 3, 2, 5, 4))) for name in "qkv"})
+    data = adopt(foreign, "folder/mine.nc")
+    check(data, "qkv", "here")
+    assert list(data["input"].values) == ["input-0", "input-1"] and data.attrs["source"] == "mine"
+    np.testing.assert_array_equal(data["q"].values, foreign["q"].values.astype(np.float32))
+    foreign["mask"] = (("input", "token"), np.arange(10).reshape(2, 5) < 8)
+    foreign["k"][1, :, :, 3:] = np.nan
+    data = adopt(foreign.assign_coords(input=["a", "b"]), "mine.nc")
+    check(data, "qkv", "here")
+    assert list(data["input"].values) == ["a", "b"]
+    assert np.isnan(data["q"].values[1, :, :, 3:]).all()
+
+
+def test_attention_is_the_explicit_loop(qkv, attention):
+    check(attention, "attention", "here")
+    for i, n_tokens in enumerate((7, 4)):
+        for head in range(2):
+            q, k, v = (qkv[name].values[i, 0, head, :n_tokens].astype(float) for name in "qkv")
+            for t in range(n_tokens):
+                weights = [np.exp(q[t] @ key) for key in k]
+                normalizer = sum(weights)
+                output = sum(w * value for w, value in zip(weights, v)) / normalizer
+                got = attention.isel(input=i, layer=0, head=head, token=t)
+                np.testing.assert_allclose(got["log_normalizer"], np.log(normalizer), rtol=1e-12)
+                np.testing.assert_allclose(got["output"], output, rtol=1e-12)
+    assert np.isnan(attention["log_normalizer"].values[1, :, :, 4:]).all()
+
+
+def test_states_are_the_sequential_network(qkv, attention, states):
+    """Token by token through equations (1) to (6), for each input, seed and size by itself."""
+    check(states, "states", "here")
+    for i, n_tokens in enumerate((7, 4)):
+        q, k, v = (
+            torch.from_numpy(qkv[name].values[i, 0, 1, :n_tokens]).double() for name in "qkv"
+        )
+        exact = torch.from_numpy(attention["output"].values[i, 0, 1, :n_tokens])
+        for seed in range(3):
+            omega = stream(5, "x", "omega", seed, 0, 1).standard_normal((40, 4))
+            for m in (3, 40):
+                weights = torch.from_numpy(omega[:m])
+                p, last = network.sequential(torch.zeros_like(v), q, k, v, weights, performer)
+                got = states.sel(n_features=m, seed=seed, head=1).isel(input=i, layer=0)
+                np.testing.assert_allclose(
+                    got["log_calcium"][:n_tokens], p.log(), rtol=1e-10, atol=1e-10
+                )
+                error = (last - exact).norm() / exact.norm()
+                np.testing.assert_allclose(got["output_error"], error, rtol=1e-9)
+
+
+def test_points_that_were_not_run_say_so(states):
+    assert states["computed"].sel(head=1).all() and not states["computed"].sel(head=0).any()
+    assert states["log_calcium"].sel(head=0).isnull().all()
+    assert states["output_error"].sel(head=0).isnull().all()
+    assert states["log_calcium"].isel(input=1, token=slice(4, None)).isnull().all()
+    assert states["log_calcium"].sel(head=1).isel(input=1, token=slice(4)).notnull().all()
+
+
+def test_seeds_do_not_depend_on_how_many_there_are(qkv, attention, states):
+    more = simulate(qkv, attention, n_features=[40], n_seeds=4, heads="all", **SETTINGS)
+    for name in ("log_calcium", "output_error"):
+        same = more[name].sel(n_features=40, seed=[0, 1, 2], head=1)
+        np.testing.assert_allclose(same, states[name].sel(n_features=40, head=1), rtol=1e-11)
+
+
+def test_fit_finds_planted_errors(qkv, attention, states):
+    """Astrocytes that are 10, 20 and 60 % off at all tokens, by seed: median, rms, correlation."""
+    planted = states.copy(deep=True)
+    factor = np.log([1.1, 1.2, 1.6])
+    exact = attention["log_normalizer"].values[None, None]
+    planted["log_calcium"][:] = exact + factor[None, :, None, None, None, None]
+    planted["log_calcium"][dict(head=0)] = np.nan
+    planted["output_error"][dict(head=1)] = 0.25
+    found = fit(qkv, attention, planted)
+    check(found, "fit", "here")
+    head = found.sel(head=1).isel(layer=0)
+    np.testing.assert_allclose(head["normalizer_error"], 0.2, rtol=1e-9)
+    np.testing.assert_allclose(
+        head["normalizer_error_rms"], np.sqrt((0.01 + 0.04 + 0.36) / 3), rtol=1e-9
+    )
+    np.testing.assert_allclose(head["output_error"], 0.25)
+    assert (head["output_error_low"] == 0.25).all() and (head["output_error_high"] == 0.25).all()
+    assert (head["normalizer_error_rms_low"] < head["normalizer_error_rms"]).all()
+    mask = qkv["mask"].values
+    z = attention["log_normalizer"].values[:, 0, 1][mask]
+    wanted = np.corrcoef(np.concatenate([z + f for f in factor]), np.tile(z, 3))[0, 1]
+    np.testing.assert_allclose(head["correlation"], wanted, rtol=1e-9)
+    assert found["normalizer_error"].sel(head=0).isnull().all()
+    np.testing.assert_allclose(
+        found["log_calcium"].sel(head=1).values[0][mask[:, None, :]],
+        attention["log_normalizer"].sel(head=1).values[mask[:, None, :]] + factor[1],
+    )
+
+
+def test_features_needed_is_the_median_over_queries_of_the_double_sum(qkv, attention, states):
+    found = fit(qkv, attention, states)
+    for head in range(2):
+        needed = []
+        for i, n_tokens in enumerate((7, 4)):
+            q, k = (qkv[name].values[i, 0, head, :n_tokens].astype(float) for name in "qk")
+            for query in q:
+                pairs = sum(np.exp(2 * query @ (a + b) + a @ b) for a in k for b in k)
+                r = np.exp(query @ query) * pairs / np.exp(k @ query).sum() ** 2
+                needed.append(2 + np.log10(r - 1))
+        one = found.sel(head=head).isel(layer=0)
+        np.testing.assert_allclose(one["log10_features_needed"], np.median(needed), rtol=1e-9)
+        np.testing.assert_allclose(
+            one["log10_features_needed_q10"], np.quantile(needed, 0.1), rtol=1e-9
+        )
+        np.testing.assert_allclose(
+            one["log10_features_needed_q90"], np.quantile(needed, 0.9), rtol=1e-9
+        )
+        rms = np.sqrt(np.mean(10 ** (np.array(needed) - 2)) / states["n_features"].values)
+        np.testing.assert_allclose(
+            10 ** one["log10_normalizer_error_rms_closed_form"], rms, rtol=1e-9
+        )
+
+
+@pytest.mark.parametrize("sigma_squared", [0.25, 0.5, 1.0])
+def test_low_norm_heads_follow_the_closed_form(sigma_squared):
+    """The measured mean square error is (R - 1) / m within its own standard error over seeds."""
+    data = synthetic([sigma_squared], n_inputs=2, n_tokens=24, d_head=8, seed=3, experiment="low")
+    exact = attend(data)
+    sizes = [50, 500]
+    run = simulate(data, exact, n_features=sizes, n_seeds=200, heads="all", **SETTINGS)
+    error = np.expm1(run["log_calcium"] - exact["log_normalizer"])
+    per_seed = np.square(error).mean(("input", "layer", "head", "token"))  # n_features, seed
+    predicted = (
+        10 ** (2 * fit(data, exact, run)["log10_normalizer_error_rms_closed_form"]).squeeze()
+    )
+    standard_error = per_seed.std("seed", ddof=1) / np.sqrt(200)
+    assert (abs(per_seed.mean("seed") - predicted) < 3.5 * standard_error).all()

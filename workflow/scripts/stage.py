@@ -1,0 +1,84 @@
+"""The one entry of every job: python stage.py STAGE --input FILES --output FILES --settings JSON.
+
+A stage is the function of the same name in tripartite/stages, or a figure of tripartite/figures. Its
+arguments are the datasets of the input files, named like the files (qkv.nc is `qkv`), and the
+settings; what it returns is checked and written to the output.
+"""
+
+import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before numpy: the sums must not depend on the number of cores
+
+import argparse
+import importlib
+import inspect
+import json
+import sys
+from pathlib import Path
+
+from tripartite import job
+from tripartite.contracts import Breach
+
+
+def run(
+    stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str
+):
+    """Load the inputs through their contracts, call the stage, save what it returns."""
+    if stage == "draw":
+        return draw(inputs, outputs, settings)
+    function = getattr(importlib.import_module(f"tripartite.stages.{stage}"), stage)
+    wanted = inspect.signature(function).parameters
+    arguments = {name: value for name, value in settings.items() if name in wanted}
+    upstream, source = {}, ""
+    if "sources" in wanted:
+        arguments["sources"] = inputs
+        upstream = {path.name: job.file_digest(path) for path in inputs}
+    else:
+        for path in inputs:
+            arguments[path.stem] = dataset = job.load(path)
+            upstream[path.name] = dataset.attrs["content_digest"]
+            source = dataset.attrs["source"]
+    if "device" in wanted:
+        arguments["device"] = device = job.choose_device(device)
+    else:
+        device = "cpu"
+    dataset = function(**arguments)
+    attrs = {
+        "source": dataset.attrs.get("source", source),
+        "stage": stage,
+        "experiment": outputs[0].parent.name,
+        "settings": settings,
+        "code_digest": code,
+        "upstream": upstream,
+        "device": device,
+    }
+    job.save(dataset, outputs[0], attrs)
+
+
+def draw(inputs: list[Path], outputs: list[Path], settings: dict):
+    """Draw a figure from the fits of its experiments, which are named like their folders."""
+    figure = importlib.import_module(f"tripartite.figures.{outputs[0].stem}")
+    fits = {path.parent.name: job.load(path) for path in inputs}
+    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), outputs)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("stage")
+    parser.add_argument("--input", nargs="*", type=Path, default=[])
+    parser.add_argument("--output", nargs="+", type=Path, required=True)
+    parser.add_argument("--settings", type=json.loads, default={})
+    parser.add_argument("--code", default="", help="digest of the code, recorded in the file")
+    parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    given = parser.parse_args()
+    try:
+        run(given.stage, given.input, given.output, given.settings, given.code, given.device)
+    except Breach as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

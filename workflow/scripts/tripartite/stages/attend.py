@@ -1,0 +1,28 @@
+"""Standard transformer attention of every head: the reference of everything that follows."""
+
+import numpy as np
+import torch
+import xarray as xr
+
+from tripartite.attention import softmax_attention
+
+
+def attend(qkv: xr.Dataset) -> xr.Dataset:
+    """Return log_normalizer and output of softmax attention in float64; NaN where no token is."""
+    mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
+    log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
+    output = np.full(qkv["v"].shape, np.nan)
+    for i in range(qkv.sizes["input"]):  # one input at a time bounds the memory
+        present = mask[i].numpy()
+        q, k, v = (torch.from_numpy(qkv[name].values[i][:, :, present]).double() for name in "qkv")
+        everything = torch.ones(q.shape[:-1], dtype=torch.bool)
+        log_z, o = softmax_attention(q, k, v, everything)  # [layer, head, token(, d_head)]
+        log_normalizer[i][:, :, present] = log_z.numpy()
+        output[i][:, :, present] = o.numpy()
+    return xr.Dataset(
+        {
+            "log_normalizer": (qkv["q"].dims[:-1], log_normalizer),
+            "output": (qkv["v"].dims, output),
+        },
+        coords={name: qkv[name] for name in ("input", "layer", "head")},
+    )
