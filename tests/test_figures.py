@@ -1,0 +1,100 @@
+"""Figures draw what the fits hold: every panel, the same bytes each time, and nothing else."""
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from test_stages import SETTINGS
+
+from tripartite import job
+from tripartite.figures import error_vs_features, features_needed, palette, trace
+from tripartite.stages.attend import attend
+from tripartite.stages.fit import fit
+from tripartite.stages.generate import synthetic
+from tripartite.stages.simulate import simulate
+
+FIGURES = {
+    "trace": trace.trace,
+    "features_needed": features_needed.features_needed,
+    "error_vs_features": error_vs_features.error_vs_features,
+}
+
+
+@pytest.fixture(scope="module")
+def fits():
+    """Heads from easy to impossible: norms at which 10^1 and 10^26 neurons are needed."""
+    data = synthetic([0.5, 1.0, 60.0], n_inputs=2, n_tokens=10, d_head=4, seed=1, experiment="a")
+    exact = attend(data)
+    found = {}
+    for name, heads in (("all", "all"), ("one", [[0, 2]])):
+        run = simulate(data, exact, n_features=[100, 1000], n_seeds=3, heads=heads, **SETTINGS)
+        found[name] = fit(data, exact, run).assign_attrs(source=f"source of {name}")
+    return found
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(plt.Text) if text.get_text()]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_same_data_same_bytes(name, fits, tmp_path):
+    for run in "ab":
+        (tmp_path / run).mkdir()
+        paths = [tmp_path / run / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png")]
+        job.save_figure(FIGURES[name](fits), paths)
+    for suffix in ("svg", "pdf", "png"):
+        a, b = (tmp_path / run / f"{name}.{suffix}" for run in "ab")
+        assert a.read_bytes() == b.read_bytes() and a.stat().st_size > 5000
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_names_and_labels(name, fits):
+    figure = FIGURES[name](fits)
+    said = texts(figure)
+    assert any("source of all" in text for text in said)
+    for axis in figure.axes:
+        assert not axis.axison or axis.get_xlabel() or axis.get_ylabel() or axis.get_shared_x_axes()
+    assert figure.get_figwidth() <= palette.PAGE
+
+
+def test_map_shows_the_numbers(fits):
+    figure = FIGURES["features_needed"](fits)
+    written = [text.get_text() for text in figure.axes[0].texts]
+    needed = fits["all"]["log10_features_needed"].values.ravel()
+    assert [f"{x:.0f}" for x in needed] == [text for text in written if text.isdigit()]
+
+
+def test_trace_draws_the_medians(fits):
+    figure = FIGURES["trace"]({"one": fits["one"]})
+    upper, lower = figure.axes[:2]
+    fit = fits["one"].isel(input=0).sel(layer=0, head=2)
+    drawn = {line.get_label(): line.get_ydata() for line in upper.lines}
+    np.testing.assert_array_equal(drawn["softmax normaliser"], fit["log_normalizer"])
+    largest = next(y for label, y in drawn.items() if "$10^{3}$" in label)
+    np.testing.assert_array_equal(largest, fit["log_calcium"].sel(n_features=1000))
+    assert any("3rd easiest of 3" in text for text in texts(figure))
+
+
+def test_errors_are_drawn_with_their_intervals(fits):
+    figure = FIGURES["error_vs_features"]({"one": fits["one"]})
+    bars = [c for c in figure.axes[0].containers if hasattr(c, "lines")]
+    drawn = {tuple(bar.lines[0].get_ydata()) for bar in bars}
+    one = fits["one"].sel(layer=0, head=2)
+    assert tuple(one["normalizer_error"].values) in drawn
+    assert tuple(one["normalizer_error_rms"].values) in drawn
+
+
+def test_ordinals():
+    assert [f"{i}{trace.suffix(i)}" for i in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
+        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",
+    ]  # fmt: skip
+
+
+def test_numbers_in_words():
+    assert palette.power(5) == "$10^{5}$" and palette.power(4.07) == "$10^{4.1}$"
+    assert palette.percent(0.013) == "1.3 %" and palette.percent(0.999) == "100 %"

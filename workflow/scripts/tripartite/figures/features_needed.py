@@ -1,0 +1,51 @@
+"""How many hidden neurons every head of every model needs: a map, layer by head."""
+
+import matplotlib as mpl
+import numpy as np
+import seaborn as sns
+import xarray as xr
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from tripartite.figures import palette
+
+LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
+
+
+def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
+    """log10 of the neurons for 10 % rms normaliser error, written into each cell of the map."""
+    palette.apply()
+    widths = [fit.sizes["head"] for fit in fits.values()]
+    height = max(fit.sizes["layer"] for fit in fits.values())
+    figure, axes = plt.subplots(
+        1,
+        len(fits),
+        squeeze=False,
+        figsize=(max(palette.COLUMN, palette.PAGE * len(fits) / 3), 0.9 + 0.19 * height),
+        gridspec_kw={"width_ratios": widths},
+    )
+    norm = mpl.colors.Normalize(*LIMITS)
+    for axis, fit in zip(axes[0], fits.values()):
+        needed = fit["log10_features_needed"]
+        sns.heatmap(
+            needed.values, ax=axis, norm=norm, cmap="cividis_r", cbar=False, linewidths=0.4,
+            annot=np.vectorize(lambda x: f"{x:.0f}")(needed.values), fmt="",
+            annot_kws={"fontsize": 6},
+        )  # fmt: skip
+        reached = int((needed <= 5).sum())
+        palette.title(
+            axis,
+            fit.attrs["source"],
+            f"median head {palette.power(needed.median())}\n"
+            f"{reached} of {needed.size} heads within $10^5$",
+        )
+        axis.set_xticks(np.arange(fit.sizes["head"]) + 0.5, fit["head"].values, rotation=0)
+        axis.set_yticks(np.arange(fit.sizes["layer"]) + 0.5, fit["layer"].values, rotation=0)
+        axis.tick_params(length=0)
+        axis.set_xlabel("head")
+        axis.set_ylabel("layer")
+    figure.colorbar(
+        mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, extend="both", aspect=25, pad=0.02,
+        ticks=range(5, 26, 5), label="log$_{10}$ hidden neurons\nfor 10 % rms error",
+    )  # fmt: skip
+    return figure

@@ -1,0 +1,63 @@
+"""One look for all figures: a colour per meaning (Okabe & Ito, safe for colour-blind readers)."""
+
+import matplotlib
+
+matplotlib.use("agg")
+
+COLUMN = 3.5  # inches, one journal column
+PAGE = 7.1  # inches, two columns
+
+EXACT = "#000000"  # softmax attention
+SMALL = "#56B4E9"  # few hidden neurons
+LARGE = "#D55E00"  # many hidden neurons
+HEADS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+MARKERS = ("o", "s", "^", "D", "v", "P")
+
+STYLE = {
+    "font.family": "DejaVu Sans",
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "legend.fontsize": 6.5,
+    "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.0,
+    "legend.title_fontsize": 6.5,
+    "legend.frameon": False,
+    "legend.columnspacing": 1.2,
+    "figure.constrained_layout.use": True,
+    "savefig.dpi": 300,
+    "svg.hashsalt": "tripartite",
+    "svg.fonttype": "path",
+}
+
+
+def apply() -> None:
+    """Set the style, whatever the machine's own matplotlibrc says."""
+    matplotlib.rcdefaults()
+    matplotlib.rcParams.update(STYLE)
+
+
+def title(axis, bold: str, plain: str = "") -> None:
+    """Name a panel in bold, with a plain line of what it shows below."""
+    lines = 1 + plain.count("\n") if plain else 0
+    axis.set_title(plain, loc="left")
+    axis.annotate(
+        bold, (0, 1), xytext=(0, 6 + 9.5 * lines), xycoords="axes fraction",
+        textcoords="offset points", weight="bold", annotation_clip=False,
+    )  # fmt: skip
+
+
+def power(x: float) -> str:
+    """10^x as a formula, with one decimal unless it is whole."""
+    return f"$10^{{{round(float(x), 1):g}}}$"
+
+
+def percent(x: float) -> str:
+    """A share in percent with two digits, without exponents."""
+    return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
