@@ -44,7 +44,9 @@ def test_values_are_named_where_they_are_bad():
     bad["v"][0, 0, 0, 1, 0] = np.inf
     with pytest.raises(Breach) as error:
         check(bad, "qkv", "qkv.nc")
-    assert "q: nan at input b, layer 0, head 1, token 2, d_head 3 (1 such values)" in str(error.value)
+    assert "q: nan at input b, layer 0, head 1, token 2, d_head 3 (1 such values)" in str(
+        error.value
+    )
     assert "v: inf at input a, layer 0, head 0, token 1, d_head 0" in str(error.value)
     bad["mask"][1, 2] = False
     bad["mask"][0, :] = False

@@ -83,7 +83,9 @@ def test_order_and_duplicates(seed, n_tokens, d_head, m, scale, feature_map):
     torch.testing.assert_close(o, output, rtol=1e-10, atol=1e-10)
     tripled = [t.repeat(3, 1) for t in (q, k, v)]
     log_p, o = batched(*tripled, omega, phi_map)
-    torch.testing.assert_close(log_p[0, :n_tokens], log_calcium[0] + math.log(3), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        log_p[0, :n_tokens], log_calcium[0] + math.log(3), rtol=1e-10, atol=1e-10
+    )
     torch.testing.assert_close(o[0, :n_tokens], output[0], rtol=1e-10, atol=1e-10)
 
 

@@ -39,7 +39,9 @@ def test_coverage_of_the_median_error():
 
 def test_bounds_of_errors_and_correlations_stay_in_range():
     rng = np.random.default_rng(2)
-    _, low, high = over_seeds(lambda x: np.abs(x).mean((0, 2)), rng.standard_cauchy((3, 4, 5)), "log")
+    _, low, high = over_seeds(
+        lambda x: np.abs(x).mean((0, 2)), rng.standard_cauchy((3, 4, 5)), "log"
+    )
     assert (low > 0).all() and np.isfinite(high).all()
     x = rng.standard_normal((1, 50))
 

@@ -5,7 +5,6 @@ from scipy import stats
 
 from tripartite.streams import stream
 
-
 KNOWN = [0.07457415003704417, -2.1367241220966284, 1.3098883187640986]
 
 
@@ -23,7 +22,9 @@ def test_known_numbers():
 
 def test_different_names_are_independent():
     names = [("a", "bc"), ("ab", "c"), ("a", "b", "c"), ("abc",), (1, 2), ("1", "2"), (12,)]
-    draws = np.array([stream(seed, *name).standard_normal(2000) for name in names for seed in (1, 2)])
+    draws = np.array(
+        [stream(seed, *name).standard_normal(2000) for name in names for seed in (1, 2)]
+    )
     correlation = np.corrcoef(draws) - np.eye(len(draws))
     assert np.abs(correlation).max() < 5 / np.sqrt(2000)
     assert stats.kstest(draws.ravel(), "norm").pvalue > 1e-4

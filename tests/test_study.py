@@ -408,8 +408,8 @@ def test_a_plan_over_the_memory_is_refused_with_its_sizes(root):
     assert faults(root, ALBERT, {"n_features": [1, 2, 3, 4, 5], "n_seeds": 10000}) == [
         line(
             "experiments.a.network",
-            "needs 59 GB for the states (5 n_features x 10000 seeds x 1 inputs x 12 layers x 8 heads "
-            "x 512 tokens, 3 copies), memory_gb allows 8: lower n_seeds or the number of n_features "
+            "needs 118 GB for the states (5 n_features x 10000 seeds x 1 inputs x 12 layers x 8 heads "
+            "x 512 tokens, 6 copies), memory_gb allows 8: lower n_seeds or the number of n_features "
             "or inputs, or raise memory_gb in config/config.yaml",
         )
     ]

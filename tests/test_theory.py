@@ -40,7 +40,9 @@ def test_second_moment_is_the_double_sum(seed, n_tokens, d_head, scale):
     """G12, at norms far beyond the range of exp."""
     q, k, log_normalizer, mask = head(seed, n_tokens, d_head, scale)
     log_r = theory.log_second_moment(q, k, log_normalizer, mask).numpy()
-    np.testing.assert_allclose(log_r, np.maximum(double_sum(q, k), theory.LOG_R_MIN), rtol=1e-9, atol=1e-11)
+    np.testing.assert_allclose(
+        log_r, np.maximum(double_sum(q, k), theory.LOG_R_MIN), rtol=1e-9, atol=1e-11
+    )
 
 
 def test_masked_keys_do_not_count():
@@ -75,9 +77,7 @@ def test_the_network_has_the_predicted_variance(seed):
     """G12: relative variance (R - 1) / m of exp(log calcium), by 4000 independent networks."""
     q, k, log_normalizer, mask = head(seed, n_tokens=8, scale=0.25)
     m, n_networks = 20, 4000
-    omega = torch.from_numpy(
-        np.random.default_rng(seed + 100).standard_normal((n_networks, m, 4))
-    )
+    omega = torch.from_numpy(np.random.default_rng(seed + 100).standard_normal((n_networks, m, 4)))
     copies = [t.expand(n_networks, 8, 4) for t in (q, k)]
     log_calcium, _ = network.batched(
         *copies, copies[1], mask.expand(n_networks, 8), omega, performer, [m]
@@ -91,7 +91,6 @@ def test_the_network_has_the_predicted_variance(seed):
     square = (ratio - 1).square()
     error = square.std(0) / math.sqrt(n_networks)
     assert ((square.mean(0) - predicted).abs() < 5 * error).all()
-
 
 
 def test_features_needed():
@@ -109,6 +108,8 @@ def test_median_error_of_normal_errors():
     assert float(theory.log_median_error(equal).exp()) == pytest.approx(0.6744898 * 0.2, rel=1e-6)
     sd = torch.tensor([0.01, 0.1, 0.5, 2.0], dtype=torch.float64)
     draws = np.abs(np.random.default_rng(0).standard_normal((200_000, 4)) * sd.numpy())
-    assert float(theory.log_median_error(sd.log()).exp()) == pytest.approx(np.median(draws), rel=0.01)
+    assert float(theory.log_median_error(sd.log()).exp()) == pytest.approx(
+        np.median(draws), rel=0.01
+    )
     huge = torch.tensor([5.0, 900.0, 1500.0], dtype=torch.float64)
     assert torch.isfinite(theory.log_median_error(huge))

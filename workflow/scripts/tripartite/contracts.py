@@ -141,7 +141,9 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
     used = {dim for spec in variables.values() for dim in spec.dims.split()}
     wanted = variables | {name: spec for name, spec in COORDINATES.items() if name in used}
     breaches = [
-        f"{name}: unknown variable in {contract}.nc" for name in dataset.variables if name not in wanted
+        f"{name}: unknown variable in {contract}.nc"
+        for name in dataset.variables
+        if name not in wanted
     ]
     for name, spec in wanted.items():
         if name not in dataset.variables:

@@ -131,7 +131,9 @@ def replacing(path: Path, expected_bytes: int = 0):
 
 
 def _attribute(value: object) -> str | int:
-    return value if isinstance(value, str | int) and not isinstance(value, bool) else json.dumps(value)
+    return (
+        value if isinstance(value, str | int) and not isinstance(value, bool) else json.dumps(value)
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -169,7 +171,9 @@ def choose_device(device: str) -> str:
 
     available = torch.cuda.is_available()
     if device == "cuda" and not available:
-        raise Breach("device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml")
+        raise Breach(
+            "device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml"
+        )
     return "cuda" if available and device != "cpu" else "cpu"
 
 

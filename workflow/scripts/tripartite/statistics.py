@@ -12,7 +12,11 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 
-SCALES = {"linear": (lambda x: x, lambda x: x), "log": (np.log, np.exp), "atanh": (np.arctanh, np.tanh)}
+SCALES = {
+    "linear": (lambda x: x, lambda x: x),
+    "log": (np.log, np.exp),
+    "atanh": (np.arctanh, np.tanh),
+}
 
 
 def over_seeds(

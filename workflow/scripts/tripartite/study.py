@@ -465,8 +465,8 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "n_features",
         ),
         (
-            3 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
-            f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 3 copies)",
+            6 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
+            f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)",
             "n_seeds or the number of n_features or inputs",
         ),
         (

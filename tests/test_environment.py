@@ -1,0 +1,51 @@
+"""The environment files agree, and the README's commands are the ones that CI and users run."""
+
+import importlib.metadata
+import re
+from pathlib import Path
+
+import yaml
+
+
+def lock():
+    lines = Path("envs/requirements.txt").read_text().splitlines()
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def test_conda_environment_equals_the_lock():
+    environment = yaml.safe_load(Path("envs/environment.yaml").read_text())
+    (pip,) = [entry["pip"] for entry in environment["dependencies"] if isinstance(entry, dict)]
+    assert sorted(pip) == sorted(lock())
+
+
+def test_lock_is_exact_and_installed():
+    """Every line is one pinned version, and the tests run on just these."""
+    for line in lock():
+        name, version = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line).groups()
+        assert importlib.metadata.version(name).split("+")[0] == version, name
+
+
+def test_lock_is_complete():
+    """Whatever an installed package of the lock needs here is in the lock."""
+    from packaging.requirements import Requirement
+
+    names = {line.split("==")[0].lower().replace("_", "-") for line in lock()}
+    for name in sorted(names - {"torch"}):  # torch brings CUDA libraries on other machines
+        for needed in importlib.metadata.requires(name) or []:
+            requirement = Requirement(needed)
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                wanted = requirement.name.lower().replace("_", "-").replace(".", "-")
+                assert wanted in names | {"setuptools", "pip"}, f"{name} needs {needed}"
+
+
+def test_torch_and_snakemake_pins():
+    assert "torch==2.13.0" in lock()
+    assert any(re.fullmatch(r"snakemake==9\.27\.\d+", line) for line in lock())
+
+
+def test_ci_runs_the_readmes_command():
+    readme = Path("README.md").read_text()
+    commands = re.findall(r"^python3 -m venv .*$", readme, re.M)
+    assert len(commands) == 2
+    assert all("-r envs/requirements.txt" in command for command in commands)
+    assert "snakemake --cores 2" in commands[0] and commands[1].endswith("pytest")

