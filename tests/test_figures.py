@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from test_stages import SETTINGS
 
 from tripartite import job
+from tripartite.contracts import Breach
 from tripartite.figures import error_vs_features, features_needed, palette, trace
 from tripartite.stages.attend import attend
 from tripartite.stages.fit import fit
@@ -46,10 +47,14 @@ def test_same_data_same_bytes(name, fits, tmp_path):
     for run in "ab":
         (tmp_path / run).mkdir()
         paths = [tmp_path / run / f"{name}.{suffix}" for suffix in ("svg", "pdf", "png")]
-        job.save_figure(FIGURES[name](fits), paths)
+        job.save_figure(FIGURES[name](fits), paths, {"all/fit.nc": "abc"})
     for suffix in ("svg", "pdf", "png"):
         a, b = (tmp_path / run / f"{name}.{suffix}" for run in "ab")
         assert a.read_bytes() == b.read_bytes() and a.stat().st_size > 5000
+    with pytest.raises(Breach) as error:  # each format tells which fit it was drawn from
+        job.verify(paths)
+    for path in paths:
+        assert f"{path}: was made from all/fit.nc, which is not there" in str(error.value)
 
 
 @pytest.mark.parametrize("name", FIGURES)

@@ -16,6 +16,8 @@ import pytest
 import yaml
 from conftest import project, requirements, snakemake
 
+from tripartite import job
+
 NOTHING = "Nothing to be done"
 
 TINY = {
@@ -211,6 +213,32 @@ def test_a_damaged_result_is_refused(finished):
     assert done.returncode == 1
     assert "qkv.nc: content differs from its digest" in done.stdout
     assert "Traceback" not in done.stdout
+
+
+def test_verify_walks_from_the_figures_to_the_data(finished):
+    """Whole files that do not belong together are found, and so are figures of other data."""
+    done = snakemake(finished, "verify", "--config", "study=tiny")
+    assert "15 files are whole, and each was made from those that are there" in done.stdout
+    small = finished / "results/tiny/small"
+    other = job.load(small / "qkv.nc")
+    other["q"][:] *= 2
+    kept = {key: other.attrs[key] for key in ("source", "stage", "experiment", "upstream")}
+    job.save(other, small / "qkv.nc", kept)
+    figure = finished / "results/tiny/figures/trace.svg"
+    figure.write_text(
+        figure.read_text().replace("chosen/fit.nc&quot;: &quot;", "chosen/fit.nc&quot;: &quot;0")
+    )
+    figure.with_suffix(".png").write_bytes(b"not a picture")
+    done = snakemake(finished, "verify", "--config", "study=tiny", "--rerun-triggers", "code")
+    assert done.returncode == 1 and "Traceback" not in done.stdout
+    for file in ("small/attention.nc", "small/states.nc", "small/fit.nc", "chosen/fit.nc"):
+        wanted = (
+            f"results/tiny/{file}: was made from another small/qkv.nc than the one that is there"
+        )
+        assert wanted in done.stdout
+    assert "trace.svg: was made from another chosen/fit.nc" in done.stdout
+    assert "trace.png: does not say what it was made from, or is damaged" in done.stdout
+    assert "trace.pdf: " not in done.stdout
 
 
 # Bad input: one clear line, before any job, and never a traceback.

@@ -229,7 +229,11 @@ def figure_files(study_name):
 
 
 def experiment_files(study_name):
-    return [f"<results>/{study_name}/{name}/fit.nc" for name in study(study_name)["experiments"]]
+    files = []
+    for name, section in study(study_name)["experiments"].items():
+        own = [] if "same_as" in section["data"] else ["qkv", "attention"]
+        files += [f"<results>/{study_name}/{name}/{file}.nc" for file in own + ["states", "fit"]]
+    return files
 
 
 def command(stage, more=""):

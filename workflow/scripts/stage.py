@@ -25,6 +25,8 @@ def run(
     stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str
 ):
     """Load the inputs through their contracts, call the stage, save what it returns."""
+    if stage == "verify":
+        return job.verify(inputs)
     if stage == "draw":
         return draw(inputs, outputs, settings)
     function = getattr(importlib.import_module(f"tripartite.stages.{stage}"), stage)
@@ -37,7 +39,7 @@ def run(
     else:
         for path in inputs:
             arguments[path.stem] = dataset = job.load(path)
-            upstream[path.name] = dataset.attrs["content_digest"]
+            upstream[job.key(path)] = dataset.attrs["content_digest"]
             source = dataset.attrs["source"]
     if "device" in wanted:
         arguments["device"] = device = job.choose_device(device)
@@ -60,14 +62,15 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict):
     """Draw a figure from the fits of its experiments, which are named like their folders."""
     figure = importlib.import_module(f"tripartite.figures.{outputs[0].stem}")
     fits = {path.parent.name: job.load(path) for path in inputs}
-    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), outputs)
+    upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
+    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), outputs, upstream)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage")
     parser.add_argument("--input", nargs="*", type=Path, default=[])
-    parser.add_argument("--output", nargs="+", type=Path, required=True)
+    parser.add_argument("--output", nargs="*", type=Path, default=[])
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--code", default="", help="digest of the code, recorded in the file")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))

@@ -6,13 +6,16 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import shutil
 import tempfile
 import zipfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import xarray as xr
+from PIL import Image
 
 from tripartite import __version__
 from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
@@ -177,9 +180,65 @@ def choose_device(device: str) -> str:
     return "cuda" if available and device != "cpu" else "cpu"
 
 
-def save_figure(figure, paths: list[Path]) -> None:
-    """Write a figure under each name, with no date in it: the same data give the same bytes."""
-    dates = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {}}
+def save_figure(figure, paths: list[Path], upstream: dict[str, str]) -> None:
+    """Write a figure under each name, with the digests of the fits it shows and with no date.
+
+    The same data give the same bytes.
+    """
+    origin = json.dumps(upstream, sort_keys=True)
+    metadata = {
+        ".svg": {"Date": None, "Description": origin},
+        ".pdf": {"CreationDate": None, "Subject": origin},
+        ".png": {"Description": origin},
+    }
     for path in paths:
         with replacing(path, 10 << 20) as temporary:
-            figure.savefig(temporary, metadata=dates[path.suffix])
+            figure.savefig(temporary, metadata=metadata[path.suffix])
+
+
+def key(path: Path) -> str:
+    """How a stage's file is called by what is made from it: experiment/file.nc."""
+    return f"{path.parent.name}/{path.name}"
+
+
+def verify(paths: list[Path]) -> None:
+    """Walk from the figures back to the data: all is whole and made from what lies beside it.
+
+    paths are all files of a study. Every netCDF file is checked against its contract and digest, and
+    every digest that a file or figure names against the file that it names. Breach with one line per
+    fault.
+    """
+    upstream, digests, faults = {}, {}, []
+    for path in paths:
+        try:
+            if is_contract(path):
+                attrs = load(path).attrs
+                digests[key(path)] = attrs["content_digest"]
+                upstream[path] = json.loads(attrs["upstream"])
+            else:
+                upstream[path] = json.loads(_origin(path))
+        except Breach as fault:
+            faults.append(str(fault))
+    for path, named in upstream.items():
+        for name, digest in named.items():
+            if name in digests and digests[name] != digest:
+                faults.append(f"{path}: was made from another {name} than the one that is there")
+            elif is_contract(Path(name)) and name not in digests:
+                faults.append(f"{path}: was made from {name}, which is not there or not whole")
+    if faults:
+        raise Breach("\n".join(faults) + "\nrun again with --forceall, or restore the files")
+    print(f"{len(paths)} files are whole, and each was made from those that are there")
+
+
+def _origin(path: Path) -> str:
+    """The digests that a figure carries, as JSON."""
+    try:
+        if path.suffix == ".png":
+            with Image.open(path) as image:
+                return image.text["Description"]
+        content = path.read_bytes()
+        if path.suffix == ".pdf":
+            return re.search(rb"/Subject \((.*?)\)", content, re.S)[1].decode()
+        return ElementTree.fromstring(content).find(".//{*}description").text
+    except Exception as error:  # whatever a damaged picture makes its reader say
+        raise Breach(f"{path}: does not say what it was made from, or is damaged") from error

@@ -27,6 +27,8 @@ PHOTOGRAPHS = {
     "coffee": ("scikit-image", "skimage/data/coffee.png"),
     "rocket": ("scikit-image", "skimage/data/rocket.jpg"),
 }
+# matplotlib is installed, in a wheel for each machine, so that its photograph has a pin of its own.
+HOPPER_SHA256 = "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130"
 
 Heads = tuple[Tensor, Tensor, Tensor]  # q, k, v [layer, head, token, d_head]
 

@@ -110,7 +110,13 @@ def _content(model: str, name: str, files: dict, archives: dict[str, zipfile.Zip
         return files[name].read_bytes()
     package, member = pretrained.PHOTOGRAPHS[name]
     if package == "matplotlib":
-        return (Path(matplotlib.get_data_path()) / member).read_bytes()
+        path = Path(matplotlib.get_data_path()) / member
+        if job.file_digest(path) != pretrained.HOPPER_SHA256:
+            raise Breach(
+                f"{member} of the installed matplotlib is not the pinned photograph; "
+                "install envs/requirements.txt"
+            )
+        return path.read_bytes()
     return archives[package].read(member)
 
 
