@@ -225,11 +225,12 @@ def test_verify_walks_from_the_figures_to_the_data(finished):
     kept = {key: other.attrs[key] for key in ("source", "stage", "experiment", "upstream")}
     job.save(other, small / "qkv.nc", kept)
     figure = finished / "results/tiny/figures/trace.svg"
-    figure.write_text(
-        figure.read_text().replace("chosen/fit.nc&quot;: &quot;", "chosen/fit.nc&quot;: &quot;0")
-    )
+    named = '"chosen/fit.nc": "'
+    assert named in figure.read_text()
+    figure.write_text(figure.read_text().replace(named, f"{named}0"))
     figure.with_suffix(".png").write_bytes(b"not a picture")
-    done = snakemake(finished, "verify", "--config", "study=tiny", "--rerun-triggers", "code")
+    figure.with_suffix(".pdf").unlink()
+    done = snakemake(finished, "verify", "--config", "study=tiny")
     assert done.returncode == 1 and "Traceback" not in done.stdout
     for file in ("small/attention.nc", "small/states.nc", "small/fit.nc", "chosen/fit.nc"):
         wanted = (
@@ -238,7 +239,8 @@ def test_verify_walks_from_the_figures_to_the_data(finished):
         assert wanted in done.stdout
     assert "trace.svg: was made from another chosen/fit.nc" in done.stdout
     assert "trace.png: does not say what it was made from, or is damaged" in done.stdout
-    assert "trace.pdf: " not in done.stdout
+    assert "trace.pdf: is missing" in done.stdout
+    assert "features_needed.png: " not in done.stdout
 
 
 # Bad input: one clear line, before any job, and never a traceback.

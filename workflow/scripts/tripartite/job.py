@@ -211,6 +211,8 @@ def verify(paths: list[Path]) -> None:
     upstream, digests, faults = {}, {}, []
     for path in paths:
         try:
+            if not path.is_file():
+                raise Breach(f"{path}: is missing")
             if is_contract(path):
                 attrs = load(path).attrs
                 digests[key(path)] = attrs["content_digest"]
