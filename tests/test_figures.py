@@ -94,6 +94,21 @@ def test_errors_are_drawn_with_their_intervals(fits):
     assert tuple(one["normalizer_error_rms"].values) in drawn
 
 
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("norm", [0.0, 1e8])
+def test_extreme_heads_can_be_drawn(name, norm, tmp_path):
+    """Heads without any error, and heads that need more neurons than float64 can count."""
+    data = synthetic([1.0], n_inputs=1, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data["q"] *= norm
+    data["k"] *= norm
+    exact = attend(data)
+    found = fit(
+        data, exact, simulate(data, exact, n_features=[10], n_seeds=2, heads="all", **SETTINGS)
+    )
+    figure = FIGURES[name]({"a": found.assign_attrs(source="extreme")})
+    job.save_figure(figure, [tmp_path / f"{name}.png"], {})
+
+
 def test_ordinals():
     assert [f"{i}{trace.suffix(i)}" for i in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",

@@ -7,7 +7,7 @@ import xarray as xr
 from test_contracts import qkv as random_qkv
 
 from tripartite import network
-from tripartite.contracts import check
+from tripartite.contracts import Breach, check
 from tripartite.features import performer
 from tripartite.stages.attend import attend
 from tripartite.stages.fit import fit
@@ -69,6 +69,14 @@ def test_own_data_are_given_what_is_missing():
     check(data, "qkv", "here")
     assert list(data["input"].values) == ["a", "b"]
     assert np.isnan(data["q"].values[1, :, :, 3:]).all()
+
+
+def test_own_values_beyond_float32_are_named():
+    dims = ("input", "layer", "head", "token", "d_head")
+    values = np.full((1, 1, 1, 2, 2), 1e39)
+    foreign = xr.Dataset({name: (dims, values) for name in "qkv"})
+    with pytest.raises(Breach, match="mine.nc: q: inf at input input-0, layer 0, head 0, token 0"):
+        check(adopt(foreign, "mine.nc"), "qkv", "mine.nc")
 
 
 def test_attention_is_the_explicit_loop(qkv, attention):

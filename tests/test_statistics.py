@@ -60,6 +60,9 @@ def test_no_variation_no_width():
 
 def test_correlation_of_something_constant_is_nan():
     assert np.isnan(pooled_correlation(np.ones((1, 4)), np.arange(4.0)[None]))
+    almost = np.array([[0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2]])  # constant but for rounding
+    assert np.isnan(pooled_correlation(almost, np.arange(4.0)[None]))
+    assert pooled_correlation(1e-9 * np.arange(4.0)[None], -np.arange(4.0)[None]) == -1
 
 
 def test_one_seed_is_an_error():

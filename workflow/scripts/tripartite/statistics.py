@@ -46,9 +46,16 @@ def over_seeds(
 
 
 def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation of x and y over the last axis; NaN where one of them does not vary."""
-    x = x - x.mean(-1, keepdims=True)
-    y = y - y.mean(-1, keepdims=True)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        r = (x * y).sum(-1) / np.sqrt((x * x).sum(-1) * (y * y).sum(-1))
-    return np.clip(r, -1, 1)
+    """Pearson correlation of x and y over the last axis; NaN where one of them does not vary.
+
+    A spread of rounding errors is no variation.
+    """
+    deviations = []
+    for values in (x, y):
+        deviation = values - values.mean(-1, keepdims=True)
+        rounding = 1e-12 * np.abs(values).max(-1, keepdims=True)
+        deviations.append(
+            np.where(np.abs(deviation).max(-1, keepdims=True) > rounding, deviation, np.nan)
+        )
+    dx, dy = deviations
+    return np.clip((dx * dy).sum(-1) / np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1)), -1, 1)

@@ -52,8 +52,13 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
                 color=colour, markerfacecolor=fill, markeredgewidth=0.8, elinewidth=0.8,
             )  # fmt: skip
         needed = palette.power(one["log10_features_needed"])
-        above = 10 ** float(one["log10_normalizer_error_closed_form"].min()) > ERROR[1]
-        axis.plot([], [], color=colour, label=f"layer {layer} head {head}: {needed}" + " ↑" * above)
+        above = float(one["log10_normalizer_error_closed_form"].min()) > np.log10(ERROR[1])
+        axis.plot(
+            [],
+            [],
+            color=colour,
+            label=f"layer {layer} head {head}: {needed}" + (" ↑" if above else ""),
+        )
     axis.set(xscale="log", yscale="log", ylim=ERROR)
     palette.title(axis, fit.attrs["source"])
     axis.set_xlabel("hidden neurons $m$")
@@ -97,7 +102,8 @@ def at_largest(fit: xr.Dataset, name: str) -> np.ndarray:
     if name == "closed_form":
         values = last["log10_normalizer_error_closed_form"].values
     else:
-        values = np.log10(last[f"normalizer_error_{name}".rstrip("_")].values)
+        with np.errstate(divide="ignore"):  # a head without any error stands below the axis
+            values = np.log10(last[f"normalizer_error_{name}".rstrip("_")].values)
     return values[last["normalizer_error"].notnull().values]
 
 

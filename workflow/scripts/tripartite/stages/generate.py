@@ -127,9 +127,11 @@ def _dataset(
     if mask is None:
         mask = np.ones((n_inputs, n_tokens), dtype=bool)
     token = mask[:, None, None, :, None]
-    variables = {
-        name: (DIMS, np.where(token, x, np.nan).astype(np.float32)) for name, x in arrays.items()
-    }
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
+        variables = {
+            name: (DIMS, np.where(token, x, np.nan).astype(np.float32))
+            for name, x in arrays.items()
+        }
     return xr.Dataset(
         {**variables, "mask": (("input", "token"), mask)},
         coords={"input": inputs, "layer": np.arange(n_layers), "head": np.arange(n_heads)},
