@@ -197,7 +197,7 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     leftover = folder / "results/tiny/small/.states.nc.abc.tmp"
     leftover.mkdir(exist_ok=True)
     snakemake(folder, "--config", "study=tiny", "--unlock")
-    done = snakemake(folder, "--config", "study=tiny", "--rerun-incomplete")
+    done = snakemake(folder, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     assert results(folder) == results(tiny)
     assert not leftover.exists()
@@ -271,6 +271,11 @@ def test_unknown_targets_of_a_known_study(fresh):
     assert "study quick has no experiment albrt; it has" in said
     said = refused(fresh, "results/quick/figures/traces.svg")
     assert "study quick has no figure traces; it has" in said
+
+
+def test_data_that_another_experiment_owns(fresh):
+    said = refused(fresh, "results/quick/albert-heads/qkv.nc")
+    assert "albert-heads shares the data of albert; ask for results/quick/albert/qkv.nc" in said
 
 
 def test_no_cores(fresh):

@@ -139,6 +139,10 @@ for target in map(Path, sys.argv[1:]):
             kind, known, name = ("figure", study(asked)["figures"], target.stem)
         if name not in known:
             stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
+        owner = known[name].get("data", {}).get("same_as")
+        if owner and target.name in ("qkv.nc", "attention.nc"):
+            there = f"results/{asked}/{owner}/{target.name}"
+            stop(f"{target}: {name} shares the data of {owner}; ask for {there}")
 
 
 def experiment(wildcards):

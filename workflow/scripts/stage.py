@@ -32,7 +32,7 @@ def run(
     function = getattr(importlib.import_module(f"tripartite.stages.{stage}"), stage)
     wanted = inspect.signature(function).parameters
     arguments = {name: value for name, value in settings.items() if name in wanted}
-    upstream, source = {}, ""
+    upstream, upstream_settings, source = {}, {}, ""
     if "sources" in wanted:
         arguments["sources"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
@@ -40,6 +40,7 @@ def run(
         for path in inputs:
             arguments[path.stem] = dataset = job.load(path)
             upstream[job.key(path)] = dataset.attrs["content_digest"]
+            upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
             source = dataset.attrs["source"]
     if "device" in wanted:
         arguments["device"] = device = job.choose_device(device)
@@ -53,6 +54,7 @@ def run(
         "settings": settings,
         "code_digest": code,
         "upstream": upstream,
+        "upstream_settings": upstream_settings,
         "device": device,
     }
     job.save(dataset, outputs[0], attrs)

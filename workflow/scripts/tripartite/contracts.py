@@ -70,7 +70,8 @@ CONTRACTS = {
     "fit": {
         "log10_features_needed": Variable(
             "layer head", "float64", "1",
-            "log10 of the hidden neurons for 10 % rms normaliser error, 2 + log10(R - 1): "
+            "log10 of the hidden neurons m at which a query's rms normaliser error sqrt((R - 1) / m) "
+            "is 10 %, 2 + log10(R - 1), with R the relative second moment of one neuron's estimate: "
             "median over queries and inputs",
         ),
         "log10_features_needed_q10": Variable(
@@ -86,7 +87,8 @@ CONTRACTS = {
         ),
         **_with_interval(
             "normalizer_error_rms",
-            "relative normaliser error: root mean square over queries, inputs and seeds",
+            "relative normaliser error: root mean square over queries, inputs and seeds (where it lies "
+            "off its closed form, draws too rare to be sampled carry it and its interval tells little)",
         ),
         **_with_interval(
             "output_error", "relative error of the attention output: median over inputs and seeds"
@@ -106,14 +108,14 @@ CONTRACTS = {
         ),
         "log_normalizer": Variable(PER_QUERY, "float64", "1", "ln sum_j exp(q.k_j)"),
         "log_calcium": Variable(
-            "n_features " + PER_QUERY, "float64", "1", "astrocyte response: median over seeds"
+            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: median over seeds"
         ),
         "log_calcium_low": Variable(
-            "n_features " + PER_QUERY, "float64", "1", "astrocyte response: 2.5 % quantile over seeds"
+            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: 2.5 % quantile over seeds"
         ),
         "log_calcium_high": Variable(
             "n_features " + PER_QUERY, "float64", "1",
-            "astrocyte response: 97.5 % quantile over seeds",
+            "ln of the astrocyte's response: 97.5 % quantile over seeds",
         ),
     },
 }  # fmt: skip

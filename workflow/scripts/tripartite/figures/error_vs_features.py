@@ -15,13 +15,16 @@ CLOSED = (-3.5, 12)  # axis of log10 closed-form errors
 
 
 def error_vs_features(fits: dict[str, xr.Dataset]) -> Figure:
-    """One panel per experiment with few simulated heads, and one of all heads of all experiments.
+    """One panel per experiment with few simulated heads, and one of all heads of every source.
 
+    Where no experiment has few heads, its easiest, middle and hardest ones are shown.
     Measured medians and rms with 95 % intervals over seeds stand on the lines of the closed form
     where it holds: the exact rms sqrt((R - 1) / m), and the median of normal errors of that variance.
     """
     palette.apply()
-    curves = [fit for fit in fits.values() if len(simulated_heads(fit)) <= FEW]
+    few = [fit for fit in fits.values() if len(simulated_heads(fit)) <= FEW]
+    shown = {fit.attrs["source"] for fit in few}
+    curves = few + [fit for fit in fits.values() if fit.attrs["source"] not in shown]
     n_columns = min(3, len(curves) + 1)
     n_rows = len(curves) // n_columns + 1
     figure = plt.figure(
@@ -31,15 +34,28 @@ def error_vs_features(fits: dict[str, xr.Dataset]) -> Figure:
     for place, fit in enumerate(curves):
         draw_curves(figure.add_subplot(grid[divmod(place, n_columns)]), fit)
     rest = figure.add_subplot(grid[n_rows - 1, len(curves) % n_columns :])
-    draw_cloud(rest, list(fits.values()))
-    figure.legend(handles=legend(), loc="outside lower center", ncols=5 if n_columns > 1 else 2)
+    draw_cloud(rest, widest(fits))
+    figure.legend(handles=legend(), loc="outside lower center", ncols=n_columns)
     return figure
 
 
+def widest(fits: dict[str, xr.Dataset]) -> list[xr.Dataset]:
+    """Of experiments on the same source the one with the most heads, so that no head counts twice."""
+    found = {}
+    for fit in fits.values():
+        source = fit.attrs["source"]
+        if source not in found or len(simulated_heads(fit)) > len(simulated_heads(found[source])):
+            found[source] = fit
+    return list(found.values())
+
+
 def draw_curves(axis, fit: xr.Dataset) -> None:
-    """Median and rms error of each simulated head against m."""
+    """Median and rms error against m: each simulated head, or the easiest, middle and hardest."""
     m = fit["n_features"].values
-    for (layer, head), colour in zip(simulated_heads(fit), palette.HEADS):
+    heads = simulated_heads(fit)
+    if len(heads) > FEW:
+        heads = [heads[0], heads[len(heads) // 2], heads[-1]]
+    for (layer, head), colour in zip(heads, palette.HEADS):
         one = fit.sel(layer=layer, head=head)
         for name, style, fill, shift in (
             ("normalizer_error_rms", "-", "white", 1.04),
@@ -59,39 +75,39 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
             color=colour,
             label=f"layer {layer} head {head}: {needed}" + (" ↑" if above else ""),
         )
-    axis.set(xscale="log", yscale="log", ylim=ERROR)
+    axis.set(xscale="log", yscale="log", xlim=(m[0] / 1.5, m[-1] * 1.5), ylim=ERROR)
     palette.title(axis, fit.attrs["source"])
     axis.set_xlabel("hidden neurons $m$")
     axis.set_ylabel("relative error of the normaliser")
     corner = "upper right" if fit["normalizer_error"].max() < 0.3 else "lower left"
-    axis.legend(loc=corner, handlelength=1, title="head: neurons needed").set_in_layout(False)
+    axis.legend(loc=corner, handlelength=1, title="neurons for 10 % rms").set_in_layout(False)
 
 
 def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
     """Measured against closed-form median error of every simulated head, one colour per source."""
     axis.plot(CLOSED, CLOSED, color=palette.EXACT, linewidth=0.8)
-    axis.annotate("measured =\nclosed form", (1.9, 1.1), ha="left", va="center", fontsize=6.5)
-    sources = list(dict.fromkeys(fit.attrs["source"] for fit in fits))
+    axis.annotate(
+        "measured as if\nerrors were normal", (1.9, 1.1), ha="left", va="center", fontsize=6.5
+    )
     beyond = 0
-    for source, colour, marker in zip(sources, palette.HEADS, palette.MARKERS):
+    for fit, colour, marker in zip(fits, palette.HEADS, palette.MARKERS):
         x, low, middle, high = (
-            np.concatenate([at_largest(fit, name) for fit in fits if fit.attrs["source"] == source])
-            for name in ("closed_form", "low", "", "high")
+            at_largest(fit, name) for name in ("closed_form", "low", "", "high")
         )
         inside = x <= CLOSED[1]
         beyond += (~inside).sum()
         axis.vlines(x[inside], low[inside], high[inside], color=colour, linewidth=0.5)
         axis.plot(
             x[inside], middle[inside], marker, color=colour, markersize=2.5, markeredgewidth=0,
-            label=source,
+            label=f"{fit.attrs['source']}, $m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}",
         )  # fmt: skip
     axis.set(xlim=CLOSED, ylim=np.log10(ERROR))
-    palette.title(axis, "All heads, largest $m$")
+    palette.title(axis, "All heads")
     if beyond:
         axis.annotate(
-            f"{beyond} more →", (1, 0.7), xycoords="axes fraction", ha="right", fontsize=6.5
+            f"{beyond} beyond →", (1, 0.7), xycoords="axes fraction", ha="right", fontsize=6.5
         )
-    axis.set_xlabel("log$_{10}$ median error, closed form")
+    axis.set_xlabel("log$_{10}$ median error if errors were normal")
     axis.set_ylabel("log$_{10}$ median error, measured")
     axis.legend(loc="lower right", handletextpad=0.2).set_in_layout(False)
 
@@ -111,11 +127,11 @@ def legend() -> list[Line2D]:
     """What line styles and markers mean."""
     grey = {"color": "0.35"}
     return [
-        Line2D([], [], linestyle="-", label="rms, closed form", **grey),
+        Line2D([], [], linestyle="-", label="rms, exact", **grey),
         Line2D([], [], marker="o", linestyle="", markerfacecolor="white", markersize=3,
-               label="rms, measured", **grey),
-        Line2D([], [], linestyle="--", label="median, closed form", **grey),
+               label="rms, measured (bars: 95 % over seeds)", **grey),
+        Line2D([], [], linestyle="--", label="median, if errors were normal", **grey),
         Line2D([], [], marker="o", linestyle="", markersize=3,
-               label="median, measured (95 % interval over seeds)", **grey),
-        Line2D([], [], linestyle="", marker=r"$\uparrow$", label="lines lie above", **grey),
+               label="median, measured", **grey),
+        Line2D([], [], linestyle="", marker=r"$\uparrow$", label="lines lie above the axis", **grey),
     ]  # fmt: skip

@@ -13,7 +13,10 @@ LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number i
 
 
 def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
-    """log10 of the neurons for 10 % rms normaliser error, written into each cell of the map."""
+    """log10 of the neurons for 10 % rms normaliser error, written into each cell of the map.
+
+    Each query has a need of its own; shown is the median over queries and inputs.
+    """
     palette.apply()
     widths = [fit.sizes["head"] for fit in fits.values()]
     height = max(fit.sizes["layer"] for fit in fits.values())
@@ -21,7 +24,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         1,
         len(fits),
         squeeze=False,
-        figsize=(max(palette.COLUMN, palette.PAGE * len(fits) / 3), 0.9 + 0.19 * height),
+        figsize=(max(palette.COLUMN, palette.PAGE * len(fits) / 3), max(2.4, 0.9 + 0.19 * height)),
         gridspec_kw={"width_ratios": widths},
     )
     norm = mpl.colors.Normalize(*LIMITS)
@@ -29,7 +32,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         needed = fit["log10_features_needed"]
         sns.heatmap(
             needed.values, ax=axis, norm=norm, cmap="cividis_r", cbar=False, linewidths=0.4,
-            annot=np.vectorize(lambda x: f"{x:.0f}")(needed.values), fmt="",
+            annot=np.vectorize(number)(needed.values), fmt="",
             annot_kws={"fontsize": 6},
         )  # fmt: skip
         reached = int((needed <= 5).sum())
@@ -37,7 +40,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
             axis,
             fit.attrs["source"],
             f"median head {palette.power(needed.median())}\n"
-            f"{reached} of {needed.size} heads within $10^5$",
+            f"{reached} of {needed.size} heads with up to $10^5$",
         )
         axis.set_xticks(np.arange(fit.sizes["head"]) + 0.5, fit["head"].values, rotation=0)
         axis.set_yticks(np.arange(fit.sizes["layer"]) + 0.5, fit["layer"].values, rotation=0)
@@ -46,6 +49,12 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         axis.set_ylabel("layer")
     figure.colorbar(
         mpl.cm.ScalarMappable(norm, "cividis_r"), ax=axes, extend="both", aspect=25, pad=0.02,
-        ticks=range(5, 26, 5), label="log$_{10}$ hidden neurons\nfor 10 % rms error",
+        ticks=range(5, 26, 5),
+        label="log$_{10}$ hidden neurons for 10 % rms\nnormaliser error (median query)",
     )  # fmt: skip
     return figure
+
+
+def number(x: float) -> str:
+    """What fits into a cell: one decimal below ten, none above."""
+    return f"{x:.1f}" if x < 9.95 else f"{x:.0f}"

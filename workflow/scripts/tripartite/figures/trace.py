@@ -65,7 +65,7 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     sizes = one["n_features"].values
     upper.plot(tokens, exact, color=palette.EXACT, linewidth=1.3, label="softmax normaliser")
     lower.axhline(0, color=palette.EXACT, linewidth=0.8)
-    for m, colour in ((sizes[0], palette.SMALL), (sizes[-1], palette.LARGE)):
+    for m, colour in {sizes[0]: palette.SMALL, sizes[-1]: palette.LARGE}.items():
         at = one.sel(n_features=m)
         label = f"astrocyte, {palette.power(np.log10(m))} hidden neurons (median, 95 % of seeds)"
         for axis, shift in ((upper, 0 * exact), (lower, exact)):
@@ -79,8 +79,8 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
     upper.set_title(
         f"layer {layer}, head {head}: {order} of {n_heads}\n"
-        f"needs {palette.power(needed)} hidden neurons\n"
-        f"at {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, median error {palette.percent(error)}",
+        f"10 % rms error takes {palette.power(needed)} neurons\n"
+        f"all inputs, {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, error {palette.percent(error)}",
         loc="left",
     )
 
