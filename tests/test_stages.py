@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 import xarray as xr
 from test_contracts import qkv as random_qkv
@@ -130,6 +131,14 @@ def test_seeds_do_not_depend_on_how_many_there_are(qkv, attention, states):
         np.testing.assert_allclose(same, states[name].sel(n_features=40, head=1), rtol=1e-11)
 
 
+def test_every_layer_and_head_has_weights_of_its_own(qkv):
+    """The same queries and keys in two layers and two heads are estimated by different neurons."""
+    twice = qkv.isel(head=[0, 0], layer=[0, 0]).assign_coords(layer=[0, 1], head=[0, 1])
+    run = simulate(twice, attend(twice), n_features=[20], n_seeds=2, heads="all", **SETTINGS)
+    values = run["log_calcium"].isel(n_features=0, input=0, token=0).values.ravel()
+    assert len(np.unique(values)) == 8
+
+
 def test_fit_finds_planted_errors(qkv, attention, states):
     """Astrocytes that are 10, 20 and 60 % off at all tokens, by seed: median, rms, correlation."""
     planted = states.copy(deep=True)
@@ -137,7 +146,7 @@ def test_fit_finds_planted_errors(qkv, attention, states):
     exact = attention["log_normalizer"].values[None, None]
     planted["log_calcium"][:] = exact + factor[None, :, None, None, None, None]
     planted["log_calcium"][dict(head=0)] = np.nan
-    planted["output_error"][dict(head=1)] = 0.25
+    planted["output_error"][dict(head=1)] = xr.DataArray([0.1, 0.2, 0.6], dims="seed")
     found = fit(qkv, attention, planted)
     check(found, "fit", "here")
     head = found.sel(head=1).isel(layer=0)
@@ -145,18 +154,57 @@ def test_fit_finds_planted_errors(qkv, attention, states):
     np.testing.assert_allclose(
         head["normalizer_error_rms"], np.sqrt((0.01 + 0.04 + 0.36) / 3), rtol=1e-9
     )
-    np.testing.assert_allclose(head["output_error"], 0.25)
-    assert (head["output_error_low"] == 0.25).all() and (head["output_error_high"] == 0.25).all()
-    assert (head["normalizer_error_rms_low"] < head["normalizer_error_rms"]).all()
+    np.testing.assert_allclose(head["output_error"], 0.3, rtol=1e-12)
+    spread = np.sqrt(np.var([0.1, 0.2, 0.6], ddof=1) / 3)  # on the scale of the errors
+    assert (head["output_error_low"] < 0.3 - spread).all()
+    assert (head["output_error_high"] > 0.3 + spread).all()
     mask = qkv["mask"].values
-    z = attention["log_normalizer"].values[:, 0, 1][mask]
-    wanted = np.corrcoef(np.concatenate([z + f for f in factor]), np.tile(z, 3))[0, 1]
-    np.testing.assert_allclose(head["correlation"], wanted, rtol=1e-9)
+    np.testing.assert_allclose(head["correlation"], 1, rtol=1e-12)
     assert found["normalizer_error"].sel(head=0).isnull().all()
     np.testing.assert_allclose(
         found["log_calcium"].sel(head=1).values[0][mask[:, None, :]],
         attention["log_normalizer"].sel(head=1).values[mask[:, None, :]] + factor[1],
     )
+    low = attention["log_normalizer"].sel(head=1).values[mask[:, None, :]]
+    got = found["log_calcium_low"].sel(head=1).values[0][mask[:, None, :]]
+    np.testing.assert_allclose(got, low + np.quantile(factor, 0.1))
+
+
+def test_correlation_is_that_of_single_networks(qkv, attention, states):
+    """Per seed over all inputs, averaged on Fisher's scale, with Student's interval."""
+    found = fit(qkv, attention, states).sel(head=1, n_features=40).isel(layer=0)
+    mask = qkv["mask"].values
+    z = attention["log_normalizer"].sel(head=1).isel(layer=0).values[mask]
+    values = states["log_calcium"].sel(head=1, n_features=40).isel(layer=0).values
+    fisher = np.arctanh([np.corrcoef(p[mask], z)[0, 1] for p in values])
+    low, high = scipy.stats.t.interval(0.95, 2, fisher.mean(), scipy.stats.sem(fisher))
+    got = [float(found[f"correlation{end}"]) for end in ("_low", "", "_high")]
+    np.testing.assert_allclose(got, np.tanh([low, fisher.mean(), high]), rtol=1e-9)
+
+
+def test_the_rms_has_an_interval_only_where_it_can_be_sampled():
+    """m > R^2: at low norm always, at large norm never."""
+    data = synthetic([0.5, 30.0], n_inputs=1, n_tokens=6, d_head=4, seed=2, experiment="r")
+    exact = attend(data)
+    run = simulate(data, exact, n_features=[100, 1000], n_seeds=3, heads="all", **SETTINGS)
+    found = fit(data, exact, run).isel(layer=0)
+    assert found["normalizer_error_rms_low"].sel(head=0).notnull().all()
+    assert found["normalizer_error_rms_high"].sel(head=1).isnull().all()
+    assert found["normalizer_error_rms"].notnull().all()
+
+
+def test_the_closed_median_is_that_of_normal_errors(qkv, attention, states):
+    """Against draws: normal errors of each query's exact variance at m = 40, pooled."""
+    found = fit(qkv, attention, states).sel(head=0, n_features=40).isel(layer=0)
+    parts = []
+    for i, n_tokens in enumerate((7, 4)):
+        q, k = (qkv[name].values[i, 0, 0, :n_tokens].astype(float) for name in "qk")
+        for query in q:
+            pairs = sum(np.exp(2 * query @ (a + b) + a @ b) for a in k for b in k)
+            parts.append(np.exp(query @ query) * pairs / np.exp(k @ query).sum() ** 2 - 1)
+    draws = np.random.default_rng(0).standard_normal((100_000, len(parts))) * np.sqrt(parts)
+    wanted = np.median(np.abs(draws)) / np.sqrt(40)
+    np.testing.assert_allclose(10 ** found["log10_normalizer_error_closed_form"], wanted, rtol=0.01)
 
 
 def test_features_needed_is_the_median_over_queries_of_the_double_sum(qkv, attention, states):

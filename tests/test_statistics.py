@@ -24,7 +24,7 @@ def test_coverage_of_the_median_error():
     """
     rng = np.random.default_rng(1)
     truth = 0.6744898 * np.hypot(1.0, 0.3)
-    repeats, covered = 1000, 0
+    repeats = 1000
     values = np.abs(
         rng.standard_normal((10, repeats, 200)) + 0.3 * rng.standard_normal((10, repeats, 1))
     )
@@ -37,20 +37,12 @@ def test_coverage_of_the_median_error():
     assert 0.93 < covered < 0.97  # binomial sd is .007
 
 
-def test_bounds_of_errors_and_correlations_stay_in_range():
+def test_bounds_of_heavy_tailed_errors_stay_positive_and_finite():
     rng = np.random.default_rng(2)
     _, low, high = over_seeds(
         lambda x: np.abs(x).mean((0, 2)), rng.standard_cauchy((3, 4, 5)), "log"
     )
-    assert (low > 0).all() and np.isfinite(high).all()
-    x = rng.standard_normal((1, 50))
-
-    def r(values):
-        pooled = np.moveaxis(values, 0, 1).reshape(1, -1)
-        return pooled_correlation(pooled, np.tile(x, (1, len(values))))
-
-    _, low, high = over_seeds(r, x + 0.1 * rng.standard_normal((4, 1, 50)), "atanh")
-    assert 0.9 < low[0] < high[0] < 1
+    assert (low > 0).all() and np.isfinite(high).all() and (low < high).all()
 
 
 def test_no_variation_no_width():

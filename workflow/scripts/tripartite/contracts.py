@@ -87,15 +87,16 @@ CONTRACTS = {
         ),
         **_with_interval(
             "normalizer_error_rms",
-            "relative normaliser error: root mean square over queries, inputs and seeds (where it lies "
-            "off its closed form, draws too rare to be sampled carry it and its interval tells little)",
+            "relative normaliser error: root mean square over queries, inputs and seeds (the interval is "
+            "NaN where m < R^2: draws too rare for any sample carry the rms there)",
         ),
         **_with_interval(
-            "output_error", "relative error of the attention output: median over inputs and seeds"
+            "output_error", "relative error of the attention output: mean over inputs and seeds"
         ),
         **_with_interval(
             "correlation",
-            "Pearson correlation of log_calcium and log_normalizer over queries, inputs and seeds",
+            "Pearson correlation of log_calcium and log_normalizer over queries and inputs: mean over "
+            "seeds on Fisher's scale",
         ),
         "log10_normalizer_error_closed_form": Variable(
             PER_HEAD, "float64", "1",
@@ -111,11 +112,11 @@ CONTRACTS = {
             "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: median over seeds"
         ),
         "log_calcium_low": Variable(
-            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: 2.5 % quantile over seeds"
+            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: 10 % quantile over seeds"
         ),
         "log_calcium_high": Variable(
             "n_features " + PER_QUERY, "float64", "1",
-            "ln of the astrocyte's response: 97.5 % quantile over seeds",
+            "ln of the astrocyte's response: 90 % quantile over seeds",
         ),
     },
 }  # fmt: skip

@@ -59,7 +59,7 @@ def sequential(
     """Write all tokens, then read all tokens: the readable reference, one token at a time.
 
     x, v [T, E], q, k [T, D], omega [m, D]; returns the astrocyte's calcium p [T] and the last layer
-    [T, E], skip connection included. Overflows where exp(omega . k) does.
+    [T, E], skip connection included. NaN where all rates underflow, from norms of about 30 on.
     """
     hebbian = q.new_zeros(v.shape[-1], omega.shape[0])
     presynaptic = q.new_zeros(omega.shape[0])

@@ -12,11 +12,7 @@ from scipy.special import stdtrit
 
 LEVEL = 0.95
 
-SCALES = {
-    "linear": (lambda x: x, lambda x: x),
-    "log": (np.log, np.exp),
-    "atanh": (np.arctanh, np.tanh),
-}
+SCALES = {"linear": (lambda x: x, lambda x: x), "log": (np.log, np.exp)}
 
 
 def over_seeds(
@@ -25,7 +21,7 @@ def over_seeds(
     """Return estimate, low and high of `statistic` with a 95 % interval over seeds.
 
     `statistic` maps values [seed, ...] to an array, pooled over seeds; `scale` names the scale on
-    which the interval is symmetric: "linear", "log" for positive errors, "atanh" for correlations.
+    which the interval is symmetric: "linear", or "log" for positive errors.
     Seeds: at least 2, or ValueError. Where every subset of seeds gives the same value, the interval
     has no width.
     """

@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-LOG_R_MIN = 1e-15  # ln R below this is rounding: R = 1 where the estimate has no variance
+LOG_R_MIN = 1e-15  # keeps the log finite where the estimate has no variance and R = 1
 
 
 def log_second_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, mask: Tensor) -> Tensor:
@@ -41,9 +41,9 @@ def log_variance(log_r: Tensor) -> Tensor:
     return log_r + torch.log(-torch.expm1(-log_r))
 
 
-def log10_features_needed(log_r: Tensor, error: float = 0.1) -> Tensor:
-    """log10 of the hidden neurons m at which the relative rms error sqrt((R - 1) / m) is `error`."""
-    return log_variance(log_r) / math.log(10) - 2 * math.log10(error)
+def log10_features_needed(log_r: Tensor) -> Tensor:
+    """log10 of the hidden neurons m at which the relative rms error sqrt((R - 1) / m) is 10 %."""
+    return log_variance(log_r) / math.log(10) + 2
 
 
 def log_median_error(log_sd: Tensor) -> Tensor:

@@ -18,8 +18,9 @@ def error_vs_features(fits: dict[str, xr.Dataset]) -> Figure:
     """One panel per experiment with few simulated heads, and one of all heads of every source.
 
     Where no experiment has few heads, its easiest, middle and hardest ones are shown.
-    Measured medians and rms with 95 % intervals over seeds stand on the lines of the closed form
-    where it holds: the exact rms sqrt((R - 1) / m), and the median of normal errors of that variance.
+    Measured medians and rms with 95 % intervals over seeds stand beside the exact rms
+    sqrt((R - 1) / m) and the median of normal errors of that variance. Where m < R^2 no sample holds
+    the draws that carry the rms: the measured one falls below and has no interval.
     """
     palette.apply()
     few = [fit for fit in fits.values() if len(simulated_heads(fit)) <= FEW]
@@ -80,7 +81,9 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
     axis.set_xlabel("hidden neurons $m$")
     axis.set_ylabel("relative error of the normaliser")
     corner = "upper right" if fit["normalizer_error"].max() < 0.3 else "lower left"
-    axis.legend(loc=corner, handlelength=1, title="neurons for 10 % rms").set_in_layout(False)
+    axis.legend(
+        loc=corner, handlelength=1, title="neurons for 10 % rms\n(median query)"
+    ).set_in_layout(False)
 
 
 def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
@@ -133,5 +136,5 @@ def legend() -> list[Line2D]:
         Line2D([], [], linestyle="--", label="median, if errors were normal", **grey),
         Line2D([], [], marker="o", linestyle="", markersize=3,
                label="median, measured", **grey),
-        Line2D([], [], linestyle="", marker=r"$\uparrow$", label="lines lie above the axis", **grey),
+        Line2D([], [], linestyle="", marker=r"$\uparrow$", label="median line above the axis", **grey),
     ]  # fmt: skip

@@ -12,7 +12,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
     """Two rows per head: ln of the response and of the normaliser, and their difference.
 
     One column per experiment, its simulated heads from the one that needs the fewest neurons down,
-    all for the first input. Lines are the median over seeds, bands hold the central 95 % of seeds.
+    all for the first input. Lines are the median over seeds, bands hold the central 80 % of seeds.
     """
     palette.apply()
     heads = {name: simulated_heads(fit) for name, fit in fits.items()}
@@ -34,7 +34,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
             if row == 0:
                 palette.title(upper, fit.attrs["source"], upper.get_title(loc="left"))
             if column == 0:
-                upper.set_ylabel("ln response")
+                upper.set_ylabel("ln response,\nln normaliser")
                 lower.set_ylabel("ln(response /\nnormaliser)")
         axes[-1, column].set_xlabel(f"token of “{fit['input'].values[0].replace('_', ' ')}”")
     handles, labels = axes[0, 0].get_legend_handles_labels()
@@ -67,7 +67,7 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     lower.axhline(0, color=palette.EXACT, linewidth=0.8)
     for m, colour in {sizes[0]: palette.SMALL, sizes[-1]: palette.LARGE}.items():
         at = one.sel(n_features=m)
-        label = f"astrocyte, {palette.power(np.log10(m))} hidden neurons (median, 95 % of seeds)"
+        label = f"astrocyte, {palette.power(np.log10(m))} hidden neurons (median, 80 % of seeds)"
         for axis, shift in ((upper, 0 * exact), (lower, exact)):
             low, middle, high = (at[f"log_calcium{end}"] - shift for end in ("_low", "", "_high"))
             axis.fill_between(tokens, low, high, color=colour, alpha=0.25, linewidth=0)
@@ -80,7 +80,7 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     upper.set_title(
         f"layer {layer}, head {head}: {order} of {n_heads}\n"
         f"10 % rms error takes {palette.power(needed)} neurons\n"
-        f"all inputs, {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, error {palette.percent(error)}",
+        f"at {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, median error {palette.percent(error)}",
         loc="left",
     )
 

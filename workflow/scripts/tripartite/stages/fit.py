@@ -26,11 +26,18 @@ def fit(qkv: xr.Dataset, attention: xr.Dataset, states: xr.Dataset) -> xr.Datase
         "log10_features_needed_q10": (PER_HEAD[1:], np.quantile(needed, 0.1, -1)),
         "log10_features_needed_q90": (PER_HEAD[1:], np.quantile(needed, 0.9, -1)),
     }
-    for name, one_neuron in closed_forms(log_r).items():
-        size = np.log10(states["n_features"].values)[:, None, None]
-        variables[name] = (PER_HEAD, one_neuron - size / 2)
+    size = np.log10(states["n_features"].values)[:, None, None]
+    one_neuron = closed_forms(log_r)
+    for name, values in one_neuron.items():
+        variables[name] = (PER_HEAD, values - size / 2)
     for name, values in measured(states, log_z, mask).items():
         variables[name] = (PER_HEAD, values)
+    # ASSUME: a sample holds the draws that carry the rms only in the Gaussian phase of the random-energy
+    # model, m > R^2; elsewhere its scatter over seeds says nothing about how far off it is.
+    log10_r = np.logaddexp(0, np.log(100) * one_neuron["log10_normalizer_error_rms_closed_form"])
+    unsampled = size < 2 * log10_r / np.log(10)
+    for bound in ("normalizer_error_rms_low", "normalizer_error_rms_high"):
+        variables[bound] = (PER_HEAD, np.where(unsampled, np.nan, variables[bound][1]))
 
     variables["log_normalizer"] = (PER_QUERY, log_z)
     low, middle, high = _trace(states, mask)
@@ -83,34 +90,38 @@ def measured(states: xr.Dataset, log_z: np.ndarray, mask: np.ndarray) -> dict[st
     def pool(values: np.ndarray) -> np.ndarray:  # [seed, point, n] -> [point, seed * n]
         return np.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
 
-    def correlation(values: np.ndarray) -> np.ndarray:
-        return pooled_correlation(pool(values), np.tile(target, (1, len(values))))
-
     def median(values: np.ndarray) -> np.ndarray:
         return np.median(pool(values), -1)
 
     def rms(values: np.ndarray) -> np.ndarray:
         return np.sqrt(np.mean(np.square(pool(values)), -1))
 
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.mean(pool(values), -1)
+
+    # One network's correlation, on Fisher's scale, where means and intervals over seeds are sound.
+    r = pooled_correlation(log_p, np.broadcast_to(target, log_p.shape))
+    fisher_z = np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))[..., None]  # [seed, point, 1]
+
     results = {}
     for name, statistic, values, scale in (
         ("normalizer_error", median, error, "log"),
         ("normalizer_error_rms", rms, error, "log"),
-        ("output_error", median, output_error, "log"),
-        ("correlation", correlation, log_p, "atanh"),
+        ("output_error", mean, output_error, "log"),
+        ("correlation", mean, fisher_z, "linear"),
     ):
         bounds = over_seeds(statistic, values, scale)
         for suffix, bound in zip(("", "_low", "_high"), bounds):
             grid = np.full(computed.shape, np.nan)
-            grid[m, layer, head] = bound
+            grid[m, layer, head] = np.tanh(bound) if name == "correlation" else bound
             results[name + suffix] = grid
     return results
 
 
 def _trace(states: xr.Dataset, mask: np.ndarray) -> np.ndarray:
-    """Quantiles .025, .5, .975 over seeds of log_calcium, [3, n_features, *PER_QUERY]."""
+    """Quantiles .1, .5, .9 over seeds of log_calcium, [3, n_features, *PER_QUERY]."""
     log_p = states["log_calcium"].values
     quantiles = np.full((3, log_p.shape[0], *log_p.shape[2:]), np.nan)
     run = states["computed"].values.all((0, 1, 2))[None, ..., None] & mask[:, None, None, :]
-    quantiles[:, :, run] = np.quantile(log_p[..., run], (0.025, 0.5, 0.975), axis=1)
+    quantiles[:, :, run] = np.quantile(log_p[..., run], (0.1, 0.5, 0.9), axis=1)
     return quantiles
