@@ -110,6 +110,12 @@ def test_extreme_heads_can_be_drawn(name, norm, tmp_path):
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
 
 
+@pytest.mark.parametrize("name", FIGURES)
+def test_names_are_no_formulas(name, fits, tmp_path):
+    odd = fits["one"].assign_attrs(source="x $^$ y").assign_coords(input=["$x^$", "b"])
+    job.save_figure(FIGURES[name]({"one": odd}), [tmp_path / f"{name}.png"], {})
+
+
 def test_ordinals():
     assert [f"{i}{trace.suffix(i)}" for i in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",

@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from test_contracts import qkv as random_qkv
 
-from tripartite import network
+from tripartite import job, network
 from tripartite.contracts import Breach, check
 from tripartite.features import performer
 from tripartite.stages.attend import attend
@@ -70,6 +70,20 @@ def test_own_data_are_given_what_is_missing():
     check(data, "qkv", "here")
     assert list(data["input"].values) == ["a", "b"]
     assert np.isnan(data["q"].values[1, :, :, 3:]).all()
+
+
+def test_own_mask_is_taken_as_stored(tmp_path):
+    """A fill value of 0 does not turn absent tokens into present ones; other values are refused."""
+    dims = ("input", "layer", "head", "token", "d_head")
+    foreign = xr.Dataset({name: (dims, np.ones((1, 1, 1, 3, 2))) for name in "qkv"})
+    foreign["mask"] = (("input", "token"), np.array([[1, 1, 0]], dtype=np.int8))
+    for fill in (0, 1, -127):
+        foreign.to_netcdf(tmp_path / "mine.nc", encoding={"mask": {"_FillValue": fill}})
+        data = adopt(job.read_foreign(tmp_path / "mine.nc"), "mine.nc")
+        np.testing.assert_array_equal(data["mask"].values, [[True, True, False]])
+    foreign["mask"][0, 2] = -100
+    with pytest.raises(Breach, match="mine.nc: mask: has other values than 0"):
+        adopt(foreign, "mine.nc")
 
 
 def test_own_values_beyond_float32_are_named():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import shutil
 import signal
@@ -194,13 +195,22 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     time.sleep(1)
     os.killpg(running.pid, signal.SIGKILL)
     running.wait()
-    leftover = folder / "results/tiny/small/.states.nc.abc.tmp"
-    leftover.mkdir(exist_ok=True)
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    owners = {"dead": f"{dead.pid}@{platform.node()}", "alive": f"{os.getpid()}@{platform.node()}",
+              "elsewhere": f"{dead.pid}@another-machine"}  # fmt: skip
+    leftovers = {
+        owner: folder / f"results/tiny/small/.states.nc.abc.{name}.tmp"
+        for owner, name in owners.items()
+    }
+    for leftover in leftovers.values():
+        leftover.mkdir(exist_ok=True)
     snakemake(folder, "--config", "study=tiny", "--unlock")
     done = snakemake(folder, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     assert results(folder) == results(tiny)
-    assert not leftover.exists()
+    assert not leftovers["dead"].exists()
+    assert leftovers["alive"].exists() and leftovers["elsewhere"].exists()
 
 
 def test_a_damaged_result_is_refused(finished):

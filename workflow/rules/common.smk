@@ -5,9 +5,13 @@ import hashlib
 import importlib.util
 import json
 import os
+import platform
+import re
 import shutil
 import sys
 from pathlib import Path
+
+import psutil
 
 # Jobs run with the interpreter that runs Snakemake, whether or not its environment is activated.
 os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', '')}")
@@ -249,7 +253,12 @@ def command(stage, more=""):
 
 
 def remove_leftovers():
-    "Temporary files of interrupted jobs; every complete file has its final name."
+    "Temporary files of jobs of this machine that are dead; complete files have their final names."
     for folder in (f"results/{STUDY}", "resources"):
         for leftover in Path(folder).rglob(".*.tmp"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            owner = re.search(r"\.(\d+)@(.+)\.tmp$", leftover.name)
+            if not owner:
+                continue
+            pid, host = owner.groups()
+            if host == platform.node() and not psutil.pid_exists(int(pid)):
+                shutil.rmtree(leftover, ignore_errors=True)

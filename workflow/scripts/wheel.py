@@ -7,6 +7,7 @@ already and has the hash is kept, so that nothing is fetched twice and a filled 
 import argparse
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 import tempfile
@@ -30,7 +31,7 @@ def fetch(requirement: str, output: Path) -> None:
         return
     output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(
-        prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
+        prefix=f".{output.name}.", suffix=f".{os.getpid()}@{platform.node()}.tmp", dir=output.parent
     ) as folder:
         wanted = Path(folder) / "requirement.txt"
         wanted.write_text(requirement + "\n")

@@ -71,13 +71,16 @@ def load(path: Path) -> xr.Dataset:
 
 
 def read_foreign(path: Path) -> xr.Dataset:
-    """Read a user's own netCDF file whole, without a contract."""
-    return _read(path)
+    """Read a user's own netCDF file whole, without a contract.
+
+    A mask is taken as it is stored: a fill value of 0 or 1 would turn absent tokens into present ones.
+    """
+    return _read(path, mask_and_scale={"mask": False}, decode_times=False)
 
 
-def _read(path: Path) -> xr.Dataset:
+def _read(path: Path, **decoding) -> xr.Dataset:
     try:
-        return xr.load_dataset(path, engine="netcdf4")
+        return xr.load_dataset(path, engine="netcdf4", **decoding)
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
         raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
 
@@ -110,11 +113,16 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
             raise OSError(f"{path}: what was read back differs from what was written")
 
 
+def owner() -> str:
+    """The end of a temporary name: whose it is, so that only the dead are cleared away."""
+    return f".{os.getpid()}@{platform.node()}.tmp"
+
+
 @contextlib.contextmanager
 def replacing(path: Path, expected_bytes: int = 0):
     """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=owner(), dir=path.parent))
     temporary = folder / path.name
     try:
         yield temporary
@@ -150,10 +158,7 @@ def is_contract(path: Path) -> bool:
 
 def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
     """Open a wheel as data, after comparing its hash with the pin; Breach if it is not the one."""
-    try:
-        got = file_digest(path)
-    except OSError as error:
-        raise Breach(f"{path}: cannot be read ({error.strerror}); run again to fetch it") from error
+    got = file_digest(path)
     if got != sha256:
         raise Breach(
             f"{path}: sha256 is {got[:16]}..., wanted {sha256[:16]}... (truncated or changed); "
@@ -163,9 +168,12 @@ def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that is not ours."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """sha256 of a file that is not ours; Breach if it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise Breach(f"{path}: cannot be read ({error.strerror}); run again") from error
 
 
 def choose_device(device: str) -> str:
@@ -225,7 +233,7 @@ def verify(paths: list[Path]) -> None:
         for name, digest in named.items():
             if name in digests and digests[name] != digest:
                 faults.append(f"{path}: was made from another {name} than the one that is there")
-            elif is_contract(Path(name)) and name not in digests:
+            elif "/" in name and name not in digests:  # a raw source has no folder in its name
                 faults.append(f"{path}: was made from {name}, which is not there or not whole")
     if faults:
         raise Breach("\n".join(faults) + "\nrun again with --forceall, or restore the files")

@@ -481,6 +481,12 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "the number of tokens or heads",
         ),
         (
+            4 * 8 * n_sizes * inputs * tokens * d_head,
+            f"the outputs of one head ({n_sizes} n_features x {inputs} inputs x {tokens} tokens x "
+            f"{d_head} d_head, 4 copies)",
+            "the number of n_features, inputs or tokens",
+        ),
+        (
             2 * 8 * inputs * tokens * min(m, FEATURE_BLOCK),
             f"the firing rates ({inputs} inputs x {tokens} tokens x {min(m, FEATURE_BLOCK)} neurons, "
             "2 copies)",
@@ -517,7 +523,7 @@ def known_inputs(model: str, root: Path) -> list[str]:
     if kind == "photographs":
         return list(PHOTOGRAPHS)
     files = (root / "config/inputs" / kind).glob(f"*{SUFFIXES[kind]}")
-    return sorted(path.stem for path in files if re.fullmatch(NAME, path.stem))
+    return sorted(path.stem for path in files if path.is_file() and re.fullmatch(NAME, path.stem))
 
 
 def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[Path]:

@@ -102,7 +102,7 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
         axis.vlines(x[inside], low[inside], high[inside], color=colour, linewidth=0.5)
         axis.plot(
             x[inside], middle[inside], marker, color=colour, markersize=2.5, markeredgewidth=0,
-            label=f"{fit.attrs['source']}, $m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}",
+            label=f"{palette.plain_text(fit.attrs['source'])}, $m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}",
         )  # fmt: skip
     axis.set(xlim=CLOSED, ylim=np.log10(ERROR))
     palette.title(axis, "All heads")

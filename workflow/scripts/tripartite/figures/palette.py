@@ -48,9 +48,14 @@ def title(axis, bold: str, plain: str = "") -> None:
     lines = 1 + plain.count("\n") if plain else 0
     axis.set_title(plain, loc="left")
     axis.annotate(
-        bold, (0, 1), xytext=(0, 6 + 9.5 * lines), xycoords="axes fraction",
+        plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * lines), xycoords="axes fraction",
         textcoords="offset points", weight="bold", annotation_clip=False,
     )  # fmt: skip
+
+
+def plain_text(text: str) -> str:
+    """A user's words as they are, and not as a formula."""
+    return text.replace("$", r"\$")
 
 
 def power(x: float) -> str:

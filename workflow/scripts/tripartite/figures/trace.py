@@ -7,15 +7,17 @@ from matplotlib.figure import Figure
 
 from tripartite.figures import palette
 
+MOST = 4  # heads of an experiment that fit on a page
+
 
 def trace(fits: dict[str, xr.Dataset]) -> Figure:
     """Two rows per head: ln of the response and of the normaliser, and their difference.
 
-    One column per experiment, its simulated heads from the one that needs the fewest neurons down,
+    One column per experiment, its first four simulated heads by the neurons they need,
     all for the first input. Lines are the median over seeds, bands hold the central 80 % of seeds.
     """
     palette.apply()
-    heads = {name: simulated_heads(fit) for name, fit in fits.items()}
+    heads = {name: simulated_heads(fit)[:MOST] for name, fit in fits.items()}
     n_rows = max(map(len, heads.values()))
     figure, axes = plt.subplots(
         2 * n_rows,
@@ -25,18 +27,19 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
         figsize=(max(palette.COLUMN, palette.PAGE * len(fits) / 3), 0.6 + 2.3 * n_rows),
         gridspec_kw={"height_ratios": [2, 1] * n_rows},
     )
-    for column, (name, fit) in enumerate(fits.items()):
+    for column, (experiment, fit) in enumerate(fits.items()):
         for row, (upper, lower) in enumerate(axes[:, column].reshape(n_rows, 2)):
-            if row >= len(heads[name]):
+            if row >= len(heads[experiment]):
                 upper.set_axis_off(), lower.set_axis_off()
                 continue
-            draw_head(upper, lower, fit.isel(input=0), *heads[name][row])
+            draw_head(upper, lower, fit.isel(input=0), *heads[experiment][row])
             if row == 0:
                 palette.title(upper, fit.attrs["source"], upper.get_title(loc="left"))
             if column == 0:
                 upper.set_ylabel("ln response,\nln normaliser")
                 lower.set_ylabel("ln(response /\nnormaliser)")
-        axes[-1, column].set_xlabel(f"token of “{fit['input'].values[0].replace('_', ' ')}”")
+        name = palette.plain_text(str(fit["input"].values[0]).replace("_", " "))
+        axes[-1, column].set_xlabel(f"token of “{name}”")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(fits) > 1 else 1)
     figure.align_ylabels(axes[:, 0])

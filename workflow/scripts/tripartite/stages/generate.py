@@ -69,12 +69,18 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     missing = [name for name in ("q", "k", "v") if name not in foreign]
     if missing:
         raise Breach(f"{where}: has no variable {', '.join(missing)}")
+    if "input" in foreign.coords and foreign["input"].dims != ("input",):
+        raise Breach(f"{where}: input: got dims {foreign['input'].dims}, wanted ('input',)")
     inputs = (
         [str(name) for name in foreign["input"].values]
         if "input" in foreign.coords
         else [f"input-{i}" for i in range(foreign.sizes["input"])]
     )
-    mask = foreign["mask"].values.astype(bool) if "mask" in foreign else None
+    mask = None
+    if "mask" in foreign:
+        if not np.isin(foreign["mask"].values, (0, 1)).all():
+            raise Breach(f"{where}: mask: has other values than 0 (no token) and 1 (a token)")
+        mask = foreign["mask"].values.astype(bool)
     arrays = {name: foreign[name].values for name in ("q", "k", "v")}
     return _dataset(arrays, Path(where).stem, inputs, mask)
 
