@@ -10,7 +10,7 @@ from tripartite.figures import palette
 from tripartite.figures.trace import simulated_heads
 
 FEW = 6  # experiments with more simulated heads go to the panel of all heads
-ERROR = (8e-4, 30)  # axis of relative errors
+ERROR = (3e-4, 30)  # axis of relative errors
 CLOSED = (-3.5, 12)  # axis of log10 closed-form errors
 
 
@@ -108,7 +108,7 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
     palette.title(axis, "All heads")
     if beyond:
         axis.annotate(
-            f"{beyond} beyond →", (1, 0.7), xycoords="axes fraction", ha="right", fontsize=6.5
+            f"{beyond} beyond →", (1, 0.76), xycoords="axes fraction", ha="right", fontsize=6.5
         )
     axis.set_xlabel("log$_{10}$ median error if errors were normal")
     axis.set_ylabel("log$_{10}$ median error, measured")
@@ -132,9 +132,9 @@ def legend() -> list[Line2D]:
     return [
         Line2D([], [], linestyle="-", label="rms, exact", **grey),
         Line2D([], [], marker="o", linestyle="", markerfacecolor="white", markersize=3,
-               label="rms, measured (bars: 95 % over seeds)", **grey),
+               label="rms, measured", **grey),
         Line2D([], [], linestyle="--", label="median, if errors were normal", **grey),
         Line2D([], [], marker="o", linestyle="", markersize=3,
-               label="median, measured", **grey),
+               label="median, measured (bars: 95 % over seeds)", **grey),
         Line2D([], [], linestyle="", marker=r"$\uparrow$", label="median line above the axis", **grey),
     ]  # fmt: skip
