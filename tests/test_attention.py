@@ -62,3 +62,32 @@ def test_shifting_keys_changes_no_output():
     shifted, same = softmax_attention(q, k + mu, v, everywhere(q))
     torch.testing.assert_close(same, output, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(shifted, log_normalizer + q @ mu, rtol=1e-12, atol=1e-12)
+
+
+def test_causal_and_leaky_attention_are_the_explicit_loops():
+    """Keys up to the query, weighed by exp(-leak age) apart in numerator and normaliser."""
+    q, k, v = (x[0, 0] for x in draw())
+    mask = torch.ones(7, dtype=torch.bool)
+    for causal in (False, True):
+        for leak in ((0.0, 0.0), (0.2, 0.2), (0.4, 0.1)):
+            log_normalizer, output = softmax_attention(q, k, v, mask, causal, leak)
+            for t in range(7):
+                last = t if causal else 6
+                kernel = [torch.exp(q[t] @ k[j]) for j in range(last + 1)]
+                w_h, w_g = (
+                    [x * np.exp(-rate * (last - j)) for j, x in enumerate(kernel)] for rate in leak
+                )
+                torch.testing.assert_close(log_normalizer[t].exp(), sum(w_g))
+                wanted = sum(w * value for w, value in zip(w_h, v)) / sum(w_g)
+                torch.testing.assert_close(output[t], wanted, rtol=1e-12, atol=1e-12)
+
+
+def test_absent_tokens_have_no_age():
+    """What is masked at the end neither counts nor ages the rest."""
+    q, k, v = (x[0, 0] for x in draw())
+    mask = torch.arange(7) < 5
+    for causal in (False, True):
+        long = softmax_attention(q, k, v, mask, causal, (0.2, 0.3))
+        short = softmax_attention(q[:5], k[:5], v[:5], mask[:5], causal, (0.2, 0.3))
+        for a, b in zip(long, short):
+            torch.testing.assert_close(a[:5], b, rtol=1e-12, atol=1e-12)

@@ -9,11 +9,11 @@ from test_contracts import qkv as random_qkv
 
 from tripartite import job, network
 from tripartite.contracts import Breach, check
-from tripartite.features import performer
+from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.stages.attend import attend
 from tripartite.stages.fit import fit
 from tripartite.stages.generate import adopt, synthetic
-from tripartite.stages.simulate import simulate
+from tripartite.stages.simulate import arrangement, simulate
 from tripartite.streams import stream
 
 SETTINGS = {"feature_map": "performer", "seed": 5, "source": "x", "device": "cpu"}
@@ -121,7 +121,9 @@ def test_states_are_the_sequential_network(qkv, attention, states):
             omega = stream(5, "x", "omega", seed, 0, 1).standard_normal((40, 4))
             for m in (3, 40):
                 weights = torch.from_numpy(omega[:m])
-                p, last = network.sequential(torch.zeros_like(v), q, k, v, weights, performer)
+                hidden = network.Hidden(weights, torch.zeros(m, dtype=torch.float64))
+                tokens = network.Tokens(q, k, v, torch.zeros(n_tokens, dtype=torch.float64))
+                p, last = network.sequential(torch.zeros_like(v), tokens, hidden)
                 got = states.sel(n_features=m, seed=seed, head=1).isel(input=i, layer=0)
                 np.testing.assert_allclose(
                     got["log_calcium"][:n_tokens], p.log(), rtol=1e-10, atol=1e-10
@@ -259,3 +261,160 @@ def test_low_norm_heads_follow_the_closed_form(sigma_squared):
     )
     standard_error = per_seed.std("seed", ddof=1) / np.sqrt(200)
     assert (abs(per_seed.mean("seed") - predicted) < 3.5 * standard_error).all()
+
+
+BALANCED = {"symmetries": ["center_keys", "center_queries", "balance"], "calibrated_on": ["b"]}
+
+
+@pytest.fixture(scope="module")
+def named(qkv):
+    return qkv.assign_coords(input=["a", "b"])
+
+
+@pytest.mark.parametrize("feature_map", sorted(FEATURE_MAPS))
+@pytest.mark.parametrize(
+    "order", [{}, {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.2}]
+)
+def test_every_setting_is_the_sequential_network(named, feature_map, order):
+    """Symmetries, gains, orders, leaks and maps together, by the written-out network of one head."""
+    extra = {"a": -0.03} if feature_map == "generalized_positive" else {}
+    extra |= {"threshold": 3.0} if feature_map == "truncated_performer" else {}
+    exact = attend(named, **order)
+    settings = SETTINGS | BALANCED | extra | order | {"feature_map": feature_map}
+    run = simulate(named, exact, n_features=[5, 30], n_seeds=2, heads=[[0, 1]], **settings)
+    check(run, "states", "here")
+    q, k, v = (torch.from_numpy(named[name].values[0, 0, 1]).double() for name in "qkv")
+    one = run.sel(head=1).isel(layer=0, input=0)
+    a = torch.from_numpy(one["balance"].values)
+    shift_q, shift_k = (torch.from_numpy(one[name].values) for name in ("query_shift", "key_shift"))
+    seen_q, seen_k = (q - shift_q) @ a, (k - shift_k) @ torch.linalg.inv(a)
+    tokens = network.Tokens(seen_q, seen_k, v, (k - shift_k) @ shift_q)
+    for seed in range(2):
+        weights, phases = (stream(5, "x", name, seed, 0, 1) for name in ("omega", "phase"))
+        (neurons,) = draw_neurons(feature_map, weights, phases, 30, 4, extra.get("a", 0.0))
+        for m in (5, 30):
+            first = [part[:m] for part in neurons]
+            hidden = network.Hidden(*first, FEATURE_MAPS[feature_map].activation, 3.0)
+            leak = network.Leak(*([0.1, 0.2] if order else [0, 0]))
+            p, last = network.sequential(torch.zeros_like(v), tokens, hidden, bool(order), leak)
+            p = p * (q @ shift_k).exp()
+            got = one.sel(n_features=m, seed=seed)
+            found = np.exp(got["log_calcium"].values) * got["calcium_sign"].values
+            np.testing.assert_allclose(found, p, rtol=1e-8, atol=1e-9 * float(p.abs().max()))
+            wanted = torch.from_numpy(exact["output"].values[0, 0, 1])
+            error = float((last - wanted).norm() / wanted.norm())
+            np.testing.assert_allclose(got["output_error"], error, rtol=1e-6)
+    assert not run["computed"].sel(input="b").any()
+    found = fit(named, exact, run, feature_map, order.get("order", "bidirectional"), order.get("leak_presynaptic", 0))  # fmt: skip
+    check(found, "fit", "here")
+    share = (run["calcium_sign"].sel(head=1, input="a") <= 0).mean(("seed", "token"))
+    np.testing.assert_allclose(found["share_not_positive"].sel(head=1), share)
+    has_closed_form = feature_map in ("performer", "hyperbolic", "generalized_positive")
+    assert found["log10_features_needed"].notnull().all() == has_closed_form
+    assert found["normalizer_error"].sel(head=1).notnull().all()
+
+
+def test_symmetries_are_fitted_to_the_named_inputs_alone(named):
+    """Other values in the tested input change no symmetry; the closed form knows the gains."""
+    exact = attend(named)
+    run = simulate(named, exact, n_features=[30], n_seeds=2, heads="all", **SETTINGS, **BALANCED)
+    other = named.copy(deep=True)
+    for name in "qk":
+        other[name][0] *= 2
+    again = simulate(other, attend(other), n_features=[30], n_seeds=2, heads="all", **SETTINGS, **BALANCED)  # fmt: skip
+    for name in ("balance", "key_shift", "query_shift"):
+        np.testing.assert_array_equal(run[name], again[name])
+    plain = simulate(
+        named, exact, n_features=[30], n_seeds=2, heads="all", inputs=["a"], **SETTINGS
+    )
+    assert not np.allclose(run["balance"], plain["balance"])
+    np.testing.assert_array_equal(plain["balance"][0, 0], np.eye(4))
+    needed = [fit(named, exact, x)["log10_features_needed"] for x in (run, plain)]
+    assert (abs(needed[0] - needed[1]) > 1e-3).all()
+
+
+def test_balanced_heads_follow_their_closed_form():
+    """R of transformed queries and keys with gains is the measured variance; two inputs, one calibrates."""
+    data = synthetic([0.5], n_inputs=2, n_tokens=24, d_head=8, seed=4, experiment="low")
+    data["q"] += 0.15  # something to centre
+    data["k"] -= 0.1
+    exact = attend(data)
+    settings = BALANCED | {"calibrated_on": ["draw-1"]}
+    for feature_map in ("performer", "generalized_positive"):
+        run = simulate(
+            data, exact, n_features=[50, 500], n_seeds=200, heads="all",
+            **SETTINGS | {"feature_map": feature_map}, **settings,
+        )  # fmt: skip
+        error = np.expm1(run["log_calcium"] - exact["log_normalizer"]).isel(input=0)
+        per_seed = np.square(error).mean(("layer", "head", "token"))
+        found = fit(data, exact, run, feature_map)
+        predicted = 10 ** (2 * found["log10_normalizer_error_rms_closed_form"]).squeeze()
+        standard_error = per_seed.std("seed", ddof=1) / np.sqrt(200)
+        assert (abs(per_seed.mean("seed") - predicted) < 3.5 * standard_error).all()
+        assert (run["feature_a"] < 0).all() == (feature_map == "generalized_positive")
+
+
+def test_blocks_are_seeds_of_their_own(qkv, attention):
+    """Networks of a size have disjoint neurons, and the file says which; fits take all seeds of a size."""
+    run = simulate(
+        qkv, attention, n_features=[10, 20, 45], n_seeds=2, heads=[[0, 1]],
+        smaller_networks="blocks", **SETTINGS,
+    )  # fmt: skip
+    check(run, "states", "here")
+    np.testing.assert_array_equal(
+        run["draw"], [[0] * 4 + [1] * 4, [0, 0, 1, 1] + [-1] * 4, [0, 1] + [-1] * 6]
+    )
+    np.testing.assert_array_equal(
+        run["first_neuron"],
+        [[0, 10, 20, 30] * 2, [0, 20, 0, 20] + [-1] * 4, [0, 0] + [-1] * 6],
+    )
+    there = run["computed"].sel(head=1).isel(layer=0, input=0).values
+    np.testing.assert_array_equal(there, run["draw"].values >= 0)
+    q, k, v = (torch.from_numpy(qkv[name].values[0, 0, 1]).double() for name in "qkv")
+    omega = torch.from_numpy(stream(5, "x", "omega", 1, 0, 1).standard_normal((48, 4)))
+    hidden = network.Hidden(omega[20:30], torch.zeros(10, dtype=torch.float64))
+    tokens = network.Tokens(q, k, v, torch.zeros(7, dtype=torch.float64))
+    p, _ = network.sequential(torch.zeros_like(v), tokens, hidden)
+    got = run.sel(n_features=10, seed=6, head=1).isel(input=0, layer=0)
+    np.testing.assert_allclose(got["log_calcium"], p.log(), rtol=1e-10, atol=1e-10)
+    found = fit(qkv, attention, run).sel(head=1).isel(layer=0)
+    target = attention["log_normalizer"].sel(head=1).isel(layer=0)
+    for m, n in zip((10, 20, 45), (8, 4, 2)):
+        values = run["log_calcium"].sel(n_features=m, head=1).isel(layer=0, seed=slice(n))
+        error = abs(np.expm1(values - target).values)
+        np.testing.assert_allclose(found["normalizer_error"].sel(n_features=m), np.nanmedian(error))
+
+
+def test_nested_networks_begin_at_the_first_neuron():
+    draws, starts = arrangement([10, 20], 3, "nested")
+    np.testing.assert_array_equal(draws, [[0, 1, 2]] * 2)
+    np.testing.assert_array_equal(starts, np.zeros((2, 3)))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 0.05)])
+def test_dtypes_agree(qkv, attention, states, dtype, tolerance):
+    run = simulate(
+        qkv, attention, n_features=[3, 40], n_seeds=3, heads=[[0, 1]], dtype=dtype, **SETTINGS
+    )
+    assert run["log_calcium"].dtype == np.float64
+    for name in ("log_calcium", "output_error"):
+        np.testing.assert_allclose(run[name], states[name], rtol=tolerance, atol=tolerance)
+    assert not np.array_equal(run["log_calcium"], states["log_calcium"], equal_nan=True)
+
+
+def test_workers_change_nothing(qkv, attention, states):
+    run = simulate(
+        qkv, attention, n_features=[3, 40], n_seeds=3, heads=[[0, 1]], workers=3, **SETTINGS
+    )
+    xr.testing.assert_identical(run, states)
+
+
+def test_a_balance_of_nothing_names_the_head(named):
+    empty = named.copy(deep=True)
+    empty["k"][dict(input=1, head=1)] = 0.0
+    with pytest.raises(
+        Breach, match="layer 0, head 1: .*all zero.*leave out balance, or this head"
+    ):
+        simulate(
+            empty, attend(empty), n_features=[5], n_seeds=2, heads="all", **SETTINGS, **BALANCED
+        )

@@ -75,6 +75,14 @@ def test_defaults_are_filled_in(root):
                     "n_features": [100, 1000],
                     "feature_map": "performer",
                     "n_seeds": 10,
+                    "smaller_networks": "nested",
+                    "symmetries": [],
+                    "calibrated_on": [],
+                    "inputs": "all",
+                    "order": "bidirectional",
+                    "leak_hebbian": 0,
+                    "leak_presynaptic": 0,
+                    "dtype": "float64",
                     "heads": "all",
                 },
             }
@@ -228,19 +236,52 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
         ("n_seeds", 10001, "10001 is over the limit of 10000; choose at most 10000"),
         ("n_seeds", 10.0, "got 10.0, wanted an integer of at least 2, at most 10000"),
         ("n_features", 5, "got 5, wanted a list of at least one, such as [a, b]"),
-        ("n_features", [0], "got 0, wanted an integer of at least 1, at most 10000000"),
+        ("n_features", [0], "got 0, wanted an integer of at least 1, at most 1000000000"),
         ("n_features", [10, 5], "5 comes after 10; wanted rising numbers, each once"),
         ("n_features", [10, 10], "10 comes after 10; wanted rising numbers, each once"),
         (
             "n_features",
             [1000000000000],
-            "1000000000000 is over the limit of 10000000 (the hidden weights of one head alone would "
-            "need 256 TB); choose at most 10000000",
+            "1000000000000 is over the limit of 1000000000 (the hidden weights of one head alone are "
+            "256 TB); choose at most 1000000000",
         ),
         (
             "feature_map",
             "performr",
-            "'performr' is unknown; choose one of performer; did you mean performer?",
+            "'performr' is unknown; choose one of performer, orthogonal, hyperbolic, "
+            "generalized_positive, truncated_performer, cosine, positive_cosine, clipped_sine, linear, "
+            "elu_plus_one, relu; did you mean performer?",
+        ),
+        (
+            "threshold",
+            150,
+            "goes with feature_map truncated_performer only, not performer; remove it",
+        ),
+        ("a", -0.1, "goes with feature_map generalized_positive only, not performer; remove it"),
+        ("feature_map", "generalized_positive", None),
+        (
+            "symmetries",
+            ["center"],
+            "'center' is unknown; choose one of center_keys, center_queries, balance; did you mean center_keys?",
+        ),
+        ("calibrated_on", ["wittig"], "goes with symmetries or generalized_positive; remove it"),
+        ("inputs", ["wittag"], "'wittag' is unknown; choose one of wittig; did you mean wittig?"),
+        ("inputs", [], "got an empty list, wanted all, or a list of names of inputs"),
+        (
+            "order",
+            "causl",
+            "'causl' is unknown; choose one of bidirectional, causal; did you mean causal?",
+        ),
+        ("leak_hebbian", -1, "got -1, wanted a number of at least 0, at most 100"),
+        (
+            "dtype",
+            "float16",
+            "'float16' is unknown; choose one of float64, float32, bfloat16; did you mean bfloat16?",
+        ),
+        (
+            "smaller_networks",
+            "nest",
+            "'nest' is unknown; choose one of nested, blocks; did you mean nested?",
         ),
         ("heads", "al", "got 'al', wanted all, or a list of pairs [layer, head] counted from 0"),
         (
@@ -260,7 +301,68 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
 )
 def test_faults_of_the_network(root, name, value, expected):
     network = NETWORK | {name: value}
+    if expected is None:
+        assert faults(root, ALBERT, network) == [
+            line(
+                "experiments.a.network.calibrated_on",
+                "is missing, generalized_positive without a needs inputs to be fitted to; choose one of wittig",
+            )
+        ]
+        return
     assert faults(root, ALBERT, network) == [line(f"experiments.a.network.{name}", expected)]
+
+
+TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
+
+
+@pytest.mark.parametrize(
+    ("network", "key", "expected"),
+    [
+        ({"symmetries": ["balance"]}, "calibrated_on", "is missing, symmetries need inputs to be fitted to; choose one of wittig, suzuki_coupling"),
+        ({"symmetries": ["balance"], "calibrated_on": ["wittag"]}, "calibrated_on", "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?"),
+        ({"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["wittig"]}, "inputs", "'wittig' is in calibrated_on; test on other inputs"),
+        ({"symmetries": ["balance"], "calibrated_on": ["wittig", "suzuki_coupling"]}, "calibrated_on", "has all inputs; leave at least one to be simulated"),
+        ({"feature_map": "truncated_performer"}, "threshold", "is missing, truncated_performer needs one, such as 150"),
+        ({"feature_map": "generalized_positive", "a": 0.2}, "a", "0.2 is over the limit of 0.1249; choose at most 0.1249"),
+        ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive"),
+        ({"order": "causal", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve causal order; use float32 or float64"),
+    ],
+)  # fmt: skip
+def test_settings_that_do_not_go_together(root, network, key, expected):
+    assert faults(root, TWO, NETWORK | network) == [line(f"experiments.a.network.{key}", expected)]
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {"symmetries": ["balance"], "calibrated_on": ["wittig"]},
+        {"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["suzuki_coupling"]},
+        {"feature_map": "generalized_positive", "a": -0.1},
+        {"feature_map": "generalized_positive", "calibrated_on": ["wittig"]},
+        {"feature_map": "truncated_performer", "threshold": 150},
+        {"dtype": "bfloat16", "feature_map": "hyperbolic"},
+        {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1},
+    ],
+)
+def test_settings_that_go_together(root, network):
+    assert faults(root, TWO, NETWORK | network) == []
+
+
+def test_inputs_are_known_by_name_wherever_they_come_from(root):
+    """Of draws, of another experiment's data, and of a user's file with names or without."""
+    drawn = {"synthetic": {"sigma_squared": [1], "n_inputs": 11}}
+    balance = NETWORK | {"symmetries": ["balance"]}
+    assert faults(root, drawn, balance | {"calibrated_on": ["draw-03"]}) == []
+    assert "'draw-3' is unknown" in faults(root, drawn, balance | {"calibrated_on": ["draw-3"]})[0]
+    write_qkv(root / "my.nc")
+    assert faults(root, {"file": "my.nc"}, balance | {"calibrated_on": ["input-1"]}) == []
+    with netCDF4.Dataset(root / "my.nc", "a") as dataset:
+        dataset.createVariable("input", str, ("input",))[:] = np.array(["x", "y"], dtype=object)
+    assert faults(root, {"file": "my.nc"}, balance | {"calibrated_on": ["y"]}) == []
+    assert (
+        "choose one of x, y"
+        in faults(root, {"file": "my.nc"}, balance | {"calibrated_on": ["z"]})[0]
+    )
 
 
 def test_seed_has_limits(root):
@@ -423,11 +525,20 @@ def test_memory_needed_is_the_largest_array():
     few, many = ({"n_features": [10, m], "n_seeds": 5} for m in (100, 10**6))
     experiments = {"few": {"data": data, "network": few}, "many": {"data": data, "network": many}}
     n_bytes, what = study.memory_needed("many", {"experiments": experiments})
-    assert n_bytes == 8 * 10**6 * 16
-    assert what == "the hidden weights of one head (1000000 n_features x 16 d_head)"
+    assert n_bytes == 2 * 8 * 2**17 * 16  # they are drawn piece by piece
+    assert what == "the hidden weights of one head (131072 n_features x 16 d_head, 2 copies)"
+    linear = many | {"feature_map": "linear"}
+    experiments["many"] = {"data": data, "network": linear}
+    n_bytes, what = study.memory_needed("many", {"experiments": experiments})
+    assert n_bytes == 2 * 8 * 10**6 * 16
+    assert what == "the hidden weights of one head (1000000 n_features x 16 d_head, 2 copies)"
+    blocks = few | {"smaller_networks": "blocks"}
+    shape = {"inputs": 4, "layers": 1, "heads": 3, "tokens": 64, "d_head": 16}
+    states = [n for n, what, _ in study.memory_plan(shape, blocks) if "states" in what]
+    assert states == [6 * 8 * 2 * 50 * 4 * 3 * 64]
     n_bytes, what = study.memory_needed("few", {"experiments": experiments})
-    assert n_bytes == 6 * 8 * 3 * 64 * 64
-    assert what == "the attention of one input (1 layers x 3 heads x 64 x 64 tokens, 6 copies)"
+    assert n_bytes == 4 * 8 * 2**18
+    assert what == "the firing rates (262144 at a time, 4 copies)"
 
 
 @pytest.mark.parametrize(
@@ -754,8 +865,20 @@ def test_feature_maps_are_those_of_the_schema():
     assert [*FEATURE_MAPS] == experiment_schema("network")["feature_map"]["enum"]
 
 
-def test_the_feature_block_is_that_of_the_network():
-    assert f"FEATURE_BLOCK = {study.FEATURE_BLOCK} " in (PACKAGE / "network.py").read_text()
+def test_maps_and_blocks_are_those_of_the_science():
+    from tripartite import features, network
+
+    settings = {name: entry.settings for name, entry in features.FEATURE_MAPS.items()}
+    assert {name: (key,) for name, key in study.MAP_SETTINGS.items()} == {
+        name: keys for name, keys in settings.items() if keys
+    }
+    exponential = [
+        name
+        for name, entry in features.FEATURE_MAPS.items()
+        if entry.activation is features.exponential
+    ]
+    assert [*study.EXPONENTIAL_MAPS] == exponential
+    assert study.CHUNK == features.CHUNK and study.BLOCK_ELEMENTS == network.BLOCK_ELEMENTS
 
 
 def test_figures_are_those_of_the_schema():

@@ -40,6 +40,7 @@ FILES = [
     "tripartite/figures/trace",
     "tripartite/job",
     "tripartite/network",
+    "tripartite/peers",
     "tripartite/pretrained",
     "tripartite/stages/__init__",
     "tripartite/stages/attend",
@@ -49,6 +50,7 @@ FILES = [
     "tripartite/statistics",
     "tripartite/streams",
     "tripartite/study",
+    "tripartite/symmetries",
     "tripartite/theory",
     "tripartite/tokenizers",
     "tripartite/transformers",
@@ -134,6 +136,25 @@ def study(name):
     return STUDIES[name]
 
 
+def attention_settings(section):
+    "What distinguishes the softmax attention that a network is compared with; nothing, as a rule."
+    keys = ("order", "leak_hebbian", "leak_presynaptic")
+    special = section["network"]["order"] == "causal" or any(
+        section["network"][key] for key in keys[1:]
+    )
+    return {key: section["network"][key] for key in keys} if special else {}
+
+
+def file_owner(study_name, name, file):
+    "The experiment with which a file stands: itself, or the one whose data it shares."
+    experiments = study(study_name)["experiments"]
+    owner = experiments[name]["data"].get("same_as", name)
+    own = (file == "attention") and (
+        attention_settings(experiments[name]) != attention_settings(experiments[owner])
+    )
+    return owner if file in ("qkv", "attention") and not own else name
+
+
 # Files asked for by their paths may belong to other studies, and may not exist in any.
 for target in map(Path, sys.argv[1:]):
     if target.parts[:1] == ("results",) and len(target.parts) == 4:
@@ -143,10 +164,11 @@ for target in map(Path, sys.argv[1:]):
             kind, known, name = ("figure", study(asked)["figures"], target.stem)
         if name not in known:
             stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
-        owner = known[name].get("data", {}).get("same_as")
-        if owner and target.name in ("qkv.nc", "attention.nc"):
-            there = f"results/{asked}/{owner}/{target.name}"
-            stop(f"{target}: {name} shares the data of {owner}; ask for {there}")
+        if kind == "experiment" and target.suffix == ".nc":
+            owner = file_owner(asked, name, target.stem)
+            if owner != name:
+                there = f"results/{asked}/{owner}/{target.name}"
+                stop(f"{target}: {name} shares the data of {owner}; ask for {there}")
 
 
 def experiment(wildcards):
@@ -154,16 +176,14 @@ def experiment(wildcards):
     return study(wildcards.study)["experiments"][wildcards.experiment]
 
 
-def data_owner(wildcards):
-    "The experiment whose qkv.nc and attention.nc this one reads: itself, or the one it names."
-    return experiment(wildcards)["data"].get("same_as", wildcards.experiment)
-
-
 def shared(*names):
-    "Input function: the named files of the experiment that owns the data."
+    "Input function: the named files, of the experiments that own them."
 
     def paths(wildcards):
-        return [f"<results>/{wildcards.study}/{data_owner(wildcards)}/{name}.nc" for name in names]
+        return [
+            f"<results>/{wildcards.study}/{file_owner(wildcards.study, wildcards.experiment, name)}/{name}.nc"
+            for name in names
+        ]
 
     return paths
 
@@ -218,9 +238,19 @@ def simulate_settings(wildcards):
     settings = {
         **experiment(wildcards)["network"],
         "seed": study(wildcards.study)["seed"],
-        "source": data_owner(wildcards),
+        "source": file_owner(wildcards.study, wildcards.experiment, "qkv"),
     }
     return json.dumps(settings, sort_keys=True)
+
+
+def attend_settings(wildcards):
+    return json.dumps(attention_settings(experiment(wildcards)), sort_keys=True)
+
+
+def fit_settings(wildcards):
+    network = experiment(wildcards)["network"]
+    keys = ("feature_map", "order", "leak_presynaptic")
+    return json.dumps({key: network[key] for key in keys}, sort_keys=True)
 
 
 def fits(wildcards):
@@ -238,9 +268,12 @@ def figure_files(study_name):
 
 def experiment_files(study_name):
     files = []
-    for name, section in study(study_name)["experiments"].items():
-        own = [] if "same_as" in section["data"] else ["qkv", "attention"]
-        files += [f"<results>/{study_name}/{name}/{file}.nc" for file in own + ["states", "fit"]]
+    for name in study(study_name)["experiments"]:
+        files += [
+            f"<results>/{study_name}/{name}/{file}.nc"
+            for file in ("qkv", "attention", "states", "fit")
+            if file_owner(study_name, name, file) == name
+        ]
     return files
 
 

@@ -42,7 +42,7 @@ rule generate:
 rule attend:
     input:
         stage=source("stage"),
-        data="<results>/{study}/{experiment}/qkv.nc",
+        data=shared("qkv"),
     output:
         attention="<results>/{study}/{experiment}/attention.nc",
     log:
@@ -50,7 +50,7 @@ rule attend:
     conda:
         ENVIRONMENT
     params:
-        settings="{}",
+        settings=attend_settings,
         code=code("tripartite/stages/attend"),
     message:
         "Compute the standard attention of {wildcards.experiment}."

@@ -13,7 +13,7 @@ rule fit:
     conda:
         ENVIRONMENT
     params:
-        settings="{}",
+        settings=fit_settings,
         code=code("tripartite/stages/fit"),
     message:
         "Fit the network of {wildcards.experiment} to standard attention."

@@ -20,10 +20,10 @@ from pathlib import Path
 from tripartite import job
 from tripartite.contracts import Breach
 
-
 def run(
-    stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str
-):
+    stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
+    workers: int,
+):  # fmt: skip
     """Load the inputs through their contracts, call the stage, save what it returns."""
     if stage == "verify":
         return job.verify(inputs)
@@ -42,11 +42,12 @@ def run(
             upstream[job.key(path)] = dataset.attrs["content_digest"]
             upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
             source = dataset.attrs["source"]
-    if "device" in wanted:
-        arguments["device"] = device = job.choose_device(device)
-    else:
-        device = "cpu"
-    dataset = function(**arguments)
+    if "workers" in wanted:
+        arguments["workers"] = workers
+    with job.device(device if "device" in wanted else "cpu") as name:
+        if "device" in wanted:
+            arguments["device"] = name
+        dataset = function(**arguments)
     attrs = {
         "source": dataset.attrs.get("source", source),
         "stage": stage,
@@ -55,7 +56,7 @@ def run(
         "code_digest": code,
         "upstream": upstream,
         "upstream_settings": upstream_settings,
-        "device": device,
+        "device": name.split(":")[0],
     }
     job.save(dataset, outputs[0], attrs)
 
@@ -76,11 +77,25 @@ def main() -> int:
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--code", default="", help="digest of the code, recorded in the file")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
+    parser.add_argument("--workers", type=int, default=1, help="heads computed at the same time")
     given = parser.parse_args()
     try:
-        run(given.stage, given.input, given.output, given.settings, given.code, given.device)
+        run(
+            given.stage, given.input, given.output, given.settings, given.code, given.device,
+            given.workers,
+        )  # fmt: skip
     except Breach as error:
         print(f"error: {error}", file=sys.stderr)
+        return 1
+    except RuntimeError as error:
+        if "CUDA" not in str(error):
+            raise
+        first_line = str(error).splitlines()[0]
+        print(
+            f"error: the GPU failed ({first_line}); nothing of this job was written. Run the same "
+            "command again: what is done is kept. If its memory is too small, add device=cpu",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

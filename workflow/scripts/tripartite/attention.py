@@ -3,17 +3,33 @@
 import torch
 from torch import Tensor
 
-
-def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def softmax_attention(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, causal: bool = False,
+    leak: tuple[float, float] = (0.0, 0.0),
+) -> tuple[Tensor, Tensor]:  # fmt: skip
     """Return ln Z_t = ln sum_j exp(q_t . k_j) and the output o_t = sum_j exp(q_t . k_j) v_j / Z_t.
 
-    Vaswani et al. (2017), eq. 1, with the temperature already in q and k (each d_head^-1/4).
+    Vaswani et al. (2017), eq. 1, with the temperature already in q and k (each d_head^-1/4). A leak
+    multiplies the term of a key of age n by exp(-leak[0] n) in the numerator and exp(-leak[1] n) in Z:
+    the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
     log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; what is returned for
     masked queries has no meaning. Every sequence needs a token, or its rows are NaN.
     """
-    logits = (q @ k.mT).masked_fill(~mask[..., None, :], -torch.inf)  # [..., T, T]
-    log_normalizer = torch.logsumexp(logits, dim=-1)  # [..., T]
-    weights = torch.exp(logits - log_normalizer[..., None])
-    return log_normalizer, weights @ v
+    logits = q @ k.mT  # [..., T, T]
+    log_numerator, log_terms = (logits + log_key_weight(mask, causal, rate) for rate in leak)
+    log_normalizer = torch.logsumexp(log_terms, dim=-1)  # [..., T]
+    return log_normalizer, torch.exp(log_numerator - log_normalizer[..., None]) @ v
+
+
+def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Tensor:
+    """ln weight of each key for each query [..., T or 1, T] in float64, -inf where it is not read.
+
+    mask [..., T]. The age of a key is the number of tokens written after it: all that follow it, or,
+    causal, those up to the query.
+    """
+    place = mask.double().cumsum(-1)
+    now = place[..., :, None] if causal else place[..., -1:, None]  # [..., T or 1, 1]
+    age = now - place[..., None, :]  # [..., T or 1, T]
+    return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)

@@ -9,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # One order of axes everywhere, leaving out what a variable does not have.
-AXES = ("n_features", "seed", "input", "layer", "head", "token", "d_head")
+AXES = ("n_features", "seed", "input", "layer", "head", "token", "d_seen", "d_head")
 
 
 class Variable(NamedTuple):
@@ -59,6 +59,11 @@ CONTRACTS = {
             "n_features seed " + PER_QUERY, "float64", "1",
             "ln of the astrocyte process's response |g.phi(q)|, the estimate of log_normalizer",
         ),
+        "calcium_sign": Variable(
+            "n_features seed " + PER_QUERY, "int8", "1",
+            "sign of the response g.phi(q): 1 wherever a network was run, unless a feature map has signs "
+            "or silent neurons",
+        ),
         "output_error": Variable(
             "n_features seed input layer head", "float64", "1",
             "relative error of the network's output, |O^ - O| / |O| (Frobenius norm over tokens)",
@@ -66,13 +71,35 @@ CONTRACTS = {
         "computed": Variable(
             "n_features seed input layer head", "bool", "1", "true where the network was run"
         ),
+        "key_shift": Variable("layer head d_head", "float64", "1", "mu, subtracted from keys"),
+        "query_shift": Variable(
+            "layer head d_head", "float64", "1",
+            "c, subtracted from queries; key j has the presynaptic gain exp(c.(k_j - mu))",
+        ),
+        "balance": Variable(
+            "layer head d_seen d_head", "float64", "1",
+            "A: the hidden neurons see A (q - c) and A^-1 (k - mu)",
+        ),
+        "feature_a": Variable(
+            "layer head", "float64", "1", "a of generalized positive features; 0 for other maps"
+        ),
+        "draw": Variable(
+            "n_features seed", "int64", "1",
+            "independent draw of hidden weights that the network takes its neurons from; -1 where there is "
+            "no network of that size and seed",
+        ),
+        "first_neuron": Variable(
+            "n_features seed", "int64", "1",
+            "first of the network's n_features neurons in its draw: networks that overlap in the same "
+            "draw share neurons and are not independent",
+        ),
     },
     "fit": {
         "log10_features_needed": Variable(
             "layer head", "float64", "1",
             "log10 of the hidden neurons m at which a query's rms normaliser error sqrt((R - 1) / m) "
             "is 10 %, 2 + log10(R - 1), with R the relative second moment of one neuron's estimate: "
-            "median over queries and inputs",
+            "median over queries and inputs; NaN for feature maps without a closed form",
         ),
         "log10_features_needed_q10": Variable(
             "layer head", "float64", "1", "10 % quantile over queries and inputs of the same"
@@ -96,7 +123,10 @@ CONTRACTS = {
         **_with_interval(
             "correlation",
             "Pearson correlation of log_calcium and log_normalizer over queries and inputs: mean over "
-            "seeds on Fisher's scale",
+            "seeds on Fisher's scale; NaN where a response is not positive",
+        ),
+        "share_not_positive": Variable(
+            PER_HEAD, "float64", "1", "share of responses g.phi(q) that are zero or negative"
         ),
         "log10_normalizer_error_closed_form": Variable(
             PER_HEAD, "float64", "1",
@@ -109,7 +139,7 @@ CONTRACTS = {
         ),
         "log_normalizer": Variable(PER_QUERY, "float64", "1", "ln sum_j exp(q.k_j)"),
         "log_calcium": Variable(
-            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: median over seeds"
+            "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: median over seeds (NaN where it is not positive)"
         ),
         "log_calcium_low": Variable(
             "n_features " + PER_QUERY, "float64", "1", "ln of the astrocyte's response: 10 % quantile over seeds"

@@ -1,21 +1,164 @@
-"""Feature maps phi of the hidden layer: from a drive x to the log firing rate of m neurons.
+"""Feature maps phi of the hidden layer: hidden neurons, and what each fires at a drive x.
 
-Each map is a function `(omega, x) -> log_phi`, with omega [..., m, D] the input-to-hidden weights, drawn
-from the standard normal, and x [..., T, D] the drive (a key in the write phase, a query in the read
-phase); log_phi is [..., T, m]. The common factor 1/sqrt(m) is left to the network, so that the
-first features of a large network are those of a smaller one.
+A hidden neuron a has input weights w_a and a bias b_a; its drive is u_a = w_a . x + b_a for a key x in
+the write phase or a query in the read phase. A map is a way to make neurons out of standard normal
+weights omega_a, and an activation of u_a and |x|^2; phi_a carries a factor 1/sqrt(m) that is left to
+the network, so that the first neurons of a large network are those of a smaller one. Six of the maps
+are those of the notebooks released with Kozachkov et al. (PNAS 2023), function get_phi.
+
+Activations return ln|phi| and the sign of phi (None where phi is never negative): nothing overflows,
+and a neuron that does not fire has ln|phi| = -inf.
 """
 
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
 from torch import Tensor
 
+CHUNK = 1 << 16  # neurons drawn at a time, about: bounds the memory of large networks
 
-def performer(omega: Tensor, x: Tensor) -> Tensor:
-    """ln phi_a(x) = omega_a . x - |x|^2 / 2: positive random features.
+Activation = Callable[[Tensor, Tensor, int, float], tuple[Tensor, Tensor | None]]
 
-    Their mean product is the softmax kernel, E phi(q) . phi(k) = exp(q . k) (Choromanski et al.,
-    ICLR 2021, Lemma 1; the map of both figures of Kozachkov et al., PNAS 2023).
+
+# Neurons: omega [m, D] standard normal, phase [m] uniform on 0 to 2 pi, and the parameter a, to
+# weights [m, D] and bias [m].
+
+
+def plain(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """Weights omega, no bias."""
+    return omega, torch.zeros_like(phase)
+
+
+def random_phase(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """Weights omega, and a random phase as bias."""
+    return omega, phase
+
+
+def mirrored(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """Pairs of neurons with weights omega and -omega: hyperbolic features (Choromanski et al. 2021)."""
+    pairs = torch.stack([omega[::2], -omega[::2]], dim=1).flatten(0, 1)  # m is even
+    return pairs, torch.zeros_like(phase)
+
+
+def orthogonal_rows(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """Every D neurons in a row orthogonal to one another, each with the norm that omega has.
+
+    Directions are those of Gram-Schmidt (QR with a positive diagonal, hence Haar-distributed); they are
+    independent of the row norms, because rotating all rows changes no norm. m is a multiple of D.
     """
-    return x @ omega.mT - x.square().sum(-1, keepdim=True) / 2  # [..., T, m]
+    blocks = omega.unflatten(0, (-1, omega.shape[1]))  # [block, D, D]
+    basis, triangle = torch.linalg.qr(blocks.mT)
+    basis = basis * triangle.diagonal(dim1=-2, dim2=-1).sign()[..., None, :]
+    return basis.mT.flatten(0, 1) * omega.norm(dim=1, keepdim=True), torch.zeros_like(phase)
 
 
-FEATURE_MAPS = {"performer": performer}
+def generalized(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+    """Weights sqrt(1 - 4a) omega, bias a |omega|^2 + D/4 ln(1 - 4a): FAVOR++ (Likhosherstov et al. 2022)."""
+    bias = a * omega.square().sum(1) + omega.shape[1] / 4 * math.log(1 - 4 * a)
+    return math.sqrt(1 - 4 * a) * omega, bias
+
+
+# Activations: drive u [..., T, m], square = |x|^2 [..., T, 1], m of the whole network, threshold; to
+# ln|phi| and the sign of phi, both [..., T, m].
+
+
+def exponential(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
+    """phi = exp(u - |x|^2 / 2): a softmax kernel, E phi(q).phi(k) = exp(q.k) (Choromanski et al. 2021)."""
+    return u - square / 2, None
+
+
+def truncated_exponential(u: Tensor, square: Tensor, m: int, threshold: float):
+    """phi = exp(-|x|^2 / 2) min(exp(u), threshold): a firing rate that saturates."""
+    return u.clamp_max(math.log(threshold)) - square / 2, None
+
+
+def cosine(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """phi = sqrt(2) exp(|x|^2 / 2) cos u: a softmax kernel with signs (Rahimi & Recht 2007)."""
+    wave = torch.cos(u)
+    return wave.abs().log() + (square + math.log(2)) / 2, wave.sign()
+
+
+def positive_cosine(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
+    """phi = sqrt(2 / pi) exp(|x|^2 / 2) max(0, cos u)."""
+    return torch.cos(u).clamp_min(0).log() + (square + math.log(2 / math.pi)) / 2, None
+
+
+def clipped_sine(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """phi = sqrt(2) exp(|x|^2 / 2) sin u, with sin held at -1 and 1 beyond -pi/2 and pi/2 (dima_sin)."""
+    wave = torch.sin(u.clamp(-math.pi / 2, math.pi / 2))
+    return wave.abs().log() + (square + math.log(2)) / 2, wave.sign()
+
+
+def linear(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, Tensor]:
+    """phi = sqrt(m) (1 + u - |x|^2 / 2 - ln(m) / 2), as released: no 1/sqrt(m) remains outside."""
+    h = 1 + u - square / 2 - math.log(m) / 2
+    return h.abs().log() + math.log(m) / 2, h.sign()
+
+
+def elu_plus_one(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
+    """phi = elu(u) + 1 (the map of linear transformers, Katharopoulos et al. 2020, on random weights)."""
+    return torch.where(u < 0, u, torch.log1p(u.clamp_min(0))), None
+
+
+def relu(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
+    """phi = max(0, u): the arc-cosine kernel of degree 1 (Cho & Saul 2009)."""
+    return u.clamp_min(0).log(), None
+
+
+class FeatureMap(NamedTuple):
+    """neurons and activation of a map, and the settings it takes beyond the number of neurons."""
+
+    neurons: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    activation: Activation
+    settings: tuple[str, ...] = ()
+
+
+FEATURE_MAPS = {
+    "performer": FeatureMap(plain, exponential),
+    "orthogonal": FeatureMap(orthogonal_rows, exponential),
+    "hyperbolic": FeatureMap(mirrored, exponential),
+    "generalized_positive": FeatureMap(generalized, exponential, ("a",)),
+    "truncated_performer": FeatureMap(plain, truncated_exponential, ("threshold",)),
+    "cosine": FeatureMap(random_phase, cosine),
+    "positive_cosine": FeatureMap(random_phase, positive_cosine),
+    "clipped_sine": FeatureMap(random_phase, clipped_sine),
+    "linear": FeatureMap(plain, linear),
+    "elu_plus_one": FeatureMap(plain, elu_plus_one),
+    "relu": FeatureMap(plain, relu),
+}
+
+
+def draw_neurons(
+    feature_map: str, weights: np.random.Generator, phases: np.random.Generator, m: int, d_head: int,
+    a: float = 0.0,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+    """Yield weights [n, D] and bias [n] of m neurons in order, about CHUNK at a time, in float64.
+
+    The first neurons are the same whatever m is: draws are in whole orthogonal blocks and pairs.
+    """
+    whole = 2 * d_head
+    size = math.ceil(CHUNK / whole) * whole
+    for start in range(0, m, size):
+        n = min(size, m - start)
+        drawn = math.ceil(n / whole) * whole
+        omega = torch.from_numpy(weights.standard_normal((drawn, d_head)))
+        phase = torch.from_numpy(phases.uniform(0, 2 * math.pi, drawn))
+        made, bias = FEATURE_MAPS[feature_map].neurons(omega, phase, a)
+        yield made[:n], bias[:n]
+
+
+def optimal_a(mean_square: float, d_head: int) -> float:
+    """a <= 0 that minimises the variance of generalized positive features at |q + k|^2 = mean_square.
+
+    a = (1 - 1 / rho) / 8 with rho = (sqrt((2s + D)^2 + 8Ds) - 2s - D) / 4s at s = mean_square
+    (Likhosherstov et al., NeurIPS 2022, Theorem 4).
+    """
+    s, d = mean_square, d_head
+    if s == 0:
+        return 0.0  # its limit: rho is 1
+    # The textbook form of rho subtracts nearly equal numbers; this is the same, rationalised.
+    rho = 2 * d / (math.sqrt((2 * s + d) ** 2 + 8 * d * s) + 2 * s + d)
+    return (1 - 1 / rho) / 8

@@ -1,6 +1,7 @@
 """The one door to files: contracts are checked, files are complete or absent, origins are recorded."""
 
 import contextlib
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -9,6 +10,7 @@ import platform
 import re
 import shutil
 import tempfile
+import time
 import zipfile
 from pathlib import Path
 from xml.etree import ElementTree
@@ -176,16 +178,55 @@ def file_digest(path: Path) -> str:
         raise Breach(f"{path}: cannot be read ({error.strerror}); run again") from error
 
 
-def choose_device(device: str) -> str:
-    """Return "cpu" or "cuda" for the setting "auto", "cpu" or "cuda"."""
+@contextlib.contextmanager
+def device(wanted: str):
+    """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
+
+    Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock, and one
+    that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES) are respected.
+    """
+    if wanted == "cpu":
+        yield "cpu"
+        return
     import torch  # only the stages that compute on a device pay for it
 
-    available = torch.cuda.is_available()
-    if device == "cuda" and not available:
+    n_cards = torch.cuda.device_count()
+    if not n_cards and wanted == "cuda":
         raise Breach(
             "device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml"
         )
-    return "cuda" if available and device != "cpu" else "cpu"
+    if not n_cards:
+        yield "cpu"
+        return
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    cards = given.split(",")[:n_cards] if given else [str(card) for card in range(n_cards)]
+    with card_lock(cards) as card:
+        yield f"cuda:{card}"
+
+
+@contextlib.contextmanager
+def card_lock(cards: list[str]):
+    """Hold the lock of a free card and give its place in the list; wait until there is one."""
+    waited = False
+    while True:
+        for place, card in enumerate(cards):
+            name = re.sub(r"[^A-Za-z0-9-]", "_", card)
+            path = Path(tempfile.gettempdir()) / f"tripartite-gpu-{name}.lock"
+            handle = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(handle)
+                continue
+            try:
+                yield place
+            finally:
+                os.close(handle)  # and with it the lock, as when the process dies
+            return
+        if not waited:
+            print("waiting for a free GPU: other jobs hold all of them", flush=True)
+            waited = True
+        time.sleep(0.5)
 
 
 def save_figure(figure, paths: list[Path], upstream: dict[str, str]) -> None:

@@ -13,110 +13,527 @@ phase) or r = 1 (read phase), key k_t, query q_t and value v_t:
 
 Names: `hebbian` is H, `presynaptic` is g, `calcium` is p. ASSUME: both learning rates are 1 and
 1/sqrt(m) stands in phi, as in the authors' released notebooks; a ratio of the rates is an overall
-gain of the output.
+gain of the output. ASSUME: where the calcium is exactly 0 the network is silent and its output is 0.
 
-`sequential` is the network as written above. `batched` is the same network for all inputs and
-nested numbers of neurons at once, in log space: H_a = u_a g_a, and the output is a softmax over
-hidden neurons, sum_a softmax_a(ln phi_a(q) + ln g_a) u_a, which no exponential can overflow.
+Beyond the paper: a presynaptic gain w_t multiplies h_t in (4) and (5); with leak, H and g lose the
+factors exp(-leak_H) and exp(-leak_g) before each write; a causal network writes and reads every token
+before the next one comes, instead of writing all and then reading all.
+
+`sequential` is the network as written above. Everything else computes the same sums,
+
+    p(q) = sum_a phi_a(q) g_a,   g_a = sum_t w_t phi_a(k_t),   H_a = sum_t w_t phi_a(k_t) v_t,
+
+for blocks of neurons a, whose partial sums add up to networks of any size (`read`). Four kernels do
+it: `direct` multiplies rates as they are, where a norm bound shows that none can leave the range of
+the numbers; `attention_calls` is safe at any norm: both phases are softmax attention, of hidden
+neurons to tokens and of tokens to hidden neurons, H_a = u_a g_a; `log_space` is safe for every feature
+map; `causal_chunks` and `causal_steps` read while writing. `kernel` chooses.
 """
 
+import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-FEATURE_BLOCK = 256  # hidden neurons at a time: bounds the memory and keeps the block in cache
+from tripartite.features import Activation, exponential, linear
 
-FeatureMap = Callable[[Tensor, Tensor], Tensor]
+BLOCK_ELEMENTS = 1 << 18  # firing rates at a time, neurons x tokens: 1 MB in float32 stays in cache
+TOKEN_BLOCK = 512
+CAUSAL_CHUNK = 64
+CAUSAL_BLOCK = 2048
+LOG_RANGE = {
+    torch.float64: 690.0,
+    torch.float32: 83.0,
+    torch.bfloat16: 83.0,
+}  # ln of max / min / 100
+
+
+class Hidden(NamedTuple):
+    """A hidden layer: weights [m, D], bias [m] (float64), activation and the threshold it may use."""
+
+    weights: Tensor
+    bias: Tensor
+    activation: Activation = exponential
+    threshold: float = math.inf
+
+
+class Tokens(NamedTuple):
+    """What the network is given: q, k [..., T, D], v [..., T, E], and log_gain [..., T] in float64.
+
+    log_gain is the ln of the presynaptic gain w of each key, -inf where no token is.
+    """
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    log_gain: Tensor
+
+
+class Leak(NamedTuple):
+    """Loss per token of the synapses: H keeps exp(-hebbian), g keeps exp(-presynaptic)."""
+
+    hebbian: float = 0.0
+    presynaptic: float = 0.0
+
+
+class Partial(NamedTuple):
+    """What some neurons add to the read phase, to be multiplied by exp(log_scale).
+
+    log_scale [..., T] in float64, calcium [..., T] (the part of p) and drive [..., T, E] (of H h).
+    """
+
+    log_scale: Tensor
+    calcium: Tensor
+    drive: Tensor
+
+
+# The readable reference, one token at a time.
+
+
+def rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
+    """ln|phi| and sign of phi [..., T, n] of n neurons, of a network of m, for drives x [..., T, D]."""
+    u = x @ hidden.weights.mT + hidden.bias.to(x.dtype)[..., None, :]
+    square = x.square().sum(-1, keepdim=True)
+    return hidden.activation(u, square, m, hidden.threshold)
 
 
 def step(
-    hebbian: Tensor, presynaptic: Tensor, x: Tensor, q: Tensor, k: Tensor, v: Tensor,
-    omega: Tensor, feature_map: FeatureMap, r: int,
+    hebbian: Tensor, presynaptic: Tensor, x: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Hidden,
+    r: int, leak: Leak = Leak(), gain: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
     """One token through equations (1) to (6).
 
-    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E], omega [m, D]; r is 0 to write and
-    1 to read. Returns hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while
-    writing).
+    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read. Returns
+    hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while writing).
     """
-    drive = (1 - r) * k + r * q  # [D]
-    h = torch.exp(feature_map(omega, drive[None])[0]) / omega.shape[0] ** 0.5  # [m]         (2)
+    m = len(hidden.bias)
+    log_h, sign = rates(hidden, ((1 - r) * k + r * q)[None], m)
+    h = torch.exp(log_h[0]) / m**0.5  # [m]                                                  (2)
+    h = h if sign is None else h * sign[0]
     calcium = r * (presynaptic @ h)  # scalar                                                (6)
     if r == 0:
         last = v  # [E]                                                                      (3)
+        hebbian = math.exp(-leak.hebbian) * hebbian + gain * torch.outer(last, h)  # [E, m]   (4)
+        presynaptic = math.exp(-leak.presynaptic) * presynaptic + gain * h  # [m]             (5)
+    elif calcium == 0:
+        last = x
     else:
         last = (hebbian / calcium) @ h + x  # [E]                                            (3)
-    hebbian = hebbian + (1 - r) * torch.outer(last, h)  # [E, m]                             (4)
-    presynaptic = presynaptic + (1 - r) * h  # [m]                                           (5)
     return hebbian, presynaptic, last, calcium
 
 
 def sequential(
-    x: Tensor, q: Tensor, k: Tensor, v: Tensor, omega: Tensor, feature_map: FeatureMap
+    x: Tensor, tokens: Tokens, hidden: Hidden, causal: bool = False, leak: Leak = Leak()
 ) -> tuple[Tensor, Tensor]:
-    """Write all tokens, then read all tokens: the readable reference, one token at a time.
+    """Write all tokens, then read all; or, causal, write and read one after another.
 
-    x, v [T, E], q, k [T, D], omega [m, D]; returns the astrocyte's calcium p [T] and the last layer
-    [T, E], skip connection included. NaN where all rates underflow, from norms of about 30 on.
+    x [T, E]; returns the astrocyte's calcium p [T] and the last layer [T, E], skip connection
+    included. Rates are not scaled: they underflow from norms of about 30 on.
     """
-    hebbian = q.new_zeros(v.shape[-1], omega.shape[0])
-    presynaptic = q.new_zeros(omega.shape[0])
-    for x_t, q_t, k_t, v_t in zip(x, q, k, v):
-        hebbian, presynaptic, _, _ = step(
-            hebbian, presynaptic, x_t, q_t, k_t, v_t, omega, feature_map, r=0
-        )
+    q, k, v = tokens.q, tokens.k, tokens.v
+    gain = tokens.log_gain.exp()
+    hebbian = q.new_zeros(v.shape[-1], len(hidden.bias))
+    presynaptic = q.new_zeros(len(hidden.bias))
     calcium, last = [], []
-    for x_t, q_t, k_t, v_t in zip(x, q, k, v):
-        _, _, l_t, p_t = step(hebbian, presynaptic, x_t, q_t, k_t, v_t, omega, feature_map, r=1)
-        calcium.append(p_t)
-        last.append(l_t)
+    phases = [[(t, 0), (t, 1)] for t in range(len(q))]
+    if not causal:
+        phases = [[(t, r) for t in range(len(q))] for r in (0, 1)]
+    for t, r in (event for phase in phases for event in phase):
+        hebbian, presynaptic, l_t, p_t = step(
+            hebbian, presynaptic, x[t], q[t], k[t], v[t], hidden, r, leak, gain[t]
+        )
+        if r == 1:
+            calcium.append(p_t)
+            last.append(l_t)
     return torch.stack(calcium), torch.stack(last)
 
 
-def batched(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, omega: Tensor, feature_map: FeatureMap,
-    n_features: Sequence[int],
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Write all tokens, then read all tokens, for networks of the first m neurons of omega.
+# Networks of any size out of partial sums.
 
-    q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present, omega [..., m, D];
-    n_features rises and ends at m at the latest. Returns ln p [n_features, ..., T] and the output
-    without skip connection [n_features, ..., T, E]. Masked tokens are not written; what is read at
-    them has no meaning. One pass serves all sizes, which therefore share neurons.
+
+def read(
+    inputs: Sequence[Tokens], neurons: Iterable[tuple[Tensor, Tensor]],
+    ranges: Sequence[tuple[int, int]], activation: Activation = exponential,
+    threshold: float = math.inf, causal: bool = False, leak: Leak = Leak(),
+) -> list[list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
+    """Run the network of the neurons start to stop, for each range and on each input, in one pass.
+
+    neurons yields weights [n, D] and bias [n] in order; they take the dtype and the device of the
+    inputs. Networks whose ranges overlap share neurons. Returns, for each range and input, ln|p| [..., T]
+    in float64, the sign of p, and the output [..., T, E] without skip connection. What is read where a
+    token is missing (log_gain -inf) has no meaning.
     """
-    v = v.masked_fill(~mask[..., None], 0)
-    running_max = q.new_full(q.shape[:-1], -torch.inf)  # [..., T]
-    running_sum = torch.zeros_like(running_max)
-    running_output = torch.zeros_like(v)
-    log_calcium, output = [], []
-    start = 0
-    for m in n_features:
-        while start < m:
-            block = omega[..., start : min(start + FEATURE_BLOCK, m), :]  # [..., B, D]
-            log_g, u = _write(k, v, mask, block, feature_map)
-            log_rate = feature_map(block, q).add_(log_g[..., None, :])  # [..., T, B]
-            new_max = torch.maximum(running_max, log_rate.amax(-1))
-            rate = log_rate.sub_(new_max[..., None]).exp_()
-            shrink = torch.exp(running_max - new_max)
-            running_sum = running_sum * shrink + rate.sum(-1)
-            running_output = running_output * shrink[..., None] + rate @ u
-            running_max = new_max
-            start += block.shape[-2]
-        log_calcium.append(running_max + running_sum.log() - math.log(m))
-        output.append(running_output / running_sum[..., None])
-    return torch.stack(log_calcium), torch.stack(output)
+    if not causal:
+        inputs, leak = [_leaked(tokens, leak) for tokens in inputs], Leak()
+    run = functools.partial(
+        _networks, inputs, activation=activation, threshold=threshold, causal=causal, leak=leak
+    )
+    if activation is linear:  # what it fires depends on the size of its network
+        weights, bias = (torch.cat(parts) for parts in zip(*neurons))
+        return [
+            run([(start, stop, weights[start:stop], bias[start:stop])], [(start, stop)])[0]
+            for start, stop in ranges
+        ]
+    return run(_pieces(neurons, {edge for pair in ranges for edge in pair}), ranges)
 
 
-def _write(
-    k: Tensor, v: Tensor, mask: Tensor, omega: Tensor, feature_map: FeatureMap
-) -> tuple[Tensor, Tensor]:
-    """Return ln g [..., m] and u = H / g [..., m, E], the mean value that each neuron stores."""
-    log_phi = feature_map(omega, k)  # [..., T, m]
-    if not mask.all():
-        log_phi = log_phi.masked_fill(~mask[..., None], -torch.inf)
-    peak = log_phi.amax(-2, keepdim=True)  # [..., 1, m]
-    phi = log_phi.sub_(peak).exp_()
-    g = phi.sum(-2)  # [..., m]
-    return g.log() + peak.squeeze(-2), (phi.mT @ v) / g[..., None]
+def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterator[tuple]:
+    """Cut what neurons yields at the edges: start, stop, weights, bias."""
+    first = 0
+    for weights, bias in neurons:
+        cuts = sorted(
+            {0, len(bias)} | {edge - first for edge in edges if 0 < edge - first < len(bias)}
+        )
+        for start, stop in zip(cuts, cuts[1:]):
+            yield first + start, first + stop, weights[start:stop], bias[start:stop]
+        first += len(bias)
+
+
+def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
+    totals, results = (
+        {},
+        {},
+    )  # of the networks that have begun, by their first neuron; of the finished
+    device, dtype = inputs[0].q.device, inputs[0].q.dtype
+    for start, stop, weights, bias in pieces:
+        starts = {first for first, last in ranges if first <= start and stop <= last}
+        hidden = Hidden(weights.to(device, dtype), bias.to(device), activation, threshold)
+        for first in starts:
+            totals.setdefault(first, [None] * len(inputs))
+        for i, tokens in enumerate(inputs if starts else []):
+            run = kernel(tokens, hidden, causal)
+            if len(starts) == 1:
+                (total,) = (totals[first] for first in starts)
+                total[i] = run(tokens, hidden, stop - start, total[i], leak)
+            else:
+                part = run(tokens, hidden, stop - start, None, leak)
+                for first in starts:
+                    totals[first][i] = merge(totals[first][i], part)
+        for first in starts:
+            last = max(last for begin, last in ranges if begin == first)
+            if (first, stop) in ranges:
+                results[first, stop] = [
+                    _finish(total, stop - first, stop == last) for total in totals[first]
+                ]
+            if stop == last:
+                del totals[first]
+    return [results[pair] for pair in ranges]
+
+
+def merge(total: Partial | None, part: Partial) -> Partial:
+    """The sum of two partial sums, in new tensors."""
+    if total is None:
+        return Partial(*(tensor.clone() for tensor in part))
+    scale = torch.maximum(total.log_scale, part.log_scale)
+    drive, calcium = torch.zeros_like(total.drive), torch.zeros_like(total.calcium)
+    for one in (total, part):
+        factor = torch.exp(one.log_scale - scale).nan_to_num(nan=0.0)  # -inf - -inf: both are empty
+        factor = factor.to(drive.dtype)
+        drive.addcmul_(one.drive, factor[..., None])
+        calcium.addcmul_(one.calcium, factor)
+    return Partial(scale, calcium, drive)
+
+
+def _finish(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
+    log_calcium = total.log_scale + total.calcium.double().abs().log() - math.log(m)
+    divisor = total.calcium.masked_fill(total.calcium == 0, torch.inf)[..., None]
+    output = total.drive.div_(divisor) if in_place else total.drive / divisor
+    return log_calcium, total.calcium.sign().to(torch.int8), output
+
+
+def _leaked(tokens: Tokens, leak: Leak) -> Tokens:
+    """The leak until all tokens are written, as a gain of keys and values that falls with their age."""
+    if leak == Leak():
+        return tokens
+    present = (tokens.log_gain > -torch.inf).double()
+    age = present.flip(-1).cumsum(-1).flip(-1) - 1  # tokens that were written later
+    excess = torch.exp((leak.presynaptic - leak.hebbian) * age)[..., None]
+    v = (tokens.v.double() * excess).to(tokens.v.dtype)
+    return tokens._replace(v=v, log_gain=tokens.log_gain - leak.presynaptic * age)
+
+
+# Kernels: tokens, hidden [n of a network of m], the sums so far or None, leak -> the sums with theirs.
+
+
+def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partial]:
+    """The fastest kernel that is safe for these tokens and neurons.
+
+    Rates are multiplied as they are only if no product of two can leave the range of the numbers: the
+    bound |w| (|q| + |k|) + |2b| on their logs, the spread of the key weights and room for the sums.
+    """
+    safe = (
+        hidden.activation is exponential and log_range(tokens, hidden) < LOG_RANGE[tokens.q.dtype]
+    )
+    if causal:
+        return causal_chunks if safe else causal_steps
+    on_cpu = tokens.q.device.type == "cpu"
+    if safe and on_cpu and tokens.q.dim() == 2:
+        return direct
+    fits = tokens.v.shape == tokens.k.shape and (on_cpu or tokens.q.dtype != torch.float64)
+    if hidden.activation is exponential and fits:
+        return attention_calls
+    return log_space
+
+
+def log_range(tokens: Tokens, hidden: Hidden) -> float:
+    """Bound on the ln of the largest over the smallest product of rates that counts in a sum."""
+    present = tokens.log_gain > -torch.inf
+    squares = _square(tokens.k)[present]
+    key_log = tokens.log_gain[present] - squares / 2
+    reach = _norm(hidden.weights) * (squares.max().sqrt() + _norm(tokens.q))
+    spread = key_log.max() - key_log.min() + 2 * hidden.bias.abs().max()
+    return float(reach + spread) + math.log(len(hidden.bias) * tokens.k.shape[-2])
+
+
+def _block(n: int, n_tokens: int) -> int:
+    """Neurons at a time: n in equal parts that make about BLOCK_ELEMENTS rates with the tokens."""
+    return math.ceil(n / max(1, round(n * n_tokens / BLOCK_ELEMENTS)))
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dim=-1).max().double()
+
+
+def _square(x: Tensor) -> Tensor:
+    """|x|^2 [..., T] in float64, without a copy of x [..., T, D] in float64."""
+    parts = x.split(TOKEN_BLOCK, dim=-2)
+    return torch.cat([part.double().square().sum(-1) for part in parts], dim=-1)
+
+
+def direct(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+) -> Partial:
+    """Rates as they are, in base 2, block by block; for the exponential activation within its range.
+
+    exp(-|k|^2 / 2) and the gain stand in the values, exp(-|q|^2 / 2) in the scale. q [T, D].
+    """
+    q, k, v, log_gain = tokens
+    n_tokens, width = v.shape
+    key_log = log_gain - _square(k) / 2
+    log_scale = key_log.max() - _square(q) / 2
+    weight = torch.exp(key_log - key_log.max()).to(q.dtype)  # [T]
+    exact = q.dtype if q.dtype != torch.bfloat16 else torch.float32  # of the sums
+    adds = total is not None and torch.equal(total.log_scale, log_scale)
+    sums = total if adds else Partial(
+        log_scale, q.new_zeros(n_tokens, dtype=exact), q.new_zeros(n_tokens, width, dtype=exact)
+    )  # fmt: skip
+    spans = [slice(i, i + TOKEN_BLOCK) for i in range(0, n_tokens, TOKEN_BLOCK)]
+    tokens_at_once = min(n_tokens, TOKEN_BLOCK)
+    size = _block(len(hidden.bias), tokens_at_once)
+    # Everything of a block is written to the same memory: fresh pages cost as much as the exponentials.
+    rates_buffer = q.new_empty(size * tokens_at_once)
+    w, values = q.new_empty(size, q.shape[1]), q.new_empty(tokens_at_once, width)
+    hebbian, presynaptic = sums.drive.new_empty(size, width), sums.calcium.new_empty(size)
+    for start in range(0, len(hidden.bias), size):
+        block = hidden.weights[start : start + size]
+        n = len(block)
+        torch.mul(block, 1 / math.log(2), out=w[:n])
+        hebbian[:n].zero_()
+        presynaptic[:n].zero_()
+        for span in spans:
+            keys = k[span]
+            phi = rates_buffer[: n * len(keys)].view(n, -1)  # [n, T]
+            torch.mm(w[:n], keys.T, out=phi).exp2_()
+            torch.mul(v[span], weight[span, None], out=values[: len(keys)])
+            _add(hebbian[:n], presynaptic[:n], phi, values[: len(keys)], weight[span])
+        gain = torch.exp(2 * hidden.bias[start : start + size]).to(
+            exact
+        )  # once to write, once to read
+        hebbian[:n].mul_(gain[:, None])
+        presynaptic[:n].mul_(gain)
+        stored = hebbian[:n].to(q.dtype), presynaptic[:n].to(q.dtype)
+        for span in spans:
+            phi = rates_buffer[: n * len(q[span])].view(-1, n)  # [T, n]
+            torch.mm(q[span], w[:n].T, out=phi).exp2_()
+            _add(sums.drive[span], sums.calcium[span], phi, *stored)
+    return sums if adds or total is None else merge(total, sums)
+
+
+def _add(matrix: Tensor, vector: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> None:
+    """matrix += phi @ x and vector += phi @ y, in place."""
+    if phi.dtype == matrix.dtype:
+        matrix.addmm_(phi, x)
+        vector.addmv_(phi, y)
+    else:
+        matrix += phi @ x
+        vector += (phi @ y[:, None])[:, 0]  # in bfloat16 twice as fast as the product with a vector
+
+
+def attention_calls(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+) -> Partial:
+    """Both phases as softmax attention with its log-sum-exp; for the exponential activation, any norm.
+
+    Write: hidden neurons attend to tokens, and keep u = H / g and ln g. Read: tokens attend to hidden
+    neurons. The largest ln weight of a key is subtracted in float64.
+    """
+    q, k, v, log_gain = tokens
+    key_log = log_gain - _square(k) / 2
+    peak = key_log.amax(-1, keepdim=True)
+    size = _block(len(hidden.bias), k.shape[-2])
+    for start in range(0, len(hidden.bias), size):
+        w = hidden.weights[start : start + size].expand(*k.shape[:-2], -1, -1)  # [..., n, D]
+        u, log_g = attention_with_lse(w, k, v, key_log - peak)
+        log_g = log_g.double() + 2 * hidden.bias[start : start + size]
+        top = log_g.amax(-1, keepdim=True)
+        drive, log_p = attention_with_lse(q, w, u, log_g - top)
+        log_scale = log_p.double() + top + peak - _square(q) / 2
+        exact = drive.dtype if drive.dtype != torch.bfloat16 else torch.float32
+        part = Partial(log_scale, torch.ones_like(log_p, dtype=exact), drive.to(exact))
+        total = part if total is None else merge(total, part)
+    return total
+
+
+def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """softmax(q.k + bias) v [..., T, E] and its log-sum-exp [..., T], by torch's fused kernels.
+
+    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S]. scaled_dot_product_attention
+    gives no log-sum-exp: on the CPU its flash kernel is called by its private name (a test holds its
+    behaviour), elsewhere flex_attention, compiled.
+    """
+    four = [tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (q, k, v)]
+    bias = bias.reshape(-1, 1, 1, bias.shape[-1])
+    if q.device.type == "cpu":
+        kind = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
+        mask = bias.to(kind).expand(-1, -1, q.shape[-2], -1)
+        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        output, log_sum = flash(*four, 0.0, False, attn_mask=mask, scale=1.0)
+    else:
+        output, log_sum = _compiled()(*four, bias.flatten(1).float())
+    return output.reshape(q.shape), log_sum.reshape(q.shape[:-1])
+
+
+def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    """flex_attention with a bias [B, S] per key, and its log-sum-exp."""
+    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
+    def score(value, batch, head, query, key):
+        return value + bias[batch, key]
+
+    output, extra = flex_attention(
+        q, k, v, score_mod=score, scale=1.0, return_aux=AuxRequest(lse=True)
+    )
+    return output, extra.lse
+
+
+@functools.cache
+def _compiled() -> Callable:
+    return torch.compile(flex)
+
+
+def log_space(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+) -> Partial:
+    """Every feature map at any norm: magnitudes by their logs, with a running maximum per query."""
+    q, k, v, log_gain = tokens
+    v = v.masked_fill((log_gain == -torch.inf)[..., None], 0)
+    size = _block(len(hidden.bias), k.shape[-2])
+    for start in range(0, len(hidden.bias), size):
+        block = Hidden(
+            hidden.weights[start : start + size], hidden.bias[start : start + size], *hidden[2:]
+        )
+        log_phi, sign = rates(block, k, m)  # [..., T, n]
+        log_phi = log_phi + log_gain[..., None].to(q.dtype)
+        peak = _finite(log_phi.amax(-2, keepdim=True))  # [..., 1, n]
+        phi = torch.exp(log_phi - peak)
+        phi = phi if sign is None else phi * sign
+        hebbian, presynaptic = phi.mT @ v, phi.sum(-2)  # [..., n, E], [..., n], over exp(peak)
+        log_phi, sign = rates(block, q, m)
+        log_phi = log_phi + peak
+        scale = _finite(log_phi.amax(-1))  # [..., T]
+        phi = torch.exp(log_phi - scale[..., None])
+        phi = phi if sign is None else phi * sign
+        calcium = (phi @ presynaptic[..., None]).squeeze(-1)
+        part = Partial(scale.double(), calcium, phi @ hebbian)
+        total = part if total is None else merge(total, part)
+    return total
+
+
+def _finite(peak: Tensor) -> Tensor:
+    """A maximum of logs to subtract: 0 where nothing fires."""
+    return peak.masked_fill(peak == -torch.inf, 0)
+
+
+def causal_chunks(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+) -> Partial:
+    """Write and read token by token, a chunk of tokens at a time; exponential activation within range.
+
+    Within a chunk the tokens attend to one another through a masked matrix of kernels; what was written
+    before them is in H and g. q [T, D].
+    """
+    q, k, v, log_gain = tokens
+    n_tokens = len(q)
+    key_log = log_gain - _square(k) / 2
+    log_scale = key_log.max() - _square(q) / 2
+    weight = torch.exp(key_log - key_log.max()).to(q.dtype)  # [T]
+    spans = [slice(i, i + CAUSAL_CHUNK) for i in range(0, n_tokens, CAUSAL_CHUNK)]
+    kernels = [q.new_zeros(len(q[span]), len(q[span])) for span in spans]
+    calcium, drive = torch.zeros_like(weight), torch.zeros_like(v)
+    ages = torch.arange(CAUSAL_CHUNK, dtype=torch.float64, device=q.device)
+    lags = ages[:, None] - ages
+    keep_h, keep_g = (
+        torch.exp(-rate * lags.clamp_min(0)).tril().to(q.dtype) for rate in leak
+    )  # [chunk, chunk], by reader and writer
+    for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
+        w = hidden.weights[start : start + CAUSAL_BLOCK] * (1 / math.log(2))
+        gain = torch.exp(2 * hidden.bias[start : start + CAUSAL_BLOCK]).to(q.dtype)
+        hebbian, presynaptic = q.new_zeros(len(w), v.shape[1]), q.new_zeros(len(w))
+        for i, span in enumerate(spans):
+            size = len(q[span])
+            phi_k = torch.exp2(k[span] @ w.T).mul_(weight[span, None])  # [chunk, n]
+            phi_q = torch.exp2(q[span] @ w.T).mul_(gain)
+            kernels[i].addmm_(phi_q, phi_k.T)
+            if i:
+                decay_h, decay_g = (
+                    keep[:size, 0] * math.exp(-rate) for keep, rate in zip((keep_h, keep_g), leak)
+                )
+                drive[span].addcmul_(phi_q @ hebbian, decay_h[:, None])
+                calcium[span].addcmul_(phi_q @ presynaptic, decay_g)
+            if i + 1 < len(spans):
+                old_h, old_g = (math.exp(-rate * size) for rate in leak)
+                hebbian.mul_(old_h).addmm_(phi_k.T, v[span] * keep_h[size - 1, :size, None])
+                presynaptic.mul_(old_g).addmv_(phi_k.T, keep_g[size - 1, :size])
+    for matrix, span in zip(kernels, spans):
+        size = len(matrix)
+        drive[span].addmm_(matrix * keep_h[:size, :size], v[span])
+        calcium[span].add_((matrix * keep_g[:size, :size]).sum(1))
+    part = Partial(log_scale, calcium, drive)
+    return part if total is None else merge(total, part)
+
+
+def causal_steps(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+) -> Partial:
+    """Write and read token by token, every feature map at any norm: H and g scaled neuron by neuron."""
+    q, k, v, log_gain = tokens
+    exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
+    hidden = hidden._replace(weights=hidden.weights.to(exact))
+    q, k, v = q.to(exact), k.to(exact), v.to(exact)
+    log_keep = q.new_tensor([-rate for rate in leak])
+    hebbian, presynaptic = q.new_zeros(len(hidden.bias), v.shape[1]), q.new_zeros(len(hidden.bias))
+    peak = q.new_full((len(hidden.bias),), -torch.inf)  # H and g stand over exp(peak)
+    scales, calciums, drives = [], [], []
+    for t in range(len(q)):
+        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, k[t : t + 1], m))
+        log_phi = log_phi + log_gain[t].to(exact)
+        new_peak = torch.maximum(peak, log_phi)
+        old = torch.exp(peak - _finite(new_peak))
+        phi = torch.exp(log_phi - _finite(new_peak))
+        phi = phi if sign is None else phi * sign
+        hebbian = hebbian * (old * log_keep[0].exp())[:, None] + phi[:, None] * v[t]
+        presynaptic = presynaptic * (old * log_keep[1].exp()) + phi
+        peak = new_peak
+        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, q[t : t + 1], m))
+        log_phi = log_phi + peak
+        scale = _finite(log_phi.amax())
+        phi = torch.exp(log_phi - scale)
+        phi = phi if sign is None else phi * sign
+        scales.append(scale)
+        calciums.append(phi @ presynaptic)
+        drives.append(phi @ hebbian)
+    part = Partial(torch.stack(scales).double(), torch.stack(calciums), torch.stack(drives))
+    return part if total is None else merge(total, part)

@@ -36,7 +36,12 @@ INSTALLED = ("hopper",)  # by matplotlib, which is installed; the others are in 
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
 QKV_DIMS = ("input", "layer", "head", "token", "d_head")
 QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
-FEATURE_BLOCK = 256  # hidden neurons computed at a time, as in network.py
+
+# What feature maps take beyond the number of neurons, and those that bfloat16 serves, as in features.py.
+MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
+EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", "generalized_positive")
+CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
+BLOCK_ELEMENTS = 1 << 18  # firing rates at a time, as in network.py
 
 # Where a fault is (keys, and integers for places in lists) and what it is.
 Fault = tuple[tuple, str]
@@ -343,9 +348,11 @@ def _study_faults(study: object, root: Path, machine: dict) -> list[Fault]:
             faults += _data_faults(name, experiments, written, root)
         if "network" in experiment:
             shape = _shape(name, experiments, root)
-            faults += _network_faults(
-                (*where, "network"), experiment["network"], shape, machine.get("memory_gb")
-            )
+            network = experiment["network"]
+            faults += _network_faults((*where, "network"), network, shape, machine.get("memory_gb"))
+            names = input_names(name, experiments, root)
+            wrote = written[name]["network"]
+            faults += _setting_faults((*where, "network"), network, wrote, names)
     for figure, settings in sound.get("figures", {}).items():
         keys = ("figures", figure, "experiments")
         for name in settings.get("experiments", []):
@@ -414,6 +421,52 @@ def _network_faults(
             )
 
 
+def _setting_faults(
+    where: tuple, network: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    """Settings that do not go together: network without its faults, and as it was written.
+
+    names are those of the inputs, None where they are not known.
+    """
+    feature_map = network.get("feature_map")
+    for owner, key in MAP_SETTINGS.items():
+        if key in wrote and feature_map not in (None, owner):
+            yield (*where, key), f"goes with feature_map {owner} only, not {feature_map}; remove it"
+    if feature_map == "truncated_performer" and "threshold" not in wrote:
+        yield (*where, "threshold"), "is missing, truncated_performer needs one, such as 150"
+    calibrating, tested = network.get("calibrated_on"), network.get("inputs")
+    symmetries = network.get("symmetries", [None])
+    known = feature_map and calibrating is not None and all(symmetries) and all(calibrating)
+    fits = bool(symmetries) or feature_map == "generalized_positive" and "a" not in wrote
+    if known and fits and not calibrating:
+        needs = "symmetries need" if symmetries else "generalized_positive without a needs"
+        text = f"is missing, {needs} inputs to be fitted to{_list(names or [])}"
+        yield (*where, "calibrated_on"), text
+    if known and calibrating and not fits:
+        yield (*where, "calibrated_on"), "goes with symmetries or generalized_positive; remove it"
+    given = {
+        "calibrated_on": calibrating or [],
+        "inputs": tested if isinstance(tested, list) else [],
+    }
+    for key, wanted in given.items():
+        for name in wanted:
+            if name and names is not None and name not in names:
+                yield (*where, key), _unknown(name, names)
+    for name in set(given["calibrated_on"]) & set(given["inputs"]):
+        if name:
+            yield (*where, "inputs"), f"{_show(name)} is in calibrated_on; test on other inputs"
+    if fits and names and tested == "all" and calibrating and not set(names) - set(calibrating):
+        yield (*where, "calibrated_on"), "has all inputs; leave at least one to be simulated"
+    if network.get("dtype") == "bfloat16":
+        if feature_map and feature_map not in EXPONENTIAL_MAPS:
+            yield (*where, "dtype"), (
+                f"bfloat16 does not serve {feature_map}; use float32 or float64, or one of "
+                + ", ".join(EXPONENTIAL_MAPS)
+            )
+        if network.get("order") == "causal":
+            yield (*where, "dtype"), "bfloat16 does not serve causal order; use float32 or float64"
+
+
 def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
     """Add to the fault of a too large n_features the memory that it would take."""
     got = re.match(r"(\d+) is over the limit of \d+", text)
@@ -423,7 +476,7 @@ def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
     if d_head is None:
         return text
     size = _size(int(got[1]) * d_head * 8)
-    note = f" (the hidden weights of one head alone would need {size})"
+    note = f" (the hidden weights of one head alone are {size})"
     return text.replace(";", f"{note};", 1)
 
 
@@ -456,12 +509,18 @@ def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> tuple
 def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, str]]:
     """Bytes of the large arrays of an experiment, in float64; what each is; what to lower."""
     inputs, layers, heads, tokens, d_head = (shape[name] for name in QKV_SIZES)
-    m, n_sizes, n_seeds = network["n_features"][-1], len(network["n_features"]), network["n_seeds"]
+    sizes, n_seeds = network["n_features"], network["n_seeds"]
+    m, n_sizes, n_networks = sizes[-1], len(sizes), len(sizes)
+    if network.get("smaller_networks") == "blocks":
+        n_seeds *= m // sizes[0]
+        n_networks = sum(m // size for size in sizes)
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
+    whole = network.get("feature_map") == "linear"  # its weights are not drawn piece by piece
+    drawn = m if whole else min(m, 2 * CHUNK)
     return [
         (
-            8 * m * d_head,
-            f"the hidden weights of one head ({m} n_features x {d_head} d_head)",
+            2 * 8 * drawn * d_head,
+            f"the hidden weights of one head ({drawn} n_features x {d_head} d_head, 2 copies)",
             "n_features",
         ),
         (
@@ -481,16 +540,15 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "the number of tokens or heads",
         ),
         (
-            4 * 8 * n_sizes * inputs * tokens * d_head,
-            f"the outputs of one head ({n_sizes} n_features x {inputs} inputs x {tokens} tokens x "
-            f"{d_head} d_head, 4 copies)",
+            2 * 8 * n_networks * inputs * tokens * d_head,
+            f"the outputs of one head ({n_networks} networks x {inputs} inputs x {tokens} tokens x "
+            f"{d_head} d_head, 2 copies)",
             "the number of n_features, inputs or tokens",
         ),
         (
-            2 * 8 * inputs * tokens * min(m, FEATURE_BLOCK),
-            f"the firing rates ({inputs} inputs x {tokens} tokens x {min(m, FEATURE_BLOCK)} neurons, "
-            "2 copies)",
-            "the number of inputs or tokens",
+            4 * 8 * max(BLOCK_ELEMENTS, tokens),
+            f"the firing rates ({BLOCK_ELEMENTS} at a time, 4 copies)",
+            "the number of tokens",
         ),
     ]
 
@@ -515,6 +573,21 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
 
 
 # What exists beside the study: inputs and a user's file.
+
+
+def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
+    """Names of the inputs of an experiment's data, None where they cannot be known."""
+    data = experiments.get(name, {}).get("data", {})
+    if "same_as" in data:
+        data = experiments.get(data["same_as"], {}).get("data", {})
+    if "synthetic" in data:
+        n = data["synthetic"].get("n_inputs")
+        return n and [f"draw-{i:0{len(str(n - 1))}}" for i in range(n)]
+    if "model" in data:
+        return [name for name in data.get("inputs", []) if name] or None
+    if "file" in data and not file_faults(root / data["file"]):
+        return _file_inputs(root / data["file"])
+    return None
 
 
 def known_inputs(model: str, root: Path) -> list[str]:
@@ -543,6 +616,17 @@ def packages(model: str, inputs: list[str]) -> list[str]:
 def file_faults(path: Path) -> list[str]:
     """Faults in the header of a user's file of q, k and v, one line each; no values are read."""
     return _header(path)[1]
+
+
+def _file_inputs(path: Path) -> list[str]:
+    """Names of the inputs of a user's file: its coordinate, or input-0 and so on."""
+    import netCDF4
+
+    with netCDF4.Dataset(path) as dataset:
+        if "input" in dataset.variables:
+            names = dataset.variables["input"]
+            return [str(name) for name in names[:]]
+        return [f"input-{i}" for i in range(len(dataset.dimensions["input"]))]
 
 
 def _header(path: Path) -> tuple[dict[str, int], list[str]]:

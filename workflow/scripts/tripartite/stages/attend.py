@@ -7,8 +7,16 @@ import xarray as xr
 from tripartite.attention import softmax_attention
 
 
-def attend(qkv: xr.Dataset) -> xr.Dataset:
-    """Return log_normalizer and output of softmax attention in float64; NaN where no token is."""
+def attend(
+    qkv: xr.Dataset,
+    order: str = "bidirectional",
+    leak_hebbian: float = 0.0,
+    leak_presynaptic: float = 0.0,
+) -> xr.Dataset:
+    """Return log_normalizer and output of softmax attention in float64; NaN where no token is.
+
+    order is "bidirectional" or "causal"; the leaks, per token, weigh older keys less.
+    """
     mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
     log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
     output = np.full(qkv["v"].shape, np.nan)
@@ -16,8 +24,9 @@ def attend(qkv: xr.Dataset) -> xr.Dataset:
         present = mask[i].numpy()
         q, k, v = (torch.from_numpy(qkv[name].values[i][:, :, present]).double() for name in "qkv")
         everything = torch.ones(q.shape[:-1], dtype=torch.bool)
-        log_z, o = softmax_attention(q, k, v, everything)  # [layer, head, token(, d_head)]
-        log_normalizer[i][:, :, present] = log_z.numpy()
+        leak = (leak_hebbian, leak_presynaptic)
+        log_z, o = softmax_attention(q, k, v, everything, order == "causal", leak)
+        log_normalizer[i][:, :, present] = log_z.numpy()  # [layer, head, token(, d_head)]
         output[i][:, :, present] = o.numpy()
     return xr.Dataset(
         {
