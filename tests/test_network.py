@@ -79,7 +79,7 @@ def test_every_kernel_is_the_sequential_network(
     aged = tokens if causal else network._leaked(tokens, leak)
     for kernel in kernels:
         total = kernel(aged, hidden, m, None, leak)
-        assert_same(network._finish(total, m, False), calcium, last, size)
+        assert_same(network.finished(total, m, False), calcium, last, size)
 
 
 @PLAIN
@@ -236,7 +236,7 @@ def test_writing_in_parts_is_writing_at_once(causal, monkeypatch):
     tokens, hidden = draw(3, 37, 5, 90)
     for leak in (Leak(), Leak(0.1, 0.05)):
         whole = read(tokens, hidden, causal=causal, leak=leak)
-        for name, size in (("TOKEN_BLOCK", 5), ("CAUSAL_CHUNK", 4), ("CAUSAL_BLOCK", 7), ("BLOCK_ELEMENTS", 64)):  # fmt: skip
+        for name, size in (("TOKEN_BLOCK", 5), ("CAUSAL_CHUNK", 4), ("CAUSAL_BLOCK", 7), ("BLOCK_BYTES", 512)):  # fmt: skip
             monkeypatch.setattr(network, name, size)
         cut = read(tokens, hidden, causal=causal, leak=leak)
         monkeypatch.undo()
@@ -264,7 +264,7 @@ def test_a_batch_of_padded_sequences_is_each_by_itself(kernel):
     padded = Tokens(*(torch.cat([x, torch.ones(3, *x.shape[1:], dtype=x.dtype)]) for x in short))
     padded.log_gain[5:] = -torch.inf
     batch = Tokens(*(torch.stack(pair) for pair in zip(long, padded)))
-    found = network._finish(kernel(batch, hidden, 300, None), 300, False)
+    found = network.finished(kernel(batch, hidden, 300, None), 300, False)
     for i, tokens in enumerate((long, short)):
         for a, b in zip(found, read(tokens, hidden)):
             torch.testing.assert_close(a[i][: len(tokens.q)], b, rtol=1e-11, atol=1e-11)
@@ -327,7 +327,7 @@ def test_the_fast_path_is_never_wrong(seed, scale, causal, feature_map, gain, dt
     same = Tokens(*(x.double() for x in rounded[:3]), tokens.log_gain)
     kernel = network.causal_steps if causal else network.log_space
     wide = hidden._replace(weights=narrow.weights.double())
-    log_p, _, output = network._finish(kernel(same, wide, 300, None), 300, False)
+    log_p, _, output = network.finished(kernel(same, wide, 300, None), 300, False)
     found = read(rounded, narrow, causal=causal)
     tolerance = 1e-10 if dtype == torch.float64 else 3e-5 * max(1.0, scale**2)
     torch.testing.assert_close(found[0], log_p, rtol=tolerance, atol=tolerance)
@@ -357,7 +357,7 @@ def test_float32_at_norm_45():
     narrow = hidden._replace(weights=hidden.weights.float())
     same = Tokens(*(x.double() for x in single))
     wide = narrow._replace(weights=narrow.weights.double())
-    log_p, _, output = network._finish(network.log_space(same, wide, 4000, None), 4000, False)
+    log_p, _, output = network.finished(network.log_space(same, wide, 4000, None), 4000, False)
     assert network.kernel(single, narrow, False) is network.attention_calls
     found_p, _, found = read(single, narrow)
     error = (found.double() - output).norm(dim=-1) / output.norm(dim=-1)
@@ -373,7 +373,7 @@ def test_bfloat16_is_close():
     half = Tokens(*(x.bfloat16() for x in tokens[:3]), tokens.log_gain)
     narrow = hidden._replace(weights=hidden.weights.bfloat16())
     assert network.kernel(half, narrow, False) is network.direct
-    calls = network._finish(network.attention_calls(half, narrow, 4000, None), 4000, False)
+    calls = network.finished(network.attention_calls(half, narrow, 4000, None), 4000, False)
     for found in (read(half, narrow), calls):
         assert (found[0] - wide[0]).abs().max() < 0.02
         error = (found[2].double() - wide[2]).norm() / wide[2].norm()

@@ -537,8 +537,8 @@ def test_memory_needed_is_the_largest_array():
     states = [n for n, what, _ in study.memory_plan(shape, blocks) if "states" in what]
     assert states == [6 * 8 * 2 * 50 * 4 * 3 * 64]
     n_bytes, what = study.memory_needed("few", {"experiments": experiments})
-    assert n_bytes == 4 * 8 * 2**18
-    assert what == "the firing rates (262144 at a time, 4 copies)"
+    assert n_bytes == 4 * 2**21
+    assert what == "the firing rates (a block of neurons at a time, 4 copies)"
 
 
 @pytest.mark.parametrize(
@@ -878,7 +878,7 @@ def test_maps_and_blocks_are_those_of_the_science():
         if entry.activation is features.exponential
     ]
     assert [*study.EXPONENTIAL_MAPS] == exponential
-    assert study.CHUNK == features.CHUNK and study.BLOCK_ELEMENTS == network.BLOCK_ELEMENTS
+    assert study.CHUNK == features.CHUNK and study.BLOCK_BYTES == network.BLOCK_BYTES
 
 
 def test_figures_are_those_of_the_schema():

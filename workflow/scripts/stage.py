@@ -62,11 +62,19 @@ def run(
 
 
 def draw(inputs: list[Path], outputs: list[Path], settings: dict):
-    """Draw a figure from the fits of its experiments, which are named like their folders."""
+    """Draw a figure from the fits of its experiments, which are named like their folders.
+
+    Where the figure's module has a table as well, it is written beside it and shown.
+    """
     figure = importlib.import_module(f"tripartite.figures.{outputs[0].stem}")
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
-    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), outputs, upstream)
+    pictures = [path for path in outputs if path.suffix != ".md"]
+    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), pictures, upstream)
+    for path in set(outputs) - set(pictures):
+        text = figure.table(fits)
+        job.save_text(text, path)
+        print(text)
 
 
 def main() -> int:

@@ -28,6 +28,7 @@ COORDINATES = {
     "input": Variable("input", "str", "", "name of the input"),
     "layer": Variable("layer", "int64", "1", "layer of the transformer"),
     "head": Variable("head", "int64", "1", "attention head of the layer"),
+    "case": Variable("case", "int64", "1", "what was timed"),
 }
 
 PER_QUERY = "input layer head token"
@@ -147,6 +148,29 @@ CONTRACTS = {
         "log_calcium_high": Variable(
             "n_features " + PER_QUERY, "float64", "1",
             "ln of the astrocyte's response: 90 % quantile over seeds",
+        ),
+    },
+    "speed": {
+        "method": Variable("case", "str", "", "implementation"),
+        "order": Variable("case", "str", "", "bidirectional or causal"),
+        "n_tokens": Variable("case", "int64", "1", "tokens N of the sequence"),
+        "n_features": Variable("case", "int64", "1", "hidden neurons or random features m"),
+        "dtype": Variable("case", "str", "", "numbers in which it computes"),
+        "n_heads": Variable("case", "int64", "1", "heads computed one after another, or by workers"),
+        "workers": Variable("case", "int64", "1", "workers of one thread each"),
+        "seconds": Variable("case", "float64", "s", "time: median over repeats"),
+        "seconds_low": Variable("case", "float64", "s", "time: shortest"),
+        "seconds_high": Variable("case", "float64", "s", "time: longest"),
+        "gemm_share": Variable(
+            "case", "float64", "1",
+            "operations of the random-feature products, 4 N m (d + d_value + 1) per head, over what large "
+            "matrix products do in the same time, numbers and workers",
+        ),
+        "peak_memory": Variable(
+            "case", "float64", "B", "most memory above inputs, neurons and outputs, in a process of its own"
+        ),
+        "output_error": Variable(
+            "case", "float64", "1", "relative error of the output against exact softmax attention, in float64"
         ),
     },
 }  # fmt: skip

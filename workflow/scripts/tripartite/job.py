@@ -245,6 +245,12 @@ def save_figure(figure, paths: list[Path], upstream: dict[str, str]) -> None:
             figure.savefig(temporary, metadata=metadata[path.suffix])
 
 
+def save_text(text: str, path: Path) -> None:
+    """Write a text whole or not at all."""
+    with replacing(path, len(text)) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def key(path: Path) -> str:
     """How a stage's file is called by what is made from it: experiment/file.nc."""
     return f"{path.parent.name}/{path.name}"

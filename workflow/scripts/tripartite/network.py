@@ -32,6 +32,7 @@ map; `causal_chunks` and `causal_steps` read while writing. `kernel` chooses.
 
 import functools
 import math
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -40,7 +41,8 @@ from torch import Tensor
 
 from tripartite.features import Activation, exponential, linear
 
-BLOCK_ELEMENTS = 1 << 18  # firing rates at a time, neurons x tokens: 1 MB in float32 stays in cache
+BLOCK_BYTES = 1 << 21  # of firing rates at a time, neurons x tokens; what is measured fastest
+GPU_BLOCK_BYTES = 1 << 25
 TOKEN_BLOCK = 512
 CAUSAL_CHUNK = 64
 CAUSAL_BLOCK = 2048
@@ -216,7 +218,7 @@ def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
             last = max(last for begin, last in ranges if begin == first)
             if (first, stop) in ranges:
                 results[first, stop] = [
-                    _finish(total, stop - first, stop == last) for total in totals[first]
+                    finished(total, stop - first, stop == last) for total in totals[first]
                 ]
             if stop == last:
                 del totals[first]
@@ -237,7 +239,8 @@ def merge(total: Partial | None, part: Partial) -> Partial:
     return Partial(scale, calcium, drive)
 
 
-def _finish(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
+def finished(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """ln|p|, sign of p and output of a network of m neurons, from the sums over all of them."""
     log_calcium = total.log_scale + total.calcium.double().abs().log() - math.log(m)
     divisor = total.calcium.masked_fill(total.calcium == 0, torch.inf)[..., None]
     output = total.drive.div_(divisor) if in_place else total.drive / divisor
@@ -288,9 +291,29 @@ def log_range(tokens: Tokens, hidden: Hidden) -> float:
     return float(reach + spread) + math.log(len(hidden.bias) * tokens.k.shape[-2])
 
 
-def _block(n: int, n_tokens: int) -> int:
-    """Neurons at a time: n in equal parts that make about BLOCK_ELEMENTS rates with the tokens."""
-    return math.ceil(n / max(1, round(n * n_tokens / BLOCK_ELEMENTS)))
+def _block(n: int, keys: Tensor) -> int:
+    """Neurons at a time: n in about equal parts, of as many rates with the keys [..., T, D] as fit.
+
+    Whole vectors of the processor where that costs no part more: matrix products run 10 % faster.
+    """
+    n_tokens = min(keys.shape[-2], TOKEN_BLOCK)
+    at_once = BLOCK_BYTES if keys.device.type == "cpu" else GPU_BLOCK_BYTES
+    size = math.ceil(n / max(1, round(n * n_tokens * keys.element_size() / at_once)))
+    return min(n, math.ceil(size / 64) * 64)
+
+
+_kept = threading.local()
+
+
+def _workspace(shapes: dict[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
+    """Tensors without content, in memory that the thread keeps: fresh pages cost as much as exponentials."""
+    kept, found = _kept.__dict__, []
+    for name, shape in shapes.items():
+        n, key = math.prod(shape), (name, like.dtype, like.device)
+        if key not in kept or len(kept[key]) < n:
+            kept[key] = like.new_empty(n)
+        found.append(kept[key][:n].view(shape))
+    return found
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -322,11 +345,15 @@ def direct(
     )  # fmt: skip
     spans = [slice(i, i + TOKEN_BLOCK) for i in range(0, n_tokens, TOKEN_BLOCK)]
     tokens_at_once = min(n_tokens, TOKEN_BLOCK)
-    size = _block(len(hidden.bias), tokens_at_once)
-    # Everything of a block is written to the same memory: fresh pages cost as much as the exponentials.
-    rates_buffer = q.new_empty(size * tokens_at_once)
-    w, values = q.new_empty(size, q.shape[1]), q.new_empty(tokens_at_once, width)
-    hebbian, presynaptic = sums.drive.new_empty(size, width), sums.calcium.new_empty(size)
+    size = _block(len(hidden.bias), k)
+    shapes = {
+        "rates": (size, tokens_at_once), "weights": (size, q.shape[1]), "values": (tokens_at_once, width),
+    }  # fmt: skip
+    rates_buffer, w, values = _workspace(shapes, q)
+    hebbian, presynaptic = _workspace(
+        {"hebbian": (size, width), "presynaptic": (size,)}, sums.calcium
+    )
+    rates_buffer = rates_buffer.view(-1)
     for start in range(0, len(hidden.bias), size):
         block = hidden.weights[start : start + size]
         n = len(block)
@@ -373,7 +400,7 @@ def attention_calls(
     q, k, v, log_gain = tokens
     key_log = log_gain - _square(k) / 2
     peak = key_log.amax(-1, keepdim=True)
-    size = _block(len(hidden.bias), k.shape[-2])
+    size = _block(len(hidden.bias), k)
     for start in range(0, len(hidden.bias), size):
         w = hidden.weights[start : start + size].expand(*k.shape[:-2], -1, -1)  # [..., n, D]
         u, log_g = attention_with_lse(w, k, v, key_log - peak)
@@ -430,7 +457,7 @@ def log_space(
     """Every feature map at any norm: magnitudes by their logs, with a running maximum per query."""
     q, k, v, log_gain = tokens
     v = v.masked_fill((log_gain == -torch.inf)[..., None], 0)
-    size = _block(len(hidden.bias), k.shape[-2])
+    size = _block(len(hidden.bias), k)
     for start in range(0, len(hidden.bias), size):
         block = Hidden(
             hidden.weights[start : start + size], hidden.bias[start : start + size], *hidden[2:]
@@ -478,14 +505,23 @@ def causal_chunks(
     keep_h, keep_g = (
         torch.exp(-rate * lags.clamp_min(0)).tril().to(q.dtype) for rate in leak
     )  # [chunk, chunk], by reader and writer
+    most, width = min(len(hidden.bias), CAUSAL_BLOCK), v.shape[1]
+    shapes = {
+        "weights": (most, q.shape[1]), "keys": (CAUSAL_CHUNK * most,), "queries": (CAUSAL_CHUNK * most,),
+        "hebbian": (most, width), "presynaptic": (most,),
+    }  # fmt: skip
+    weights, keys, queries, synapses, contacts = _workspace(shapes, q)
     for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
-        w = hidden.weights[start : start + CAUSAL_BLOCK] * (1 / math.log(2))
+        block = hidden.weights[start : start + CAUSAL_BLOCK]
+        n = len(block)
+        w, hebbian, presynaptic = weights[:n], synapses[:n].zero_(), contacts[:n].zero_()
+        torch.mul(block, 1 / math.log(2), out=w)
         gain = torch.exp(2 * hidden.bias[start : start + CAUSAL_BLOCK]).to(q.dtype)
-        hebbian, presynaptic = q.new_zeros(len(w), v.shape[1]), q.new_zeros(len(w))
         for i, span in enumerate(spans):
             size = len(q[span])
-            phi_k = torch.exp2(k[span] @ w.T).mul_(weight[span, None])  # [chunk, n]
-            phi_q = torch.exp2(q[span] @ w.T).mul_(gain)
+            phi_k, phi_q = (buffer[: size * n].view(size, n) for buffer in (keys, queries))
+            torch.mm(k[span], w.T, out=phi_k).exp2_().mul_(weight[span, None])  # [chunk, n]
+            torch.mm(q[span], w.T, out=phi_q).exp2_().mul_(gain)
             kernels[i].addmm_(phi_q, phi_k.T)
             if i:
                 decay_h, decay_g = (
@@ -495,8 +531,9 @@ def causal_chunks(
                 calcium[span].addcmul_(phi_q @ presynaptic, decay_g)
             if i + 1 < len(spans):
                 old_h, old_g = (math.exp(-rate * size) for rate in leak)
-                hebbian.mul_(old_h).addmm_(phi_k.T, v[span] * keep_h[size - 1, :size, None])
-                presynaptic.mul_(old_g).addmv_(phi_k.T, keep_g[size - 1, :size])
+                kept = v[span] * keep_h[size - 1, :size, None]
+                hebbian.addmm_(phi_k.T, kept, beta=old_h)
+                presynaptic.addmv_(phi_k.T, keep_g[size - 1, :size], beta=old_g)
     for matrix, span in zip(kernels, spans):
         size = len(matrix)
         drive[span].addmm_(matrix * keep_h[:size, :size], v[span])

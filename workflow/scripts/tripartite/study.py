@@ -41,7 +41,7 @@ QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
 EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", "generalized_positive")
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
-BLOCK_ELEMENTS = 1 << 18  # firing rates at a time, as in network.py
+BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
 # Where a fault is (keys, and integers for places in lists) and what it is.
 Fault = tuple[tuple, str]
@@ -546,8 +546,8 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "the number of n_features, inputs or tokens",
         ),
         (
-            4 * 8 * max(BLOCK_ELEMENTS, tokens),
-            f"the firing rates ({BLOCK_ELEMENTS} at a time, 4 copies)",
+            4 * max(BLOCK_BYTES, 64 * 8 * tokens),
+            "the firing rates (a block of neurons at a time, 4 copies)",
             "the number of tokens",
         ),
     ]

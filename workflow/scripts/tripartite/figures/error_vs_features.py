@@ -1,5 +1,7 @@
 """Error against the number of hidden neurons, measured and by the closed form."""
 
+from itertools import cycle
+
 import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
@@ -93,7 +95,8 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
         "measured as if\nerrors were normal", (1.9, 1.1), ha="left", va="center", fontsize=6.5
     )
     beyond = 0
-    for fit, colour, marker in zip(fits, palette.HEADS, palette.MARKERS):
+    styles = zip(cycle(palette.HEADS), cycle(palette.MARKERS))
+    for fit, (colour, marker) in zip(fits, styles):
         x, low, middle, high = (
             at_largest(fit, name) for name in ("closed_form", "low", "", "high")
         )

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from tripartite.figures import palette
 
+MOST = 3  # experiments in a row
 LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
 
 
@@ -18,22 +19,32 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     Each query has a need of its own; shown is the median over queries and inputs.
     """
     palette.apply()
-    widths = [fit.sizes["head"] for fit in fits.values()]
-    height = max(fit.sizes["layer"] for fit in fits.values())
+    n_columns = min(MOST, len(fits))
+    n_rows = -(-len(fits) // n_columns)
+    widths, heights = np.ones(n_columns, dtype=int), np.ones(n_rows, dtype=int)
+    for place, fit in enumerate(fits.values()):
+        row, column = divmod(place, n_columns)
+        widths[column] = max(widths[column], fit.sizes["head"])
+        heights[row] = max(heights[row], fit.sizes["layer"])
     figure, axes = plt.subplots(
-        1,
-        len(fits),
+        n_rows,
+        n_columns,
         squeeze=False,
-        figsize=(max(palette.COLUMN, palette.PAGE * len(fits) / 3), max(2.4, 0.9 + 0.19 * height)),
-        gridspec_kw={"width_ratios": widths},
+        figsize=(
+            max(palette.COLUMN, palette.PAGE * n_columns / 3),
+            max(2.4, 0.9 * n_rows + 0.19 * heights.sum()),
+        ),
+        gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
     )
     norm = mpl.colors.Normalize(*LIMITS)
-    for axis, fit in zip(axes[0], fits.values()):
+    for axis in axes.flat[len(fits) :]:
+        axis.set_axis_off()
+    for axis, fit in zip(axes.flat, fits.values()):
         needed = fit["log10_features_needed"]
         sns.heatmap(
             needed.values, ax=axis, norm=norm, cmap="cividis_r", cbar=False, linewidths=0.4,
             annot=np.vectorize(number)(needed.values), fmt="",
-            annot_kws={"fontsize": 6},
+            annot_kws={"fontsize": 6 if needed.max() < 999.5 else 5.4},
         )  # fmt: skip
         reached = int((needed <= 5).sum())
         palette.title(
@@ -57,4 +68,6 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
 
 def number(x: float) -> str:
     """What fits into a cell: one decimal below ten, none above."""
+    if np.isnan(x):
+        return "–"  # this feature map has no closed form
     return f"{x:.1f}" if x < 9.95 else f"{x:.0f}"

@@ -43,12 +43,13 @@ def apply() -> None:
     matplotlib.rcParams.update(STYLE)
 
 
-def title(axis, bold: str, plain: str = "") -> None:
-    """Name a panel in bold, with a plain line of what it shows below."""
-    lines = 1 + plain.count("\n") if plain else 0
-    axis.set_title(plain, loc="left")
+def title(axis, source: str, plain: str = "") -> None:
+    """Name a panel in bold, with plain lines below: what sets a network apart, and what is shown."""
+    bold, _, mark = source.partition(", ")
+    lines = [plain_text(mark)] * bool(mark) + plain.split("\n") * bool(plain)
+    axis.set_title("\n".join(lines), loc="left")
     axis.annotate(
-        plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * lines), xycoords="axes fraction",
+        plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * len(lines)), xycoords="axes fraction",
         textcoords="offset points", weight="bold", annotation_clip=False,
     )  # fmt: skip
 
@@ -59,7 +60,9 @@ def plain_text(text: str) -> str:
 
 
 def power(x: float) -> str:
-    """10^x as a formula, with one decimal unless it is whole."""
+    """10^x as a formula, with one decimal unless it is whole; a dash where x is not known."""
+    if x != x:
+        return "–"
     return f"$10^{{{round(float(x), 1):g}}}$"
 
 

@@ -14,7 +14,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
     """Two rows per head: ln of the response and of the normaliser, and their difference.
 
     One column per experiment, its first four simulated heads by the neurons they need,
-    all for the first input. Lines are the median over seeds, bands hold the central 80 % of seeds.
+    all for the first input that was read. Lines are the median over seeds, bands hold the central 80 % of seeds.
     """
     palette.apply()
     heads = {name: simulated_heads(fit)[:MOST] for name, fit in fits.items()}
@@ -28,17 +28,21 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
         gridspec_kw={"height_ratios": [2, 1] * n_rows},
     )
     for column, (experiment, fit) in enumerate(fits.items()):
+        read = fit["log_calcium"].notnull().any(("n_features", "layer", "head", "token"))
+        shown = fit.isel(
+            input=int(np.argmax(read.values))
+        )  # the first input on which networks were run
         for row, (upper, lower) in enumerate(axes[:, column].reshape(n_rows, 2)):
             if row >= len(heads[experiment]):
                 upper.set_axis_off(), lower.set_axis_off()
                 continue
-            draw_head(upper, lower, fit.isel(input=0), *heads[experiment][row])
+            draw_head(upper, lower, shown, *heads[experiment][row])
             if row == 0:
                 palette.title(upper, fit.attrs["source"], upper.get_title(loc="left"))
             if column == 0:
                 upper.set_ylabel("ln response,\nln normaliser")
                 lower.set_ylabel("ln(response /\nnormaliser)")
-        name = palette.plain_text(str(fit["input"].values[0]).replace("_", " "))
+        name = palette.plain_text(str(shown["input"].values).replace("_", " "))
         axes[-1, column].set_xlabel(f"token of “{name}”")
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(fits) > 1 else 1)

@@ -156,7 +156,18 @@ def simulate(
             "seed": np.arange(draws.shape[1]),
             **{name: qkv[name] for name in ("input", "layer", "head")},
         },
+        attrs={"source": described(qkv.attrs.get("source", ""), feature_map, symmetries, order)},
     )
+
+
+def described(source: str, feature_map: str, symmetries: list[str], order: str) -> str:
+    """The name of the data in figures, with what sets this network apart."""
+    marks = [] if feature_map == "performer" else [feature_map.replace("_", " ")]
+    marks += ["causal"] if order == "causal" else []
+    centred = [name.removeprefix("center_") for name in symmetries if name != "balance"]
+    changes = [f"{centred[0]} centred" if len(centred) == 1 else "centred"] if centred else []
+    changes += ["balanced"] if "balance" in symmetries else []
+    return ", ".join([source, *marks, " and ".join(changes)]).removesuffix(", ")
 
 
 def arrangement(n_features: list[int], n_seeds: int, kind: str) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,63 @@
+# How fast the network is computed, beside its peers in the same run. No part of any study.
+
+
+rule peers:
+    input:
+        lock=local("envs/benchmark.txt"),
+    output:
+        folder=directory("<resources>/peers"),
+    log:
+        "<logs>/benchmark/peers.log",
+    conda:
+        ENVIRONMENT
+    message:
+        "Install the other implementations, pinned and checked, in a folder of their own."
+    shell:
+        "python -m pip install --quiet --no-deps --only-binary=:all: --require-hashes "
+        "--target {output.folder:q} -r {input.lock:q} 2>&1 | tee {log:q}"
+
+
+rule measure:
+    input:
+        stage=source("stage"),
+        data=[],
+        peers="<resources>/peers",
+    output:
+        speed="<results>/benchmark/speed.nc",
+    log:
+        "<logs>/benchmark/measure.log",
+    conda:
+        ENVIRONMENT
+    threads: workflow.cores  # nothing else may run beside it
+    resources:
+        device=MACHINE["device"],
+        gpu=1 if GPUS else 0,
+    params:
+        settings=lambda wildcards, input: json.dumps({"peers": input.peers, "seed": 2023}),
+        code=code("tripartite/stages/measure"),
+    message:
+        "Time the network and its peers."
+    shell:
+        command("measure", "--device {resources.device}")
+
+
+rule benchmark:
+    input:
+        stage=source("stage"),
+        data="<results>/benchmark/speed.nc",
+    output:
+        svg="<results>/benchmark/speed.svg",
+        pdf="<results>/benchmark/speed.pdf",
+        png="<results>/benchmark/speed.png",
+        table="<results>/benchmark/speed.md",
+    log:
+        "<logs>/benchmark/draw.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings="{}",
+        code=code("tripartite/figures/speed"),
+    message:
+        "Draw speed, and set what was measured beside the goals."
+    shell:
+        command("draw")
