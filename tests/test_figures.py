@@ -116,6 +116,39 @@ def test_names_are_no_formulas(name, fits, tmp_path):
     job.save_figure(FIGURES[name]({"one": odd}), [tmp_path / f"{name}.png"], {})
 
 
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("feature_map", ["cosine", "relu", "hyperbolic"])
+def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, feature_map, tmp_path):
+    """Signs, silent neurons, no closed form; the first input calibrates and is not shown."""
+    data = synthetic([0.5, 1.0], n_inputs=2, n_tokens=8, d_head=3, seed=1, experiment="a")
+    exact = attend(data)
+    settings = SETTINGS | {"feature_map": feature_map}
+    run = simulate(
+        data, exact, n_features=[2, 30], n_seeds=3, heads="all", symmetries=["balance"],
+        calibrated_on=["draw-0"], **settings,
+    )  # fmt: skip
+    assert run.attrs["source"] == f"low-norm draws, {feature_map}, balanced"
+    found = fit(data, exact, run, feature_map).assign_attrs(source=run.attrs["source"])
+    figure = FIGURES[name]({"a": found})
+    job.save_figure(figure, [tmp_path / f"{name}.png"], {})
+    said = texts(figure)
+    assert any(f"{feature_map}, balanced" in text for text in said) or name == "error_vs_features"
+    assert not any("nan" in text for text in said)
+    assert name != "trace" or "token of “draw-1”" in said
+
+
+def test_many_maps_wrap_into_rows(fits):
+    figure = FIGURES["features_needed"]({str(i): fits["all"] for i in range(5)})
+    places = {tuple(round(x, 2) for x in axis.get_position().p0) for axis in figure.axes[:5]}
+    assert len({y for _, y in places}) == 2 and figure.get_figwidth() <= palette.PAGE
+
+
+def test_more_sources_than_colours_are_all_drawn(fits):
+    many = {str(i): fits["all"].assign_attrs(source=f"source {i}") for i in range(8)}
+    figure = FIGURES["error_vs_features"](many)
+    assert all(any(f"source {i}" in text for text in texts(figure)) for i in range(8))
+
+
 def test_ordinals():
     assert [f"{i}{trace.suffix(i)}" for i in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
         "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",

@@ -6,10 +6,14 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 
 import netCDF4
 import numpy as np
 import pytest
+import stage
+import torch
+from conftest import ROOT
 from test_contracts import qkv
 
 from tripartite import job
@@ -126,3 +130,89 @@ def test_wheels_are_compared_with_their_pin(tmp_path):
     path.write_bytes(b"truncated")
     with pytest.raises(Breach, match="truncated or changed.*delete it and run again"):
         job.open_wheel(path, "0" * 64)
+
+
+HOLD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from tripartite import job
+with job.card_lock(["0", "1"]) as card:
+    print(card, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_jobs_of_several_processes_have_a_card_each(tmp_path):
+    """Two cards, two jobs of different Snakemake processes; a third waits, and one that dies frees its card."""
+    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", HOLD, str(ROOT / "workflow/scripts")]
+
+    def start():
+        return subprocess.Popen(
+            command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    first, second = start(), start()
+    assert {first.stdout.readline(), second.stdout.readline()} == {"0\n", "1\n"}
+    third = start()
+    assert third.stdout.readline() == "waiting for a free GPU: other jobs hold all of them\n"
+    second.kill()  # as when a job is killed
+    second.communicate()
+    assert third.stdout.readline() in ("0\n", "1\n")
+    for process in (first, third):
+        process.communicate("")
+        assert process.returncode == 0
+
+
+def test_a_card_given_by_a_scheduler_is_respected(tmp_path, monkeypatch):
+    """Cards are called by what CUDA_VISIBLE_DEVICES holds, and locked under that name."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    with job.device("auto") as name:
+        assert name == "cuda:0"
+        assert [path.name for path in tmp_path.iterdir()] == ["tripartite-gpu-3.lock"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with job.device("cuda") as one, job.device("cuda") as other:
+        assert {one, other} == {"cuda:0", "cuda:1"}
+    with job.device("cpu") as name:
+        assert name == "cpu"
+
+
+def test_no_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with job.device("auto") as name:
+        assert name == "cpu"
+    with pytest.raises(Breach, match="device: cuda, but torch finds no GPU"), job.device("cuda"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("message", "is_the_gpu"),
+    [
+        ("CUDA error: unspecified launch failure\nmore", True),
+        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
+        ("mat1 and mat2 shapes cannot be multiplied", False),
+    ],
+)
+def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_path):
+    """Nothing is written, the line says what to do; a fault of ours keeps its traceback."""
+
+    def lost(*arguments):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(stage, "run", lost)
+    monkeypatch.setattr(sys, "argv", ["stage.py", "simulate", "--output", str(tmp_path / "x.nc")])
+    if not is_the_gpu:
+        with pytest.raises(RuntimeError, match="shapes"):
+            stage.main()
+        return
+    assert stage.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(
+        f"error: the GPU failed ({message.splitlines()[0]}); nothing of this job"
+    )
+    assert said.count("\n") == 1 and "Run the same command again" in said
+    assert not list(tmp_path.iterdir())

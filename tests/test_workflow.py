@@ -31,11 +31,19 @@ TINY = {
             "data": {"same_as": "small"},
             "network": {"n_features": [100, 1000], "n_seeds": 3, "heads": [[0, 1]]},
         },
+        "causal": {  # everything at once, with an attention of its own
+            "data": {"same_as": "small"},
+            "network": {
+                "n_features": [10, 40], "n_seeds": 2, "smaller_networks": "blocks", "dtype": "float32",
+                "feature_map": "generalized_positive", "order": "causal", "leak_hebbian": 0.1,
+                "leak_presynaptic": 0.1, "symmetries": ["balance"], "calibrated_on": ["draw-0"],
+            },
+        },
     },
     "figures": {
         "trace": {"experiments": ["chosen"]},
         "features_needed": {"experiments": ["small"]},
-        "error_vs_features": {"experiments": ["small", "chosen"]},
+        "error_vs_features": {"experiments": ["small", "chosen", "causal"]},
     },
 }  # fmt: skip
 
@@ -117,9 +125,9 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
     ("module", "wanted"),
     [
         ("figures/features_needed", {"draw": 1}),
-        ("statistics", {"fit": 2, "draw": 3}),
-        ("network", {"simulate": 2, "fit": 2, "draw": 3}),
-        ("stages/attend", {"attend": 1, "simulate": 2, "fit": 2, "draw": 3}),
+        ("statistics", {"fit": 3, "draw": 3}),
+        ("network", {"simulate": 3, "fit": 3, "draw": 3}),
+        ("stages/attend", {"attend": 2, "simulate": 3, "fit": 3, "draw": 3}),
     ],
 )
 def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
@@ -142,7 +150,7 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     study = json.loads(json.dumps(TINY))
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)
-    assert plan(finished) == {"generate": 1, "attend": 1, "simulate": 2, "fit": 2, "draw": 3}
+    assert plan(finished) == {"generate": 1, "attend": 2, "simulate": 3, "fit": 3, "draw": 3}
 
 
 def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path):
@@ -163,6 +171,53 @@ def test_a_stage_and_a_figure_by_path(tmp_path):
     assert set(results(folder)) == {f"results/tiny/small/{n}.nc" for n in ("qkv", "attention")}
     said = snakemake(folder, "--dry-run", "results/tiny/figures/trace.pdf").stdout
     assert jobs(said) == {"simulate": 1, "fit": 1, "draw": 1}
+
+
+def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
+    """Causal or leaky networks are compared with causal or leaky attention; others share the plain one."""
+    found = {path.parent.name for path in (tiny / "results/tiny").rglob("attention.nc")}
+    assert found == {"small", "causal"}
+    said = snakemake(tiny, "--dry-run", "results/tiny/chosen/attention.nc").stdout
+    assert "chosen shares the data of small; ask for results/tiny/small/attention.nc" in said
+    plain, causal = (
+        job.load(tiny / f"results/tiny/{name}/attention.nc")["log_normalizer"].values
+        for name in ("small", "causal")
+    )
+    assert (causal[:, :, :, 0] < plain[:, :, :, 0]).all()
+    states = job.load(tiny / "results/tiny/causal/states.nc")
+    assert json.loads(states.attrs["settings"])["dtype"] == "float32"
+    assert states.attrs["source"] == "low-norm draws, generalized positive, causal, balanced"
+    assert states["computed"].sel(input="draw-1", n_features=10).all()
+    assert not states["computed"].sel(input="draw-0").any()
+
+
+def with_cards(folder: Path, n: int) -> Path:
+    """The project on a machine that seems to have n GPUs."""
+    file = folder / "workflow/scripts/tripartite/study.py"
+    text = file.read_text()
+    start = text.index("def cuda_devices() -> int:")
+    file.write_text(
+        f"{text[:start]}def cuda_devices() -> int:\n    return {n}\n\n\ndef _{text[start + 4:]}"
+    )
+    return folder
+
+
+@pytest.mark.parametrize("n_cards", [0, 1, 2])
+def test_one_job_for_each_card(n_cards, tmp_path):
+    """With no flag: two cards run two simulations at a time, also under more cores; none are no limit."""
+    folder = with_study(with_cards(project(tmp_path / "project"), n_cards), TINY)
+    done = snakemake(folder, "--cores", "3", "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    running, most = set(), 0
+    for line in done.stdout.splitlines():
+        if started := re.match(r"Job (\d+): Run the neuron-astrocyte", line):
+            running.add(started[1])
+            most = max(most, len(running))
+        if finished := re.match(r"Finished jobid: (\d+)", line):
+            running.discard(finished[1])
+    assert most == 2 if n_cards == 2 else most == (n_cards or 3)
+    table = re.search(r"gpu=(\d)", done.stdout)
+    assert (table is not None and table[1] == "1") == bool(n_cards)
 
 
 def test_results_hold_nothing_private(tiny):

@@ -42,17 +42,17 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     for axis, fit in zip(axes.flat, fits.values()):
         needed = fit["log10_features_needed"]
         sns.heatmap(
-            needed.values, ax=axis, norm=norm, cmap="cividis_r", cbar=False, linewidths=0.4,
+            needed.values, ax=axis, vmin=LIMITS[0], vmax=LIMITS[1], cmap="cividis_r", cbar=False, linewidths=0.4,
             annot=np.vectorize(number)(needed.values), fmt="",
             annot_kws={"fontsize": 6 if needed.max() < 999.5 else 5.4},
         )  # fmt: skip
-        reached = int((needed <= 5).sum())
-        palette.title(
-            axis,
-            fit.attrs["source"],
-            f"median head {palette.power(needed.median())}\n"
-            f"{reached} of {needed.size} heads with up to $10^5$",
-        )
+        words = "no closed form\nfor this feature map"
+        if needed.notnull().any():
+            words = (
+                f"median head {palette.power(needed.median())}\n"
+                f"{int((needed <= 5).sum())} of {needed.size} heads with up to $10^5$"
+            )
+        palette.title(axis, fit.attrs["source"], words)
         axis.set_xticks(np.arange(fit.sizes["head"]) + 0.5, fit["head"].values, rotation=0)
         axis.set_yticks(np.arange(fit.sizes["layer"]) + 0.5, fit["layer"].values, rotation=0)
         axis.tick_params(length=0)
