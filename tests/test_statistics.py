@@ -17,6 +17,24 @@ def test_interval_of_a_mean_is_students():
     np.testing.assert_allclose(estimate, values.mean(), rtol=1e-12)
 
 
+def test_many_seeds_are_deleted_in_groups():
+    """4000 seeds in 100 groups of 40: Student's interval of the group means, and calls that stay few."""
+    from scipy import stats
+
+    values = np.random.default_rng(0).standard_normal((4000, 1))
+    calls = []
+
+    def mean(x):
+        calls.append(len(x))
+        return x.mean(0)
+
+    _, low, high = over_seeds(mean, values, "linear")
+    groups = values.reshape(100, 40).mean(1)
+    wanted = stats.t.interval(0.95, 99, loc=groups.mean(), scale=stats.sem(groups))
+    np.testing.assert_allclose([low[0], high[0]], wanted, rtol=1e-9)
+    assert calls == [4000] + [3960] * 100
+
+
 def test_coverage_of_the_median_error():
     """10 seeds of 200 dependent absolute errors: the interval holds the true median 95 times in 100.
 

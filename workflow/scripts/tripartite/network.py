@@ -322,7 +322,7 @@ def _norm(x: Tensor) -> Tensor:
 
 def _square(x: Tensor) -> Tensor:
     """|x|^2 [..., T] in float64, without a copy of x [..., T, D] in float64."""
-    parts = x.split(TOKEN_BLOCK, dim=-2)
+    parts = x.split(64, dim=-2)  # small enough to be allocated without new pages
     return torch.cat([part.double().square().sum(-1) for part in parts], dim=-1)
 
 

@@ -2,7 +2,8 @@
 
 Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval is
 the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
-(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). It needs no random numbers.
+(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11); of more than GROUPS seeds,
+equal groups are deleted. It needs no random numbers.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 LEVEL = 0.95
+GROUPS = 100
 
 SCALES = {"linear": (lambda x: x, lambda x: x), "log": (np.log, np.exp)}
 
@@ -30,12 +32,14 @@ def over_seeds(
         raise ValueError(f"an interval over seeds needs at least 2 seeds, got {n_seeds}")
     forward, back = SCALES[scale]
     estimate = statistic(values)
-    parts = np.stack([statistic(np.delete(values, seed, axis=0)) for seed in range(n_seeds)])
+    groups = np.array_split(np.arange(n_seeds), min(n_seeds, GROUPS))
+    parts = np.stack([statistic(np.delete(values, group, axis=0)) for group in groups])
     with np.errstate(divide="ignore", invalid="ignore"):
         centre, parts_scaled = forward(estimate), forward(parts)
         deviation = parts_scaled - parts_scaled.mean(0)
-        error = np.sqrt((n_seeds - 1) / n_seeds * np.square(deviation).sum(0))
-        half = stdtrit(n_seeds - 1, (1 + LEVEL) / 2) * error
+        n = len(groups)
+        error = np.sqrt((n - 1) / n * np.square(deviation).sum(0))
+        half = stdtrit(n - 1, (1 + LEVEL) / 2) * error
         low, high = back(centre - half), back(centre + half)
     same = (parts == estimate).all(0)
     return estimate, np.where(same, estimate, low), np.where(same, estimate, high)
