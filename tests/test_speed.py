@@ -1,5 +1,8 @@
 """The benchmark: every case is what it says, and goals stand beside what was measured."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,7 @@ from matplotlib import pyplot as plt
 
 from tripartite.contracts import check
 from tripartite.figures import speed
+from tripartite.network import Tokens, read
 from tripartite.peers import PEERS
 from tripartite.stages import measure
 from tripartite.stages.measure import CALLS, CURVE, DENOMINATORS, OURS, TREE
@@ -80,6 +84,35 @@ def test_the_released_loop_is_the_denominator():
     torch.testing.assert_close(found.float(), phi_q @ phi_k.sum(0), rtol=1e-5, atol=1e-5)
     with pytest.raises(ValueError, match="no causal form"):
         PEERS["numpy loop"](q, k, v, omega, True)
+
+
+@pytest.fixture(scope="module")
+def peers(tmp_path_factory):
+    """The other implementations, installed as the workflow does it."""
+    folder = tmp_path_factory.mktemp("peers")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+    lock = ROOT / "envs/benchmark.txt"
+    subprocess.run([*pip, "--require-hashes", "--target", folder, "-r", lock], check=True)
+    sys.path.insert(0, str(folder))
+    yield folder
+    sys.path.remove(str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(
+    ("name", "tolerance"), [("performer-pytorch", 0.05), ("darkformer-pytorch", 1e-4)]
+)
+def test_peers_compute_the_same_network(peers, name, tolerance, causal):
+    """On the same projection; performer-pytorch adds 1e-4 to its features and is off by that."""
+    q, k, v = torch.randn(3, 32, 8, generator=torch.Generator().manual_seed(0))
+    omega = torch.randn(512, 8, generator=torch.Generator().manual_seed(1))
+    q, k = 0.3 * q, 0.3 * k
+    tokens = Tokens(q, k, v, torch.zeros(32, dtype=torch.float64))
+    neurons = [(omega, torch.zeros(512, dtype=torch.float64))]
+    wanted = read([tokens], neurons, [(0, 512)], causal=causal)[0][0][2]
+    found = PEERS[name](q, k, v, omega, causal)()
+    assert (found - wanted).norm() / wanted.norm() < tolerance
 
 
 def test_memory_is_that_of_the_run():

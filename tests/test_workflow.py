@@ -191,6 +191,11 @@ def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
     assert not states["computed"].sel(input="draw-0").any()
 
 
+def test_the_benchmark_is_apart(tiny):
+    """It is planned by its name alone, with its peers, and is no part of a study."""
+    assert jobs(snakemake(tiny, "benchmark", "--dry-run").stdout) == {"peers": 1, "measure": 1, "benchmark": 1}  # fmt: skip
+
+
 def with_cards(folder: Path, n: int) -> Path:
     """The project on a machine that seems to have n GPUs."""
     file = folder / "workflow/scripts/tripartite/study.py"

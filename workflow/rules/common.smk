@@ -289,7 +289,7 @@ def command(stage, more=""):
 
 def remove_leftovers():
     "Temporary files of jobs of this machine that are dead; complete files have their final names."
-    for folder in (f"results/{STUDY}", "resources"):
+    for folder in (f"results/{STUDY}", "results/benchmark", "resources"):
         for leftover in Path(folder).rglob(".*.tmp"):
             owner = re.search(r"\.(\d+)@(.+)\.tmp$", leftover.name)
             if not owner:
