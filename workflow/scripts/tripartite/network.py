@@ -519,10 +519,10 @@ def causal_chunks(
         gain = torch.exp(2 * hidden.bias[start : start + CAUSAL_BLOCK]).to(q.dtype)
         for i, span in enumerate(spans):
             size = len(q[span])
-            phi_k, phi_q = (buffer[: size * n].view(size, n) for buffer in (keys, queries))
-            torch.mm(k[span], w.T, out=phi_k).exp2_().mul_(weight[span, None])  # [chunk, n]
-            torch.mm(q[span], w.T, out=phi_q).exp2_().mul_(gain)
-            kernels[i].addmm_(phi_q, phi_k.T)
+            phi_k, phi_q = keys[: n * size].view(n, size), queries[: size * n].view(size, n)
+            torch.mm(w, k[span].T, out=phi_k).exp2_().mul_(weight[span])  # [n, chunk]
+            torch.mm(q[span], w.T, out=phi_q).exp2_().mul_(gain)  # [chunk, n]
+            kernels[i].addmm_(phi_q, phi_k)
             if i:
                 decay_h, decay_g = (
                     keep[:size, 0] * math.exp(-rate) for keep, rate in zip((keep_h, keep_g), leak)
@@ -532,8 +532,8 @@ def causal_chunks(
             if i + 1 < len(spans):
                 old_h, old_g = (math.exp(-rate * size) for rate in leak)
                 kept = v[span] * keep_h[size - 1, :size, None]
-                hebbian.addmm_(phi_k.T, kept, beta=old_h)
-                presynaptic.addmv_(phi_k.T, keep_g[size - 1, :size], beta=old_g)
+                hebbian.addmm_(phi_k, kept, beta=old_h)
+                presynaptic.addmv_(phi_k, keep_g[size - 1, :size], beta=old_g)
     for matrix, span in zip(kernels, spans):
         size = len(matrix)
         drive[span].addmm_(matrix * keep_h[:size, :size], v[span])
