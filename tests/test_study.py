@@ -322,6 +322,7 @@ TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
         ({"symmetries": ["balance"], "calibrated_on": ["wittag"]}, "calibrated_on", "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?"),
         ({"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["wittig"]}, "inputs", "'wittig' is in calibrated_on; test on other inputs"),
         ({"symmetries": ["balance"], "calibrated_on": ["wittig", "suzuki_coupling"]}, "calibrated_on", "has all inputs; leave at least one to be simulated"),
+        ({"leak_presynaptic": 0.5, "leak_hebbian": 0.25}, "leak_presynaptic", "0.5 lets the output of 512 tokens grow up to exp(128) times, wanted exp(80) at most; bring it closer to leak_hebbian (0.25)"),
         ({"feature_map": "truncated_performer"}, "threshold", "is missing, truncated_performer needs one, such as 150"),
         ({"feature_map": "generalized_positive", "a": 0.2}, "a", "0.2 is over the limit of 0.1249; choose at most 0.1249"),
         ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive"),

@@ -195,10 +195,7 @@ def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterat
 
 
 def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
-    totals, results = (
-        {},
-        {},
-    )  # of the networks that have begun, by their first neuron; of the finished
+    totals, results = {}, {}  # sums of the networks that have begun, by their first neuron
     device, dtype = inputs[0].q.device, inputs[0].q.dtype
     for start, stop, weights, bias in pieces:
         starts = {first for first, last in ranges if first <= start and stop <= last}

@@ -41,6 +41,7 @@ QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
 EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", "generalized_positive")
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
+MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
 # Where a fault is (keys, and integers for places in lists) and what it is.
@@ -411,6 +412,14 @@ def _network_faults(
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
                 yield (*where, "heads"), f"[{layer}, {head}] does not exist; the data has {has}"
+    leaks = [network.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
+    if None not in leaks and "tokens" in shape:
+        growth = (leaks[0] - leaks[1]) * shape["tokens"]
+        if growth > MAX_GROWTH:
+            yield (*where, "leak_presynaptic"), (
+                f"{leaks[0]} lets the output of {shape['tokens']} tokens grow up to exp({growth:.0f}) times, "
+                f"wanted exp({MAX_GROWTH}) at most; bring it closer to leak_hebbian ({leaks[1]})"
+            )
     planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in network
     if planned and _is_number(None, memory_gb):
         needed, what, advice = max(memory_plan(shape, network | {"n_features": sizes}))
