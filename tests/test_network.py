@@ -313,6 +313,27 @@ def test_long_queries_and_keys_do_not_underflow(norm):
             np.testing.assert_allclose(output[t], o.astype(float), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("feature_map", ["performer", "truncated_performer"])
+@pytest.mark.parametrize("leak", [Leak(5.0, 5.0), Leak(20.0, 20.0), Leak(3.0, 2.5)])
+def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
+    """An attention sink, a first key that excites all neurons, is forgotten, and so is its scale."""
+    tokens, hidden = draw(12, 64, 8, 100, feature_map=feature_map, gain=False)
+    q, k = (15 * x / x.norm(dim=-1, keepdim=True) for x in tokens[:2])
+    k[0] *= 0.02
+    hidden = hidden._replace(weights=hidden.weights.to(dtype))
+    tokens = Tokens(q.to(dtype), k.to(dtype), tokens.v.to(dtype), tokens.log_gain)
+    log_p, sign, _ = read(tokens, hidden, causal=True, leak=leak)
+    log_phi = [network.rates(hidden._replace(weights=hidden.weights.double()), x.double(), 100)[0] for x in tokens[:2]]  # fmt: skip
+    terms = log_phi[0][:, None] + log_phi[1][None]  # [query, key, m]
+    lag = torch.arange(64.0)[:, None] - torch.arange(64.0)
+    terms = terms - (leak.presynaptic * lag).masked_fill(lag < 0, torch.inf)[..., None]
+    wanted = terms.flatten(1).logsumexp(1) - math.log(100)
+    assert (sign == 1).all()
+    tolerance = 2e-4 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(log_p, wanted, rtol=tolerance, atol=tolerance)
+
+
 @PLAIN
 @given(
     seed=st.integers(0, 2**32 - 1), scale=st.floats(0.05, 12), causal=st.booleans(),

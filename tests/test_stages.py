@@ -413,7 +413,7 @@ def test_a_balance_of_nothing_names_the_head(named):
     empty = named.copy(deep=True)
     empty["k"][dict(input=1, head=1)] = 0.0
     with pytest.raises(
-        Breach, match="layer 0, head 1: .*all zero.*leave out balance, or this head"
+        Breach, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
     ):
         simulate(
             empty, attend(empty), n_features=[5], n_seeds=2, heads="all", **SETTINGS, **BALANCED

@@ -323,6 +323,8 @@ TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
         ({"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["wittig"]}, "inputs", "'wittig' is in calibrated_on; test on other inputs"),
         ({"symmetries": ["balance"], "calibrated_on": ["wittig", "suzuki_coupling"]}, "calibrated_on", "has all inputs; leave at least one to be simulated"),
         ({"leak_presynaptic": 0.5, "leak_hebbian": 0.25}, "leak_presynaptic", "0.5 lets the output of 512 tokens grow up to exp(128) times, wanted exp(80) at most; bring it closer to leak_hebbian (0.25)"),
+        ({"feature_map": "hyperbolic", "n_features": [4, 7]}, "n_features", "7 is odd, hyperbolic has pairs of neurons; use even numbers"),
+        ({"smaller_networks": "blocks", "n_features": [1, 2000]}, "n_features", "2000 neurons make 2000 blocks of 1, wanted at most 1024; raise the smallest number, or use smaller_networks: nested"),
         ({"feature_map": "truncated_performer"}, "threshold", "is missing, truncated_performer needs one, such as 150"),
         ({"feature_map": "generalized_positive", "a": 0.2}, "a", "0.2 is over the limit of 0.1249; choose at most 0.1249"),
         ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive"),
@@ -576,6 +578,22 @@ def test_a_file_in_the_contract_is_accepted_and_its_sizes_are_known(root):
     assert any("needs" in fault for fault in faults_of(root, json.dumps({
         "experiments": {"a": {"data": {"file": "my.nc"}, "network": NETWORK}}
     }), MACHINE | {"memory_gb": 1e-6}))  # fmt: skip
+
+
+def test_names_of_inputs_are_strings_and_differ(root):
+    write_qkv(root / "my.nc")
+    with netCDF4.Dataset(root / "my.nc", "a") as dataset:
+        names = dataset.createVariable("input", str, ("input",))
+        names[:] = np.array(["x", "x"], dtype=object)
+    assert "input: two inputs have the same name" in faults(root, {"file": "my.nc"})[0]
+    write_qkv(root / "my.nc")
+    with netCDF4.Dataset(root / "my.nc", "a") as dataset:
+        dataset.createDimension("letter", 3)
+        dataset.createVariable("input", "S1", ("input", "letter"))
+    assert (
+        "input: the names of the inputs must be one string each"
+        in faults(root, {"file": "my.nc"})[0]
+    )
 
 
 def test_a_missing_file_is_named(root):

@@ -12,7 +12,7 @@ import xarray as xr
 SCHEMA_VERSION = 2
 
 # One order of axes everywhere, leaving out what a variable does not have.
-AXES = ("n_features", "seed", "input", "layer", "head", "token", "d_seen", "d_head")
+AXES = ("case", "n_features", "seed", "input", "layer", "head", "token", "d_seen", "d_head")
 
 
 class Variable(NamedTuple):
@@ -67,7 +67,8 @@ CONTRACTS = {
         ),
         "output_error": Variable(
             "n_features seed input layer head", "float64", "1",
-            "relative error of the network's output, |O^ - O| / |O| (Frobenius norm over tokens)",
+            "relative error of the network's output, |O^ - O| / |O| (Frobenius norm over tokens); NaN where the "
+            "exact output O is 0",
         ),
         "computed": Variable(
             "n_features seed input layer head", "bool", "1", "true where the network was run"
@@ -111,7 +112,7 @@ CONTRACTS = {
         **_with_interval(
             "normalizer_error",
             "relative normaliser error |exp(log_calcium - log_normalizer) - 1|: "
-            "median over queries, inputs and seeds",
+            "median over queries, inputs and seeds; inf where it is beyond float64",
         ),
         **_with_interval(
             "normalizer_error_rms",
@@ -124,7 +125,7 @@ CONTRACTS = {
         **_with_interval(
             "correlation",
             "Pearson correlation of log_calcium and log_normalizer over queries and inputs: mean over "
-            "seeds on Fisher's scale; NaN where a response is not positive",
+            "seeds on Fisher's scale; NaN where a response is not positive, or one of the two does not vary",
         ),
         "share_not_positive": Variable(
             PER_HEAD, "float64", "1", "share of responses g.phi(q) that are zero or negative"

@@ -224,16 +224,21 @@ def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
 
 def merge(total: Partial | None, part: Partial) -> Partial:
     """The sum of two partial sums, in new tensors."""
-    if total is None:
-        return Partial(*(tensor.clone() for tensor in part))
+    copy = Partial(*(tensor.clone() for tensor in (part if total is None else total)))
+    return copy if total is None else absorb(copy, part)
+
+
+def absorb(total: Partial, part: Partial) -> Partial:
+    """Add a partial sum to another, in place."""
     scale = torch.maximum(total.log_scale, part.log_scale)
-    drive, calcium = torch.zeros_like(total.drive), torch.zeros_like(total.calcium)
-    for one in (total, part):
-        factor = torch.exp(one.log_scale - scale).nan_to_num(nan=0.0)  # -inf - -inf: both are empty
-        factor = factor.to(drive.dtype)
-        drive.addcmul_(one.drive, factor[..., None])
-        calcium.addcmul_(one.calcium, factor)
-    return Partial(scale, calcium, drive)
+    old, new = (  # -inf - -inf is NaN: both are empty
+        torch.exp(one.log_scale - scale).nan_to_num(nan=0.0).to(total.drive.dtype)
+        for one in (total, part)
+    )
+    total.drive.mul_(old[..., None]).addcmul_(part.drive, new[..., None])
+    total.calcium.mul_(old).addcmul_(part.calcium, new)
+    total.log_scale.copy_(scale)
+    return total
 
 
 def finished(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
@@ -397,17 +402,32 @@ def attention_calls(
     q, k, v, log_gain = tokens
     key_log = log_gain - _square(k) / 2
     peak = key_log.amax(-1, keepdim=True)
+    log_query = peak - _square(q) / 2
+    if total is None:
+        exact = q.dtype if q.dtype != torch.bfloat16 else torch.float32  # of the sums
+        calcium = q.new_zeros(q.shape[:-1], dtype=exact)
+        nothing = torch.full_like(log_query, -torch.inf)
+        total = Partial(nothing, calcium, q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=exact))
     size = _block(len(hidden.bias), k)
+    step = TOKEN_BLOCK if q.device.type == "cpu" else q.shape[-2]  # bounds the memory
     for start in range(0, len(hidden.bias), size):
         w = hidden.weights[start : start + size].expand(*k.shape[:-2], -1, -1)  # [..., n, D]
         u, log_g = attention_with_lse(w, k, v, key_log - peak)
         log_g = log_g.double() + 2 * hidden.bias[start : start + size]
         top = log_g.amax(-1, keepdim=True)
-        drive, log_p = attention_with_lse(q, w, u, log_g - top)
-        log_scale = log_p.double() + top + peak - _square(q) / 2
-        exact = drive.dtype if drive.dtype != torch.bfloat16 else torch.float32
-        part = Partial(log_scale, torch.ones_like(log_p, dtype=exact), drive.to(exact))
-        total = part if total is None else merge(total, part)
+        for i in range(0, q.shape[-2], step):
+            span = slice(i, i + step)
+            drive, log_p = attention_with_lse(q[..., span, :], w, u, log_g - top)
+            log_scale = log_p.double() + top + log_query[..., span]
+            part = Partial(
+                log_scale, torch.ones_like(total.calcium[..., span]), drive.to(total.drive.dtype)
+            )
+            absorb(
+                Partial(
+                    total.log_scale[..., span], total.calcium[..., span], total.drive[..., span, :]
+                ),
+                part,
+            )
     return total
 
 
@@ -547,19 +567,20 @@ def causal_steps(
     exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
     hidden = hidden._replace(weights=hidden.weights.to(exact))
     q, k, v = q.to(exact), k.to(exact), v.to(exact)
-    log_keep = q.new_tensor([-rate for rate in leak])
+    least = min(leak)  # what both synapses lose is taken off their common scale
+    keep_h, keep_g = (math.exp(least - rate) for rate in leak)
     hebbian, presynaptic = q.new_zeros(len(hidden.bias), v.shape[1]), q.new_zeros(len(hidden.bias))
     peak = q.new_full((len(hidden.bias),), -torch.inf)  # H and g stand over exp(peak)
     scales, calciums, drives = [], [], []
     for t in range(len(q)):
         log_phi, sign = (None if x is None else x[0] for x in rates(hidden, k[t : t + 1], m))
         log_phi = log_phi + log_gain[t].to(exact)
-        new_peak = torch.maximum(peak, log_phi)
-        old = torch.exp(peak - _finite(new_peak))
+        new_peak = torch.maximum(peak - least, log_phi)
+        old = torch.exp(peak - least - _finite(new_peak))
         phi = torch.exp(log_phi - _finite(new_peak))
         phi = phi if sign is None else phi * sign
-        hebbian = hebbian * (old * log_keep[0].exp())[:, None] + phi[:, None] * v[t]
-        presynaptic = presynaptic * (old * log_keep[1].exp()) + phi
+        hebbian = hebbian * (old * keep_h)[:, None] + phi[:, None] * v[t]
+        presynaptic = presynaptic * (old * keep_g) + phi
         peak = new_peak
         log_phi, sign = (None if x is None else x[0] for x in rates(hidden, q[t : t + 1], m))
         log_phi = log_phi + peak

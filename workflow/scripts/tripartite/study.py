@@ -41,6 +41,7 @@ QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
 EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", "generalized_positive")
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
+MAX_BLOCKS = 1024  # networks cut out of one; more take longer to sort out than to run
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
@@ -420,6 +421,12 @@ def _network_faults(
                 f"{leaks[0]} lets the output of {shape['tokens']} tokens grow up to exp({growth:.0f}) times, "
                 f"wanted exp({MAX_GROWTH}) at most; bring it closer to leak_hebbian ({leaks[1]})"
             )
+    if sizes and network.get("smaller_networks") == "blocks" and sizes[-1] // sizes[0] > MAX_BLOCKS:
+        yield (*where, "n_features"), (
+            f"{sizes[-1]} neurons make {sizes[-1] // sizes[0]} blocks of {sizes[0]}, wanted at most "
+            f"{MAX_BLOCKS}; raise the smallest number, or use smaller_networks: nested"
+        )
+        return  # its memory is beside the point
     planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in network
     if planned and _is_number(None, memory_gb):
         needed, what, advice = max(memory_plan(shape, network | {"n_features": sizes}))
@@ -446,6 +453,12 @@ def _setting_faults(
     calibrating, tested = network.get("calibrated_on"), network.get("inputs")
     symmetries = network.get("symmetries", [None])
     known = feature_map and calibrating is not None and all(symmetries) and all(calibrating)
+    odd = [size for size in network.get("n_features", []) if size and size % 2]
+    if feature_map == "hyperbolic" and odd:
+        yield (
+            *where,
+            "n_features",
+        ), f"{odd[0]} is odd, hyperbolic has pairs of neurons; use even numbers"
     fits = bool(symmetries) or feature_map == "generalized_positive" and "a" not in wrote
     if known and fits and not calibrating:
         needs = "symmetries need" if symmetries else "generalized_positive without a needs"
@@ -673,6 +686,12 @@ def _header_faults(dataset) -> Iterator[str]:
             yield f"{name}: got dims ({', '.join(variable.dimensions)}), wanted ({', '.join(dims)})"
         if getattr(variable.dtype, "kind", "text") not in kinds:
             yield f"{name}: got {getattr(variable.dtype, 'name', 'text')}, wanted {wanted}"
+    if "input" in dataset.variables:
+        names = dataset.variables["input"]
+        if names.dimensions != ("input",) or names.dtype is not str:
+            yield "input: the names of the inputs must be one string each, with dims (input)"
+        elif len(set(names[:])) < len(names[:]):
+            yield "input: two inputs have the same name; give each a name of its own"
     for dim in QKV_DIMS:
         if dim in dataset.dimensions and len(dataset.dimensions[dim]) == 0:
             yield f"dimension {dim} is empty, wanted at least 1"

@@ -32,7 +32,7 @@ def calibrate(q: Tensor, k: Tensor, names: list[str]) -> Symmetry:
     """The symmetries of the given names (center_keys, center_queries, balance), from q, k [..., T, D].
 
     What is not named is left out: shifts of 0, a balance of 1. ValueError where a balance is asked of
-    queries or keys that are all zero.
+    queries or keys that are all zero (once centred).
     """
     key_shift, query_shift = torch.zeros_like(k[..., 0, :]), torch.zeros_like(q[..., 0, :])
     balance = torch.eye(q.shape[-1], dtype=q.dtype).expand(*q.shape[:-2], -1, -1)
@@ -76,7 +76,10 @@ def _second_moment(x: Tensor) -> Tensor:
     moment = x.mT @ x / x.shape[-2]  # [..., D, D]
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     if not (mean > 0).all():
-        raise ValueError("the calibrating queries or keys are all zero, no balance can be fitted")
+        raise ValueError(
+            "all queries or keys of the calibrating inputs are zero (once centred, if they are), "
+            "no balance can be fitted"
+        )
     return moment + RIDGE * mean * torch.eye(x.shape[-1], dtype=x.dtype)
 
 

@@ -66,6 +66,7 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
         ):
             axis.plot(m, 10 ** one[f"log10_{name}_closed_form"].clip(-9, 9), style, color=colour)
             middle, low, high = (one[name + end].values for end in ("", "_low", "_high"))
+            middle, low, high = (np.where(np.isfinite(x), x, np.nan) for x in (middle, low, high))
             axis.errorbar(
                 m * shift, middle, (middle - low, high - middle), fmt="o", markersize=3,
                 color=colour, markerfacecolor=fill, markeredgewidth=0.8, elinewidth=0.8,

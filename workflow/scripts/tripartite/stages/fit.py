@@ -111,7 +111,8 @@ def measured(states: xr.Dataset, log_z: np.ndarray, mask: np.ndarray) -> dict[st
         return np.median(pool(values), -1)
 
     def rms(values: np.ndarray) -> np.ndarray:
-        return np.sqrt(np.mean(np.square(pool(values)), -1))
+        with np.errstate(over="ignore"):
+            return np.sqrt(np.mean(np.square(pool(values)), -1))
 
     def mean(values: np.ndarray) -> np.ndarray:
         return np.mean(pool(values), -1)
@@ -129,7 +130,7 @@ def measured(states: xr.Dataset, log_z: np.ndarray, mask: np.ndarray) -> dict[st
         target = np.moveaxis(log_z, 0, -2)[layer, head][..., mask]  # [point, query]
         output_error = states["output_error"].values[size][seeds][:, inputs][:, :, layer, head]
         positive = here["calcium_sign"] > 0
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore"):  # beyond float64 an error is infinite
             ratio = here["calcium_sign"] * np.exp(here["log_calcium"] - target)
         error = np.abs(ratio - 1)
         # One network's correlation, on Fisher's scale, where means and intervals over seeds are sound.

@@ -128,7 +128,7 @@ def prepared(case: tuple, seed: int, device: str) -> tuple[Callable, float, Call
         ]
         if device != "cpu":  # all heads in one batch
             heads = [Tokens(*(torch.stack(parts) for parts in zip(*heads)))]
-        pool = ThreadPoolExecutor(workers)
+        each = map if workers == 1 else ThreadPoolExecutor(workers).map
 
         def one(tokens: Tokens):
             if method == CALLS:
@@ -139,7 +139,7 @@ def prepared(case: tuple, seed: int, device: str) -> tuple[Callable, float, Call
             return read([tokens], neurons, ranges(method, m), causal=causal)[-1][0][2]
 
         def run():
-            outputs = list(pool.map(one, heads))
+            outputs = list(each(one, heads))
             return (
                 outputs[0].reshape(n_heads, n_tokens, -1)
                 if len(heads) == 1

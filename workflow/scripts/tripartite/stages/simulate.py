@@ -77,10 +77,19 @@ def simulate(
 
     seen = {}
     for layer, head in every_head:  # the closed forms are for all of them
-        symmetry, best_a = _calibration(
-            [tokens_of(layer, head, i) for i in calibrating or chosen_inputs], list(symmetries),
-            a is None and feature_map == "generalized_positive", f"layer {layer}, head {head}",
-        )  # fmt: skip
+        calibrating_tokens = [tokens_of(layer, head, i) for i in calibrating or chosen_inputs]
+        try:
+            symmetry, best_a = _calibration(
+                calibrating_tokens,
+                list(symmetries),
+                a is None and feature_map == "generalized_positive",
+            )
+        except ValueError as error:
+            if (layer, head) not in chosen:
+                continue  # it stays as it is
+            raise Breach(
+                f"layer {layer}, head {head}: {error}; leave out balance, or simulate other heads"
+            ) from error
         seen[layer, head] = symmetry, best_a if a is None else a
         for name, value in symmetry._asdict().items():
             results[name][layer, head] = value.numpy()
@@ -186,14 +195,11 @@ def arrangement(n_features: list[int], n_seeds: int, kind: str) -> tuple[np.ndar
 
 
 def _calibration(
-    inputs: list[list[torch.Tensor]], names: list[str], fits_a: bool, where: str
+    inputs: list[list[torch.Tensor]], names: list[str], fits_a: bool
 ) -> tuple[Symmetry, float]:
     """The symmetries of one head and the best parameter a, from q, k, v of some inputs."""
     q, k = (torch.cat(parts) for parts in list(zip(*inputs))[:2])  # [all tokens, d_head]
-    try:
-        symmetry = exact_symmetries.calibrate(q, k, names)
-    except ValueError as error:
-        raise Breach(f"{where}: {error}; leave out balance, or this head") from error
+    symmetry = exact_symmetries.calibrate(q, k, names)
     if not fits_a:
         return symmetry, 0.0
     seen = [exact_symmetries.transform(q, k, symmetry)[:2] for q, k, _ in inputs]
