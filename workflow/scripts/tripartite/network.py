@@ -210,7 +210,8 @@ def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
             else:
                 part = run(tokens, hidden, stop - start, None, leak)
                 for first in starts:
-                    totals[first][i] = merge(totals[first][i], part)
+                    total = totals[first][i]
+                    totals[first][i] = absorb(total, part) if total else merge(None, part)
         for first in starts:
             last = max(last for begin, last in ranges if begin == first)
             if (first, stop) in ranges:
@@ -230,6 +231,10 @@ def merge(total: Partial | None, part: Partial) -> Partial:
 
 def absorb(total: Partial, part: Partial) -> Partial:
     """Add a partial sum to another, in place."""
+    if torch.equal(total.log_scale, part.log_scale):  # as between parts of direct products
+        total.drive.add_(part.drive)
+        total.calcium.add_(part.calcium)
+        return total
     scale = torch.maximum(total.log_scale, part.log_scale)
     old, new = (  # -inf - -inf is NaN: both are empty
         torch.exp(one.log_scale - scale).nan_to_num(nan=0.0).to(total.drive.dtype)
