@@ -78,7 +78,7 @@ def performer(q: Tensor, k: Tensor, v: Tensor, omega: Tensor, causal: bool) -> P
     dim = q.shape[1]
     with contextlib.redirect_stdout(io.StringIO()):  # it prints that the CUDA code is missing
         # A few features only: drawing a projection takes it m x m numbers, and omega replaces it.
-        attention = FastAttention(dim, nb_features=dim, causal=causal).eval()
+        attention = FastAttention(dim, nb_features=dim, causal=causal).train(False)
     attention.projection_matrix = omega
     q, k = q * dim**0.25, k * dim**0.25
     return _forward(attention, *(x[None, None] for x in (q, k, v)))
@@ -96,7 +96,7 @@ def darkformer(q: Tensor, k: Tensor, v: Tensor, omega: Tensor, causal: bool) -> 
     attention = DarkformerKernelAttention(
         dim, 1, num_features=m, orthogonal_features=False, causal=causal, attention_mode="linear",
         projection_seed=0, fixed_projection=True,
-    ).to(omega).eval()  # fmt: skip
+    ).to(omega).train(False)  # fmt: skip
     attention.random_features.projection_matrix = omega
     q, k = q * dim**0.25, k * dim**0.25
     return _forward(attention, *(x[None, None] for x in (q, k, v)))
