@@ -101,10 +101,10 @@ def speed(fits: dict[str, xr.Dataset]) -> Figure:
     palette.apply()
     (fit,) = fits.values()
     cases = fit.to_dataframe()
-    figure, (bars, tokens, neurons) = plt.subplots(
+    figure, (times, tokens, neurons) = plt.subplots(
         1, 3, figsize=(palette.PAGE, 2.6), gridspec_kw={"width_ratios": (1.5, 1, 1)}
     )
-    draw_bars(bars, cases)
+    draw_times(times, cases)
     ours = cases[
         (cases["method"] == OURS) & (cases["dtype"] == "float32") & (cases["n_heads"] == 1)
     ]
@@ -125,7 +125,7 @@ def speed(fits: dict[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def draw_bars(axis, cases: pd.DataFrame) -> None:
+def draw_times(axis, cases: pd.DataFrame) -> None:
     """Time of each implementation on one head of 512 tokens with 100 000 features."""
     rows = cases[
         (cases["n_tokens"] == 512) & (cases["n_features"] == 100_000) & (cases["n_heads"] == 1)
@@ -133,12 +133,20 @@ def draw_bars(axis, cases: pd.DataFrame) -> None:
         & cases["seconds"].notnull()
     ].sort_values("seconds")  # fmt: skip
     place = np.arange(len(rows))
-    ours = rows["method"].str.startswith(OURS)
-    axis.barh(place, rows["seconds"], color=np.where(ours, palette.LARGE, "0.7"), height=0.7)
-    spread = (rows["seconds"] - rows["seconds_low"], rows["seconds_high"] - rows["seconds"])
-    axis.errorbar(rows["seconds"], place, xerr=spread, fmt="none", ecolor="0.2", elinewidth=0.8)
-    for y, seconds in zip(place, rows["seconds_high"]):
-        axis.annotate(f" {seconds:.2g} s", (seconds, y), va="center", fontsize=6)
+    spread = np.array(
+        [rows["seconds"] - rows["seconds_low"], rows["seconds_high"] - rows["seconds"]]
+    )
+    ours = rows["method"].str.startswith(OURS).values
+    for chosen, colour in ((ours, palette.LARGE), (~ours, "0.35")):
+        axis.errorbar(
+            rows["seconds"][chosen], place[chosen], xerr=spread[:, chosen], fmt="o", color=colour,
+            markersize=4, elinewidth=0.8,
+        )  # fmt: skip
+    for y, seconds, high in zip(place, rows["seconds"], rows["seconds_high"]):
+        axis.annotate(
+            f"{seconds:.2g} s", (high, y), xytext=(4, 0), textcoords="offset points", va="center",
+            fontsize=6,
+        )  # fmt: skip
     names = [f"{LABELS.get(row.method, row.method)}, {row.dtype}" for row in rows.itertuples()]
     axis.set_yticks(place, names)
     axis.set(xscale="log", xlim=(rows["seconds"].min() / 2, rows["seconds"].max() * 5))
