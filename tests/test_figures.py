@@ -7,7 +7,9 @@ from test_stages import SETTINGS
 
 from tripartite import job
 from tripartite.contracts import Breach
-from tripartite.figures import error_vs_features, features_needed, palette, trace
+from tripartite.figures import (
+    error_vs_features, features_needed, palette, phase_diagram, predicted_error, symmetries, trace,
+)  # fmt: skip
 from tripartite.stages.attend import attend
 from tripartite.stages.fit import fit
 from tripartite.stages.generate import synthetic
@@ -17,6 +19,8 @@ FIGURES = {
     "trace": trace.trace,
     "features_needed": features_needed.features_needed,
     "error_vs_features": error_vs_features.error_vs_features,
+    "phase_diagram": phase_diagram.phase_diagram,
+    "predicted_error": predicted_error.predicted_error,
 }
 
 
@@ -127,14 +131,66 @@ def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, featu
         data, exact, n_features=[2, 30], n_seeds=3, heads="all", symmetries=["balance"],
         calibrated_on=["draw-0"], **settings,
     )  # fmt: skip
-    assert run.attrs["source"] == f"low-norm draws, {feature_map}, balanced"
+    assert run.attrs["source"] == f"random heads, {feature_map}, balanced"
     found = fit(data, exact, run, feature_map).assign_attrs(source=run.attrs["source"])
     figure = FIGURES[name]({"a": found})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
     said = texts(figure)
-    assert any(f"{feature_map}, balanced" in text for text in said) or name == "error_vs_features"
+    crowded = ("error_vs_features", "phase_diagram", "predicted_error")
+    assert any(f"{feature_map}, balanced" in text for text in said) or name in crowded
     assert not any("nan" in text for text in said)
     assert name != "trace" or "token of “draw-1”" in said
+
+
+def test_the_phase_diagram_draws_every_network(fits):
+    """At its sigma^2 and m, in the colour of p / Z; exponents with their intervals; what is off is counted."""
+    one = fits["all"]
+    figure = FIGURES["phase_diagram"]({"all": one})
+    drawn = np.concatenate([np.asarray(c.get_offsets()) for c in figure.axes[0].collections])
+    x, y = (values.ravel() for values in np.broadcast_arrays(
+        one["sigma_squared"].values, np.log10(one["n_features"].values)[:, None, None]))  # fmt: skip
+    np.testing.assert_allclose(drawn, np.stack([x, y], -1))
+    colours = np.concatenate([c.get_array() for c in figure.axes[0].collections])
+    np.testing.assert_array_equal(colours, one["normalizer_ratio"].values.ravel())
+    far = one.assign(sigma_squared=one["sigma_squared"] + 1000)
+    assert "6 beyond →" in texts(FIGURES["phase_diagram"]({"all": far}))
+
+
+def test_predicted_errors_are_those_of_the_fits(fits):
+    figure = FIGURES["predicted_error"]({"all": fits["all"]})
+    filled, hollow = ([line for line in figure.axes[0].lines if line.get_markerfacecolor() == face]
+                      for face in (palette.HEADS[0], "none"))  # fmt: skip
+    x, y = (np.concatenate([line.get_data()[i] for line in (*hollow, *filled)]) for i in (0, 1))
+    np.testing.assert_allclose(
+        np.sort(x), np.sort(fits["all"]["log10_output_error_rms_closed_form"].values.ravel())
+    )
+    np.testing.assert_allclose(
+        np.sort(y), np.sort(np.log10(fits["all"]["output_error_rms"].values.ravel()))
+    )
+    assert len(filled[0].get_xdata()) == (fits["all"]["phase_of"] == "gaussian").sum() > 0
+
+
+def test_the_slope_chart_says_what_is_gained(tmp_path):
+    from test_calibrate import draw
+
+    from tripartite.stages.calibrate import calibrate
+    from tripartite.stages.generate import _dataset
+
+    q, k, v = (x.reshape(3, 1, 1, 30, 6).numpy() for x in draw(1, n_tokens=90))
+    data = _dataset({"q": q, "k": k, "v": v}, "a $^$ model", ["a", "b", "c"])
+    found = calibrate(data, attend(data), calibrated_on=["a"]).assign_attrs(source="a $^$ model")
+    for fits in ({"one": found}, {"one": found, "two": found, "three": found}):
+        figure = symmetries.symmetries(fits)
+        assert figure.get_figwidth() <= palette.PAGE
+        job.save_figure(figure, [tmp_path / "symmetries.svg"], {})
+    axis = figure.axes[0]
+    medians = found["log10_features_needed"].isel(input=[1, 2]).median("input").squeeze()
+    wanted = medians.sel(recipe=list(symmetries.SHOWN)).values
+    np.testing.assert_allclose(
+        [line for line in axis.lines if line.get_marker() == "o"][0].get_ydata(), wanted
+    )
+    reduction = float(found["reduction_all"].sel(recipe="fitted normal"))
+    assert f"{-reduction:+.1f}".replace("-", "−") in axis.get_xticklabels()[-1].get_text()
 
 
 def test_many_maps_wrap_into_rows(fits):

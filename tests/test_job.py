@@ -216,3 +216,23 @@ def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_pa
     )
     assert said.count("\n") == 1 and "Run the same command again" in said
     assert not list(tmp_path.iterdir())
+
+
+def test_finished_parts_are_found_again(tmp_path):
+    """By the same job alone; a damaged part counts as missing; nothing is left when the output is whole."""
+    output = tmp_path / "learned.nc"
+    kept = job.Kept(output, {"steps": 3}, "code")
+    kept["16-0"] = {"x": np.arange(3.0), "note": np.array(["", "diverged"])}
+    again = job.Kept(output, {"steps": 3}, "code")
+    assert list(again) == ["16-0"] and len(again) == 1
+    np.testing.assert_array_equal(again["16-0"]["x"], np.arange(3.0))
+    assert again["16-0"]["note"].tolist() == ["", "diverged"]
+    other = job.Kept(output, {"steps": 4}, "code")
+    assert "16-0" not in other and len(other) == 0
+    (file,) = tmp_path.rglob("*.npz")
+    for size in (0, 20, file.stat().st_size - 5):
+        file.write_bytes(file.read_bytes()[:size])
+        assert "16-0" not in again
+    other["16-1"] = {"x": np.zeros(2)}
+    kept.clear()
+    assert not list(tmp_path.iterdir())

@@ -287,11 +287,13 @@ def test_every_setting_is_the_sequential_network(named, feature_map, order):
     one = run.sel(head=1).isel(layer=0, input=0)
     a = torch.from_numpy(one["balance"].values)
     shift_q, shift_k = (torch.from_numpy(one[name].values) for name in ("query_shift", "key_shift"))
-    seen_q, seen_k = (q - shift_q) @ a, (k - shift_k) @ torch.linalg.inv(a)
+    seen_q, seen_k = (q - shift_q) @ a.T, (k - shift_k) @ torch.linalg.inv(a)
     tokens = network.Tokens(seen_q, seen_k, v, (k - shift_k) @ shift_q)
     for seed in range(2):
         weights, phases = (stream(5, "x", name, seed, 0, 1) for name in ("omega", "phase"))
-        (neurons,) = draw_neurons(feature_map, weights, phases, 30, 4, extra.get("a", 0.0))
+        (neurons,) = draw_neurons(
+            feature_map, weights, phases, 30, 4, torch.from_numpy(one["feature_a"].values)
+        )
         for m in (5, 30):
             first = [part[:m] for part in neurons]
             hidden = network.Hidden(*first, FEATURE_MAPS[feature_map].activation, 3.0)
@@ -309,7 +311,15 @@ def test_every_setting_is_the_sequential_network(named, feature_map, order):
     check(found, "fit", "here")
     share = (run["calcium_sign"].sel(head=1, input="a") <= 0).mean(("seed", "token"))
     np.testing.assert_allclose(found["share_not_positive"].sel(head=1), share)
-    has_closed_form = feature_map in ("performer", "hyperbolic", "generalized_positive")
+    assert (run["feature_a"].sel(head=1) == extra.get("a", 0)).all() == (
+        feature_map != "fitted_normal"
+    )
+    has_closed_form = feature_map in (
+        "performer",
+        "hyperbolic",
+        "generalized_positive",
+        "fitted_normal",
+    )
     assert found["log10_features_needed"].notnull().all() == has_closed_form
     assert found["normalizer_error"].sel(head=1).notnull().all()
 
@@ -340,7 +350,7 @@ def test_balanced_heads_follow_their_closed_form():
     data["k"] -= 0.1
     exact = attend(data)
     settings = BALANCED | {"calibrated_on": ["draw-1"]}
-    for feature_map in ("performer", "generalized_positive"):
+    for feature_map in ("performer", "generalized_positive", "fitted_normal"):
         run = simulate(
             data, exact, n_features=[50, 500], n_seeds=200, heads="all",
             **SETTINGS | {"feature_map": feature_map}, **settings,
@@ -351,7 +361,72 @@ def test_balanced_heads_follow_their_closed_form():
         predicted = 10 ** (2 * found["log10_normalizer_error_rms_closed_form"]).squeeze()
         standard_error = per_seed.std("seed", ddof=1) / np.sqrt(200)
         assert (abs(per_seed.mean("seed") - predicted) < 3.5 * standard_error).all()
-        assert (run["feature_a"] < 0).all() == (feature_map == "generalized_positive")
+        assert (run["feature_a"] < 0).all() == (feature_map != "performer")
+
+
+@pytest.mark.parametrize(
+    ("feature_map", "order"),
+    [("performer", {}), ("fitted_normal", {}),
+     ("performer", {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1})],
+)  # fmt: skip
+def test_outputs_follow_their_closed_form(feature_map, order):
+    """Squares of output errors with shared and separate pools, and gains: 300 networks, symmetries and all."""
+    data = synthetic([0.5], n_inputs=2, n_tokens=16, d_head=8, seed=4, experiment="low")
+    data["q"] += 0.1
+    exact = attend(data, **order)
+    settings = (
+        SETTINGS | BALANCED | {"calibrated_on": ["draw-1"], "feature_map": feature_map} | order
+    )
+    run = simulate(data, exact, n_features=[400], n_seeds=300, heads="all", **settings)
+    found = fit(data, exact, run, feature_map, **order).squeeze()
+    check(fit(data, exact, run, feature_map, **order), "fit", "here")
+    for name in ("output_error", "output_error_separate"):
+        squares = np.square(run[name].sel(input="draw-0")).squeeze()
+        predicted = 10 ** (2 * float(found[f"log10_{name}_rms_closed_form"]))
+        standard_error = float(squares.std("seed", ddof=1)) / 300**0.5
+        assert abs(float(squares.mean()) - predicted) < 4 * standard_error
+        assert 10 * standard_error < predicted
+    gain = run["output_gain"].sel(input="draw-0").squeeze()
+    error = float(gain.std("seed", ddof=1)) / 300**0.5
+    assert abs(float(gain.mean()) - float(found["output_gain_closed_form"])) < 4 * error
+    assert float(found["phase_of"].item() == "gaussian") and found["sigma_squared"] < 1
+
+
+def test_what_the_states_say_of_outputs(qkv, attention, states):
+    """Gain and separate pools against the network written out; the next seed's calcium divides."""
+    q, k, v = (torch.from_numpy(qkv[name].values[0, 0, 1]).double() for name in "qkv")
+    exact = torch.from_numpy(attention["output"].values[0, 0, 1])
+    calcium, drives = [], []
+    for seed in range(3):
+        omega = torch.from_numpy(stream(5, "x", "omega", seed, 0, 1).standard_normal((40, 4)))
+        phi_q, phi_k = (
+            torch.exp(x @ omega.T - x.square().sum(1, keepdim=True) / 2) for x in (q, k)
+        )
+        calcium.append(phi_q @ phi_k.sum(0))
+        drives.append(phi_q @ (phi_k.T @ v))
+    for seed in range(3):
+        output, other = (drives[seed] / calcium[i % 3][:, None] for i in (seed, seed + 1))
+        one = states.isel(n_features=1, seed=seed, input=0, layer=0).sel(head=1)
+        gain = float((output * exact).sum() / exact.square().sum())
+        assert float(one["output_gain"]) == pytest.approx(gain, rel=1e-9)
+        error = float((other - exact).norm() / exact.norm())
+        assert float(one["output_error_separate"]) == pytest.approx(error, rel=1e-9)
+
+
+def test_disjoint_networks_share_no_neuron(qkv, attention):
+    """Sizes side by side in one draw; the second is the network of the neurons after the first."""
+    draws, starts = arrangement([10, 20, 45], 2, "disjoint")
+    np.testing.assert_array_equal(draws, [[0, 1]] * 3)
+    np.testing.assert_array_equal(starts, [[0, 0], [10, 10], [30, 30]])
+    settings = SETTINGS | {"heads": [[0, 1]], "n_seeds": 2}
+    run = simulate(qkv, attention, n_features=[10, 20], smaller_networks="disjoint", **settings)
+    whole = simulate(qkv, attention, n_features=[10, 30], **settings)
+    small, large, all_thirty = (
+        np.exp(one["log_calcium"].isel(n_features=i).sel(head=1).values)
+        for one, i in ((run, 0), (run, 1), (whole, 1))
+    )
+    np.testing.assert_allclose((10 * small + 20 * large) / 30, all_thirty, rtol=1e-10)
+    np.testing.assert_array_equal(run["log_calcium"][0], whole["log_calcium"][0])
 
 
 def test_blocks_are_seeds_of_their_own(qkv, attention):

@@ -249,7 +249,7 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
             "feature_map",
             "performr",
             "'performr' is unknown; choose one of performer, orthogonal, hyperbolic, "
-            "generalized_positive, truncated_performer, cosine, positive_cosine, clipped_sine, linear, "
+            "generalized_positive, fitted_normal, truncated_performer, cosine, positive_cosine, clipped_sine, linear, "
             "elu_plus_one, relu; did you mean performer?",
         ),
         (
@@ -264,7 +264,11 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
             ["center"],
             "'center' is unknown; choose one of center_keys, center_queries, balance; did you mean center_keys?",
         ),
-        ("calibrated_on", ["wittig"], "goes with symmetries or generalized_positive; remove it"),
+        (
+            "calibrated_on",
+            ["wittig"],
+            "goes with symmetries, generalized_positive or fitted_normal; remove it",
+        ),
         ("inputs", ["wittag"], "'wittag' is unknown; choose one of wittig; did you mean wittig?"),
         ("inputs", [], "got an empty list, wanted all, or a list of names of inputs"),
         (
@@ -281,7 +285,7 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
         (
             "smaller_networks",
             "nest",
-            "'nest' is unknown; choose one of nested, blocks; did you mean nested?",
+            "'nest' is unknown; choose one of nested, blocks, disjoint; did you mean nested?",
         ),
         ("heads", "al", "got 'al', wanted all, or a list of pairs [layer, head] counted from 0"),
         (
@@ -327,7 +331,7 @@ TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
         ({"smaller_networks": "blocks", "n_features": [1, 2000]}, "n_features", "2000 neurons make 2000 blocks of 1, wanted at most 1024; raise the smallest number, or use smaller_networks: nested"),
         ({"feature_map": "truncated_performer"}, "threshold", "is missing, truncated_performer needs one, such as 150"),
         ({"feature_map": "generalized_positive", "a": 0.2}, "a", "0.2 is over the limit of 0.1249; choose at most 0.1249"),
-        ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive"),
+        ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal"),
         ({"order": "causal", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve causal order; use float32 or float64"),
     ],
 )  # fmt: skip
@@ -898,6 +902,84 @@ def test_maps_and_blocks_are_those_of_the_science():
     ]
     assert [*study.EXPONENTIAL_MAPS] == exponential
     assert study.CHUNK == features.CHUNK and study.BLOCK_BYTES == network.BLOCK_BYTES
+
+
+# Other sections than a network.
+
+FOUR = {"synthetic": {"sigma_squared": [1.0], "n_inputs": 4}}
+VARIANTS = {"one": {}, "two": {"feature_map": "relu"}}
+COMPARISON = {"variants": VARIANTS, "n_features": [10]}
+LEARNED = {"n_features": [4, 8], "trained_on": ["draw-0"], "validated_on": ["draw-1"]}
+
+
+def section_faults(root: Path, section: dict, figures: dict | None = None) -> list[str]:
+    experiments = {"a": {"data": FOUR, **section}}
+    return faults_of(root, json.dumps({"experiments": experiments, "figures": figures or {}}))
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        {"symmetries": {"calibrated_on": ["draw-0", "draw-2"]}},
+        {"comparison": COMPARISON},
+        {"comparison": COMPARISON | {"symmetries": ["balance"], "calibrated_on": ["draw-1"]}},
+        {"comparison": {"variants": {"one": {}, "two": {"feature_map": "fitted_normal"}}, "n_features": [4], "calibrated_on": ["draw-0"]}},
+        {"learned": LEARNED},
+        {"explanation": {"n_features": [10, 100], "inputs": ["draw-3"], "heads": [[0, 0]]}},
+    ],
+)  # fmt: skip
+def test_valid_sections(root, section):
+    assert section_faults(root, section) == []
+    (name,) = section
+    read = study.load_study("mine", root, MACHINE)["experiments"]["a"]
+    assert study.sections(read) == [name]
+    assert study.memory_needed("a", {"experiments": {"a": read}}, root)[0] < 1e8
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "expected"),
+    [
+        ({}, "a", "got none, wanted exactly one of network, symmetries, comparison, learned, explanation"),
+        ({"network": NETWORK, "learned": LEARNED}, "a", "got network and learned, wanted exactly one of network, symmetries, comparison, learned, explanation"),
+        ({"symetries": {}, "network": NETWORK}, "a.symetries", "unknown key; did you mean symmetries?"),
+        ({"symmetries": {"calibrated_on": ["draw-9"]}}, "a.symmetries.calibrated_on", "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+        ({"symmetries": {"calibrated_on": [f"draw-{i}" for i in range(4)]}}, "a.symmetries.calibrated_on", "has all inputs; leave at least one to be tested"),
+        ({"symmetries": {"calibrated_on": []}}, "a.symmetries.calibrated_on", "got an empty list, wanted a list of at least one name of an input"),
+        ({"comparison": COMPARISON | {"variants": {"one": {}}}}, "a.comparison.variants", "got a mapping, wanted a mapping of at least two variants by their names"),
+        ({"comparison": COMPARISON | {"n_seeds": 2}}, "a.comparison.n_seeds", "got 2, wanted an integer of at least 3, at most 1000"),
+        ({"comparison": COMPARISON | {"variants": VARIANTS | {"3": {"feature_map": "rele"}}}}, "a.comparison.variants.3.feature_map", "'rele' is unknown; choose one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal, truncated_performer, cosine, positive_cosine, clipped_sine, linear, elu_plus_one, relu; did you mean relu?"),
+        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "truncated_performer"}}}}, "a.comparison.variants.three.threshold", "is missing, truncated_performer needs one, such as 150"),
+        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"threshold": 3}}}}, "a.comparison.variants.three.threshold", "goes with feature_map truncated_performer only, not performer; remove it"),
+        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "fitted_normal"}}}}, "a.comparison.calibrated_on", "is missing, fitted_normal needs inputs to be fitted to; choose one of draw-0, draw-1, draw-2, draw-3"),
+        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "hyperbolic"}}, "n_features": [9]}}, "a.comparison.n_features", "9 is odd, hyperbolic has pairs of neurons; use even numbers"),
+        ({"comparison": COMPARISON | {"heads": [[0, 1]]}}, "a.comparison.heads", "[0, 1] does not exist; the data has layers 0 to 0 and heads 0 to 0"),
+        ({"learned": LEARNED | {"n_features": [4, 7]}}, "a.learned.n_features", "7 is odd, every hidden neuron makes 2 features; use even numbers"),
+        ({"learned": LEARNED | {"validated_on": ["draw-0"]}}, "a.learned.validated_on", "'draw-0' is in trained_on; validate on other inputs"),
+        ({"learned": LEARNED | {"validated_on": ["draw-1", "draw-2", "draw-3"]}}, "a.learned.validated_on", "and trained_on have all inputs; leave at least one to be tested"),
+        ({"learned": LEARNED | {"learning_rate": 0}}, "a.learned.learning_rate", "got 0, wanted a number above 0, at most 1e+300"),
+        ({"learned": LEARNED | {"loss": "weigths"}}, "a.learned.loss", "'weigths' is unknown; choose one of weights, outputs; did you mean weights?"),
+        ({"explanation": {"n_features": [100, 10]}}, "a.explanation.n_features", "10 comes after 100; wanted rising numbers, each once"),
+        ({"explanation": {"n_features": [100], "inputs": ["draw"]}}, "a.explanation.inputs", "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+    ],
+)  # fmt: skip
+def test_faults_of_sections(root, section, key, expected):
+    assert section_faults(root, section) == [line(f"experiments.{key}", expected)]
+
+
+def test_a_figure_shows_experiments_of_its_kind(root):
+    figures = {"learned_features": {"experiments": ["a"]}, "trace": {"experiments": ["a"]}}
+    assert section_faults(root, {"learned": LEARNED}, figures) == [
+        line("figures.trace.experiments", "a has learned, trace shows experiments with network")
+    ]
+
+
+def test_sections_are_those_of_the_schema():
+    experiments = study.load_schema("study")["properties"]["experiments"]
+    known = {*experiments["additionalProperties"]["properties"]}
+    assert known == {"data", *study.SECTIONS}
+    figures = study.load_schema("study")["properties"]["figures"]["properties"]
+    assert {*study.FIGURES} == {*figures} and {*study.FIGURES.values()} == {*study.SECTIONS}
+    assert {*study.SETTING_FAULTS} == {*study.SECTIONS}
 
 
 def test_figures_are_those_of_the_schema():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tripartite import symmetries
 from tripartite.attention import softmax_attention
+from tripartite.features import optimal_a
 
 NAMES = ("center_keys", "center_queries", "balance")
 SUBSETS = [list(names) for n in range(4) for names in itertools.combinations(NAMES, n)]
@@ -99,7 +100,20 @@ def test_heads_are_calibrated_each_by_itself():
             torch.testing.assert_close(one[head], wanted, rtol=1e-12, atol=1e-12)
 
 
-def test_mean_square_is_that_of_all_pairs():
-    q, k, _ = draw(6)
-    pairs = (q[:, None] + k).square().sum(-1).mean()
-    assert float(symmetries.mean_square(q, k)) == pytest.approx(float(pairs), rel=1e-12)
+def test_a_normal_distribution_is_fitted_to_all_pairs():
+    """a of the principal directions of q + k over all pairs, by a loop; each input has its own pairs."""
+    inputs = [tuple(draw(seed))[:2] for seed in (6, 7)]
+    symmetry, a = symmetries.fitted(inputs, ["center_keys", "balance"], "fitted_normal")
+    moments = []
+    for q, k in inputs:
+        q, k = symmetries.transform(q, k, symmetry)[:2]
+        sums = [one + other for one in q for other in k]
+        moments.append(sum(torch.outer(x, x) for x in sums) / len(sums))
+    moment = sum(moments) / 2
+    torch.testing.assert_close(moment, moment.diagonal().diag(), rtol=0, atol=1e-10)
+    wanted = [optimal_a(float(x), 1) for x in moment.diagonal()]
+    np.testing.assert_allclose(a, wanted, rtol=1e-8)
+    same, one = symmetries.fitted(inputs, ["center_keys", "balance"], "generalized_positive")
+    np.testing.assert_allclose(one, optimal_a(float(moment.trace()), len(a)), rtol=1e-10)
+    torch.testing.assert_close(same.balance @ same.balance, symmetry.balance.mT @ symmetry.balance)
+    assert not symmetries.fitted(inputs, ["balance"])[1].any()

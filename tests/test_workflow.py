@@ -18,6 +18,7 @@ import yaml
 from conftest import project, requirements, snakemake
 
 from tripartite import job
+from tripartite.study import SECTIONS
 
 NOTHING = "Nothing to be done"
 
@@ -39,11 +40,40 @@ TINY = {
                 "leak_presynaptic": 0.1, "symmetries": ["balance"], "calibrated_on": ["draw-0"],
             },
         },
+        "fitted": {
+            "data": {"same_as": "small"},
+            "symmetries": {"calibrated_on": ["draw-0"]},
+        },
+        "maps": {
+            "data": {"same_as": "small"},
+            "comparison": {
+                "variants": {"exp": {}, "relu": {"feature_map": "relu"},
+                             "low": {"feature_map": "truncated_performer", "threshold": 2},
+                             "high": {"feature_map": "truncated_performer", "threshold": 20}},
+                "n_features": [10, 30], "n_seeds": 4,
+            },
+        },
+        "trained": {
+            "data": {"synthetic": {"sigma_squared": [1.0], "n_inputs": 3, "n_tokens": 8, "d_head": 4}},
+            "learned": {"n_features": [4], "n_seeds": 2, "max_steps": 20,
+                        "trained_on": ["draw-0"], "validated_on": ["draw-1"]},
+        },
+        "explained": {
+            "data": {"same_as": "small"},
+            "explanation": {"n_features": [10, 100], "n_seeds": 2},
+        },
     },
     "figures": {
         "trace": {"experiments": ["chosen"]},
         "features_needed": {"experiments": ["small"]},
         "error_vs_features": {"experiments": ["small", "chosen", "causal"]},
+        "phase_diagram": {"experiments": ["small", "causal"]},
+        "predicted_error": {"experiments": ["small", "causal"]},
+        "symmetries": {"experiments": ["fitted"]},
+        "feature_maps": {"experiments": ["maps"]},
+        "dynamic_range": {"experiments": ["maps"]},
+        "learned_features": {"experiments": ["trained"]},
+        "effective_temperature": {"experiments": ["explained"]},
     },
 }  # fmt: skip
 
@@ -102,7 +132,8 @@ def test_quick_end_to_end(tmp_path):
         for suffix in ("svg", "pdf", "png")
     }
     for name, experiment in study["experiments"].items():
-        files = ["states", "fit"] + ["qkv", "attention"] * ("same_as" not in experiment["data"])
+        (section,) = SECTIONS.keys() & experiment.keys()
+        files = [*SECTIONS[section]] + ["qkv", "attention"] * ("same_as" not in experiment["data"])
         wanted |= {f"results/quick/{name}/{file}.nc" for file in files}
     assert set(results(folder)) == wanted
     again = snakemake(folder, "--config", "study=quick")
@@ -186,7 +217,7 @@ def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
     assert (causal[:, :, :, 0] < plain[:, :, :, 0]).all()
     states = job.load(tiny / "results/tiny/causal/states.nc")
     assert json.loads(states.attrs["settings"])["dtype"] == "float32"
-    assert states.attrs["source"] == "low-norm draws, generalized positive, causal, balanced"
+    assert states.attrs["source"] == "random heads, generalized positive, causal, balanced"
     assert states["computed"].sel(input="draw-1", n_features=10).all()
     assert not states["computed"].sel(input="draw-0").any()
 

@@ -32,21 +32,36 @@ FILES = [
     "tripartite/attention",
     "tripartite/checkpoints",
     "tripartite/contracts",
+    "tripartite/explanation",
     "tripartite/features",
     "tripartite/figures/__init__",
+    "tripartite/figures/dynamic_range",
+    "tripartite/figures/effective_temperature",
     "tripartite/figures/error_vs_features",
+    "tripartite/figures/feature_maps",
     "tripartite/figures/features_needed",
+    "tripartite/figures/learned_features",
     "tripartite/figures/palette",
+    "tripartite/figures/phase_diagram",
+    "tripartite/figures/predicted_error",
     "tripartite/figures/speed",
+    "tripartite/figures/symmetries",
     "tripartite/figures/trace",
     "tripartite/job",
+    "tripartite/kernels",
+    "tripartite/learning",
     "tripartite/network",
     "tripartite/peers",
+    "tripartite/phases",
     "tripartite/pretrained",
     "tripartite/stages/__init__",
     "tripartite/stages/attend",
+    "tripartite/stages/calibrate",
+    "tripartite/stages/compare",
+    "tripartite/stages/explain",
     "tripartite/stages/fit",
     "tripartite/stages/generate",
+    "tripartite/stages/learn",
     "tripartite/stages/measure",
     "tripartite/stages/simulate",
     "tripartite/statistics",
@@ -141,10 +156,15 @@ def study(name):
 def attention_settings(section):
     "What distinguishes the softmax attention that a network is compared with; nothing, as a rule."
     keys = ("order", "leak_hebbian", "leak_presynaptic")
-    special = section["network"]["order"] == "causal" or any(
-        section["network"][key] for key in keys[1:]
-    )
-    return {key: section["network"][key] for key in keys} if special else {}
+    network = section.get("network", {"order": "bidirectional"})
+    special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
+    return {key: network[key] for key in keys} if special else {}
+
+
+def stage_files(section):
+    "The files that an experiment makes of its data, without suffix; the last one is drawn."
+    (name,) = study_module.sections(section)
+    return study_module.SECTIONS[name]
 
 
 def file_owner(study_name, name, file):
@@ -167,6 +187,10 @@ for target in map(Path, sys.argv[1:]):
         if name not in known:
             stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
         if kind == "experiment" and target.suffix == ".nc":
+            made = ("qkv", "attention", *stage_files(known[name]))
+            if target.stem not in made:
+                has = ", ".join(f"{file}.nc" for file in made)
+                stop(f"{target}: experiment {name} of study {asked} has {has}")
             owner = file_owner(asked, name, target.stem)
             if owner != name:
                 there = f"results/{asked}/{owner}/{target.name}"
@@ -245,19 +269,33 @@ def simulate_settings(wildcards):
     return json.dumps(settings, sort_keys=True)
 
 
+def section_settings(wildcards):
+    "The settings of an experiment whose section is not a network."
+    (name,) = study_module.sections(experiment(wildcards))
+    settings = {
+        **experiment(wildcards)[name],
+        "seed": study(wildcards.study)["seed"],
+        "source": file_owner(wildcards.study, wildcards.experiment, "qkv"),
+    }
+    return json.dumps(dict(sorted(settings.items())))  # variants keep the order of the study
+
+
 def attend_settings(wildcards):
     return json.dumps(attention_settings(experiment(wildcards)), sort_keys=True)
 
 
 def fit_settings(wildcards):
     network = experiment(wildcards)["network"]
-    keys = ("feature_map", "order", "leak_presynaptic")
+    keys = ("feature_map", "order", "leak_hebbian", "leak_presynaptic")
     return json.dumps({key: network[key] for key in keys}, sort_keys=True)
 
 
 def fits(wildcards):
-    names = study(wildcards.study)["figures"][wildcards.figure]["experiments"]
-    return [f"<results>/{wildcards.study}/{name}/fit.nc" for name in names]
+    chosen = study(wildcards.study)
+    return [
+        f"<results>/{wildcards.study}/{name}/{stage_files(chosen['experiments'][name])[-1]}.nc"
+        for name in chosen["figures"][wildcards.figure]["experiments"]
+    ]
 
 
 def figure_files(study_name):
@@ -270,10 +308,10 @@ def figure_files(study_name):
 
 def experiment_files(study_name):
     files = []
-    for name in study(study_name)["experiments"]:
+    for name, section in study(study_name)["experiments"].items():
         files += [
             f"<results>/{study_name}/{name}/{file}.nc"
-            for file in ("qkv", "attention", "states", "fit")
+            for file in ("qkv", "attention", *stage_files(section))
             if file_owner(study_name, name, file) == name
         ]
     return files
@@ -297,3 +335,6 @@ def remove_leftovers():
             pid, host = owner.groups()
             if host == platform.node() and not psutil.pid_exists(int(pid)):
                 shutil.rmtree(leftover, ignore_errors=True)
+        for unfinished in Path(folder).rglob(".*.partial"):
+            if (unfinished.parent / unfinished.name.split("-")[0].lstrip(".")).exists():
+                shutil.rmtree(unfinished, ignore_errors=True)

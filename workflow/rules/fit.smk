@@ -1,4 +1,4 @@
-# Measured errors of the network beside the closed form, for every head.
+# The network beside the closed forms, and other fits to standard attention, for every head.
 
 
 rule fit:
@@ -19,3 +19,91 @@ rule fit:
         "Fit the network of {wildcards.experiment} to standard attention."
     shell:
         command("fit")
+
+
+rule calibrate:
+    input:
+        stage=source("stage"),
+        data=shared("qkv", "attention"),
+    output:
+        symmetries="<results>/{study}/{experiment}/symmetries.nc",
+    log:
+        "<logs>/{study}/{experiment}/calibrate.log",
+    conda:
+        ENVIRONMENT
+    params:
+        settings=section_settings,
+        code=code("tripartite/stages/calibrate"),
+    message:
+        "Fit symmetries and weights of {wildcards.experiment} to some inputs, test them on others."
+    shell:
+        command("calibrate")
+
+
+rule compare:
+    input:
+        stage=source("stage"),
+        data=shared("qkv", "attention"),
+    output:
+        comparison="<results>/{study}/{experiment}/comparison.nc",
+    log:
+        "<logs>/{study}/{experiment}/compare.log",
+    conda:
+        ENVIRONMENT
+    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    resources:
+        device=MACHINE["device"],
+        gpu=1 if GPUS else 0,
+    params:
+        settings=section_settings,
+        code=code("tripartite/stages/compare"),
+    message:
+        "Compare the feature maps of {wildcards.experiment}."
+    shell:
+        command("compare", "--device {resources.device} --workers {threads}")
+
+
+rule learn:
+    input:
+        stage=source("stage"),
+        data=shared("qkv", "attention"),
+    output:
+        learned="<results>/{study}/{experiment}/learned.nc",
+    log:
+        "<logs>/{study}/{experiment}/learn.log",
+    conda:
+        ENVIRONMENT
+    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    resources:
+        device=MACHINE["device"],
+        gpu=1 if GPUS else 0,
+    params:
+        settings=section_settings,
+        code=code("tripartite/stages/learn"),
+    message:
+        "Train the hidden layers of {wildcards.experiment} to attention."
+    shell:
+        command("learn", "--device {resources.device} --workers {threads}")
+
+
+rule explain:
+    input:
+        stage=source("stage"),
+        data=shared("qkv", "attention"),
+    output:
+        explanation="<results>/{study}/{experiment}/explanation.nc",
+    log:
+        "<logs>/{study}/{experiment}/explain.log",
+    conda:
+        ENVIRONMENT
+    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    resources:
+        device=MACHINE["device"],
+        gpu=1 if GPUS else 0,
+    params:
+        settings=section_settings,
+        code=code("tripartite/stages/explain"),
+    message:
+        "Find the standard attention that explains {wildcards.experiment} best."
+    shell:
+        command("explain", "--device {resources.device} --workers {threads}")

@@ -44,6 +44,8 @@ def run(
             source = dataset.attrs["source"]
     if "workers" in wanted:
         arguments["workers"] = workers
+    if "kept" in wanted:
+        arguments["kept"] = kept = job.Kept(outputs[0], settings, code, upstream)
     with job.device(device if "device" in wanted else "cpu") as name:
         if "device" in wanted:
             arguments["device"] = name
@@ -59,6 +61,8 @@ def run(
         "device": name.split(":")[0],
     }
     job.save(dataset, outputs[0], attrs)
+    if "kept" in wanted:
+        kept.clear()
 
 
 def draw(inputs: list[Path], outputs: list[Path], settings: dict):

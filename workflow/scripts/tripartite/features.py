@@ -23,27 +23,27 @@ CHUNK = 1 << 16  # neurons drawn at a time, about: bounds the memory of large ne
 Activation = Callable[[Tensor, Tensor, int, float], tuple[Tensor, Tensor | None]]
 
 
-# Neurons: omega [m, D] standard normal, phase [m] uniform on 0 to 2 pi, and the parameter a, to
-# weights [m, D] and bias [m].
+# Neurons: omega [m, D] standard normal, phase [m] uniform on 0 to 2 pi, and the parameter
+# a [D] or [1], to weights [m, D] and bias [m].
 
 
-def plain(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def plain(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Weights omega, no bias."""
     return omega, torch.zeros_like(phase)
 
 
-def random_phase(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def random_phase(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Weights omega, and a random phase as bias."""
     return omega, phase
 
 
-def mirrored(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def mirrored(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Pairs of neurons with weights omega and -omega: hyperbolic features (Choromanski et al. 2021)."""
     pairs = torch.stack([omega[::2], -omega[::2]], dim=1).flatten(0, 1)  # m is even
     return pairs, torch.zeros_like(phase)
 
 
-def orthogonal_rows(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
+def orthogonal_rows(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
     """Every D neurons in a row orthogonal to one another, each with the norm that omega has.
 
     Directions are those of Gram-Schmidt (QR with a positive diagonal, hence Haar-distributed); they are
@@ -55,10 +55,14 @@ def orthogonal_rows(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Ten
     return basis.mT.flatten(0, 1) * omega.norm(dim=1, keepdim=True), torch.zeros_like(phase)
 
 
-def generalized(omega: Tensor, phase: Tensor, a: float) -> tuple[Tensor, Tensor]:
-    """Weights sqrt(1 - 4a) omega, bias a |omega|^2 + D/4 ln(1 - 4a): FAVOR++ (Likhosherstov et al. 2022)."""
-    bias = a * omega.square().sum(1) + omega.shape[1] / 4 * math.log(1 - 4 * a)
-    return math.sqrt(1 - 4 * a) * omega, bias
+def generalized(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights sqrt(1 - 4a_i) omega_i, bias sum_i a_i omega_i^2 + ln(1 - 4a_i) / 4, in each direction i.
+
+    One a for all directions is FAVOR++ (Likhosherstov et al. 2022); one for each, in the right basis, is
+    a normal distribution of hidden weights with another covariance, and what it takes to stay unbiased.
+    """
+    bias = (a * omega.square() + torch.log(1 - 4 * a) / 4).sum(1)
+    return torch.sqrt(1 - 4 * a) * omega, bias
 
 
 # Activations: drive u [..., T, m], square = |x|^2 [..., T, 1], m of the whole network, threshold; to
@@ -111,7 +115,7 @@ def relu(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, N
 class FeatureMap(NamedTuple):
     """neurons and activation of a map, and the settings it takes beyond the number of neurons."""
 
-    neurons: Callable[[Tensor, Tensor, float], tuple[Tensor, Tensor]]
+    neurons: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     activation: Activation
     settings: tuple[str, ...] = ()
 
@@ -121,6 +125,7 @@ FEATURE_MAPS = {
     "orthogonal": FeatureMap(orthogonal_rows, exponential),
     "hyperbolic": FeatureMap(mirrored, exponential),
     "generalized_positive": FeatureMap(generalized, exponential, ("a",)),
+    "fitted_normal": FeatureMap(generalized, exponential),
     "truncated_performer": FeatureMap(plain, truncated_exponential, ("threshold",)),
     "cosine": FeatureMap(random_phase, cosine),
     "positive_cosine": FeatureMap(random_phase, positive_cosine),
@@ -133,14 +138,17 @@ FEATURE_MAPS = {
 
 def draw_neurons(
     feature_map: str, weights: np.random.Generator, phases: np.random.Generator, m: int, d_head: int,
-    a: float = 0.0,
+    a: float | Tensor = 0.0,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Yield weights [n, D] and bias [n] of m neurons in order, about CHUNK at a time, in float64.
+
+    a, a number or [D], is the parameter of generalized positive features.
 
     The first neurons are the same whatever m is: draws are in whole orthogonal blocks and pairs.
     """
     whole = 2 * d_head
     size = math.ceil(CHUNK / whole) * whole
+    a = torch.as_tensor(a, dtype=torch.float64).expand(d_head)
     for start in range(0, m, size):
         n = min(size, m - start)
         drawn = math.ceil(n / whole) * whole

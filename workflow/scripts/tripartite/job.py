@@ -12,6 +12,8 @@ import shutil
 import tempfile
 import time
 import zipfile
+import zlib
+from collections.abc import Iterator, MutableMapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -113,6 +115,47 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
         dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
         if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
             raise OSError(f"{path}: what was read back differs from what was written")
+
+
+class Kept(MutableMapping):
+    """Parts of a long job, name -> arrays by their names, that are found again after an interruption.
+
+    They lie in a hidden folder beside the output, whose name holds a digest of all that the job depends
+    on, and go when the output is complete. A part that is damaged counts as missing.
+    """
+
+    def __init__(self, output: Path, *origin: object):
+        digest = hashlib.sha256(json.dumps([versions(), *origin], sort_keys=True).encode())
+        self.folder = output.parent / f".{output.name}-{digest.hexdigest()[:16]}.partial"
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"
+
+    def __getitem__(self, name: str) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self._path(name), allow_pickle=False) as arrays:
+                return dict(arrays)
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            raise KeyError(name) from error
+
+    def __setitem__(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
+            np.savez(temporary, **arrays)
+
+    def __delitem__(self, name: str) -> None:
+        self._path(name).unlink()
+
+    def __iter__(self) -> Iterator[str]:
+        return (path.stem for path in sorted(self.folder.glob("*.npz")))
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+    def clear(self) -> None:
+        """Forget everything, also what is left of other settings of the same output."""
+        output = self.folder.name.rsplit("-", 1)[0]
+        for folder in self.folder.parent.glob(f"{output}-*.partial"):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def owner() -> str:

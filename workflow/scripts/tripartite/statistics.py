@@ -1,15 +1,16 @@
-"""Statistics over seeds: an estimate pooled over everything, with an interval over independent seeds.
+"""Statistics: estimates with intervals over independent seeds, or over inputs, heads and seeds.
 
 Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval is
 the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
 (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11); of more than GROUPS seeds,
-equal groups are deleted. It needs no random numbers.
+equal groups are deleted. It needs no random numbers. Where inputs and heads are samples as well, the
+interval is a cluster bootstrap.
 """
 
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import stdtrit
+from scipy.special import bdtr, ndtr, stdtrit
 
 LEVEL = 0.95
 GROUPS = 100
@@ -59,3 +60,43 @@ def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         )
     dx, dy = deviations
     return np.clip((dx * dy).sum(-1) / np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1)), -1, 1)
+
+
+def cluster_bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, n_axes: int,
+    rng: np.random.Generator, n_draws: int = 2000,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
+
+    The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are crossed:
+    every head reads every input. Each axis is resampled as a whole and by itself (the pigeonhole
+    bootstrap: Owen, Annals of Applied Statistics 2007). The interval is the expanded percentile
+    interval (Hesterberg, The American Statistician 2015), which is as wide as Student's t for the
+    shortest axis of more than one cluster; an axis of one cluster adds nothing to it. ValueError where
+    all axes have one. `statistic` maps an array like values to an array or a number.
+    """
+    lengths = values.shape[:n_axes]
+    if max(lengths, default=1) < 2:
+        raise ValueError(f"an interval needs at least 2 clusters, got shape {lengths}")
+    fewest = min(n for n in lengths if n > 1)
+    draws = np.stack(
+        [statistic(values[np.ix_(*(rng.integers(n, size=n) for n in lengths))])
+         for _ in range(n_draws)]
+    )  # fmt: skip
+    tail = ndtr(-np.sqrt(fewest / (fewest - 1)) * stdtrit(fewest - 1, (1 + LEVEL) / 2))
+    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
+    return np.asarray(statistic(values)), low, high
+
+
+def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Median of values [..., n] with its exact interval of at least 95 % for independent values.
+
+    The bounds are order statistics, from the binomial distribution of the values below the median; NaN
+    for fewer than 6 values, which have no such interval.
+    """
+    n = values.shape[-1]
+    rank = int((bdtr(np.arange(n), n, 0.5) <= (1 - LEVEL) / 2).sum())  # of the lower bound, from 1
+    median, ordered = np.median(values, -1), np.sort(values, -1)
+    if rank == 0:
+        return median, np.full_like(median, np.nan), np.full_like(median, np.nan)
+    return median, ordered[..., rank - 1], ordered[..., n - rank]

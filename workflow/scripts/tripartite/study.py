@@ -33,13 +33,29 @@ SUFFIXES = {"reactions": ".smi", "passages": ".txt"}  # kept in config/inputs/<k
 PHOTOGRAPHS = ("hopper", "chelsea", "coffee", "rocket")  # they travel inside packages
 INSTALLED = ("hopper",)  # by matplotlib, which is installed; the others are in scikit-image's wheel
 
+# What is done with the data of an experiment, one section each, and the files it makes; the last is drawn.
+SECTIONS = {
+    "network": ("states", "fit"),
+    "symmetries": ("symmetries",),
+    "comparison": ("comparison",),
+    "learned": ("learned",),
+    "explanation": ("explanation",),
+}
+FIGURES = {  # the section whose experiments a figure shows
+    "trace": "network", "features_needed": "network", "error_vs_features": "network",
+    "phase_diagram": "network", "predicted_error": "network", "symmetries": "symmetries",
+    "feature_maps": "comparison", "dynamic_range": "comparison", "learned_features": "learned",
+    "effective_temperature": "explanation",
+}  # fmt: skip
+
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
 QKV_DIMS = ("input", "layer", "head", "token", "d_head")
 QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
 
 # What feature maps take beyond the number of neurons, and those that bfloat16 serves, as in features.py.
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
-EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", "generalized_positive")
+FITTED_MAPS = ("generalized_positive", "fitted_normal")
+EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", *FITTED_MAPS)
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
 MAX_BLOCKS = 1024  # networks cut out of one; more take longer to sort out than to run
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
@@ -348,19 +364,35 @@ def _study_faults(study: object, root: Path, machine: dict) -> list[Fault]:
             faults.append((where, "is the folder of the figures; choose another name"))
         if "data" in experiment:
             faults += _data_faults(name, experiments, written, root)
-        if "network" in experiment:
-            shape = _shape(name, experiments, root)
-            network = experiment["network"]
-            faults += _network_faults((*where, "network"), network, shape, machine.get("memory_gb"))
-            names = input_names(name, experiments, root)
-            wrote = written[name]["network"]
-            faults += _setting_faults((*where, "network"), network, wrote, names)
+        given = sections(written[name])
+        if len(given) != 1 and isinstance(written[name], dict):
+            got = " and ".join(given) or "none"
+            faults.append((where, f"got {got}, wanted exactly one of {', '.join(SECTIONS)}"))
+        for section in given:
+            if section in experiment:
+                place, wrote = (*where, section), written[name][section]
+                shape = _shape(name, experiments, root)
+                names = input_names(name, experiments, root)
+                settings = experiment[section]
+                faults += _size_faults(place, section, settings, shape, machine.get("memory_gb"))
+                clashes = list(SETTING_FAULTS[section](place, settings, wrote, names))
+                told = {keys for keys, _ in clashes}
+                named = _name_faults(place, settings, names)
+                faults += clashes + [fault for fault in named if fault[0] not in told]
     for figure, settings in sound.get("figures", {}).items():
         keys = ("figures", figure, "experiments")
         for name in settings.get("experiments", []):
             if name and name not in written:
                 faults.append((keys, _unknown(name, experiments)))
+            elif name and FIGURES[figure] not in sections(written[name]):
+                text = f"{name} has {' and '.join(sections(written[name])) or 'no section'}"
+                faults.append((keys, f"{text}, {figure} shows experiments with {FIGURES[figure]}"))
     return faults
+
+
+def sections(experiment: object) -> list[str]:
+    """The sections of an experiment that say what is done with its data."""
+    return [name for name in SECTIONS if isinstance(experiment, dict) and name in experiment]
 
 
 def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Iterator[Fault]:
@@ -399,21 +431,22 @@ def _owns_data(experiment: dict) -> bool:
     return "data" in experiment and "same_as" not in experiment["data"]
 
 
-def _network_faults(
-    where: tuple, network: dict, shape: dict[str, int], memory_gb: object
+def _size_faults(
+    where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: object
 ) -> Iterator[Fault]:
-    sizes = [size for size in network.get("n_features", []) if size]
+    """Numbers of neurons, heads and memory, of every section that has them."""
+    sizes = [size for size in settings.get("n_features", []) if size]
     for smaller, larger in zip(sizes, sizes[1:]):
         if smaller >= larger:
             text = f"{larger} comes after {smaller}; wanted rising numbers, each once"
             yield (*where, "n_features"), text
             break
-    if "layers" in shape and "heads" in shape and network.get("heads", "all") != "all":
-        for layer, head in filter(None, network["heads"]):
+    if "layers" in shape and "heads" in shape and settings.get("heads", "all") != "all":
+        for layer, head in filter(None, settings["heads"]):
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
                 yield (*where, "heads"), f"[{layer}, {head}] does not exist; the data has {has}"
-    leaks = [network.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
+    leaks = [settings.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
     if None not in leaks and "tokens" in shape:
         growth = (leaks[0] - leaks[1]) * shape["tokens"]
         if growth > MAX_GROWTH:
@@ -421,15 +454,17 @@ def _network_faults(
                 f"{leaks[0]} lets the output of {shape['tokens']} tokens grow up to exp({growth:.0f}) times, "
                 f"wanted exp({MAX_GROWTH}) at most; bring it closer to leak_hebbian ({leaks[1]})"
             )
-    if sizes and network.get("smaller_networks") == "blocks" and sizes[-1] // sizes[0] > MAX_BLOCKS:
+    blocks = settings.get("smaller_networks") == "blocks"
+    if sizes and blocks and sizes[-1] // sizes[0] > MAX_BLOCKS:
         yield (*where, "n_features"), (
             f"{sizes[-1]} neurons make {sizes[-1] // sizes[0]} blocks of {sizes[0]}, wanted at most "
             f"{MAX_BLOCKS}; raise the smallest number, or use smaller_networks: nested"
         )
         return  # its memory is beside the point
-    planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in network
+    planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in settings
     if planned and _is_number(None, memory_gb):
-        needed, what, advice = max(memory_plan(shape, network | {"n_features": sizes}))
+        plan = memory_plan(shape, settings | {"n_features": sizes}, section)
+        needed, what, advice = max(plan)
         if needed > memory_gb * 10**9:
             yield where, (
                 f"needs {_size(needed)} for {what}, memory_gb allows {memory_gb}: "
@@ -437,48 +472,43 @@ def _network_faults(
             )
 
 
-def _setting_faults(
-    where: tuple, network: dict, wrote: dict, names: list[str] | None
-) -> Iterator[Fault]:
-    """Settings that do not go together: network without its faults, and as it was written.
-
-    names are those of the inputs, None where they are not known.
-    """
-    feature_map = network.get("feature_map")
-    for owner, key in MAP_SETTINGS.items():
-        if key in wrote and feature_map not in (None, owner):
-            yield (*where, key), f"goes with feature_map {owner} only, not {feature_map}; remove it"
-    if feature_map == "truncated_performer" and "threshold" not in wrote:
-        yield (*where, "threshold"), "is missing, truncated_performer needs one, such as 150"
-    calibrating, tested = network.get("calibrated_on"), network.get("inputs")
-    symmetries = network.get("symmetries", [None])
-    known = feature_map and calibrating is not None and all(symmetries) and all(calibrating)
-    odd = [size for size in network.get("n_features", []) if size and size % 2]
-    if feature_map == "hyperbolic" and odd:
-        yield (
-            *where,
-            "n_features",
-        ), f"{odd[0]} is odd, hyperbolic has pairs of neurons; use even numbers"
-    fits = bool(symmetries) or feature_map == "generalized_positive" and "a" not in wrote
-    if known and fits and not calibrating:
-        needs = "symmetries need" if symmetries else "generalized_positive without a needs"
-        text = f"is missing, {needs} inputs to be fitted to{_list(names or [])}"
-        yield (*where, "calibrated_on"), text
-    if known and calibrating and not fits:
-        yield (*where, "calibrated_on"), "goes with symmetries or generalized_positive; remove it"
-    given = {
-        "calibrated_on": calibrating or [],
-        "inputs": tested if isinstance(tested, list) else [],
+def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Iterator[Fault]:
+    """Inputs that do not exist or have two roles; names are those of the data, None where not known."""
+    roles = {
+        key: settings[key] if isinstance(settings.get(key), list) else []
+        for key in ("calibrated_on", "trained_on", "validated_on", "inputs")
     }
-    for key, wanted in given.items():
+    for key, wanted in roles.items():
         for name in wanted:
             if name and names is not None and name not in names:
                 yield (*where, key), _unknown(name, names)
-    for name in set(given["calibrated_on"]) & set(given["inputs"]):
-        if name:
-            yield (*where, "inputs"), f"{_show(name)} is in calibrated_on; test on other inputs"
-    if fits and names and tested == "all" and calibrating and not set(names) - set(calibrating):
-        yield (*where, "calibrated_on"), "has all inputs; leave at least one to be simulated"
+    fitted = [key for key in ("calibrated_on", "trained_on") if roles[key]]
+    for first in fitted:
+        for other in ("validated_on", "inputs"):
+            for name in set(roles[first]) & set(roles[other]):
+                if name:
+                    verb = "validate" if other == "validated_on" else "test"
+                    text = f"{_show(name)} is in {first}; {verb} on other inputs"
+                    yield (*where, other), text
+    used = [name for key in ("calibrated_on", "trained_on", "validated_on") for name in roles[key]]
+    everything = settings.get("inputs", "all") == "all" and not set(names or used) - set(used)
+    if fitted and names and all(used) and everything and set(used) <= set(names):
+        last = "validated_on" if roles["validated_on"] else fitted[0]
+        left = "tested" if last == "validated_on" or "inputs" not in settings else "simulated"
+        has = "and trained_on have" if last == "validated_on" else "has"
+        yield (*where, last), f"{has} all inputs; leave at least one to be {left}"
+
+
+def _setting_faults(
+    where: tuple, network: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    """Settings of a network that do not go together: without its faults, and as it was written."""
+    feature_map = network.get("feature_map")
+    yield from _map_faults(where, network, wrote)
+    yield from _calibration_faults(where, network, [(feature_map, wrote)], names)
+    odd = [size for size in network.get("n_features", []) if size and size % 2]
+    if feature_map == "hyperbolic" and odd:
+        yield (*where, "n_features"), HYPERBOLIC.format(odd[0])
     if network.get("dtype") == "bfloat16":
         if feature_map and feature_map not in EXPONENTIAL_MAPS:
             yield (*where, "dtype"), (
@@ -489,10 +519,81 @@ def _setting_faults(
             yield (*where, "dtype"), "bfloat16 does not serve causal order; use float32 or float64"
 
 
+HYPERBOLIC = "{} is odd, hyperbolic has pairs of neurons; use even numbers"
+
+
+def _map_faults(where: tuple, network: dict, wrote: dict) -> Iterator[Fault]:
+    """Settings that belong to one feature map."""
+    feature_map = network.get("feature_map")
+    for owner, key in MAP_SETTINGS.items():
+        if key in wrote and feature_map not in (None, owner):
+            yield (*where, key), f"goes with feature_map {owner} only, not {feature_map}; remove it"
+    if feature_map == "truncated_performer" and "threshold" not in wrote:
+        yield (*where, "threshold"), "is missing, truncated_performer needs one, such as 150"
+
+
+def _calibration_faults(
+    where: tuple, settings: dict, maps: list[tuple[str, dict]], names: list[str] | None
+) -> Iterator[Fault]:
+    """Whether there is something to calibrate, and inputs to do it on; maps with what was written."""
+    calibrating, symmetries = settings.get("calibrated_on"), settings.get("symmetries", [None])
+    if calibrating is None or not all(symmetries) or not all(calibrating):
+        return
+    if not all(feature_map for feature_map, _ in maps):
+        return
+    fitted = [name for name, wrote in maps if name in FITTED_MAPS and "a" not in wrote]
+    if (symmetries or fitted) and not calibrating:
+        needs = "symmetries need" if symmetries else f"{fitted[0]} needs"
+        needs = needs.replace("generalized_positive", "generalized_positive without a")
+        text = f"is missing, {needs} inputs to be fitted to{_list(names or [])}"
+        yield (*where, "calibrated_on"), text
+    if calibrating and not symmetries and not fitted:
+        text = f"goes with symmetries, {' or '.join(FITTED_MAPS)}; remove it"
+        yield (*where, "calibrated_on"), text
+
+
+def _comparison_faults(
+    where: tuple, settings: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    variants = {key: part for key, part in settings.get("variants", {}).items() if part}
+    written = wrote.get("variants", {})
+    for name, variant in variants.items():
+        yield from _map_faults((*where, "variants", name), variant, written[name])
+        odd = [size for size in settings.get("n_features", []) if size and size % 2]
+        if variant.get("feature_map") == "hyperbolic" and odd:
+            yield (*where, "n_features"), HYPERBOLIC.format(odd[0])
+    maps = [(variant.get("feature_map"), written[name]) for name, variant in variants.items()]
+    yield from _calibration_faults(where, settings, maps, names)
+
+
+def _learned_faults(
+    where: tuple, settings: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    odd = [size for size in settings.get("n_features", []) if size and size % 2]
+    if odd:
+        yield (
+            *where,
+            "n_features",
+        ), f"{odd[0]} is odd, every hidden neuron makes 2 features; use even numbers"
+
+
+def _no_faults(where: tuple, settings: dict, wrote: dict, names: list[str] | None) -> list[Fault]:
+    return []
+
+
+SETTING_FAULTS = {
+    "network": _setting_faults,
+    "symmetries": _no_faults,
+    "comparison": _comparison_faults,
+    "learned": _learned_faults,
+    "explanation": _no_faults,
+}
+
+
 def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
     """Add to the fault of a too large n_features the memory that it would take."""
     got = re.match(r"(\d+) is over the limit of \d+", text)
-    if not got or keys[2:4] != ("network", "n_features"):
+    if not got or keys[3:4] != ("n_features",):
         return text
     d_head = _shape(keys[1], experiments, root).get("d_head")
     if d_head is None:
@@ -525,31 +626,17 @@ def _without(value: object, broken: set[tuple], keys: tuple = ()) -> object:
 def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> tuple[int, str]:
     """Bytes of the largest array of an experiment of a valid study, and what it is."""
     shape = _shape(experiment, study["experiments"], root)
-    return max(memory_plan(shape, study["experiments"][experiment]["network"]))[:2]
+    (section,) = sections(study["experiments"][experiment])
+    return max(memory_plan(shape, study["experiments"][experiment][section], section))[:2]
 
 
-def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, str]]:
+def memory_plan(
+    shape: dict[str, int], settings: dict, section: str = "network"
+) -> list[tuple[int, str, str]]:
     """Bytes of the large arrays of an experiment, in float64; what each is; what to lower."""
     inputs, layers, heads, tokens, d_head = (shape[name] for name in QKV_SIZES)
-    sizes, n_seeds = network["n_features"], network["n_seeds"]
-    m, n_sizes, n_networks = sizes[-1], len(sizes), len(sizes)
-    if network.get("smaller_networks") == "blocks":
-        n_seeds *= m // sizes[0]
-        n_networks = sum(m // size for size in sizes)
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
-    whole = network.get("feature_map") == "linear"  # its weights are not drawn piece by piece
-    drawn = m if whole else min(m, 2 * CHUNK)
-    return [
-        (
-            2 * 8 * drawn * d_head,
-            f"the hidden weights of one head ({drawn} n_features x {d_head} d_head, 2 copies)",
-            "n_features",
-        ),
-        (
-            6 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
-            f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)",
-            "n_seeds or the number of n_features or inputs",
-        ),
+    plan = [
         (
             3 * 8 * inputs * layers * heads * tokens * d_head,
             f"queries, keys and values ({queries} x {d_head} d_head)",
@@ -561,11 +648,42 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "tokens, 6 copies)",
             "the number of tokens or heads",
         ),
+    ]
+    if section == "symmetries":
+        return plan
+    sizes, n_seeds = settings["n_features"], settings["n_seeds"]
+    if section == "learned":
+        rows = "64 queries" if tokens > 64 else f"{tokens} queries"
+        plan.append((
+            6 * 8 * layers * heads * min(tokens, 64) * tokens * sizes[-1] // 8,
+            f"training ({layers} layers x {heads} heads x {rows} x {tokens} tokens x {sizes[-1]} n_features)",
+            "n_features or the number of tokens",
+        ))  # fmt: skip
+        return plan
+    kind = settings.get("smaller_networks", "nested")
+    m, n_sizes, n_networks = sizes[-1], len(sizes), len(sizes) * n_seeds
+    if kind == "blocks":
+        n_seeds *= m // sizes[0]
+        n_networks = sum(m // size for size in sizes) * settings["n_seeds"]
+    total = sum(sizes) if kind == "disjoint" else m
+    maps = [part.get("feature_map") for part in settings.get("variants", {}).values() if part]
+    whole = "linear" in (
+        *maps,
+        settings.get("feature_map"),
+    )  # its weights are not drawn piece by piece
+    drawn = total if whole else min(total, 2 * CHUNK)
+    width = tokens if section == "explanation" else d_head  # values are one-hot there
+    plan += [
         (
-            2 * 8 * n_networks * inputs * tokens * d_head,
+            2 * 8 * drawn * d_head,
+            f"the hidden weights of one head ({drawn} n_features x {d_head} d_head, 2 copies)",
+            "n_features",
+        ),
+        (
+            2 * 8 * n_networks * inputs * tokens * width,
             f"the outputs of one head ({n_networks} networks x {inputs} inputs x {tokens} tokens x "
-            f"{d_head} d_head, 2 copies)",
-            "the number of n_features, inputs or tokens",
+            f"{width}, 2 copies)",
+            "n_seeds or the number of n_features, inputs or tokens",
         ),
         (
             4 * max(BLOCK_BYTES, 64 * 8 * tokens),
@@ -573,6 +691,13 @@ def memory_plan(shape: dict[str, int], network: dict) -> list[tuple[int, str, st
             "the number of tokens",
         ),
     ]
+    if section == "network":
+        plan.append((
+            6 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
+            f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)",
+            "n_seeds or the number of n_features or inputs",
+        ))  # fmt: skip
+    return plan
 
 
 def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:

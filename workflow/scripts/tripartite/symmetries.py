@@ -5,10 +5,15 @@ random features, about exp|q + k|^2 per neuron, does not:
 
     shift the keys       k -> k - mu           logits lose q.mu, which is returned to the normaliser
     shift the queries    q -> q - c            key j gets the presynaptic gain exp(c . (k_j - mu))
-    balance              q -> A q, k -> A^-1 k   A symmetric, A^2 the geometric mean of C_q^-1 and C_k
+    balance              q -> A q, k -> A^-T k   A symmetric, A^2 the geometric mean of C_q^-1 and C_k
 
 with C_q and C_k the second moments of queries and keys. The balance minimises E|A q|^2 + E|A^-1 k|^2;
 mu and c are means. All are calibrated on some inputs, and leave the attention of every input exact.
+
+The distribution of the hidden weights can be fitted as well (`fitted`): it is normal with the
+parameter a of generalized positive features, one for all directions (Likhosherstov et al., NeurIPS 2022),
+or one for each principal direction of q + k, into which A then rotates (the symmetric dense-exponential
+features of Likhosherstov et al., 2023).
 """
 
 from typing import NamedTuple
@@ -16,12 +21,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tripartite.features import optimal_a
+
 # ASSUME: moments of a few hundred tokens are rounded towards the sphere by this share of their mean.
 RIDGE = 1e-3
 
 
 class Symmetry(NamedTuple):
-    """key_shift mu and query_shift c [..., D], balance A [..., D, D]."""
+    """key_shift mu and query_shift c [..., D]; balance A [..., D, D], any matrix that has an inverse."""
 
     key_shift: Tensor
     query_shift: Tensor
@@ -51,6 +58,27 @@ def calibrate(q: Tensor, k: Tensor, names: list[str]) -> Symmetry:
     return Symmetry(key_shift, query_shift, balance)
 
 
+def fitted(
+    inputs: list[tuple[Tensor, Tensor]], names: list[str], feature_map: str = "performer"
+) -> tuple[Symmetry, Tensor]:
+    """What is fitted to some inputs, each q and k [T, D] of one head: symmetries, and a [D].
+
+    a is 0 but for generalized_positive, where it is the best for the mean |q + k|^2, and for
+    fitted_normal, where it is the best for each principal direction of q + k. ValueError as calibrate.
+    """
+    symmetry = calibrate(*(torch.cat(parts) for parts in zip(*inputs)), names)
+    d = inputs[0][0].shape[-1]
+    a = torch.zeros(d, dtype=torch.float64)
+    if feature_map not in ("generalized_positive", "fitted_normal"):
+        return symmetry, a
+    moment = torch.stack([_sum_moment(*transform(q, k, symmetry)[:2]) for q, k in inputs]).mean(0)
+    if feature_map == "generalized_positive":
+        return symmetry, a + optimal_a(float(moment.trace()), d)
+    squares, directions = torch.linalg.eigh(moment)
+    a = torch.tensor([optimal_a(float(x), 1) for x in squares.clamp_min(0)], dtype=torch.float64)
+    return symmetry._replace(balance=directions.mT @ symmetry.balance), a
+
+
 def transform(q: Tensor, k: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the network sees of q, k [..., T, D], and how to come back.
 
@@ -61,15 +89,15 @@ def transform(q: Tensor, k: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor,
     centered = k - key_shift
     log_gain = (centered * query_shift).sum(-1)
     log_shift = (q * key_shift).sum(-1)
-    # A is symmetric, and so is A^-1: rows are multiplied from the right
-    seen_k = torch.linalg.solve(symmetry.balance, centered.mT).mT
-    return (q - query_shift) @ symmetry.balance, seen_k, log_gain, log_shift
+    seen_k = torch.linalg.solve(symmetry.balance.mT, centered.mT).mT
+    return (q - query_shift) @ symmetry.balance.mT, seen_k, log_gain, log_shift
 
 
-def mean_square(q: Tensor, k: Tensor) -> Tensor:
-    """Mean of |q + k|^2 over all pairs of q and k [..., T, D] -> [...]."""
-    squares = q.square().sum(-1).mean(-1) + k.square().sum(-1).mean(-1)
-    return squares + 2 * (q.mean(-2) * k.mean(-2)).sum(-1)
+def _sum_moment(q: Tensor, k: Tensor) -> Tensor:
+    """Mean of (q + k)(q + k)^T over all pairs of q and k [T, D] -> [D, D]."""
+    mean_q, mean_k = q.mean(0), k.mean(0)
+    crossed = torch.outer(mean_q, mean_k)
+    return q.mT @ q / len(q) + k.mT @ k / len(k) + crossed + crossed.mT
 
 
 def _second_moment(x: Tensor) -> Tensor:

@@ -18,33 +18,77 @@ from torch import Tensor
 LOG_R_MIN = 1e-15  # keeps the log finite where the estimate has no variance and R = 1
 
 
+def pairs_of_keys(
+    q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor, a: Tensor | float = 0.0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Scaled second moments of one neuron's contributions to each pair of keys, for every query.
+
+    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl: returns log_scale [..., T], w [..., T, T] at most 1
+    and kernel [..., T, T] at most 1. Arguments as for log_second_moment.
+    """
+    a = torch.as_tensor(a, dtype=q.dtype, device=q.device)
+    a = a.expand(*a.shape[:-1], q.shape[-1])
+    c = ((1 - 4 * a) / (1 - 8 * a))[..., None, :]  # [..., 1, D]
+    seen = c.sqrt() * k
+    square = seen.square().sum(-1)  # [..., T]
+    distance = (square[..., :, None] + square[..., None, :]) / 2 - seen @ seen.mT  # [..., T, T]
+    kernel = torch.exp(-distance.clamp_min(0))
+    length = ((c - 0.5) * k.square()).sum(-1)  # [..., T]
+    log_w = 2 * (c * q) @ k.mT + length[..., None, :] + log_weight  # by query and key
+    peak = log_w.amax(-1, keepdim=True)
+    growth = torch.log((1 - 4 * a) ** 2 / (1 - 8 * a)).sum(-1)[..., None] / 2
+    log_scale = (
+        growth + ((2 * c - 1) * q.square()).sum(-1) + 2 * (peak.squeeze(-1) - log_normalizer)
+    )
+    return log_scale, torch.exp(log_w - peak), kernel
+
+
 def log_second_moment(
     q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor, a: Tensor | float = 0.0
 ) -> Tensor:
     """Return ln R(q_t) [..., T] for q, k [..., T, D], of neurons of positive random features.
 
     log_normalizer [..., T] is ln sum_j w_j exp(q.k_j) and log_weight [..., T or 1, T] is ln w_j, for each
-    query or for all. a [...] < 1/8 is the parameter of generalized positive features, 0 for plain ones:
-    with c = (1 - 4a) / (1 - 8a), from E exp(4a|omega|^2 + b.omega) = (1 - 8a)^(-D/2) exp(|b|^2 / (2 - 16a)),
+    query or for all. a [..., D], below 1/8, is the parameter of generalized positive features in each
+    direction, or one number for all, 0 for plain ones: with c = (1 - 4a) / (1 - 8a), from
+    E exp(4a omega^2 + b omega) = (1 - 8a)^(-1/2) exp(b^2 / (2 - 16a)) in each direction,
 
-        R = ((1 - 4a)^2 / (1 - 8a))^(D/2) exp((2c - 1)|q|^2)
-            sum_jl w_j w_l exp((2c - 1)(|k_j|^2 + |k_l|^2) / 2 + 2c q.(k_j + k_l) - c|k_j - k_l|^2 / 2) / Z^2.
+        R = prod_i ((1 - 4a_i)^2 / (1 - 8a_i))^(1/2) exp(sum_i (2c_i - 1) q_i^2) sum_jl w_j w_l exp(sum_i
+            (2c_i - 1)(k_ji^2 + k_li^2) / 2 + 2c_i q_i (k_ji + k_li) - c_i (k_ji - k_li)^2 / 2) / Z^2.
 
     No exponential overflows at any norm: the sum is scaled by its largest factors and lies between 1
     and T^2.
     """
-    a = torch.as_tensor(a, dtype=q.dtype)
-    c = ((1 - 4 * a) / (1 - 8 * a))[..., None, None]
-    square = k.square().sum(-1)  # [..., T]
-    distance = (square[..., :, None] + square[..., None, :]) / 2 - k @ k.mT  # [..., T, T]
-    kernel = torch.exp(-c * distance.clamp_min(0))
-    log_w = 2 * c * (q @ k.mT) + (c - 0.5) * square[..., None, :] + log_weight  # by query and key
-    peak = log_w.amax(-1, keepdim=True)
-    w = torch.exp(log_w - peak)
-    pairs = ((w @ kernel) * w).sum(-1).log() + 2 * peak.squeeze(-1)  # [..., T]
-    growth = q.shape[-1] / 2 * torch.log((1 - 4 * a) ** 2 / (1 - 8 * a))[..., None]
-    log_r = growth + (2 * c[..., 0] - 1) * q.square().sum(-1) + pairs - 2 * log_normalizer
-    return log_r.clamp_min(LOG_R_MIN)
+    log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
+    return (log_scale + ((w @ kernel) * w).sum(-1).log()).clamp_min(LOG_R_MIN)
+
+
+def output_moments(
+    q: Tensor, k: Tensor, v: Tensor, output: Tensor, log_normalizer: Tensor, log_weight: Tensor,
+    a: Tensor | float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """What one neuron contributes to the error of the output: scale, covariance, bias, separate trace.
+
+    With C as in pairs_of_keys and o the exact output [T, E], for m neurons and to first order in 1 / m
+    (the delta method for a ratio of sums),
+
+        m Cov(O^) = (V - o)^T C (V - o) / Z^2,     m (E O^ - o) = -(V - o)^T C 1 / Z^2,
+
+    and, if the astrocyte pooled other neurons than those whose synapses it scales,
+
+        m Cov(O^) = V^T C V / Z^2 - o o^T + o o^T (R - 1).
+
+    q, k [T, D], v [T, E]. Returns log_scale [T], by whose exponential the others are to be multiplied:
+    covariance [T, E, E], bias [T, E], and the trace [T] of the last covariance.
+    """
+    log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
+    spread = w[..., None] * (v - output[:, None])  # [T, T, E]
+    covariance = spread.mT @ (kernel @ spread)
+    drawn = w @ kernel  # [T, T]
+    bias = -(drawn[:, None] @ spread)[:, 0]
+    excess = (drawn * w).sum(-1) - torch.exp(-log_scale)  # R - 1
+    separate = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * (output * bias).sum(-1)
+    return log_scale, covariance, bias, separate + 2 * output.square().sum(-1) * excess
 
 
 def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor) -> Tensor:

@@ -61,7 +61,7 @@ def synthetic(
             x *= norm / np.linalg.norm(x, axis=-1, keepdims=True)
         arrays[name] = x
     digits = len(str(n_inputs - 1))
-    return _dataset(arrays, "low-norm draws", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
+    return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 
 
 def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:

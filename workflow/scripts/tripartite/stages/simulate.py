@@ -10,10 +10,9 @@ from tqdm import tqdm
 
 from tripartite import symmetries as exact_symmetries
 from tripartite.contracts import Breach
-from tripartite.features import FEATURE_MAPS, draw_neurons, optimal_a
+from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.network import Leak, Tokens, read
 from tripartite.streams import stream
-from tripartite.symmetries import Symmetry
 
 
 def simulate(
@@ -45,7 +44,8 @@ def simulate(
     read: the hidden weights belong to it, so that experiments on the same data use the same weights.
     smaller_networks says how networks of less than the largest size share its neurons: "nested", each
     is the first neurons of the largest of its seed; "blocks", the largest is cut into as many as it
-    holds, each a seed of its own. `draw` and `first_neuron` say which neurons a network has.
+    holds, each a seed of its own; "disjoint", the networks of a seed have no neuron in common. `draw`
+    and `first_neuron` say which neurons a network has.
     The numbers do not depend on workers, the threads that run heads at the same time.
     """
     names = [str(name) for name in qkv["input"].values]
@@ -63,11 +63,13 @@ def simulate(
         "log_calcium": np.full((*per_head, n_tokens), np.nan),
         "calcium_sign": np.zeros((*per_head, n_tokens), dtype=np.int8),
         "output_error": np.full(per_head, np.nan),
+        "output_gain": np.full(per_head, np.nan),
+        "output_error_separate": np.full(per_head, np.nan),
         "computed": np.zeros(per_head, dtype=bool),
         "key_shift": np.zeros((n_layers, n_heads, d_head)),
         "query_shift": np.zeros((n_layers, n_heads, d_head)),
         "balance": np.broadcast_to(np.eye(d_head), (n_layers, n_heads, d_head, d_head)).copy(),
-        "feature_a": np.zeros((n_layers, n_heads)),
+        "feature_a": np.zeros((n_layers, n_heads, d_head)),
     }
 
     def tokens_of(layer: int, head: int, i: int) -> list[torch.Tensor]:  # q, k, v [token, d_head]
@@ -79,10 +81,9 @@ def simulate(
     for layer, head in every_head:  # the closed forms are for all of them
         calibrating_tokens = [tokens_of(layer, head, i) for i in calibrating or chosen_inputs]
         try:
-            symmetry, best_a = _calibration(
-                calibrating_tokens,
-                list(symmetries),
-                a is None and feature_map == "generalized_positive",
+            kind = "performer" if a is not None else feature_map  # a is given: nothing to be fitted
+            symmetry, best_a = exact_symmetries.fitted(
+                [(q, k) for q, k, _ in calibrating_tokens], list(symmetries), kind
             )
         except ValueError as error:
             if (layer, head) not in chosen:
@@ -90,58 +91,68 @@ def simulate(
             raise Breach(
                 f"layer {layer}, head {head}: {error}; leave out balance, or simulate other heads"
             ) from error
-        seen[layer, head] = symmetry, best_a if a is None else a
+        seen[layer, head] = symmetry, best_a if a is None else torch.full_like(best_a, a)
         for name, value in symmetry._asdict().items():
             results[name][layer, head] = value.numpy()
-        results["feature_a"][layer, head] = seen[layer, head][1]
+        results["feature_a"][layer, head] = seen[layer, head][1].numpy()
 
-    def run(layer: int, head: int, draw: int) -> None:
+    def run(layer: int, head: int) -> None:
         symmetry, head_a = seen[layer, head]
-        sequences, shifts = [], []
+        sequences, shifts, exact = [], [], {}
         for i in chosen_inputs:
             q, k, v = tokens_of(layer, head, i)
             q, k, log_gain, log_shift = exact_symmetries.transform(q, k, symmetry)
             q, k, v = (x.to(device, getattr(torch, dtype)) for x in (q, k, v))
             sequences.append(Tokens(q, k, v, log_gain.to(device)))
             shifts.append(log_shift)
+            exact[i] = torch.from_numpy(attention["output"].values[i, layer, head])[mask[i]]
         if device != "cpu" and order == "bidirectional":
             sequences = [_padded(sequences)]
-        networks = [  # place in the results, neurons
-            ((size, place), (int(starts[size, place]), int(starts[size, place]) + m))
-            for size, m in enumerate(n_features)
-            for place in np.flatnonzero(draws[size] == draw)
-        ]
-        key = (draw, layer, head)
-        neurons = draw_neurons(
-            feature_map, stream(seed, source, "omega", *key), stream(seed, source, "phase", *key),
-            n_features[-1], d_head, head_a,
-        )  # fmt: skip
-        found = read(
-            sequences, neurons, [span for _, span in networks], FEATURE_MAPS[feature_map].activation,
-            threshold, order == "causal", Leak(leak_hebbian, leak_presynaptic),
-        )  # fmt: skip
-        for (place, _), per_input in zip(networks, found):
-            if len(per_input) < len(chosen_inputs):  # they were padded to one
-                per_input = [
-                    [x[n][: int(mask[i].sum())] for x in per_input[0]]
-                    for n, i in enumerate(chosen_inputs)
-                ]
-            for i, shift, (log_p, sign, output) in zip(chosen_inputs, shifts, per_input):
-                exact = torch.from_numpy(attention["output"].values[i, layer, head])[mask[i]]
-                error = (output.cpu().double() - exact).norm() / exact.norm()
-                at = (*place, i, layer, head)
-                results["log_calcium"][at][mask[i].numpy()] = (log_p.cpu() + shift).numpy()
-                results["calcium_sign"][at][mask[i].numpy()] = sign.cpu().numpy()
-                results["output_error"][at] = float(error)
-                results["computed"][at] = True
+        outputs = {}  # of all networks of a size on an input, by their seeds
+        for draw in range(draws.max() + 1):
+            networks = [  # place in the results, neurons
+                ((size, place), (int(starts[size, place]), int(starts[size, place]) + m))
+                for size, m in enumerate(n_features)
+                for place in np.flatnonzero(draws[size] == draw)
+            ]
+            key = (draw, layer, head)
+            neurons = draw_neurons(
+                feature_map, stream(seed, source, "omega", *key), stream(seed, source, "phase", *key),
+                max(stop for _, (_, stop) in networks), d_head, head_a,
+            )  # fmt: skip
+            found = read(
+                sequences, neurons, [span for _, span in networks], FEATURE_MAPS[feature_map].activation,
+                threshold, order == "causal", Leak(leak_hebbian, leak_presynaptic),
+            )  # fmt: skip
+            for ((size, place), _), per_input in zip(networks, found):
+                if len(per_input) < len(chosen_inputs):  # they were padded to one
+                    per_input = [
+                        [x[n][: int(mask[i].sum())] for x in per_input[0]]
+                        for n, i in enumerate(chosen_inputs)
+                    ]
+                for i, shift, (log_p, sign, output) in zip(chosen_inputs, shifts, per_input):
+                    at = (size, place, i, layer, head)
+                    results["log_calcium"][at][mask[i].numpy()] = (log_p.cpu() + shift).numpy()
+                    results["calcium_sign"][at][mask[i].numpy()] = sign.cpu().numpy()
+                    results["computed"][at] = True
+                    outputs.setdefault((size, i), []).append(output.cpu())
+            bar.update()
+        for (size, i), of_seeds in outputs.items():
+            at = (size, slice(0, len(of_seeds)), i, layer, head)
+            calcium = [
+                torch.from_numpy(results[name][at][:, mask[i].numpy()])
+                for name in ("log_calcium", "calcium_sign")
+            ]
+            for name, values in zip(("output_error", "output_gain", "output_error_separate"),
+                                    _output_errors(of_seeds, exact[i], *calcium)):  # fmt: skip
+                results[name][at] = values
 
-    runs = [(*pair, draw) for pair, draw in itertools.product(chosen, range(draws.max() + 1))]
     bar_format = "{desc}: {percentage:.0f} % of {total} runs, {elapsed} gone, {remaining} left\n"
-    with ThreadPoolExecutor(workers if device == "cpu" else 1) as pool:
-        for _ in tqdm(
-            pool.map(lambda task: run(*task), runs),
-            total=len(runs), desc="simulate", mininterval=5, maxinterval=5, bar_format=bar_format,
-        ):  # fmt: skip
+    n_runs = len(chosen) * (draws.max() + 1)
+    with tqdm(
+        total=n_runs, desc="simulate", mininterval=5, maxinterval=5, bar_format=bar_format
+    ) as bar, ThreadPoolExecutor(workers if device == "cpu" else 1) as pool:  # fmt: skip
+        for _ in pool.map(lambda pair: run(*pair), chosen):
             pass
 
     point = ("n_features", "seed", "input", "layer", "head")
@@ -149,11 +160,13 @@ def simulate(
         "log_calcium": (*point, "token"),
         "calcium_sign": (*point, "token"),
         "output_error": point,
+        "output_gain": point,
+        "output_error_separate": point,
         "computed": point,
         "key_shift": ("layer", "head", "d_head"),
         "query_shift": ("layer", "head", "d_head"),
         "balance": ("layer", "head", "d_seen", "d_head"),
-        "feature_a": ("layer", "head"),
+        "feature_a": ("layer", "head", "d_seen"),
         "draw": ("n_features", "seed"),
         "first_neuron": ("n_features", "seed"),
     }
@@ -185,26 +198,35 @@ def arrangement(n_features: list[int], n_seeds: int, kind: str) -> tuple[np.ndar
     Two arrays [n_features, seed], -1 where there is no network of that size and seed.
     """
     blocks = [n_features[-1] // m if kind == "blocks" else 1 for m in n_features]
+    before = np.cumsum([0, *n_features[:-1]]) if kind == "disjoint" else [0] * len(n_features)
     draws = np.full((len(n_features), n_seeds * max(blocks)), -1)
     starts = draws.copy()
     for row, (m, n) in enumerate(zip(n_features, blocks)):
         index = np.arange(n_seeds * n)
         draws[row, index] = index // n
-        starts[row, index] = index % n * m
+        starts[row, index] = before[row] + index % n * m
     return draws, starts
 
 
-def _calibration(
-    inputs: list[list[torch.Tensor]], names: list[str], fits_a: bool
-) -> tuple[Symmetry, float]:
-    """The symmetries of one head and the best parameter a, from q, k, v of some inputs."""
-    q, k = (torch.cat(parts) for parts in list(zip(*inputs))[:2])  # [all tokens, d_head]
-    symmetry = exact_symmetries.calibrate(q, k, names)
-    if not fits_a:
-        return symmetry, 0.0
-    seen = [exact_symmetries.transform(q, k, symmetry)[:2] for q, k, _ in inputs]
-    spread = torch.stack([exact_symmetries.mean_square(q, k) for q, k in seen]).mean()
-    return symmetry, optimal_a(float(spread), q.shape[-1])
+def _output_errors(
+    outputs: list[torch.Tensor], exact: torch.Tensor, log_calcium: torch.Tensor, sign: torch.Tensor
+) -> tuple[list[float], list[float], list[float]]:
+    """Error, gain and error with separate pools of the outputs [T, E] of all networks of a size.
+
+    log_calcium and sign [seed, T]. With separate pools an output is divided by the calcium of the next
+    network, whose neurons are others, instead of its own.
+    """
+    norm = exact.norm()
+    errors, gains, separate = [], [], []
+    for place, output in enumerate(outputs):
+        output, other = output.double(), (place + 1) % len(outputs)
+        errors.append(float((output - exact).norm() / norm))
+        gains.append(float((output * exact).sum() / norm.square()))
+        # ASSUME: a silent network has output 0, whatever divides it.
+        ratio = torch.exp(log_calcium[place] - log_calcium[other]) * sign[place] * sign[other]
+        swapped = torch.where(sign[place] == 0, 0.0, ratio)[:, None] * output
+        separate.append(float((swapped - exact).norm() / norm))
+    return errors, gains, separate
 
 
 def _padded(sequences: list[Tokens]) -> Tokens:

@@ -1,0 +1,102 @@
+"""Symmetries and distributions of weights as fits: paired, tested on other inputs, honest where they fail."""
+
+import numpy as np
+import pytest
+import torch
+from test_symmetries import draw
+
+from tripartite.contracts import check
+from tripartite.stages.attend import attend
+from tripartite.stages.calibrate import RECIPES, calibrate
+from tripartite.stages.fit import fit
+from tripartite.stages.generate import _dataset
+from tripartite.stages.simulate import simulate
+
+
+@pytest.fixture(scope="module")
+def qkv():
+    """Three inputs of two heads, with means and axes of their own: something to centre and to balance."""
+    arrays = {name: np.zeros((3, 1, 2, 30, 6)) for name in "qkv"}
+    for head in range(2):
+        q, k, v = draw(head, n_tokens=90, scale=0.8)
+        for name, x in zip("qkv", (q, k, v)):
+            arrays[name][:, 0, head] = x.reshape(3, 30, 6)
+    return _dataset(arrays, "drawn", ["a", "b", "c"])
+
+
+@pytest.fixture(scope="module")
+def found(qkv):
+    return calibrate(qkv, attend(qkv), calibrated_on=["a"])
+
+
+def test_contract_and_roles(found):
+    check(found, "symmetries", "here")
+    assert found["role"].values.tolist() == ["calibrated", "tested", "tested"]
+    assert found["log10_features_needed_own"].isnull().isel(input=0).all()
+    assert (found["note"] == "").all()
+
+
+def test_networks_need_what_the_fit_says(qkv, found):
+    """Each recipe is a setting of the network, whose closed form gives the same number."""
+    exact = attend(qkv)
+    for recipe, (names, feature_map) in RECIPES.items():
+        fits = bool(names) or feature_map != "performer"
+        run = simulate(
+            qkv, exact, feature_map=feature_map, n_features=[4], n_seeds=2, heads="all", inputs=["b"],
+            symmetries=names, calibrated_on=["a"] if fits else [], seed=1, source="x", device="cpu",
+        )  # fmt: skip
+        wanted = fit(qkv, exact, run, feature_map)["log10_features_needed"]
+        got = found["log10_features_needed"].sel(recipe=recipe, input="b")
+        np.testing.assert_allclose(got, wanted, rtol=1e-10)
+
+
+def test_reductions_are_paired(found):
+    """Plain against itself is 0 without width; the more is fitted, the less is needed on these heads."""
+    plain = found.sel(recipe="plain")
+    for name in ("reduction", "reduction_low", "reduction_high", "reduction_all", "lost"):
+        assert (plain[name] == 0).all()
+    reduction = found["reduction"].sel(recipe=["centred", "centred, balanced", "fitted normal"])
+    assert (reduction.diff("recipe") > 0).all() and (reduction > 0).all()
+    assert (found["reduction_low"] <= found["reduction"]).all()
+    assert (found["reduction"] <= found["reduction_high"]).all()
+    needed = found["log10_features_needed"].isel(input=[1, 2])
+    changes = (needed.sel(recipe="plain") - needed).median(("input", "layer", "head"))
+    np.testing.assert_allclose(found["reduction_all"], changes, atol=1e-12)
+    lost = needed - found["log10_features_needed_own"].isel(input=[1, 2])
+    np.testing.assert_allclose(found["lost"], lost.median(("input", "layer", "head")), atol=1e-12)
+
+
+def test_a_head_of_nothing_and_too_few_tokens(qkv):
+    """Zeros cannot be balanced: NaN and the reason. Fewer tokens than directions can, by the ridge."""
+    broken = qkv.copy(deep=True)
+    broken["q"][:, :, 0] = 0
+    found = calibrate(broken, attend(broken), calibrated_on=["a"])
+    assert "are zero" in str(found["note"].values[0, 0]) and found["note"].values[0, 1] == ""
+    assert found["log10_features_needed"].sel(head=0).isnull().all()
+    assert found["log10_features_needed"].sel(head=1).notnull().all()
+    assert found["reduction_all"].notnull().all()
+    few = qkv.isel(token=slice(4))
+    assert calibrate(few, attend(few), calibrated_on=["a"])["log10_features_needed"].notnull().all()
+
+
+def test_one_tested_input_and_one_head_have_no_interval_over_them(qkv):
+    one = qkv.isel(input=[0, 1], head=[0])
+    found = calibrate(one, attend(one), calibrated_on=["a"])
+    check(found, "symmetries", "here")
+    assert found["reduction_all_low"].isnull().all() and found["reduction"].notnull().all()
+
+
+def test_the_fitted_distribution_is_a_density_of_weights():
+    """A normal distribution of weights with covariance (1 - 4a) / ... : unbiased by construction, G6 by axis."""
+    from tripartite.features import draw_neurons
+
+    a = torch.tensor([-0.5, -0.1, 0.0, 0.05])
+    rng = np.random.default_rng(1)
+    (neurons,) = draw_neurons("fitted_normal", rng, np.random.default_rng(2), 60000, 4, a)
+    q, k = (torch.from_numpy(0.5 * rng.standard_normal(4)) for _ in "qk")
+    weights, bias = neurons
+    terms = torch.exp(weights @ (q + k) + 2 * bias - (q @ q + k @ k) / 2)
+    assert (
+        abs(float(terms.mean() / torch.exp(q @ k)) - 1)
+        < 4 * float(terms.std() / terms.mean()) / 60000**0.5
+    )

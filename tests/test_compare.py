@@ -1,0 +1,309 @@
+"""Hidden layers compared: estimators against planted biases, and networks against their limits."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from matplotlib import pyplot as plt
+from test_stages import attention, qkv  # noqa: F401  (fixtures)
+
+from tripartite import theory
+from tripartite.contracts import Breach, check
+from tripartite.figures.dynamic_range import dynamic_range
+from tripartite.figures.feature_maps import feature_maps
+from tripartite.stages.attend import attend
+from tripartite.stages.compare import (
+    best_threshold, compare, moments, moments_over_seeds, normalizer_statistics, ranks,
+    truncation_gain,
+)  # fmt: skip
+from tripartite.stages.generate import synthetic
+from tripartite.stages.simulate import simulate
+from tripartite.streams import stream
+
+SETTINGS = {"seed": 5, "source": "x", "device": "cpu"}
+VARIANTS = {
+    "plain": {"feature_map": "performer"},
+    "cut at 2": {"feature_map": "truncated_performer", "threshold": 2.0},
+    "cut at 9": {"feature_map": "truncated_performer", "threshold": 9.0},
+    "FAVOR++": {"feature_map": "generalized_positive"},
+    "fixed a": {"feature_map": "generalized_positive", "a": -0.05},
+    "linear": {"feature_map": "linear"},
+    "sine": {"feature_map": "clipped_sine"},
+    "relu": {"feature_map": "relu"},
+}
+
+
+@pytest.fixture(scope="module")
+def low():
+    """Heads of low norm, where networks of a few thousand neurons are near their limit."""
+    return synthetic([0.5, 1.0], n_inputs=2, n_tokens=12, d_head=4, seed=1, experiment="low")
+
+
+def planted(rng, n_runs, n_seeds, bias, sd):
+    """Products of errors bias + noise [run, seed, seed], n coordinates."""
+    errors = bias + sd * rng.standard_normal((n_runs, n_seeds, len(bias)))
+    return errors, errors @ errors.swapaxes(-1, -2)
+
+
+def test_moments_are_sums_over_pairs_of_seeds():
+    errors, gram = planted(np.random.default_rng(0), 1, 5, np.ones(3), 1.0)
+    products = [errors[0, s] @ errors[0, t] for s in range(5) for t in range(5) if s != t]
+    bias_squared, variance, mean_square = moments(gram)[:, 0]
+    assert bias_squared == pytest.approx(np.mean(products))
+    assert mean_square == pytest.approx(np.square(errors).sum(-1).mean())
+    spread = np.square(errors[0] - errors[0].mean(0)).sum() / 4
+    assert variance == pytest.approx(spread) and bias_squared + variance == pytest.approx(
+        mean_square
+    )
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0])
+def test_planted_bias_and_variance_are_recovered(scale):
+    """Unbiased, and in their intervals at the nominal rate: 95 %, or above where there is no bias."""
+    rng = np.random.default_rng(1)
+    bias = scale * rng.standard_normal(40) / 6
+    truth = np.array([bias @ bias, 40 * 0.25, bias @ bias + 40 * 0.25])
+    _, gram = planted(rng, 1500, 10, bias, 0.5)
+    found = moments_over_seeds(gram)
+    for name, wanted in zip(("bias_squared", "variance", "mean_square"), truth):
+        values = found[name]
+        assert abs(values.mean() - wanted) < 4 * values.std() / math.sqrt(1500)
+        inside = (found[f"{name}_low"] <= wanted) & (wanted <= found[f"{name}_high"])
+        assert 0.93 < inside.mean() < (0.975 if scale or name != "bias_squared" else 1.01), name
+
+
+def test_normalizer_statistics():
+    """Ratios [n_features, seed, query] by hand: the bias is of means over seeds, the error of single ones."""
+    ratios = np.array([[[0.5, 1.2, -0.1], [0.7, 1.0, 0.9]]])
+    found = normalizer_statistics(ratios)
+    assert found["normalizer_bias"][0] == pytest.approx(-0.4)
+    assert found["normalizer_error"][0] == pytest.approx(0.25)
+    assert found["share_not_positive"][0] == pytest.approx(1 / 6)
+    inf = normalizer_statistics(np.array([[[np.inf, np.inf], [-np.inf, 1.0]]]))
+    assert np.isinf(inf["normalizer_error"][0])
+
+
+def test_ranks_with_ties_and_failures():
+    np.testing.assert_array_equal(ranks(np.array([3.0, 1.0, np.nan, 2.0])), [3, 1, 4, 2])
+    np.testing.assert_array_equal(ranks(np.array([2.0, 1.0, 1.0 + 1e-6, np.inf])), [3, 1.5, 1.5, 4])
+    np.testing.assert_array_equal(ranks(np.full((2, 2), np.inf)), np.full((2, 2), 1.5))
+    np.testing.assert_array_equal(ranks(np.zeros(3)), [2, 2, 2])
+
+
+def test_the_best_threshold_is_in_its_interval():
+    """The truly best of planted thresholds is in the interval in at least 95 % of runs."""
+    rng = np.random.default_rng(2)
+    thresholds, means = np.array([2.0, 10.0, 100.0, np.inf]), np.array([2.0, 1.1, 1.0, 1.3])
+    hits = []
+    for _ in range(60):
+        squares = means * rng.lognormal(sigma=0.3, size=(12, 4))
+        best, lowest, highest = best_threshold(squares, thresholds, rng)
+        assert lowest <= best <= highest and {best, lowest, highest} <= set(thresholds)
+        hits.append(lowest <= 100.0 <= highest)
+    assert np.mean(hits) >= 0.95
+    clear = np.array([5.0, 4.0, 3.0, 1.0]) * rng.lognormal(sigma=0.01, size=(12, 4))
+    assert best_threshold(clear, thresholds, rng) == (np.inf, np.inf, np.inf)
+
+
+def test_the_best_of_equals_gains_nothing():
+    """Chosen and evaluated on the same seeds the best of equal thresholds would seem to gain."""
+    rng = np.random.default_rng(3)
+    thresholds = np.array([*range(2, 10), np.inf])
+    noise = rng.lognormal(sigma=0.5, size=(2000, 10, 9))
+    gains = np.log([truncation_gain(squares, thresholds) for squares in noise])
+    assert abs(gains.mean()) < 4 * gains.std() / math.sqrt(2000)
+    naive = np.log(noise.mean(1).min(1) / noise.mean(1)[:, -1]).mean()
+    assert naive < -0.2
+    assert math.isnan(truncation_gain(np.ones((4, 3)), np.array([1.0, 2.0, 3.0])))
+    better = np.array([1.0, 0.5, 1.0]) * np.ones((4, 1))
+    assert truncation_gain(better, np.array([1.0, 2.0, np.inf])) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def comparison(low):
+    return compare(low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", **SETTINGS)
+
+
+def test_the_contract_and_what_maps_leave_out(comparison):
+    check(comparison, "comparison", "here")
+    assert list(comparison["variant"].values) == list(VARIANTS)
+    assert comparison["threshold"].values[1] == 2.0 and np.isinf(comparison["threshold"].values[0])
+    missing = comparison["output_floor"].isnull().all(("n_features", "layer", "head"))
+    assert list(comparison["variant"].values[missing.values]) == ["sine"]
+    no_range = comparison["log10_rate_range"].isnull().all(("n_features", "layer", "head"))
+    assert list(comparison["variant"].values[no_range.values]) == ["linear", "sine", "relu"]
+    assert (comparison["output_floor"].sel(variant=["plain", "FAVOR++"]) < 1e-6).all()
+    assert comparison["mean_square"].notnull().all() and comparison["rank"].notnull().all()
+    assert (comparison["share_not_positive"].sel(variant="plain") == 0).all()
+    np.testing.assert_allclose(comparison["rank"].sum("variant"), 8 * 9 / 2)
+
+
+@pytest.mark.parametrize("name", ["plain", "cut at 2", "FAVOR++", "linear", "relu"])
+def test_the_networks_are_those_of_simulate(low, comparison, name):
+    """The same hidden weights and numbers: mean square, normaliser error and share not positive."""
+    exact = attend(low)
+    run = simulate(low, exact, n_features=[30, 300], n_seeds=6, heads="all", **SETTINGS, **VARIANTS[name])  # fmt: skip
+    one = comparison.sel(variant=name)
+    wanted = np.square(run["output_error"]).mean(("seed", "input"))
+    np.testing.assert_allclose(one["mean_square"], wanted, rtol=1e-6)
+    ratio = run["calcium_sign"] * np.exp(run["log_calcium"] - exact["log_normalizer"])
+    error = abs(ratio - 1).median(("seed", "input", "token"))
+    np.testing.assert_allclose(one["normalizer_error"], error, rtol=1e-6)
+    bias = ratio.mean("seed").transpose("n_features", "layer", "head", ...) - 1
+    np.testing.assert_allclose(one["normalizer_bias"], bias.median(("input", "token")), rtol=1e-6, atol=1e-9)  # fmt: skip
+    share = (run["calcium_sign"] <= 0).mean(("seed", "input", "token"))
+    np.testing.assert_allclose(one["share_not_positive"], share)
+
+
+def test_the_range_of_rates_is_that_of_the_neurons(low, comparison):
+    """Of plain neurons by hand: max and median of u - |x|^2 / 2 over neurons, queries and keys."""
+    omega = stream(5, "x", "omega", 0, 0, 1).standard_normal((304, 4))
+    decades = []
+    for i in range(2):
+        x = np.concatenate([low[name].values[i, 0, 1] for name in "qk"]).astype(float)
+        log_phi = (x @ omega[:300].T - np.square(x).sum(1, keepdims=True) / 2) / math.log(10)
+        decades.append(log_phi.max() - np.median(log_phi))
+    got = comparison["log10_rate_range"].sel(variant="plain", head=1, n_features=300, layer=0)
+    assert float(got) == pytest.approx(np.mean(decades), abs=1e-3)
+    cut = comparison["log10_rate_range"].sel(variant="cut at 2")
+    assert (cut < comparison["log10_rate_range"].sel(variant="plain")).all()
+
+
+@pytest.mark.slow
+def test_bias_is_where_theory_says(low):
+    """Performer: the bias of a ratio, order 1 / m. Truncated and positive cosine: the floor of their kernel."""
+    exact, m = attend(low), 4000
+    variants = {
+        "plain": {"feature_map": "performer"},
+        "cut": {"feature_map": "truncated_performer", "threshold": 1.5},
+        "waves": {"feature_map": "positive_cosine"},
+        "elu": {"feature_map": "elu_plus_one"},
+        "relu": {"feature_map": "relu"},
+    }
+    run = compare(low, exact, variants, [m], n_seeds=60, heads="all", **SETTINGS)
+    for head in range(2):
+        one = run.isel(layer=0, n_features=0, head=head)
+        squares, biases = [], []
+        for i in range(2):
+            q, k, v = (torch.from_numpy(low[x].values[i, 0, head]).double() for x in "qkv")
+            o, log_z = (torch.from_numpy(exact[x].values[i, 0, head]) for x in ("output", "log_normalizer"))  # fmt: skip
+            scale, covariance, bias, _ = theory.output_moments(q, k, v, o, log_z, torch.zeros(1, 12).double())  # fmt: skip
+            trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+            squares.append(float((scale.exp() * trace).sum() / m / o.square().sum()))
+            biases.append(
+                float((scale.exp()[:, None] * bias / m).square().sum() / o.square().sum())
+            )
+        plain = one.sel(variant="plain")
+        assert plain["bias_squared_low"] <= np.mean(biases) <= plain["bias_squared_high"]
+        assert float(plain["variance"]) == pytest.approx(np.mean(squares), rel=0.15)
+        for name in ("cut", "waves", "elu", "relu"):
+            found = one.sel(variant=name)
+            floor = float(found["output_floor"]) ** 2
+            assert found["bias_squared_low"] * 0.97 <= floor <= found["bias_squared_high"] * 1.03
+            assert floor > 2 * found["variance"]
+
+
+def test_the_rank_tells_better_from_worse(low):
+    """A clear order: no truncation, some, nearly constant rates."""
+    variants = {
+        "constant": {"feature_map": "truncated_performer", "threshold": 0.05},
+        "cut": {"feature_map": "truncated_performer", "threshold": 1.0},
+        "plain": {"feature_map": "performer"},
+    }
+    run = compare(low, attend(low), variants, [2000], n_seeds=6, heads="all", **SETTINGS)
+    for end in ("", "_low", "_high"):
+        np.testing.assert_array_equal(run[f"rank{end}"].squeeze(), [3, 2, 1])
+    best = run.isel(n_features=0, layer=0)
+    assert np.isinf(best["best_threshold"]).all() and (best["truncation_gain"] == 1).all()
+    assert (best["best_threshold_note"] == "").all()
+
+
+def test_too_few_thresholds_and_heads_that_were_not_run(low):
+    variants = {name: VARIANTS[name] for name in ("plain", "cut at 2")}
+    run = compare(low, attend(low), variants, [10], n_seeds=3, heads=[[0, 1]], **SETTINGS)
+    check(run, "comparison", "here")
+    assert list(run["best_threshold_note"].values[0, 0]) == [
+        "not run", "2 thresholds, the untruncated included, of 3 needed",
+    ]  # fmt: skip
+    assert run["best_threshold"].isnull().all() and run["mean_square"].sel(head=0).isnull().all()
+
+
+def test_masks_symmetries_and_calibration(qkv, attention):  # noqa: F811
+    """Inputs that calibrate are left out; the limit of an unbiased map is exact with shifts and gains."""
+    data = qkv.assign_coords(input=["a", "b"])
+    names = ["center_keys", "center_queries", "balance"]
+    variants = {"plain": {"feature_map": "performer"}, "fitted": {"feature_map": "fitted_normal"}}
+    run = compare(
+        data, attention, variants, [20], n_seeds=3, heads="all", symmetries=names,
+        calibrated_on=["b"], **SETTINGS,
+    )  # fmt: skip
+    assert (run["output_floor"] < 1e-6).all()
+    for name in variants:
+        states = simulate(
+            data, attention, n_features=[20], n_seeds=3, heads="all", symmetries=names,
+            calibrated_on=["b"], **SETTINGS, **variants[name],
+        )  # fmt: skip
+        wanted = np.square(states["output_error"]).mean(("seed", "input"))
+        np.testing.assert_allclose(run["mean_square"].sel(variant=name), wanted, rtol=1e-6)
+        log_ratio = states["log_calcium"] - attention["log_normalizer"].values
+        error = abs(np.expm1(log_ratio)).median(("seed", "input", "token"))
+        np.testing.assert_allclose(run["normalizer_error"].sel(variant=name), error, rtol=1e-6)
+
+
+def test_norms_beyond_the_range_are_no_warnings():
+    """Real heads may have |x|^2 of thousands: numbers may be infinite, not wrong and not an error."""
+    data = synthetic([4000.0], n_inputs=1, n_tokens=6, d_head=4, seed=1, experiment="far")
+    run = compare(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
+    check(run, "comparison", "here")
+    data["v"] *= 0  # the exact output is 0: no relative error
+    run = compare(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
+    assert run["mean_square"].isnull().all()
+    assert (run["best_threshold_note"] == "errors are not finite").all()
+
+
+def test_workers_change_nothing(low, comparison):
+    again = compare(low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", workers=3, **SETTINGS)  # fmt: skip
+    xr.testing.assert_identical(again, comparison)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"n_seeds": 2}, "n_seeds: got 2, wanted at least 3"),
+        (
+            {"variants": {"x": {"feature_map": "tanh"}}},
+            "x: feature_map: got tanh, wanted one of perf",
+        ),
+        (
+            {"variants": {"x": {"feature_map": "relu", "threshold": 2}}},
+            "x: got threshold, but relu takes no settings",
+        ),
+        (
+            {"variants": {"x": {"feature_map": "truncated_performer"}}},
+            "threshold: got None, wanted above",
+        ),
+        ({"symmetries": ["balance"]}, "layer 0, head 0: .*compare on other heads"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(low, change, message):
+    data = low.copy(deep=True)
+    data["k"] *= 0
+    settings = {"variants": VARIANTS, "n_features": [5], "n_seeds": 3, "heads": "all"} | SETTINGS
+    with pytest.raises(Breach, match=message):
+        compare(data, attend(data), **settings | change)
+
+
+def test_figures_draw_what_there_is(comparison):
+    """One experiment or two, without known floors, without thresholds."""
+    plain = comparison.sel(variant=["plain", "relu"])
+    for fits in (
+        {"a": plain},
+        {"a": comparison},
+        {"a": comparison, "b": comparison.assign_attrs(source="other"), "c": plain},
+    ):
+        for draw in (feature_maps, dynamic_range):
+            figure = draw(fits)
+            figure.canvas.draw()
+            plt.close(figure)

@@ -1,0 +1,259 @@
+"""The reverse fit: planted attention is recovered, networks are explained, and what cannot be fitted is said."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib import pyplot as plt
+from scipy.optimize import minimize
+from test_stages import SETTINGS
+
+from tripartite import explanation, job, network
+from tripartite.contracts import check
+from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
+from tripartite.features import draw_neurons
+from tripartite.figures import effective_temperature
+from tripartite.stages.attend import attend
+from tripartite.stages.explain import explain
+from tripartite.stages.generate import synthetic
+
+N = 24
+RNG = np.random.default_rng(0)
+LOGITS = 1.5 * RNG.standard_normal((N, N))
+AGE = np.broadcast_to(np.arange(N)[::-1].astype(float), (N, N))
+BIAS = 0.5 * RNG.standard_normal(N)
+BIAS -= BIAS.mean()
+PLANTED = {  # beta, gamma, eps, bias
+    "uniform": (0.0, 0.0, 0.0, 0 * BIAS),
+    "temperature": (0.7, 0.0, 0.0, 0 * BIAS),
+    "temperature and decay": (0.7, 0.03, 0.0, 0 * BIAS),
+    "temperature and uniform": (1.2, 0.0, 0.2, 0 * BIAS),
+    "temperature and key bias": (0.7, 0.0, 0.0, BIAS),
+    "all": (1.2, 0.0, 0.2, BIAS),
+}
+
+
+def attention(beta, decay, share, bias, logits=LOGITS, age=AGE):
+    """P written out."""
+    weights = np.exp(beta * logits + bias - decay * age)
+    return (1 - share) * weights / weights.sum(1, keepdims=True) + share / logits.shape[1]
+
+
+def values_of(planted):
+    return dict(zip(("inverse_temperature", "decay", "uniform_share", "key_bias"), planted))
+
+
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_exact_attention_gives_its_parameters(name):
+    found = explain_attention(attention(*PLANTED[name]), LOGITS, AGE, name)
+    assert found.note == ""
+    for key, wanted in values_of(PLANTED[name]).items():
+        np.testing.assert_allclose(found.estimates[key], wanted, atol=2e-4)
+    np.testing.assert_allclose(np.exp(found.log_attention), attention(*PLANTED[name]), atol=2e-5)
+
+
+@pytest.mark.parametrize("name", [name for name, free in EXPLANATIONS.items() if free])
+def test_score_and_information_are_the_derivatives(name):
+    """Against finite differences of the likelihood, and of its mean curvature at the truth."""
+    values = values_of((0.8, 0.02, 0.15, 0.3 * BIAS))
+    counts = np.array([RNG.multinomial(30, row) for row in attention(*PLANTED["all"])]).astype(
+        float
+    )
+    names = [key for key in SCALARS if key in EXPLANATIONS[name]]
+    with_bias = "key_bias" in EXPLANATIONS[name]
+    for key in SCALARS:
+        values[key] = values[key] if key in names else 0.0
+
+    def moved(step):
+        new = dict(values) | {key: values[key] + x for key, x in zip(names, step)}
+        if with_bias:
+            new["key_bias"] = values["key_bias"] + step[len(names) :]
+        return new
+
+    def log_likelihood(step, target):
+        return explanation.likelihood(
+            target, explanation.log_attention(moved(step), LOGITS, AGE)[0]
+        )
+
+    size = len(names) + with_bias * N
+    gradient, _ = explanation.score(counts, LOGITS, AGE, values, names, with_bias)
+    steps = 1e-5 * np.eye(size)
+    numeric = [(log_likelihood(h, counts) - log_likelihood(-h, counts)) / 2e-5 for h in steps]
+    np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-4)
+    expected = 30 * np.exp(explanation.log_attention(values, LOGITS, AGE)[0])
+    _, information = explanation.score(expected, LOGITS, AGE, values, names, with_bias)
+    curved = [
+        (explanation.score(expected, LOGITS, AGE, moved(h), names, with_bias)[0]
+         - explanation.score(expected, LOGITS, AGE, moved(-h), names, with_bias)[0]) / -2e-5
+        for h in steps
+    ]  # fmt: skip
+    np.testing.assert_allclose(information, curved, rtol=1e-4, atol=1e-3)
+
+
+def test_scoring_finds_what_a_slow_search_finds():
+    """Nelder-Mead on the likelihood written out."""
+    counts = np.array([RNG.multinomial(20, row) for row in attention(0.8, 0.02, 0.1, BIAS)]).astype(
+        float
+    )
+    for name in ("temperature and decay", "temperature and uniform"):
+        second = EXPLANATIONS[name][1]
+
+        def cost(x):
+            values = {"beta": x[0], "decay": 0, "share": 0, "bias": 0}
+            if second == "uniform_share" and not 0 <= x[1] < 1:
+                return np.inf
+            values["share" if second == "uniform_share" else "decay"] = x[1]
+            return -(counts * np.log(attention(*values.values()))).sum()
+
+        slow = minimize(
+            cost, [1, 0.05], method="Nelder-Mead", options={"xatol": 1e-8, "fatol": 1e-10}
+        )
+        found = explain_attention(counts, LOGITS, AGE, name)
+        got = [found.estimates["inverse_temperature"], found.estimates[second]]
+        np.testing.assert_allclose(got, slow.x, atol=1e-5)
+        assert found.log_likelihood == pytest.approx(-slow.fun, abs=1e-8)
+        assert found.aic == pytest.approx(4 + 2 * slow.fun, abs=1e-8)
+
+
+@pytest.mark.slow
+def test_intervals_hold_planted_parameters_at_the_nominal_rate():
+    """250 repeats of 40 attended tokens per query, every explanation: binomial sd of 95 % is .014."""
+    rng = np.random.default_rng(1)
+    for name in (
+        "temperature",
+        "temperature and decay",
+        "temperature and uniform",
+        "temperature and key bias",
+        "all",
+    ):
+        truth, hits, n = values_of(PLANTED[name]), {}, 250 if name != "all" else 120
+        for _ in range(n):
+            counts = np.array(
+                [rng.multinomial(40, row) for row in attention(*PLANTED[name])]
+            ).astype(float)
+            found = explain_attention(counts, LOGITS, AGE, name)
+            for key in EXPLANATIONS[name]:
+                inside = np.abs(found.estimates[key] - truth[key]) <= 1.96 * np.asarray(
+                    found.errors[key]
+                )
+                hits.setdefault(key, []).append(inside)
+        for key, inside in hits.items():
+            assert 0.90 <= np.mean(inside) <= 0.99, (name, key, np.mean(inside))
+
+
+def test_the_criterion_picks_what_was_planted():
+    rng = np.random.default_rng(2)
+    for planted in ("temperature", "temperature and uniform", "temperature and key bias"):
+        right = 0
+        for _ in range(20):
+            counts = np.array(
+                [rng.multinomial(60, row) for row in attention(*PLANTED[planted])]
+            ).astype(float)
+            scores = {
+                name: explain_attention(counts, LOGITS, AGE, name).aic for name in EXPLANATIONS
+            }
+            right += min(scores, key=scores.get) == planted
+        assert right >= 12, (planted, right)
+
+
+@pytest.mark.parametrize(
+    ("target", "logits", "name", "word"),
+    [
+        (np.full((4, 4), 0.25), np.ones((4, 4)), "temperature", "leave a parameter open"),
+        (np.full((4, 1), 1.0), np.ones((4, 1)), "temperature", "leave a parameter open"),
+        (np.eye(4), np.eye(4), "temperature", "a single key has all the weight"),
+        (np.zeros((4, 4)), LOGITS[:4, :4], "temperature", "leave a parameter open"),
+        (np.full((4, 4), 0.25), LOGITS[:1, :4].repeat(4, 0), "all", "leave a parameter open"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_fitted_is_said(target, logits, name, word):
+    found = explain_attention(target, logits, AGE[:4, -logits.shape[1] :], name)
+    assert word in found.note
+    assert np.isnan(found.estimates["inverse_temperature"]) and np.isnan(found.log_likelihood)
+
+
+def test_queries_without_weight_do_not_count():
+    target = attention(*PLANTED["temperature"])
+    target[3] = 0
+    found = explain_attention(target, LOGITS, AGE, "temperature")
+    assert found.estimates["inverse_temperature"] == pytest.approx(0.7, abs=1e-6)
+
+
+def test_a_leaky_network_is_explained_by_a_decay():
+    """Many neurons at low norm with a leak of .05: decay .05, temperature 1."""
+    rng = np.random.default_rng(3)
+    q, k = (torch.from_numpy(0.3 * rng.standard_normal((N, 4))) for _ in "qk")
+    tokens = network.Tokens(q, k, torch.eye(N).double(), torch.zeros(N).double())
+    neurons = draw_neurons("performer", rng, rng, 200000, 4)
+    (((_, _, weights),),) = network.read(
+        [tokens], neurons, [(0, 200000)], leak=network.Leak(0.05, 0.05)
+    )
+    found = explain_attention(weights.numpy(), (q @ k.T).numpy(), AGE, "temperature and decay")
+    assert found.estimates["decay"] == pytest.approx(0.05, abs=2e-3)
+    assert found.estimates["inverse_temperature"] == pytest.approx(1, abs=0.1)
+
+
+def test_prediction_is_stable_and_its_shift_is_found():
+    reach, sigma = np.linspace(-30, 2, 20), np.full(20, 5.0)
+    curve = explanation.predicted_inverse_temperature(reach, sigma, 0.4)
+    assert np.isfinite(curve).all() and (np.diff(curve) > 0).all()
+    assert explanation.inverse_temperature_shift(reach, sigma, curve) == pytest.approx(
+        0.4, abs=1e-3
+    )
+
+
+@pytest.fixture(scope="module")
+def explained():
+    data = synthetic([0.5, 6.0, 16.0], n_inputs=2, n_tokens=16, d_head=8, seed=1, experiment="a")
+    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
+    found = explain(data, attend(data), n_features=[10, 1000], n_seeds=8, heads="all", **settings)
+    check(found, "explanation", "here")
+    return found.assign_attrs(source="drawn")
+
+
+def test_networks_sharpen_with_their_size(explained):
+    """G17: beta rises with m and falls with sigma^2; the moved prediction is near, and 1 at low norm."""
+    beta = explained["inverse_temperature"].sel(explanation="temperature").squeeze().values
+    assert (np.diff(beta[:, 1:], axis=0) > 0).all() and (np.diff(beta[:, :], axis=1) < 0).all()
+    assert abs(beta[1, 0] - 1) < 0.1
+    predicted = explained["inverse_temperature_predicted"].squeeze().values
+    assert np.abs(predicted - beta)[:, 1:].max() < 0.15
+    assert explained["reach_shift_low"] <= explained["reach_shift"] <= explained["reach_shift_high"]
+    assert explained["reach_shift_note"] == ""
+    hard = ("temperature and ", "all: ")  # mixtures, for few neurons
+    assert all(note == "" or note.startswith(hard) for note in explained["note"].values.ravel())
+    assert float(explained["kl"].sel(explanation="all").max()) >= 0
+    np.testing.assert_allclose(explained["share_best"].sum("explanation"), 1)
+    low, high = (explained[f"inverse_temperature_{end}"].values for end in ("low", "high"))
+    beta = explained["inverse_temperature"].values
+    assert ((low <= beta) & (beta <= high) | np.isnan(beta)).all() and np.isfinite(beta[1]).all()
+
+
+def test_heads_that_cannot_be_explained_have_a_note():
+    data = synthetic([1.0, 1.0, 1.0], n_inputs=1, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data["k"][:, :, 0] = 0  # all logits alike
+    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
+    found = explain(
+        data, attend(data), n_features=[10], n_seeds=2, heads=[[0, 0], [0, 1]], **settings
+    )
+    check(found, "explanation", "here")
+    assert "temperature: the data leave a parameter open" in str(found["note"].values[0, 0, 0])
+    assert found["note"].values[0, 0, 2] == "not run"
+    alone = found.sel(head=0)
+    assert np.isnan(alone["inverse_temperature"].sel(explanation="temperature")).all()
+    assert alone["delta_aic"].sel(explanation="temperature").isnull().all()
+    assert found["sigma_squared"].isnull().values.tolist() == [[False, False, True]]
+    assert np.isnan(found["reach_shift"]) and "needed" in str(found["reach_shift_note"].values)
+
+
+def test_the_figure_draws_what_was_found(explained, tmp_path):
+    for fits in (
+        {"a": explained},
+        {str(i): explained.assign_attrs(source=f"x $^$ {i}") for i in range(4)},
+    ):
+        figure = effective_temperature.effective_temperature(fits)
+        job.save_figure(figure, [tmp_path / "effective_temperature.svg"], {})
+    figure = effective_temperature.effective_temperature({"a": explained})
+    points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    beta = explained["inverse_temperature"].sel(explanation="temperature").squeeze().values
+    np.testing.assert_array_equal([line.get_ydata() for line in points], beta.T)
+    plt.close("all")
