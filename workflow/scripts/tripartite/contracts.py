@@ -303,7 +303,7 @@ CONTRACTS = {
             "layer head", "float64", "1", "sigma^2 = ln R: median over queries and inputs"
         ),
         "inverse_temperature_predicted": Variable(
-            PER_HEAD, "float64", "1", "1 - phi(x) / (sigma Phi(x)) at x = b_m - sigma + reach_shift"
+            PER_HEAD, "float64", "1", "1 - phi(x) / (sigma Phi(x)) at x = b_m - sigma + reach_shift; NaN in the Gaussian phase"
         ),
         "inverse_temperature_unshifted": Variable(
             PER_HEAD, "float64", "1", "the same without shift, free of parameters"

@@ -18,6 +18,7 @@ import numpy as np
 from scipy.special import log_ndtr, ndtri
 
 PHASES = ("frozen", "anomalous", "gaussian")
+LEAST_REACH = -4.0  # of b_m - sigma; farther off the shape was not checked
 LEAST_POINTS = 3  # sizes of network on a power law
 LEAST_POINTS_TWO = 5  # and on two of them
 

@@ -10,8 +10,8 @@ PAGE = 7.1  # inches, two columns
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
 LARGE = "#D55E00"  # many hidden neurons
-HEADS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-MARKERS = ("o", "s", "^", "D", "v", "P")
+HEADS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 STYLE = {
     "font.family": "DejaVu Sans",

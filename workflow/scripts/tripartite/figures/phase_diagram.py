@@ -14,6 +14,7 @@ from tripartite.figures import palette
 SIGMA_SQUARED = (0.1, 200)
 LOG10_M = (0.2, 7.5)
 REACH = (-6.5, 4.5)
+FEW = 12  # heads with exponents in one phase
 DODGE = 0.06  # of log10 of m
 COLOURS = {"frozen": "#0072B2", "anomalous": "#E69F00", "gaussian": "#009E73"}
 
@@ -26,7 +27,7 @@ def phase_diagram(fits: dict[str, xr.Dataset]) -> Figure:
     m = exp(2 sigma^2), the borders for the log-normal rates of plain hidden weights.
     """
     palette.apply()
-    figure = plt.figure(figsize=(palette.PAGE, 5.4))
+    figure = plt.figure(figsize=(palette.PAGE, 5.8))
     grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
     styles = list(zip(fits.values(), cycle(palette.HEADS), cycle(palette.MARKERS)))
     draw_map(figure, figure.add_subplot(grid[:, 0]), styles)
@@ -42,7 +43,7 @@ def draw_map(figure: Figure, axis, styles: list) -> None:
         axis.plot(sigma_squared, border, color=palette.EXACT, linewidth=1)
         at = 6.2 * np.log(10) / factor
         axis.annotate(words, (at, 6.2), xytext=(4, 0), textcoords="offset points", va="center")
-    for words, x, y in (("Gaussian", 0.14, 7.2), ("anomalous", 9.5, 7.2), ("frozen", 70, 2.2)):
+    for words, x, y in (("Gaussian", 0.14, 7.2), ("anomalous", 9.5, 7.2), ("frozen", 60, 0.9)):
         axis.annotate(words, (x, y), weight="bold", va="center")
     norm, beyond, handles = mpl.colors.Normalize(0, 1), 0, []
     for place, (fit, _, marker) in enumerate(styles):
@@ -64,7 +65,7 @@ def draw_map(figure: Figure, axis, styles: list) -> None:
     axis.set_ylabel("log$_{10}$ hidden neurons $m$")
     if beyond:
         axis.annotate(f"{beyond} beyond →", (0.99, 0.02), xycoords="axes fraction", ha="right")
-    axis.legend(handles=handles, loc="lower left", fontsize=6).set_in_layout(False)
+    figure.legend(handles=handles, loc="outside lower center", ncols=3)
     scale = mpl.cm.ScalarMappable(norm, "cividis")
     figure.colorbar(
         scale, ax=axis, orientation="horizontal", aspect=40, pad=0.01,
@@ -98,8 +99,10 @@ def draw_exponents(axis, styles: list) -> None:
                 one[name].values.ravel()
                 for name in ("sigma_squared", "exponent", "exponent_low", "exponent_high")
             )
-            axis.vlines(x, low, high, color=colour, linewidth=0.7)
-            axis.plot(x, middle, marker, color=colour, markersize=3, markeredgewidth=0)
+            few = np.isfinite(middle).sum() <= FEW  # else single bars hide one another
+            axis.vlines(x, low, high, color=colour, linewidth=0.7 if few else 0.2)
+            size = 3 if few else 1.5
+            axis.plot(x, middle, marker, color=colour, markersize=size, markeredgewidth=0)
     for phase, colour in COLOURS.items():
         axis.plot([], [], "o", color=colour, markersize=3, label=phase)
     axis.set(xscale="log", xlim=SIGMA_SQUARED, ylim=(-0.62, 0.12))

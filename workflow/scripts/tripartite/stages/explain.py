@@ -197,6 +197,8 @@ def _predictions(
     for name, moved in (("unshifted", 0.0), ("predicted", float(triple[0]))):
         values = np.full((len(n_features), *sigma_squared.shape), np.nan)
         with np.errstate(invalid="ignore"):
-            values[:, layer, head] = predicted_inverse_temperature(reach, sigma, moved)
+            one = predicted_inverse_temperature(reach, sigma, moved)
+        outside = phases.phase(log_m, of_heads) < 2
+        values[:, layer, head] = np.where(outside, one, np.nan)
         variables[f"inverse_temperature_{name}"] = (("n_features", "layer", "head"), values)
     return variables

@@ -341,7 +341,8 @@ def _collapse(
     ratio = ratio.reshape(reach.shape)
     with np.errstate(invalid="ignore", divide="ignore"):
         log_ratio = np.log(ratio)
-    inside = np.isfinite(log_ratio) & np.isfinite(reach) & (index < 2) & run
+    with np.errstate(invalid="ignore"):
+        inside = np.isfinite(log_ratio) & (reach > phases.LEAST_REACH) & (index < 2) & run
     points = np.flatnonzero(inside.any(0))
     note, values = "", (np.nan,) * 3
     if len(points) < 2 or inside.sum() < phases.LEAST_POINTS:
