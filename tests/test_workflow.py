@@ -78,6 +78,9 @@ TINY = {
 }  # fmt: skip
 
 
+OTHERS = {"calibrate": 1, "compare": 1, "learn": 1, "explain": 1}  # jobs beside simulate and fit
+
+
 def with_study(folder: Path, study: dict, name: str = "tiny") -> Path:
     plain = json.loads(json.dumps(study))  # a study has no YAML aliases
     (folder / f"config/studies/{name}.yaml").write_text(yaml.safe_dump(plain))
@@ -156,9 +159,11 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
     ("module", "wanted"),
     [
         ("figures/features_needed", {"draw": 1}),
-        ("statistics", {"fit": 3, "draw": 3}),
-        ("network", {"simulate": 3, "fit": 3, "draw": 3}),
-        ("stages/attend", {"attend": 2, "simulate": 3, "fit": 3, "draw": 3}),
+        ("learning", {"learn": 1, "draw": 1}),
+        ("phases", {"fit": 3, "explain": 1, "draw": 6}),
+        ("statistics", {"fit": 3, **OTHERS, "draw": 10}),
+        ("network", {"simulate": 3, "fit": 3, "compare": 1, "explain": 1, "draw": 8}),
+        ("stages/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 10}),
     ],
 )
 def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
@@ -178,10 +183,14 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     study["experiments"]["chosen"]["network"]["n_seeds"] = 4
     with_study(finished, study)
     assert plan(finished) == {"simulate": 2, "fit": 2, "draw": 2}
+    study["experiments"]["maps"]["comparison"]["variants"]["high"]["threshold"] = 30
+    with_study(finished, study)
+    assert plan(finished) == {"simulate": 2, "fit": 2, "compare": 1, "draw": 4}
     study = json.loads(json.dumps(TINY))
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)
-    assert plan(finished) == {"generate": 1, "attend": 2, "simulate": 3, "fit": 3, "draw": 3}
+    rest = {name: 1 for name in OTHERS if name != "learn"}
+    assert plan(finished) == {"generate": 1, "attend": 2, "simulate": 3, "fit": 3, **rest, "draw": 9}
 
 
 def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path):
@@ -207,7 +216,7 @@ def test_a_stage_and_a_figure_by_path(tmp_path):
 def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
     """Causal or leaky networks are compared with causal or leaky attention; others share the plain one."""
     found = {path.parent.name for path in (tiny / "results/tiny").rglob("attention.nc")}
-    assert found == {"small", "causal"}
+    assert found == {"small", "causal", "trained"}
     said = snakemake(tiny, "--dry-run", "results/tiny/chosen/attention.nc").stdout
     assert "chosen shares the data of small; ask for results/tiny/small/attention.nc" in said
     plain, causal = (
@@ -241,7 +250,9 @@ def with_cards(folder: Path, n: int) -> Path:
 @pytest.mark.parametrize("n_cards", [0, 1, 2])
 def test_one_job_for_each_card(n_cards, tmp_path):
     """With no flag: two cards run two simulations at a time, also under more cores; none are no limit."""
-    folder = with_study(with_cards(project(tmp_path / "project"), n_cards), TINY)
+    names = ("small", "chosen", "causal")
+    networks = {"experiments": {name: TINY["experiments"][name] for name in names}}
+    folder = with_study(with_cards(project(tmp_path / "project"), n_cards), networks)
     done = snakemake(folder, "--cores", "3", "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     running, most = set(), 0
@@ -317,7 +328,7 @@ def test_a_damaged_result_is_refused(finished):
 def test_verify_walks_from_the_figures_to_the_data(finished):
     """Whole files that do not belong together are found, and so are figures of other data."""
     done = snakemake(finished, "verify", "--config", "study=tiny")
-    assert "18 files are whole, and each was made from those that are there" in done.stdout
+    assert "45 files are whole, and each was made from those that are there" in done.stdout
     small = finished / "results/tiny/small"
     other = job.load(small / "qkv.nc")
     other["q"][:] *= 2
