@@ -12,6 +12,7 @@ from tripartite.contracts import check
 from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
 from tripartite.features import draw_neurons
 from tripartite.figures import effective_temperature
+from tripartite.stages import explain as stage
 from tripartite.stages.attend import attend
 from tripartite.stages.explain import explain
 from tripartite.stages.generate import synthetic
@@ -171,6 +172,60 @@ def test_what_cannot_be_fitted_is_said(target, logits, name, word):
     assert np.isnan(found.estimates["inverse_temperature"]) and np.isnan(found.log_likelihood)
 
 
+def simulated(sigma_squared, m, seed, n_tokens=64, d_head=16):
+    """Attention weights of a network of m neurons written out, and the logits, both [T, N]."""
+    data = synthetic([sigma_squared], 1, n_tokens, d_head, seed=3, experiment="simulated")
+    q, k = (data[name].values[0, 0, 0].astype(float) for name in "qk")
+    omega = np.random.default_rng(seed).standard_normal((m, d_head))
+    phi_q, phi_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
+    weights = phi_q @ phi_k.T
+    return weights / weights.sum(1, keepdims=True), q @ k.T
+
+
+@pytest.mark.parametrize("sigma_squared", [1.0, 18.0])
+def test_more_parameters_explain_no_less(sigma_squared):
+    """With a uniform share the likelihood has several maxima; the highest is above all simpler fits."""
+    age, worst, compared = AGE[:16, -16:], np.inf, 0
+    for seed in range(20):
+        weights, logits = simulated(sigma_squared, 10, seed, n_tokens=16)
+        found = {name: explain_attention(weights, logits, age, name) for name in EXPLANATIONS}
+        for large, small in (
+            ("all", "temperature and key bias"),
+            ("all", "temperature and uniform"),
+            ("all", "temperature and decay"),  # a decay is a key bias here
+            ("temperature and uniform", "temperature"),
+        ):
+            if not found[large].note and not found[small].note:
+                gain = found[large].log_likelihood - found[small].log_likelihood
+                worst, compared = min(worst, gain), compared + 1
+    assert worst > -1e-6 and compared >= 40
+
+
+def test_a_key_that_only_the_share_attends_has_no_bias():
+    weights = attention(1.0, 0, 0.2, np.where(np.arange(N) == 3, -60.0, 0.0))
+    found = explain_attention(weights, LOGITS, AGE, "all")
+    assert found.note == explanation.UNATTENDED and np.isnan(found.estimates["key_bias"]).all()
+
+
+@pytest.mark.parametrize("name", ["temperature", "temperature and uniform", "all"])
+def test_queries_may_avoid_their_keys(name):
+    """A negative inverse temperature is a maximum like any other."""
+    found = explain_attention(attention(-0.5, 0, 0, 0 * BIAS), LOGITS, AGE, name)
+    assert found.note == "" and found.estimates["uniform_share"] < 1e-6
+    assert found.estimates["inverse_temperature"] == pytest.approx(-0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("size", [40, 300, 3000])
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_sharp_attention_makes_no_warning(name, size):
+    scaled = size * LOGITS
+    target = np.exp(scaled - scaled.max(1, keepdims=True))
+    found = explain_attention(target / target.sum(1, keepdims=True), scaled, AGE, name)
+    estimate = found.estimates["inverse_temperature"]
+    assert np.isnan(estimate) == (found.note != "")
+    assert name == "uniform" or np.isnan(estimate) or estimate == pytest.approx(1, abs=1e-4)
+
+
 def test_queries_without_weight_do_not_count():
     target = attention(*PLANTED["temperature"])
     target[3] = 0
@@ -224,6 +279,13 @@ def test_networks_sharpen_with_their_size(explained):
     assert all(note == "" or note.startswith(hard) for note in explained["note"].values.ravel())
     assert float(explained["kl"].sel(explanation="all").max()) >= 0
     np.testing.assert_allclose(explained["share_best"].sum("explanation"), 1)
+    change = (
+        explained["delta_bic"] - explained["delta_aic"]
+    )  # ln 16 - 2 per parameter, but for the lowest
+    per_parameter = change.sel(explanation="temperature and decay") - change.sel(
+        explanation="temperature"
+    )
+    np.testing.assert_allclose(per_parameter, np.log(16) - 2)
     low, high = (explained[f"inverse_temperature_{end}"].values for end in ("low", "high"))
     beta = explained["inverse_temperature"].values
     assert ((low <= beta) & (beta <= high) | np.isnan(beta)).all() and np.isfinite(beta[1]).all()
@@ -244,6 +306,25 @@ def test_heads_that_cannot_be_explained_have_a_note():
     assert alone["delta_aic"].sel(explanation="temperature").isnull().all()
     assert found["sigma_squared"].isnull().values.tolist() == [[False, False, True]]
     assert np.isnan(found["reach_shift"]) and "needed" in str(found["reach_shift_note"].values)
+
+
+def test_one_network_has_estimates_without_intervals():
+    data = synthetic([1.0, 6.0], n_inputs=1, n_tokens=8, d_head=4, seed=1, experiment="a")
+    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
+    found = explain(data, attend(data), n_features=[50], n_seeds=1, heads="all", **settings)
+    one = found.sel(explanation="temperature")
+    assert one["inverse_temperature"].notnull().all()
+    assert one["inverse_temperature_low"].isnull().all()
+
+
+def test_a_shift_at_the_end_of_its_range_is_none():
+    """Inverse temperatures above 1 are nearest to the prediction at any large shift."""
+    shape = (len(EXPLANATIONS), 3, 1, 2, 1, 2)
+    found = {"inverse_temperature": np.full(shape, 1.2)}
+    of_heads = np.array([[9.0, 16.0]])
+    wanted = stage._predictions(found, of_heads, [10, 100, 1000], [(0, 0), (0, 1)])
+    assert np.isnan(wanted["reach_shift"][1])
+    assert "no shift between" in wanted["reach_shift_note"][1]
 
 
 def test_the_figure_draws_what_was_found(explained, tmp_path):

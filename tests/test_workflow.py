@@ -190,7 +190,14 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)
     rest = {name: 1 for name in OTHERS if name != "learn"}
-    assert plan(finished) == {"generate": 1, "attend": 2, "simulate": 3, "fit": 3, **rest, "draw": 9}
+    assert plan(finished) == {
+        "generate": 1,
+        "attend": 2,
+        "simulate": 3,
+        "fit": 3,
+        **rest,
+        "draw": 9,
+    }
 
 
 def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path):

@@ -291,6 +291,9 @@ CONTRACTS = {
             PER_EXPLANATION, "float64", "1",
             "AIC above the lowest of the same network, one attended token per query: mean over inputs and seeds",
         ),
+        "delta_bic": Variable(
+            PER_EXPLANATION, "float64", "1", "BIC above the lowest of the same network, likewise, with one datum per query"
+        ),
         "share_best": Variable(
             PER_EXPLANATION, "float64", "1", "share of inputs and seeds in which its AIC is the lowest"
         ),

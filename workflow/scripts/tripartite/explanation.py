@@ -7,7 +7,8 @@ Rows y_tj of weights or of counts (how often query t attended to key j) are expl
 with inverse temperature beta, key bias b (of mean 0), decay gamma per token of age, and a share eps of
 uniform attention, in the multinomial likelihood sum_tj y_tj ln P_tj. ASSUME: weights whose rows sum to
 one count as one attended token per query, which sets the scale of information criteria. Fisher scoring
-with the expected information finds the maximum, and gives standard errors.
+with the expected information finds the maximum, and gives standard errors. Without eps the likelihood
+is concave; with it there can be several maxima, and a search from several starts comes first.
 
 Of a network of m neurons the random-energy model predicts beta (`predicted_inverse_temperature`).
 """
@@ -16,15 +17,21 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize, minimize_scalar
 from scipy.special import log_ndtr, log_softmax
 
 SCALARS = ("inverse_temperature", "decay", "uniform_share")
 STEPS = 200
+UNSEEN = 1e-3  # share of the softmax in the weight of a key, below which its bias is open
 SHARPEST = 1e3  # of beta and of its error: beyond it a single key has all the weight
 SHARP = "a single key has all the weight: no finite inverse temperature"
+OPEN = "the data leave a parameter open: logits or ages do not vary enough, or a key has no weight"
+UNATTENDED = "a key is attended by the uniform share alone: no finite bias"
+STARTS = (0.01, 0.3, 0.7)  # of the share
+BIASES = 100.0  # the largest in the search
 SINGULAR = 1e-10  # least eigenvalue of the scaled information that counts
 LEAST_POINTS = 3
+SHIFTS = (-3.0, 6.0)
 
 
 class Fit(NamedTuple):
@@ -74,22 +81,43 @@ def explain_attention(
         "key_bias": np.zeros(n_keys),
     }
     n_parameters = len(scalars) + with_bias * (n_keys - 1)
-    log_p, _ = log_attention(values, logits, age)
-    best = likelihood(target, log_p)
     held: set[str] = set()
     note = "" if free else None
+    if "uniform_share" in free:
+        simpler = next(
+            name for name, others in EXPLANATIONS.items()
+            if set(others) == set(free) - {"uniform_share"}
+        )  # fmt: skip
+        base = explain_attention(target, logits, age, simpler)
+        flat = np.ptp(base.log_attention) < 1e-6  # no share can be told from uniform weights
+        if base.note or flat:
+            return _none(n_parameters, base.log_attention, base.note or OPEN)
+        values = _search(target, logits, age, base, scalars, with_bias)
+        held = {"uniform_share"} if values["uniform_share"] == 0 else set()
+    log_p, _ = log_attention(values, logits, age)
+    best = likelihood(target, log_p)
     for _ in range(STEPS if free else 0):
+        if with_bias and values["uniform_share"] > 0:  # its information vanishes as its bias falls
+            log_s = log_attention(values, logits, age)[1]
+            if (
+                (log_s - log_p).max(0) + np.log1p(-values["uniform_share"]) < math.log(UNSEEN)
+            ).any():
+                note = UNATTENDED
+                break
         names = [name for name in scalars if name not in held]
         gradient, information = score(target, logits, age, values, names, with_bias)
         covariance = _inverse(information, with_bias)
         if covariance is None:
-            note = "the data leave a parameter open: logits or ages do not vary enough"
+            note = OPEN
             break
         step = covariance @ gradient
         decrement = float(gradient @ step)
         if decrement < 1e-12 * max(1.0, target.sum()):
             if held:  # is the share rather above 0?
-                slope = score(target, logits, age, values, ["uniform_share"], False)[0][0]
+                some = target > 0
+                with np.errstate(over="ignore"):  # a key without weight would gain without bound
+                    gain = target[some] * np.exp(-log_p[some]) / n_keys
+                slope = gain.sum() - target.sum()
                 if slope > 1e-6 * target.sum():
                     held = set()
                     values["uniform_share"] = 1e-6
@@ -133,6 +161,46 @@ def explain_attention(
         if with_bias:
             errors["key_bias"] = spread[len(names) :]
     return Fit(values, errors, best, n_parameters, log_p, "")
+
+
+def _search(
+    target: np.ndarray, logits: np.ndarray, age: np.ndarray, base: Fit, scalars: list[str], with_bias: bool
+) -> dict:  # fmt: skip
+    """Values near the highest of the maxima that a descent from several shares finds (L-BFGS-B).
+
+    It starts from the fit without share, which is one of the candidates, and from that without bias.
+    """
+    n_keys = logits.shape[1]
+    ends = [(1e-9, 1 - 1e-9) if name == "uniform_share" else (None, None) for name in scalars]
+    ends += [(-BIASES, BIASES)] * (n_keys * with_bias)
+
+    def values_of(x: np.ndarray) -> dict:
+        values = dict(base.estimates) | {name: float(one) for name, one in zip(scalars, x)}
+        return values | ({"key_bias": x[len(scalars) :]} if with_bias else {})
+
+    def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
+        values = values_of(x)
+        log_p, log_s = log_attention(values, logits, age)
+        rest = target * np.exp(log_s - log_p)  # y S / P
+        pulled = (1 - values["uniform_share"]) * rest
+        pulled = pulled - np.exp(log_s) * pulled.sum(1, keepdims=True)
+        slopes = {
+            "inverse_temperature": (pulled * logits).sum(),
+            "uniform_share": (target * np.exp(-log_p)).sum() / n_keys - rest.sum(),
+        }
+        slope = np.array([slopes[name] for name in scalars])
+        return -likelihood(target, log_p), -np.append(slope, pulled.sum(0) if with_bias else [])
+
+    best, found = base.log_likelihood, dict(base.estimates)
+    biases = [base.estimates["key_bias"]] + [np.zeros(n_keys)] * with_bias
+    for bias in biases:
+        for share in STARTS:
+            start = base.estimates | {"uniform_share": share}
+            x = np.append([start[name] for name in scalars], bias if with_bias else [])
+            tried = minimize(cost, x, jac=True, method="L-BFGS-B", bounds=ends)
+            if -tried.fun > best:
+                best, found = -tried.fun, values_of(tried.x)
+    return found
 
 
 def _none(n_parameters: int, log_p: np.ndarray, note: str) -> Fit:
@@ -238,4 +306,4 @@ def inverse_temperature_shift(reach: np.ndarray, sigma: np.ndarray, measured: np
     def misfit(shift: float) -> float:
         return float(np.square(predicted_inverse_temperature(reach, sigma, shift) - measured).sum())
 
-    return float(minimize_scalar(misfit, bounds=(-3, 6), method="bounded").x)
+    return float(minimize_scalar(misfit, bounds=SHIFTS, method="bounded").x)

@@ -1,6 +1,7 @@
 """Find the standard attention that explains the attention of simulated networks best."""
 
 import itertools
+import math
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -10,7 +11,7 @@ from tqdm import tqdm
 
 from tripartite import phases, theory
 from tripartite.explanation import (
-    EXPLANATIONS, LEAST_POINTS, explain_attention, inverse_temperature_shift,
+    EXPLANATIONS, LEAST_POINTS, SHIFTS, explain_attention, inverse_temperature_shift,
     predicted_inverse_temperature,
 )  # fmt: skip
 from tripartite.features import draw_neurons
@@ -54,7 +55,7 @@ def explain(
     mask = torch.from_numpy(qkv["mask"].values)
     of_heads = (len(n_features), qkv.sizes["layer"], qkv.sizes["head"])
     per_network = (len(EXPLANATIONS), *of_heads, len(chosen_inputs), n_seeds)
-    found = {name: np.full(per_network, np.nan) for name in (*ESTIMATES, "aic", "kl")}
+    found = {name: np.full(per_network, np.nan) for name in (*ESTIMATES, "aic", "bic", "kl")}
     sigma_squared = np.full(of_heads[1:], np.nan)
     notes = np.full(of_heads, "not run", dtype=object)
 
@@ -123,6 +124,7 @@ def _explain_one(
             "key_bias_sd": fitted.estimates["key_bias"].std(),
             "output_gain": (output * best).sum() / np.square(best).sum(),
             "aic": fitted.aic,
+            "bic": fitted.aic + (math.log(len(weights)) - 2) * fitted.n_parameters,
             "kl": float(entropy.mean()) - fitted.log_likelihood / len(weights),
         }
         for name, value in values.items():
@@ -143,6 +145,7 @@ def _summaries(found: dict[str, np.ndarray], chosen: list[tuple]) -> dict[str, t
     for name in ESTIMATES:
         triple = np.full((3, *shape), np.nan)
         values = np.moveaxis(found[name][:, :, layer, head], (-2, -1), (0, 1))
+        triple[0][:, :, layer, head] = values.mean((0, 1))  # one network has no interval
         if max(n_clusters) > 1:
             rng = stream(0, "bootstrap", name)
             triple[:, :, :, layer, head] = cluster_bootstrap(
@@ -154,6 +157,11 @@ def _summaries(found: dict[str, np.ndarray], chosen: list[tuple]) -> dict[str, t
     lowest = np.where(np.isfinite(lowest), lowest, np.nan)
     best = np.where(np.isnan(lowest), np.nan, aic == lowest)
     variables["delta_aic"] = (dims, (aic - lowest).mean((-2, -1)))
+    bic = found["bic"]
+    variables["delta_bic"] = (
+        dims,
+        (bic - np.where(np.isnan(bic), np.inf, bic).min(0)).mean((-2, -1)),
+    )
     variables["share_best"] = (dims, best.mean((-2, -1)))
     variables["kl"] = (dims, found["kl"].mean((-2, -1)))
     return variables
@@ -189,6 +197,11 @@ def _predictions(
 
         rng = stream(0, "bootstrap", "shift")
         triple = cluster_bootstrap(shift, everything[:, points].swapaxes(0, 1), 1, rng, n_draws=500)
+        if min(abs(triple[0] - end) for end in SHIFTS) < 1e-3:
+            note, triple = (
+                f"no shift between {SHIFTS[0]:g} and {SHIFTS[1]:g} fits best",
+                (np.nan,) * 3,
+            )
     variables = {
         "sigma_squared": (("layer", "head"), sigma_squared),
         "reach_shift_note": ((), note),
