@@ -17,11 +17,11 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
     seeds, and its prediction. Lower: what each explanation leaves unexplained, and how often AIC prefers it.
     """
     palette.apply()
-    n_columns = min(MOST, len(fits))
+    n_columns = 2 if len(fits) == 4 else min(MOST, len(fits))
     n_rows = -(-len(fits) // n_columns)
     figure, axes = plt.subplots(
         2 * n_rows, n_columns, squeeze=False,
-        figsize=(max(palette.COLUMN, palette.PAGE * n_columns / 3), 3.9 * n_rows),
+        figsize=(palette.PAGE if n_columns > 1 else palette.COLUMN, 3.9 * n_rows),
         height_ratios=[1.6, 1] * n_rows,
     )  # fmt: skip
     for axis in axes.flat:
@@ -80,7 +80,7 @@ def draw_temperatures(axis, fit: xr.Dataset) -> None:
     palette.title(axis, fit.attrs["source"], words.replace("-", "−"))
     if len(run):
         axis.legend(
-            title="$\\sigma^2$", ncols=2, loc="lower right", handletextpad=0.1
+            title="$\\sigma^2$", ncols=3, loc="lower right", handletextpad=0.1
         ).set_in_layout(False)
 
 
