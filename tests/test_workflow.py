@@ -1,5 +1,6 @@
 """The workflow as users run it: end to end, again, after edits and interruptions, and with bad input."""
 
+import base64
 import json
 import os
 import platform
@@ -313,11 +314,25 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     for leftover in leftovers.values():
         leftover.mkdir(exist_ok=True)
     snakemake(folder, "--config", "study=tiny", "--unlock")
-    done = snakemake(folder, "--config", "study=tiny")
+    done = snakemake(folder, "--rerun-incomplete", "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     assert results(folder) == results(tiny)
     assert not leftovers["dead"].exists()
     assert leftovers["alive"].exists() and leftovers["elsewhere"].exists()
+
+
+def test_what_was_marked_as_under_way_runs_again(finished):
+    """kill -9 between the end of a job and Snakemake's note of it leaves such a mark."""
+    marks = finished / ".snakemake/incomplete"
+    marks.mkdir(exist_ok=True)
+    (marks / base64.b64encode(b"results/tiny/trained/learned.nc").decode()).touch()
+    before = results(finished)
+    said = snakemake(finished, "--config", "study=tiny")
+    assert "results/tiny/trained/learned.nc" in said.stdout and "--rerun-incomplete" in said.stdout
+    done = snakemake(finished, "--rerun-incomplete", "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    assert jobs(done.stdout) == {"learn": 1, "draw": 1}
+    assert results(finished) == before and plan(finished) == {}
 
 
 def test_a_damaged_result_is_refused(finished):
