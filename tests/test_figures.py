@@ -193,6 +193,30 @@ def test_the_slope_chart_says_what_is_gained(tmp_path):
     assert f"{-reduction:+.1f}".replace("-", "−") in axis.get_xticklabels()[-1].get_text()
 
 
+def test_heads_of_equal_keys_can_be_drawn(tmp_path):
+    """Nothing to balance in any head, and no divergence to draw on a log axis."""
+    from tripartite.figures import learned_features
+    from tripartite.stages.calibrate import calibrate
+    from tripartite.stages.learn import learn
+
+    data = synthetic([1.0, 2.0], n_inputs=3, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data["k"][:] = data["k"][:, :, :, :1]
+    exact = attend(data)
+    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
+    learned = learn(
+        data, exact, n_features=[4], n_seeds=2, trained_on=["draw-0"], validated_on=["draw-1"], heads="all",
+        loss="weights", max_steps=10, learning_rate=0.1, patience=2, kept={}, **settings,
+    )  # fmt: skip
+    found = calibrate(data, exact, calibrated_on=["draw-0"])
+    assert (found["note"] != "").all() and found["reduction_all"].isnull().all()
+    for figure, fit_ in (
+        (symmetries.symmetries, found),
+        (learned_features.learned_features, learned),
+    ):
+        drawn = figure({"a": fit_.assign_attrs(source="equal keys")})
+        job.save_figure(drawn, [tmp_path / "figure.svg"], {})
+
+
 def test_many_maps_wrap_into_rows(fits):
     figure = FIGURES["features_needed"]({str(i): fits["all"] for i in range(5)})
     places = {tuple(round(x, 2) for x in axis.get_position().p0) for axis in figure.axes[:5]}

@@ -68,11 +68,13 @@ def draw(axis, fit: xr.Dataset) -> None:
             color=colour,
             elinewidth=0.8,
         )
-    axis.set(xscale="log", yscale="log", xlim=(wide[0], wide[-1]))
+    axis.set(xscale="log", xlim=(wide[0], wide[-1]))
+    if (fit["median_kl"] > 0).any():  # attention to equal keys does not diverge
+        axis.set_yscale("log")
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.set_xticks(m, [str(size) for size in m])
     axis.minorticks_off()
     axis.set_xlabel("hidden neurons $m$")
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axis.yaxis.set_major_formatter("{x:g}")
     largest = fit.sel({"origin": "learned", "n_features": m[-1]})
     ratio, most, least = (

@@ -34,10 +34,12 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
         tested = fit["role"].values == "tested"
         needed = fit["log10_features_needed"].isel(input=tested).median("input")
         needed = needed.stack(point=("layer", "head")).transpose("recipe", "point").values
+        needed = needed[:, np.isfinite(needed).all(0)]  # heads to which everything could be fitted
         place = np.arange(len(SHOWN))
         axis.plot(place, needed, color="0.6", linewidth=0.3, alpha=0.6)
+        middle = np.median(needed, 1) if needed.shape[1] else np.full(len(place), np.nan)
         axis.plot(
-            place, np.nanmedian(needed, 1), "o-", color=palette.LARGE, markersize=4, linewidth=1.2, zorder=3
+            place, middle, "o-", color=palette.LARGE, markersize=4, linewidth=1.2, zorder=3
         )  # fmt: skip
         axis.axhline(FEW, color=palette.EXACT, linewidth=0.6, linestyle=":")
         labels = []
