@@ -13,8 +13,9 @@ SCHEMA_VERSION = 3
 
 # One order of axes everywhere, leaving out what a variable does not have.
 AXES = (
-    "case", "explanation", "variant", "origin", "recipe", "phase", "n_features", "seed", "step",
-    "input", "layer", "head", "token", "d_seen", "d_head",
+    "case", "explanation", "variant", "origin", "recipe", "phase", "model", "layout", "perturbation",
+    "rival", "point", "n_features", "seed", "step", "time", "input", "layer", "head", "token", "neuron",
+    "d_seen", "d_head",
 )  # fmt: skip
 
 
@@ -38,6 +39,13 @@ COORDINATES = {
     "step": Variable("step", "int64", "1", "step of training"),
     "recipe": Variable("recipe", "str", "", "what is fitted"),
     "phase": Variable("phase", "str", "", "phase of the random-energy model"),
+    "model": Variable("model", "str", "", "model of calcium"),
+    "layout": Variable("layout", "str", "", "how astrocyte processes are coupled"),
+    "perturbation": Variable("perturbation", "str", "", "what is done to the network"),
+    "rival": Variable("rival", "str", "", "what the fluorescence is explained by"),
+    "point": Variable("point", "int64", "1", "place in the sweep"),
+    "time": Variable("time", "int64", "1", "sample"),
+    "neuron": Variable("neuron", "int64", "1", "hidden neuron"),
 }
 
 PER_QUERY = "input layer head token"
@@ -315,6 +323,14 @@ CONTRACTS = {
         "reach_shift_note": Variable("", "str", "", "why there is no shift"),
         "note": Variable(PER_HEAD, "str", "", "why a network is not explained"),
     },
+    # contract: traces
+    # contract: convergence
+    # contract: settling
+    # contract: readout
+    # contract: coupling
+    # contract: perturbations
+    # contract: retention
+    # contract: imaging
     "speed": {
         "method": Variable("case", "str", "", "implementation"),
         "order": Variable("case", "str", "", "bidirectional or causal"),

@@ -40,12 +40,22 @@ SECTIONS = {
     "comparison": ("comparison",),
     "learned": ("learned",),
     "explanation": ("explanation",),
+    "dynamics": ("traces",),
+    "convergence": ("convergence",),
+    "settling": ("settling",),
+    "readout": ("readout",),
+    "coupling": ("coupling",),
+    "perturbations": ("perturbations",),
+    "retention": ("retention",),
+    "imaging": ("imaging",),
 }
 FIGURES = {  # the section whose experiments a figure shows
     "trace": "network", "features_needed": "network", "error_vs_features": "network",
     "phase_diagram": "network", "predicted_error": "network", "symmetries": "symmetries",
     "feature_maps": "comparison", "dynamic_range": "comparison", "learned_features": "learned",
-    "effective_temperature": "explanation",
+    "effective_temperature": "explanation", "synapse": "dynamics", "convergence": "convergence",
+    "calcium_speed": "settling", "calcium_readout": "readout", "coupling": "coupling",
+    "lesions": "perturbations", "noise": "perturbations", "retention": "retention", "imaging": "imaging",
 }  # fmt: skip
 
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
