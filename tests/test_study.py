@@ -814,6 +814,19 @@ JUNK = st.recursive(
 )
 
 
+DYNAMICS = {"n_features": 100, "head": [0, 0], "input": "draw-0"}
+BIOLOGY = [
+    {"dynamics": DYNAMICS},
+    {"convergence": {"n_features": [100], "ratios": [0.1, 0.01, 0.001]}},
+    {"settling": {"n_features": [100], "ratios": [0.1, 1, 10]}},
+    {"readout": {"operating_points": [0.1, 0.7]}},
+    {"coupling": {"n_features": [10, 100], "strengths": [0, 1, 10]}},
+    {"perturbations": {"kinds": {"neurons": [0.1], "nearest": [1, 8]}, "n_features": [100]}},
+    {"retention": {"n_features": [100], "leaks": [[0, 0], [0.1, 0.05]]}},
+    {"imaging": {"n_features": [100]}},
+]
+
+
 @st.composite
 def near_studies(draw) -> object:
     """A valid study in which one to three values are replaced by junk."""
@@ -821,6 +834,7 @@ def near_studies(draw) -> object:
         "a": {"data": ALBERT, "network": {"n_features": [10, 20], "heads": [[0, 1]]}},
         "b": {"data": {"same_as": "a"}, "network": {"n_features": [10], "n_seeds": 4}},
         "c": {"data": SYNTHETIC, "network": NETWORK},
+        "d": {"data": {"same_as": "c"}, **draw(st.sampled_from(BIOLOGY))},
     }
     figures = {"trace": {"experiments": ["a", "b"]}}
     result = json.loads(json.dumps({"seed": 1, "experiments": experiments, "figures": figures}))
@@ -926,6 +940,7 @@ def section_faults(root: Path, section: dict, figures: dict | None = None) -> li
         {"comparison": {"variants": {"one": {}, "two": {"feature_map": "fitted_normal"}}, "n_features": [4], "calibrated_on": ["draw-0"]}},
         {"learned": LEARNED},
         {"explanation": {"n_features": [10, 100], "inputs": ["draw-3"], "heads": [[0, 0]]}},
+        *BIOLOGY,
     ],
 )  # fmt: skip
 def test_valid_sections(root, section):
@@ -939,8 +954,8 @@ def test_valid_sections(root, section):
 @pytest.mark.parametrize(
     ("section", "key", "expected"),
     [
-        ({}, "a", "got none, wanted exactly one of network, symmetries, comparison, learned, explanation"),
-        ({"network": NETWORK, "learned": LEARNED}, "a", "got network and learned, wanted exactly one of network, symmetries, comparison, learned, explanation"),
+        ({}, "a", f"got none, wanted exactly one of {', '.join(study.SECTIONS)}"),
+        ({"network": NETWORK, "learned": LEARNED}, "a", f"got network and learned, wanted exactly one of {', '.join(study.SECTIONS)}"),
         ({"symetries": {}, "network": NETWORK}, "a.symetries", "unknown key; did you mean symmetries?"),
         ({"symmetries": {"calibrated_on": ["draw-9"]}}, "a.symmetries.calibrated_on", "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
         ({"symmetries": {"calibrated_on": [f"draw-{i}" for i in range(4)]}}, "a.symmetries.calibrated_on", "has all inputs; leave at least one to be tested"),
@@ -958,6 +973,23 @@ def test_valid_sections(root, section):
         ({"learned": LEARNED | {"validated_on": ["draw-1", "draw-2", "draw-3"]}}, "a.learned.validated_on", "and trained_on have all inputs; leave at least one to be tested"),
         ({"learned": LEARNED | {"learning_rate": 0}}, "a.learned.learning_rate", "got 0, wanted a number above 0, at most 1e+300"),
         ({"learned": LEARNED | {"loss": "weigths"}}, "a.learned.loss", "'weigths' is unknown; choose one of weights, outputs; did you mean weights?"),
+        ({"dynamics": DYNAMICS | {"head": [1, 0]}}, "a.dynamics.head", "[1, 0] does not exist; the data has layers 0 to 0 and heads 0 to 0"),
+        ({"dynamics": DYNAMICS | {"input": "draw-7"}}, "a.dynamics.input", "'draw-7' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+        ({"dynamics": DYNAMICS | {"tau_calcium": 0}}, "a.dynamics.tau_calcium", "got 0, wanted a number above 0, at most 1000000.0"),
+        ({"dynamics": DYNAMICS | {"tau_last": -0.1}}, "a.dynamics.tau_last", "got -0.1, wanted a number above 0, at most 1000000.0"),
+        ({"dynamics": DYNAMICS | {"step_seconds": 0.03}}, "a.dynamics.step_seconds", "0.03 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (tau_hidden, 0.01 s), 0.0279 s; lower it, or use integrator: adaptive"),
+        ({"dynamics": DYNAMICS | {"step_seconds": 0.02, "leak_hebbian": 1000}}, "a.dynamics.step_seconds", "0.02 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (1 / leak_hebbian, 0.001 s), 0.00279 s; lower it, or use integrator: adaptive"),
+        ({"dynamics": DYNAMICS | {"sample_seconds": 1e-9}}, "a.dynamics.sample_seconds", "1e-09 s are 80000000000 in the 80 s of 64 tokens, wanted at most 2000000; raise it to 4e-05 s or more"),
+        ({"dynamics": DYNAMICS | {"n_features": 2000000}}, "a.dynamics.n_features", "2000000 is over the limit of 1000000 (the hidden weights of one head alone are 256 MB); choose at most 1000000"),
+        ({"convergence": {"n_features": [100], "ratios": [0.1]}}, "a.convergence.ratios", "got [0.1], wanted a list of at least three different numbers above 0"),
+        ({"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}}, "a.readout.models", "'lirinzel' is unknown; choose one of li_rinzel, chi; did you mean li_rinzel?"),
+        ({"readout": {"operating_points": [0.1, 20]}}, "a.readout.operating_points", "20 is over the limit of 10; choose at most 10"),
+        ({"perturbations": {"kinds": {"neuron": [0.1]}, "n_features": [100]}}, "a.perturbations.kinds.neuron", "unknown key; did you mean neurons?"),
+        ({"perturbations": {"kinds": {"neurons": [1.5]}, "n_features": [100]}}, "a.perturbations.kinds.neurons", "1.5 is over the limit of 0.99; choose at most 0.99"),
+        ({"perturbations": {"kinds": {}, "n_features": [100]}}, "a.perturbations.kinds", "got an empty mapping, wanted a mapping of kinds to lists of doses"),
+        ({"retention": {"n_features": [100], "leaks": [[0, 10]]}}, "a.retention.leaks", "[0, 10] lets the output of 64 tokens grow up to exp(160) times, wanted exp(80) at most; bring the two closer, or lower token_seconds"),
+        ({"retention": {"n_features": [100], "leaks": [[0.1]]}}, "a.retention.leaks", "got [0.1], wanted a pair [leak_hebbian, leak_presynaptic] of numbers of at least 0"),
+        ({"imaging": {"n_features": [100], "frame_seconds": 10}}, "a.imaging.frame_seconds", "10 s are 6.4 frames in the 64 s of 64 tokens, wanted at least 20; lower it, or raise read_seconds"),
         ({"explanation": {"n_features": [100, 10]}}, "a.explanation.n_features", "10 comes after 100; wanted rising numbers, each once"),
         ({"explanation": {"n_features": [100], "inputs": ["draw"]}}, "a.explanation.inputs", "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
     ],

@@ -68,6 +68,15 @@ FITTED_MAPS = ("generalized_positive", "fitted_normal")
 EXPONENTIAL_MAPS = ("performer", "orthogonal", "hyperbolic", *FITTED_MAPS)
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as there
 MAX_BLOCKS = 1024  # networks cut out of one; more take longer to sort out than to run
+MOST_TIMES = {  # of a simulation in continuous time
+    "sample_seconds": 2_000_000, "frame_seconds": 2_000_000, "step_seconds": 20_000_000,
+}  # fmt: skip
+LEAST_FRAMES = 20
+STABLE = (
+    2.785  # step over time constant, the end of the stability of Runge-Kutta 4 on the real axis
+)
+HELD = ("dynamics", "convergence", "coupling", "perturbations")  # rates of all tokens at a time
+UNSIZED = ("symmetries", "readout")  # sections without neurons
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
@@ -445,17 +454,19 @@ def _size_faults(
     where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: object
 ) -> Iterator[Fault]:
     """Numbers of neurons, heads and memory, of every section that has them."""
-    sizes = [size for size in settings.get("n_features", []) if size]
+    sizes = _sizes(settings)
     for smaller, larger in zip(sizes, sizes[1:]):
         if smaller >= larger:
             text = f"{larger} comes after {smaller}; wanted rising numbers, each once"
             yield (*where, "n_features"), text
             break
-    if "layers" in shape and "heads" in shape and settings.get("heads", "all") != "all":
-        for layer, head in filter(None, settings["heads"]):
+    chosen = [] if settings.get("heads", "all") == "all" else settings["heads"]
+    for key, pair in [("heads", pair) for pair in chosen] + [("head", settings.get("head"))]:
+        if pair and None not in pair and "layers" in shape and "heads" in shape:
+            layer, head = pair
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
-                yield (*where, "heads"), f"[{layer}, {head}] does not exist; the data has {has}"
+                yield (*where, key), f"[{layer}, {head}] does not exist; the data has {has}"
     leaks = [settings.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
     if None not in leaks and "tokens" in shape:
         growth = (leaks[0] - leaks[1]) * shape["tokens"]
@@ -471,8 +482,9 @@ def _size_faults(
             f"{MAX_BLOCKS}; raise the smallest number, or use smaller_networks: nested"
         )
         return  # its memory is beside the point
-    planned = {*QKV_SIZES} <= {*shape} and sizes and "n_seeds" in settings
-    if planned and _is_number(None, memory_gb):
+    yield from _duration_faults(where, settings, shape)
+    sized = sizes and "n_seeds" in settings or section in UNSIZED or section == "dynamics" and sizes
+    if {*QKV_SIZES} <= {*shape} and sized and _is_number(None, memory_gb):
         plan = memory_plan(shape, settings | {"n_features": sizes}, section)
         needed, what, advice = max(plan)
         if needed > memory_gb * 10**9:
@@ -482,12 +494,46 @@ def _size_faults(
             )
 
 
+def _sizes(settings: dict) -> list[int]:
+    """The numbers of neurons, of sections that have several and of those that have one."""
+    sizes = settings.get("n_features", [])
+    return [size for size in (sizes if isinstance(sizes, list) else [sizes]) if size]
+
+
+def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Iterator[Fault]:
+    """Times that do not fit the number of tokens."""
+    tokens = shape.get("tokens", 0)
+    token_seconds = settings.get("token_seconds", 0)
+    for pair in filter(None, settings.get("leaks", [])):
+        growth = (pair[1] - pair[0]) * token_seconds * tokens
+        if growth > MAX_GROWTH:
+            yield (*where, "leaks"), (
+                f"{pair} lets the output of {tokens} tokens grow up to exp({growth:.0f}) times, wanted "
+                f"exp({MAX_GROWTH}) at most; bring the two closer, or lower token_seconds"
+            )
+    total = tokens * (token_seconds + settings.get("read_seconds", 0))
+    for key, most in MOST_TIMES.items():
+        seconds = settings.get(key)
+        if seconds and total / seconds > most:
+            yield (*where, key), (
+                f"{seconds} s are {total / seconds:.0f} in the {total:g} s of {tokens} tokens, wanted at most "
+                f"{most}; raise it to {total / most:.2g} s or more"
+            )
+    frames = settings.get("frame_seconds")
+    if frames and 0 < total < LEAST_FRAMES * frames:
+        yield (*where, "frame_seconds"), (
+            f"{frames} s are {total / frames:.1f} frames in the {total:g} s of {tokens} tokens, wanted at "
+            f"least {LEAST_FRAMES}; lower it, or raise read_seconds"
+        )
+
+
 def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Iterator[Fault]:
     """Inputs that do not exist or have two roles; names are those of the data, None where not known."""
     roles = {
         key: settings[key] if isinstance(settings.get(key), list) else []
         for key in ("calibrated_on", "trained_on", "validated_on", "inputs")
     }
+    roles |= {"input": [settings["input"]] if settings.get("input") else []}
     for key, wanted in roles.items():
         for name in wanted:
             if name and names is not None and name not in names:
@@ -587,6 +633,26 @@ def _learned_faults(
         ), f"{odd[0]} is odd, every hidden neuron makes 2 features; use even numbers"
 
 
+def _dynamics_faults(
+    where: tuple, settings: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    constants = {key: settings.get(key) for key in settings if key.startswith("tau_")}
+    constants |= {
+        f"1 / {key}": 1 / settings[key]
+        for key in ("leak_hebbian", "leak_presynaptic") if settings.get(key)
+    }  # fmt: skip
+    known = {key: value for key, value in constants.items() if value}
+    step = settings.get("step_seconds")
+    if step and known and settings.get("integrator") in ("exact", "runge_kutta"):
+        shortest = min(known, key=known.get)
+        if step > STABLE * known[shortest]:
+            yield (*where, "step_seconds"), (
+                f"{step} s is unstable: the limit of Runge-Kutta is {STABLE} times the shortest time constant "
+                f"({shortest}, {known[shortest]:g} s), {STABLE * known[shortest]:.3g} s; lower it, or use "
+                "integrator: adaptive"
+            )
+
+
 def _no_faults(where: tuple, settings: dict, wrote: dict, names: list[str] | None) -> list[Fault]:
     return []
 
@@ -597,6 +663,14 @@ SETTING_FAULTS = {
     "comparison": _comparison_faults,
     "learned": _learned_faults,
     "explanation": _no_faults,
+    "dynamics": _dynamics_faults,
+    "convergence": _no_faults,
+    "settling": _no_faults,
+    "readout": _no_faults,
+    "coupling": _no_faults,
+    "perturbations": _no_faults,
+    "retention": _no_faults,
+    "imaging": _no_faults,
 }
 
 
@@ -659,9 +733,17 @@ def memory_plan(
             "the number of tokens or heads",
         ),
     ]
-    if section == "symmetries":
+    if section in UNSIZED:
         return plan
-    sizes, n_seeds = settings["n_features"], settings["n_seeds"]
+    sizes, n_seeds = _sizes(settings), settings.get("n_seeds", 1)
+    if section in HELD:
+        m = sizes[-1] * settings.get("processes_per_head", 1)
+        plan.append((
+            6 * 8 * m * (2 * tokens + 2 * d_head),
+            f"the rates and synapses of one head ({m} n_features x {tokens} tokens and {d_head} d_head, 6 copies)",
+            "n_features or the number of tokens",
+        ))  # fmt: skip
+        return plan
     if section == "learned":
         rows = "64 queries" if tokens > 64 else f"{tokens} queries"
         plan.append((
@@ -682,7 +764,8 @@ def memory_plan(
         settings.get("feature_map"),
     )  # its weights are not drawn piece by piece
     drawn = total if whole else min(total, 2 * CHUNK)
-    width = tokens if section == "explanation" else d_head  # values are one-hot there
+    one_hot = section in ("explanation", "retention")
+    width = tokens if one_hot else d_head  # of the values
     plan += [
         (
             2 * 8 * drawn * d_head,
