@@ -7,8 +7,8 @@ from pathlib import Path
 import yaml
 
 
-def lock():
-    lines = Path("envs/requirements.txt").read_text().splitlines()
+def lock(name="requirements"):
+    lines = Path(f"envs/{name}.txt").read_text().splitlines()
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -20,7 +20,7 @@ def test_conda_environment_equals_the_lock():
 
 def test_lock_is_exact_and_installed():
     """Every line is one pinned version, and the tests run on just these."""
-    for line in lock():
+    for line in lock() + lock("tests"):
         name, version = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", line).groups()
         assert importlib.metadata.version(name).split("+")[0] == version, name
 
@@ -29,7 +29,8 @@ def test_lock_is_complete():
     """Whatever an installed package of the lock needs here is in the lock."""
     from packaging.requirements import Requirement
 
-    names = {line.split("==")[0].lower().replace("_", "-") for line in lock()}
+    lines = lock() + lock("tests")
+    names = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     for name in sorted(names - {"torch"}):  # torch brings CUDA libraries on other machines
         for needed in importlib.metadata.requires(name) or []:
             requirement = Requirement(needed)
@@ -49,3 +50,4 @@ def test_ci_runs_the_readmes_command():
     assert len(commands) == 2
     assert all("-r envs/requirements.txt" in command for command in commands)
     assert "snakemake --cores 2" in commands[0] and commands[1].endswith("pytest")
+    assert "-r envs/tests.txt" in commands[1] and "tests.txt" not in commands[0]
