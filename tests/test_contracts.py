@@ -13,6 +13,7 @@ def qkv(n_tokens=3, **changes):
     dims = ("input", "layer", "head", "token", "d_head")
     variables = {name: (dims, rng.standard_normal(shape, dtype=np.float32)) for name in "qkv"}
     variables["mask"] = (("input", "token"), np.ones((2, n_tokens), dtype=bool))
+    variables["text"] = (("input", "token"), np.full((2, n_tokens), "", dtype=object))
     coords = {"input": ["a", "b"], "layer": np.arange(1), "head": np.arange(2)}
     return xr.Dataset(variables | changes, coords=coords)
 

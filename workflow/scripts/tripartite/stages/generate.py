@@ -23,7 +23,7 @@ def generate(
     seed: int | None = None,
     experiment: str | None = None,
 ) -> xr.Dataset:
-    """Return q, k, v (input, layer, head, token, d_head) and mask (input, token).
+    """Return q, k, v (input, layer, head, token, d_head), mask and text (input, token).
 
     sources are the raw files: wheels and texts of a model, or the user's file. data is the
     experiment's section of the study. For a model, title is its name in figures, wheel the package
@@ -65,7 +65,10 @@ def synthetic(
 
 
 def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
-    """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is."""
+    """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
+
+    Nothing else is taken from the file, so that text is empty.
+    """
     missing = [name for name in ("q", "k", "v") if name not in foreign]
     if missing:
         raise Breach(f"{where}: has no variable {', '.join(missing)}")
@@ -100,6 +103,9 @@ def from_model(
         raise Breach(f"model {model}: {error}") from error
     n_tokens = [heads[name][0].shape[-2] for name in inputs]
     mask = np.arange(max(n_tokens)) < np.array(n_tokens)[:, None]  # [input, token]
+    text = np.full(mask.shape, "", dtype=object)
+    for i, name in enumerate(inputs):
+        text[i, : n_tokens[i]] = heads[name][3]
     arrays = {}
     for index, name in enumerate(("q", "k", "v")):
         one = heads[inputs[0]][index]  # [layer, head, token, d_head]
@@ -107,7 +113,7 @@ def from_model(
         arrays[name] = np.full(shape, np.nan, dtype=np.float32)
         for i, key in enumerate(inputs):
             arrays[name][i, :, :, : n_tokens[i]] = heads[key][index].numpy()
-    return _dataset(arrays, title, inputs, mask)
+    return _dataset(arrays, title, inputs, mask, text)
 
 
 def _content(model: str, name: str, files: dict, archives: dict[str, zipfile.ZipFile]) -> bytes:
@@ -127,11 +133,15 @@ def _content(model: str, name: str, files: dict, archives: dict[str, zipfile.Zip
 
 
 def _dataset(
-    arrays: dict, source: str, inputs: list[str], mask: np.ndarray | None = None
-) -> xr.Dataset:
+    arrays: dict, source: str, inputs: list[str], mask: np.ndarray | None = None,
+    text: np.ndarray | None = None,
+) -> xr.Dataset:  # fmt: skip
+    """What the contract asks for; without a mask every token is there, without text none is known."""
     n_inputs, n_layers, n_heads, n_tokens, d_head = arrays["q"].shape
     if mask is None:
         mask = np.ones((n_inputs, n_tokens), dtype=bool)
+    if text is None:
+        text = np.full((n_inputs, n_tokens), "", dtype=object)
     token = mask[:, None, None, :, None]
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
         variables = {
@@ -139,7 +149,7 @@ def _dataset(
             for name, x in arrays.items()
         }
     return xr.Dataset(
-        {**variables, "mask": (("input", "token"), mask)},
+        {**variables, "mask": (("input", "token"), mask), "text": (("input", "token"), text)},
         coords={"input": inputs, "layer": np.arange(n_layers), "head": np.arange(n_heads)},
         attrs={"source": source},
     )

@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 from tqdm import tqdm
 
-from tripartite import network
+from tripartite import dynamics, network
 from tripartite.attention import softmax_attention
 from tripartite.network import Tokens, read
-from tripartite.peers import PEERS
+from tripartite.peers import PEERS, torchdiffeq_write
 from tripartite.streams import stream
 
 D_HEAD = 64
@@ -32,6 +33,10 @@ LONG_SECONDS = 8.0
 OURS = "ours"
 DENOMINATORS, CALLS = "ours, denominators", "ours, two attention calls"
 CURVE, TREE = "ours, 21 sizes", "ours, 127 dyadic estimates"
+
+EXACT, RK4, DIFFEQ = "ours, exact update", "ours, Runge-Kutta", "torchdiffeq rk4"
+STEPS = 10  # of Runge-Kutta per token
+TOKEN_SECONDS = 0.1
 
 # method, order, tokens, neurons, dtype, heads, workers
 LONG, SQUARE = (512, 100_000), (4096, 4096)
@@ -54,6 +59,9 @@ CASES = [
     *((OURS, "bidirectional", 512, 10_000, "float32", 8, workers) for workers in (1, 2)),
     (OURS, "bidirectional", *LONG, "float32", 2, 2),
     (OURS, "bidirectional", 65_536, 100_000, "float32", 1, 1),
+    # synapses in continuous time: linear (512 tokens in one update), and with saturating facilitation
+    *((method, "write", n, 4096, "float32", 1, 1) for method, n in ((EXACT, 512), (DIFFEQ, 8))),
+    *((method, "saturating write", 8, 4096, "float32", 1, 1) for method in (RK4, DIFFEQ)),
 ]  # fmt: skip
 GPU_CASES = [
     (method, "bidirectional", *LONG, dtype, 144, 1)
@@ -111,6 +119,8 @@ def measure(peers: str, seed: int, device: str) -> xr.Dataset:
 def prepared(case: tuple, seed: int, device: str) -> tuple[Callable, float, Callable]:
     """What is timed, the floating point operations it takes, and its error against exact attention."""
     method, order, n_tokens, m, dtype, n_heads, workers = case
+    if "write" in order:
+        return prepared_synapses(case, seed)
     causal = order == "causal"
     rng = stream(seed, "measure", n_tokens, m, n_heads)  # methods are given the same
     shape = (3, n_heads, n_tokens, D_HEAD)
@@ -167,6 +177,44 @@ def prepared(case: tuple, seed: int, device: str) -> tuple[Callable, float, Call
     products = 4 * n_tokens * m * (D_HEAD + width + 1) * n_heads
     random_features = method != "exact SDPA" and not causal
     return run, products if random_features else np.nan, error
+
+
+def prepared_synapses(case: tuple, seed: int) -> tuple[Callable, float, Callable]:
+    """The same for synapses that are written in continuous time; the error is that of H, in float64."""
+    method, order, n_tokens, m, dtype, _, _ = case
+    rng = stream(seed, "measure", "write", m)
+    rates = torch.from_numpy(rng.random((n_tokens, m)))
+    v = torch.from_numpy(rng.standard_normal((n_tokens, D_HEAD)))
+    constants = dynamics.Constants(
+        0.02, 0.02, 1.0, 1.0, 0.2, release=0.5 if order == "saturating write" else 0.0
+    )
+    kind = getattr(torch, dtype)
+
+    def each_token(dtype: torch.dtype, steps: int) -> Tensor:
+        state = dynamics.State(*(x.to(dtype) for x in dynamics.rest(m, D_HEAD)))
+        for rate, value in zip(rates.to(dtype), v.to(dtype)):
+            period = dynamics.Period(0, rate, value, TOKEN_SECONDS)
+            state = dynamics.runge_kutta(state, period, constants, TOKEN_SECONDS / steps)
+        return state.hebbian
+
+    def at_once(dtype: torch.dtype) -> Tensor:
+        state = dynamics.State(*(x.to(dtype) for x in dynamics.rest(m, D_HEAD)))
+        return dynamics.write(state, rates.to(dtype), v.to(dtype), TOKEN_SECONDS, constants).hebbian
+
+    run = {
+        EXACT: lambda: at_once(kind),
+        RK4: lambda: each_token(kind, STEPS),
+        DIFFEQ: lambda: torchdiffeq_write(
+            rates.to(kind), v.to(kind), TOKEN_SECONDS, constants, STEPS
+        ),
+    }[method]
+
+    def error() -> float:
+        linear = order == "write"
+        exact = at_once(torch.float64) if linear else each_token(torch.float64, 10 * STEPS)
+        return float((run().double() - exact).norm() / exact.norm())
+
+    return run, 2 * n_tokens * m * D_HEAD if method == EXACT else np.nan, error
 
 
 def ranges(method: str, m: int) -> list[tuple[int, int]]:

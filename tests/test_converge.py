@@ -1,0 +1,226 @@
+"""Continuous time approaches the algebra to first order, and the figure shows it."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from matplotlib import pyplot as plt
+from test_learn_stage import with_gaps
+
+from tripartite import job
+from tripartite.contracts import check, describe
+from tripartite.figures import palette
+from tripartite.figures.convergence import convergence
+from tripartite.stages import converge as stage
+from tripartite.stages.attend import attend
+from tripartite.stages.converge import converge
+from tripartite.stages.generate import synthetic
+from tripartite.streams import stream
+
+SETTINGS = {
+    "n_features": [5, 40], "n_seeds": 3, "ratios": [0.1, 0.3, 0.03, 0.01, 0.003],
+    "steps": [8, 64, 32, 100], "heads": [[0, 0], [0, 1]], "inputs": ["draw-0", "draw-2"],
+    "seed": 5, "source": "x",
+}  # fmt: skip
+
+
+def run(data, **changes):
+    return converge(data, attend(data), **SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return with_gaps(3)
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    return run(data)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_what_it_returns(found):
+    check(describe(found, "convergence"), "convergence", "here")
+    run_heads, other = found.isel(head=[0, 1]), found.isel(head=2)
+    for name in ("output_error", "calcium_error"):
+        assert (run_heads[f"{name}_low"] <= run_heads[name]).all()
+        assert (run_heads[name] <= run_heads[f"{name}_high"]).all()
+        assert other[name].isnull().all() and other[f"{name}_law"].isnull().all()
+    assert (run_heads["slope_note"] == "").all() and (other["slope_note"] == "not run").all()
+    np.testing.assert_array_equal(found["ratio"], SETTINGS["ratios"])
+    np.testing.assert_array_equal(found["step"], SETTINGS["steps"])
+
+
+def test_errors_by_the_explicit_loop(data, found):
+    """The closed form of a token, in numpy, one token after another; tau_h = tau_l = tau, T = 1."""
+    ratio, m, head = 0.3, 5, 1
+    tau = ratio
+    gone = math.exp(-1 / tau)
+    errors, calcium_errors = [], []
+    for index in range(3):
+        omega = stream(5, "x", "omega", index, 0, head).standard_normal((40, 4))[:m]
+        for i in (0, 2):
+            present = data["mask"].values[i]
+            q, k, v = (data[name].values[i, 0, head, present].astype(float) for name in "qkv")
+            phi_q, phi_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
+            hebbian, g, h, last = np.zeros((4, m)), np.zeros(m), np.zeros(m), np.zeros(4)
+            for phi, value in zip(phi_k, v):
+                a, b = last - value, h - phi
+                hebbian += np.outer(value, phi) + tau / 2 * (1 - gone**2) * np.outer(a, b)
+                hebbian += tau * (1 - gone) * (np.outer(a, phi) + np.outer(value, b))
+                g += phi + tau * (1 - gone) * b
+                h, last = phi + gone * b, value + gone * a
+            kernel = phi_q @ phi_k.T
+            algebra = kernel @ v / kernel.sum(1, keepdims=True)
+            p = phi_q @ g
+            output = phi_q @ hebbian.T / p[:, None]
+            errors.append(np.linalg.norm(output - algebra) / np.linalg.norm(algebra))
+            calcium_errors.append(np.median(np.abs(p / kernel.sum(1) - 1)))
+    at = found.sel(n_features=m, layer=0, head=head).isel(point=1)
+    np.testing.assert_allclose(at["output_error"], np.mean(errors), rtol=1e-9)
+    np.testing.assert_allclose(at["calcium_error"], np.mean(calcium_errors), rtol=1e-9)
+
+
+def test_slope_is_1_and_errors_follow_their_laws(found):
+    known = found.isel(head=[0, 1])
+    np.testing.assert_allclose(known["slope"], 1, atol=0.02)
+    assert (known["slope_low"] <= known["slope"]).all()
+    small = known.isel(point=[3, 4])
+    for name, tolerance in (("output_error", 0.01), ("calcium_error", 1e-9)):
+        np.testing.assert_allclose(small[name], small[f"{name}_law"], rtol=tolerance)
+
+
+def test_calcium_misses_the_last_key(data, found):
+    """Its law is the attention that the network pays to the last token."""
+    weights = []
+    for index in range(3):
+        omega = stream(5, "x", "omega", index, 0, 0).standard_normal((40, 4))
+        for i in (0, 2):
+            present = data["mask"].values[i]
+            q, k = (data[name].values[i, 0, 0, present].astype(float) for name in "qk")
+            kernel = np.exp(q @ omega.T) @ np.exp(k @ omega.T - np.square(k).sum(1)[:, None] / 2).T
+            weights.append(np.median(kernel[:, -1] / kernel.sum(1)))
+    at = found.sel(n_features=40, layer=0, head=0)
+    np.testing.assert_allclose(at["calcium_error_law"], at["ratio"] * np.mean(weights), rtol=1e-9)
+
+
+def test_integrator(found):
+    """At the middle ratio, 0.03: 8 steps are too few to be stable; the law holds."""
+    assert found["integrator_ratio"] == 0.03
+    error, law = found["integrator_error"], found["integrator_error_law"]
+    np.testing.assert_array_equal(np.isnan(error), [True, False, False, False])
+    assert np.isnan(law[0])
+    np.testing.assert_allclose(error[1:], law[1:], rtol=1e-6)
+    assert found["integrator_order"] == pytest.approx(4, abs=0.3)
+    assert float(found["integrator_order_low"]) <= float(found["integrator_order"])
+
+
+def test_fine_steps_show_the_order(data):
+    found = run(data, n_features=[5], steps=[80, 160], ratios=[0.1, 0.3, 0.2], n_seeds=2)
+    assert found["integrator_order"] == pytest.approx(4, abs=0.05)
+    assert found["integrator_order_law"] == pytest.approx(
+        float(found["integrator_order"]), abs=1e-3
+    )
+
+
+def test_norms_beyond_the_range_of_exp_change_nothing(data):
+    """A factor common to all keys, or to one query, cancels: |x| = 50 is as good as any."""
+    weights = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 4)))
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal((3, 4)))
+    plain = torch.exp(x @ weights.mT - x.square().sum(1, keepdim=True) / 2)
+    for each in (True, False):
+        got = stage._rates(weights, x, each)
+        factor = (plain / got).mean(1 if each else (0, 1), keepdim=True)
+        torch.testing.assert_close(got * factor, plain)
+        assert torch.isfinite(stage._rates(weights, 50 * x, each)).all()
+
+
+@pytest.mark.parametrize(
+    "changes, slope_note, order_note",
+    [
+        (
+            {"ratios": [0.3, 0.1, 0.03], "steps": [16, 20, 24]},
+            "1 ratios of at most 0.03, 2 needed",
+            "",
+        ),
+        ({"steps": [1, 2, 40]}, "", "1 steps of at most 0.03 T, 2 needed"),
+    ],
+)
+def test_why_there_is_no_slope(data, changes, slope_note, order_note):
+    found = run(data, n_features=[5], **changes)
+    assert (found["slope_note"][..., :2] == slope_note).all()
+    assert found["integrator_note"] == order_note
+    assert found["slope"][..., :2].isnull().all() == bool(slope_note)
+    assert np.isnan(found["integrator_order"]) == bool(order_note)
+    check(describe(found, "convergence"), "convergence", "here")
+
+
+def extreme(kind):
+    data = synthetic([1.0], n_inputs=1, n_tokens=1 if kind == "one token" else 5, d_head=3, seed=1,
+                     experiment="a")  # fmt: skip
+    if kind == "no norm":
+        data["q"] *= 0
+        data["k"] *= 0
+    if kind == "no values":
+        data["v"] *= 0
+    if kind == "silent":
+        data["q"] *= 1e8
+        data["k"] *= -1e8
+    changes = {"ratios": [1e-14, 2e-14, 0.3]} if kind == "fast" else {}
+    settings = {"heads": "all", "inputs": "all", "n_features": [5], "steps": [8, 32, 64]}
+    return run(data, **settings | changes).assign_attrs(source=f"{kind} $^$, plain")
+
+
+@pytest.mark.parametrize("kind", ["one token", "no norm", "silent", "no values", "fast"])
+def test_extreme_heads(kind, tmp_path):
+    found = extreme(kind)
+    check(describe(found, "convergence"), "convergence", "here")
+    wanted = {
+        "no values": "an output is 0, or a query has no response",
+        "fast": "0 of 2 errors are beyond rounding, 2 needed",
+    }
+    if kind != "silent":
+        assert (found["slope_note"] == wanted.get(kind, "")).all()
+    if (
+        kind == "one token"
+    ):  # neither key nor value is written in full: H lacks 3/2 tau, g lacks tau
+        np.testing.assert_allclose(found["output_error_law"][..., 0, 0, 0], found["ratio"] / 2)
+        np.testing.assert_allclose(found["calcium_error_law"][..., 0, 0, 0], found["ratio"])
+    assert (found["slope"].notnull() == (found["slope_note"] == "")).all()
+    job.save_figure(convergence({"a": found}), [tmp_path / "convergence.png"], {})
+
+
+def test_figure_draws_the_numbers(found):
+    figure = convergence({"a": found.assign_attrs(source="a $^$ model, plain")})
+    assert figure.get_figwidth() <= palette.PAGE
+    output, _, integrator = figure.get_axes()
+    sorted_ = found.sortby("ratio").sel(n_features=40, layer=0, head=1)
+    lines = [tuple(line.get_ydata()) for line in output.lines]
+    assert tuple(sorted_["output_error"].values) in lines
+    assert tuple(sorted_["output_error_law"].values) in lines
+    np.testing.assert_array_equal(
+        integrator.containers[0].lines[0].get_ydata(),
+        found.sortby("step")["integrator_error"],
+    )
+    _, labels = output.get_legend_handles_labels()
+    slope = [float(sorted_[f"slope{end}"]) for end in ("", "_low", "_high")]
+    assert "layer 0, head 1: slope {:.3f} ({:.3f} to {:.3f})".format(*slope) in labels
+
+
+def test_figure_of_many_and_of_nothing_is_the_same_each_time(found, tmp_path):
+    numbers = [name for name in found.data_vars if found[name].dtype == float and name != "ratio"]
+    nothing = found.assign({name: xr.full_like(found[name], np.nan) for name in numbers})
+    fits = {str(i): found.assign_attrs(source=f"experiment {i}") for i in range(5)}
+    fits["nothing"] = nothing.assign_attrs(source="nothing")
+    for run_name in "ab":
+        (tmp_path / run_name).mkdir()
+        job.save_figure(convergence(fits), [tmp_path / run_name / "convergence.svg"], {})
+    a, b = ((tmp_path / x / "convergence.svg").read_bytes() for x in "ab")
+    assert a == b and len(a) > 5000

@@ -1,0 +1,216 @@
+"""The stage that perturbs networks and its figures: numbers by hand, labels, resampling, drawing."""
+
+import numpy as np
+import pytest
+import yaml
+from conftest import ROOT
+from matplotlib import pyplot as plt
+
+from tripartite import job
+from tripartite.contracts import Breach, check, describe
+from tripartite.figures import palette
+from tripartite.figures.lesions import lesions
+from tripartite.figures.noise import noise
+from tripartite.perturbations import KINDS, survivors
+from tripartite.stages.attend import attend
+from tripartite.stages.generate import synthetic
+from tripartite.stages.perturb import perturb
+from tripartite.streams import stream
+
+DOSES = {
+    "neurons": [0.5, 0.2], "knockout_none": [1], "knockout_mean": [1], "knockout_lagged": [2],
+    "astrocyte_inputs": [0.5], "synapses": [0.0, 0.3], "unensheathed": [1], "synaptic_noise": [0.1, 1],
+    "poisson": [1, 10], "heterogeneity": [0.5, 1], "nearest": [2, 6], "stochastic": [2, 6],
+    "facilitation": [0.3, 1],
+}  # fmt: skip
+SETTINGS = {"n_features": [20, 50], "n_seeds": 3, "heads": [[0, 0], [0, 2]], "inputs": "all",
+            "seed": 5, "source": "x"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Three heads; the second input has 9 tokens, the first 15."""
+    data = synthetic([0.5, 1.0, 2.0], 2, n_tokens=15, d_head=4, seed=1, experiment="a")
+    data["mask"][1, 9:] = False
+    for name in "qkv":
+        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
+    return data
+
+
+def run(data, kinds=DOSES, **changes):
+    return perturb(data, attend(data), kinds, **SETTINGS | changes)
+
+
+@pytest.fixture(scope="module")
+def found(data):
+    return run(data)
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def test_what_it_returns(found):
+    check(describe(found, "perturbations"), "perturbations", "here")
+    assert list(found["perturbation"].values) == list(KINDS)  # in their order
+    assert found["dose"].sel(perturbation="neurons").values.tolist() == [0.5, 0.2]
+    assert np.isnan(found["dose"].sel(perturbation="knockout_none", point=1))
+    assert found.attrs["source"] == "random heads"
+    assert all(
+        found[name].sel(head=1).isnull().all() for name in found if "head" in found[name].dims
+    )
+    one = found.sel(head=[0, 2])
+    used = np.isfinite(one["dose"])
+    for name in ("output_error", "added_error", "gain", "sd_log_gain", "direction"):
+        low, middle, high = (one[name + end].where(used) for end in ("_low", "", "_high"))
+        kept = np.isfinite(low)
+        assert ((low <= middle) & (middle <= high)).where(kept, True).all(), name
+        assert (np.isnan(middle) == ~used).all(), name
+    assert one["added_error_low"].notnull().sum() == used.sum() * 2 * 2
+    laws = (
+        "added_error_law",
+        "output_error_law",
+        "gain_law",
+        "gain_law_low",
+        "added_error_uniform",
+    )
+    for name, without in zip(laws, (
+        {"nearest", "facilitation"}, set(KINDS) - {"neurons", "heterogeneity"},
+        {"nearest", "facilitation"}, set(KINDS) - {"facilitation"}, set(KINDS) - {"nearest"},
+    )):  # fmt: skip
+        lacks = one[name].isnull().where(used, True).all(("point", "n_features", "layer", "head"))
+        assert set(one["perturbation"].values[lacks.values]) == without, name
+
+
+def test_kinds_are_those_of_the_schema():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/study.schema.yaml").read_text())
+    experiment = schema["properties"]["experiments"]["additionalProperties"]["properties"]
+    kinds = experiment["perturbations"]["properties"]["kinds"]["properties"]
+    assert set(kinds) == set(KINDS)
+
+
+def test_numbers_by_hand(data, found):
+    """Dead neurons of one head and size, over seeds and inputs with gaps, from nothing but arrays."""
+    exact, m, dose, head = attend(data), 20, 0.2, 2
+    total, added, before, gains = [], [], [], []
+    for index in range(3):
+        omega = stream(5, "x", "omega", index, 0, head).standard_normal((56, 4))[:m]
+        for i in range(2):
+            seen = data["mask"].values[i]
+            q, k, v = (data[name].values[i, 0, head, seen].astype(float) for name in "qkv")
+            phi_q, phi_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
+            name = str(data["input"].values[i])
+            rng = stream(5, "x", "perturb", "neurons", dose, m, index, 0, head, name)
+            alive = survivors(m, dose, rng) == 1
+            assert alive.sum() == 16
+            o, new = (
+                phi_q[:, own]
+                @ (phi_k[:, own].T @ v)
+                / (phi_q[:, own] @ phi_k[:, own].sum(0))[:, None]
+                for own in (alive | True, alive)
+            )
+            softmax = exact["output"].values[i, 0, head, seen]
+            total.append(np.linalg.norm(new - softmax) / np.linalg.norm(softmax))
+            before.append(np.linalg.norm(o - softmax) / np.linalg.norm(softmax))
+            added.append(np.linalg.norm(new - o) / np.linalg.norm(o))
+            gains += list((new * o).sum(1) / (o * o).sum(1))
+    one = found.sel(perturbation="neurons", point=1, n_features=m, layer=0, head=head)
+    for name, values in (
+        ("output_error", total), ("output_error_unperturbed", before), ("added_error", added),
+    ):  # fmt: skip
+        assert float(one[name]) == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-6)
+    assert float(one["gain"]) == pytest.approx(np.median(gains), rel=1e-6)
+    law = np.sqrt(1 / 0.8) * one["output_error_unperturbed"]
+    assert float(one["output_error_law"]) == pytest.approx(float(law), rel=1e-12)
+
+
+def test_laws_hold_at_low_norms(data, found):
+    """Exact and first-order laws against the mean over three networks of 50 neurons; half the gain is 2."""
+    one = found.sel(n_features=50, head=0).squeeze("layer")
+    for kind, tolerance in (("synapses", 0.15), ("synaptic_noise", 0.4), ("poisson", 0.4)):
+        at = one.sel(perturbation=kind, point=1)
+        np.testing.assert_allclose(at["added_error"], at["added_error_law"], rtol=tolerance)
+    half = one.sel(perturbation="astrocyte_inputs", point=0)
+    assert float(half["gain_law"]) == pytest.approx(2) and abs(half["gain"] - 2) < 0.3
+    for kind in ("knockout_none", "knockout_mean", "knockout_lagged", "astrocyte_inputs"):
+        np.testing.assert_allclose(one["direction"].sel(perturbation=kind, point=0), 1)
+    bounds = one.sel(perturbation="facilitation")
+    assert (bounds["gain_law_low"] <= bounds["gain"]).all()
+    assert (bounds["gain"] <= bounds["gain_law_high"]).all()
+    assert float(one["added_error"].sel(perturbation="synapses", point=0)) == 0
+
+
+def test_kinds_doses_sizes_and_heads_do_not_depend_on_one_another(data, found):
+    less = run(
+        data, {"poisson": [10], "neurons": [0.2]}, n_features=[20, 30], heads=[[0, 2]], workers=2
+    )
+    for kind in ("poisson", "neurons"):
+        one = found.sel(perturbation=kind, point=1, n_features=20, head=2)
+        for name in ("output_error", "added_error_low", "gain", "direction", "added_error_law"):
+            got = less[name].sel(perturbation=kind, point=0, n_features=20, head=2)
+            np.testing.assert_allclose(got, one[name], rtol=1e-7, err_msg=name)
+    alone = run(data, {"poisson": [10]}, inputs=["draw-1"], n_seeds=1)
+    assert alone["added_error"].sel(head=0).notnull().all()
+    assert alone["added_error_low"].isnull().all()
+
+
+@pytest.mark.parametrize("norm", [0.0, 30.0])
+def test_extreme_heads(data, norm):
+    """Equal keys, and heads whose bare sum is beyond anything: no warning, and figures draw them."""
+    data = data.copy(deep=True)
+    data["q"], data["k"] = data["q"] * norm, data["k"] * norm
+    far = run(data)
+    assert far["output_error_unperturbed"].sel(head=0).notnull().all()
+    for draw in (lesions, noise):
+        draw({"a": far}).canvas.draw()
+
+
+@pytest.mark.parametrize(
+    "kinds, changes, words",
+    [
+        ({"knockout": [1]}, {}, "kinds: got knockout, wanted some of knockout_none, "),
+        ({}, {}, "kinds: got none, wanted some of knockout_none, "),
+        (DOSES, {"inputs": ["a"]}, r"inputs: got a, wanted names of \['draw-0', 'draw-1'\]"),
+        (DOSES, {"heads": [[0, 3]]}, r"heads: got \[0, 3\], wanted layers below 1 and heads below 3"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_done(data, kinds, changes, words):
+    with pytest.raises(Breach, match=words):
+        run(data, kinds, **changes)
+
+
+@pytest.mark.parametrize("draw", [lesions, noise])
+def test_figures(draw, found, tmp_path):
+    """Same bytes for the same data; every kind has its panel; some experiments have nothing to show."""
+    odd = found.assign_attrs(source="x $^$ y, centred")
+    few = found.sel(perturbation=["neurons", "poisson"], point=[1], n_features=[20])
+    fits = {"a": found, "b": odd, "c": few}
+    for suffix in "ab":
+        (tmp_path / suffix).mkdir()
+        job.save_figure(draw(fits), [tmp_path / suffix / "x.svg"], {"x": "abc"})
+    a, b = ((tmp_path / suffix / "x.svg").read_bytes() for suffix in "ab")
+    assert a == b and len(a) > 5000
+    figure = draw({"a": found, "b": odd})
+    assert figure.get_figwidth() <= palette.PAGE
+    drawn = [axis for axis in figure.findobj(plt.Axes) if axis.axison]
+    assert len(drawn) == 2 * (8 if draw is lesions else 6)
+    lines = [tuple(line.get_ydata()) for axis in drawn for line in axis.lines]
+    kind, variable = ("neurons", "output_error") if draw is lesions else ("poisson", "added_error")
+    one = found.sel(perturbation=kind, n_features=50, head=0, layer=0).sortby("point")
+    one = one.isel(point=np.argsort(one["dose"].values))
+    assert tuple(one[variable].values) in lines and tuple(one[f"{variable}_law"].values) in lines
+
+
+@pytest.mark.parametrize("draw, words", [(lesions, "no lesions"), (noise, "no noise")])
+def test_experiments_without_such_kinds_and_without_numbers(draw, words, found, tmp_path):
+    other = found.sel(perturbation=["poisson"] if draw is lesions else ["neurons"])
+    empty = found.copy(deep=True)
+    for name in empty.data_vars:
+        if name != "dose":
+            empty[name][:] = np.nan
+    figure = draw({"a": other, "b": empty} | {str(i): found for i in range(4)})
+    job.save_figure(figure, [tmp_path / "x.png"], {})
+    said = [text.get_text() for text in figure.findobj(plt.Text)]
+    assert f"{words} in this experiment" in said

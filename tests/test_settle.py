@@ -1,0 +1,280 @@
+"""Calcium that lags behind the queries: the recursion, its laws, the ratio that is needed, and the figure."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib import pyplot as plt
+from scipy.integrate import solve_ivp
+
+from tripartite import calcium, job
+from tripartite.contracts import Breach, check, describe
+from tripartite.figures import palette
+from tripartite.figures.calcium_speed import calcium_speed
+from tripartite.stages import settle as stage
+from tripartite.stages.attend import attend
+from tripartite.stages.generate import synthetic
+from tripartite.stages.settle import autocorrelation, log_gain, relaxed, sd_law, settle
+from tripartite.streams import stream
+
+RATIOS = [2.0, 0.1, 0.5, 8.0]
+SETTINGS = {
+    "n_features": [20, 200], "n_seeds": 3, "heads": [[0, 0], [0, 2]], "inputs": "all", "ratios": RATIOS,
+    "seed": 5, "source": "x",
+}  # fmt: skip
+
+
+def slow(log_z, ratio):
+    """The recursion as it stands."""
+    p = [np.exp(log_z[0])]
+    for z in np.exp(log_z[1:]):
+        p.append(z + (p[-1] - z) * np.exp(-ratio))
+    return np.array(p)
+
+
+@pytest.fixture(scope="module")
+def data():
+    """Inputs of 12 and 9 tokens."""
+    data = synthetic([1.0, 2.0, 6.0], 2, n_tokens=12, d_head=4, seed=1, experiment="a")
+    data["mask"][1, 9:] = False
+    for name in "qkv":
+        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
+    return data
+
+
+@pytest.fixture(scope="module")
+def settled(data):
+    return settle(data, attend(data), **SETTINGS).assign_attrs(source="drawn")
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+@given(
+    st.lists(st.floats(-20, 20), min_size=2, max_size=12), st.floats(1e-3, 30), st.floats(-900, 900)
+)
+def test_the_recursion_is_that_of_the_loop(log_z, ratio, shift):
+    """A common factor of all normalisers changes no gain, be it beyond float64."""
+    log_z = np.array(log_z)
+    wanted = slow(log_z, ratio)
+    np.testing.assert_allclose(np.exp(relaxed(log_z, ratio)), wanted, rtol=1e-9)
+    gain = log_gain(log_z, ratio)
+    np.testing.assert_allclose(gain, (log_z - np.log(wanted))[1:], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(log_gain(log_z + shift, ratio), gain, rtol=1e-7, atol=1e-9)
+
+
+def test_small_gains_keep_their_digits():
+    """exp(-40) of a step from 1 to 3: Z / p - 1 = (2 / 3) exp(-40)."""
+    gain = np.expm1(log_gain(np.log([1.0, 3.0]), 40.0))
+    np.testing.assert_allclose(gain, 2 / 3 * np.exp(-40), rtol=1e-12)
+
+
+def test_steps_beyond_float64_have_a_gain():
+    """After a normaliser exp(2000) times larger p is exp(-T_r / tau) times that; in between all is smooth."""
+    np.testing.assert_allclose(log_gain(np.array([2000.0, 0.0]), 3.0), 3 - 2000)
+    np.testing.assert_allclose(log_gain(np.array([0.0, 2000.0]), 3.0), -np.log1p(-np.exp(-3)))
+    near, far = (log_gain(np.array([stage.FAR + x, 0.0]), 3.0) for x in (-1e-9, 1e-9))
+    np.testing.assert_allclose(near, far, rtol=1e-9)
+
+
+def test_the_recursion_is_the_differential_equation():
+    """tau dp/dt = Z(t) - p with Z constant for T_r each, integrated numerically."""
+    log_z = np.random.default_rng(0).normal(size=6)
+    tau, seconds, p = 0.7, 0.3, [np.exp(log_z[0])]
+    for z in np.exp(log_z[1:]):
+        done = solve_ivp(lambda t, p: (z - p) / tau, (0, seconds), p[-1:], rtol=1e-10, atol=1e-12)
+        p.append(done.y[0, -1])
+    np.testing.assert_allclose(np.exp(relaxed(log_z, seconds / tau)), p, rtol=1e-8)
+
+
+@pytest.mark.parametrize("start", [0.0, 0.2, 5.0])
+def test_reading_time_for_a_given_error(start):
+    """G22: T_r = tau ln(|p_0 / Z - 1| (1 + e) / e) if p_0 < Z, (1 - e) / e in place of it if above."""
+    error, z = 0.05, 2.0
+    factor = (1 + error) / error if start < z else (1 - error) / error
+    ratio = np.log(abs(start / z - 1) * factor)
+    log_start = np.log(start) if start else -1e4  # a process at rest
+    gain = log_gain(np.array([log_start, np.log(z)]), ratio)
+    np.testing.assert_allclose(np.abs(np.expm1(gain)), error, rtol=1e-12)
+    longer = log_gain(np.array([log_start, np.log(z)]), 1.01 * ratio)
+    assert np.abs(np.expm1(longer)) < error
+
+
+@pytest.mark.parametrize("correlation", [-0.4, 0.0, 0.6])
+def test_law_of_the_gain_for_a_correlated_stream(correlation):
+    """ln Z is an autoregressive process of small sd, whose correlations are known: 1 % of 4e5 tokens."""
+    n, sd = 400_000, 0.01
+    noise = np.random.default_rng(1).normal(size=n) * sd * np.sqrt(1 - correlation**2)
+    log_z = np.zeros(n)
+    for t in range(1, n):
+        log_z[t] = correlation * log_z[t - 1] + noise[t]
+    rho = correlation ** np.arange(1.0, 200)
+    for ratio in (0.1, 0.7, 2.0, 5.0):
+        np.testing.assert_allclose(log_gain(log_z, ratio)[100:].std(), sd_law(sd, rho, ratio), rtol=0.015)  # fmt: skip
+
+
+def test_limits_of_the_law():
+    """Slow: sd(ln Z). Fast: exp(-T_r / tau) times the stale law, which is that of ln(Z_t / Z_t-1)."""
+    rho = np.array([0.5, 0.2, 0.1])
+    assert sd_law(0.3, rho, 1e-6) == pytest.approx(0.3, rel=1e-5)
+    stale = np.sqrt(2) * 0.3 * np.sqrt(1 - 0.5)
+    assert sd_law(0.3, rho, 12.0) == pytest.approx(np.exp(-12) * stale, rel=1e-5)
+
+
+def test_correlations_by_the_loop():
+    x = np.random.default_rng(2).normal(size=30)
+    d = x - x.mean()
+    wanted = [sum(d[t] * d[t + k] for t in range(30 - k)) / (d * d).sum() for k in range(1, 30)]
+    np.testing.assert_allclose(autocorrelation(x), wanted, atol=1e-14)
+    assert not autocorrelation(np.full(5, 0.1)).any()
+
+
+def test_what_it_returns(data, settled):
+    check(describe(settled, "settling"), "settling", "here")
+    np.testing.assert_array_equal(settled["ratio"], np.sort(RATIOS))
+    assert settled["gain_error"].isel(head=1).isnull().all()
+    assert (settled["ratio_note"].isel(head=1) == "not run").all()
+    run = settled.isel(head=[0, 2])
+    for name in ("gain_error", "sd_log_gain", "gain_output_error", "random_feature_error", "total_error"):  # fmt: skip
+        middle, low, high = (run[name + end] for end in ("", "_low", "_high"))
+        assert middle.notnull().all() and (low <= middle + 1e-12).all(), name
+        assert (middle <= high + 1e-12).all(), name
+    assert (run["gain_output_error"].diff("point") < 0).all()
+
+
+def test_every_error_by_the_loop(data, settled):
+    """Exact network and networks of m neurons, written out token by token."""
+    exact = attend(data)
+    ratios = np.sort(RATIOS)
+    for head in (0, 2):
+        medians, variances, stale_errors = [], [], []
+        plain, total = np.zeros((2, 3, 2)), np.zeros((len(ratios), 2, 3, 2))
+        for i in range(2):
+            present = data["mask"].values[i]
+            q, k, v = (data[name].values[i, 0, head, present].astype(float) for name in "qkv")
+            log_z, o = np.log(np.exp(q @ k.T).sum(1)), exact["output"].values[i, 0, head, present]
+            gains = np.array([np.exp(log_z)[1:] / slow(log_z, ratio)[1:] for ratio in ratios])
+            medians.append(np.abs(gains - 1))
+            variances.append(np.log(gains).var(1))
+            norm = np.sqrt(np.square(o[1:]).sum())
+            stale_errors.append(
+                [np.sqrt(np.square(o[1:] * (g - 1)[:, None]).sum()) / norm for g in gains]
+            )
+            for index in range(3):
+                omega = stream(5, "x", "omega", index, 0, head).standard_normal((200, 4))
+                for size, m in enumerate((20, 200)):
+                    phi_q, phi_k = (np.exp(x @ omega[:m].T - np.square(x).sum(1)[:, None] / 2) / m**0.5
+                                    for x in (q, k))  # fmt: skip
+                    p = phi_q @ phi_k.sum(0)
+                    drive = phi_q @ (phi_k.T @ v)
+                    error = (drive / p[:, None] - o)[1:]
+                    plain[size, index, i] = np.square(error).sum() / norm**2
+                    for place, ratio in enumerate(ratios):
+                        error = (drive / slow(np.log(p), ratio)[:, None] - o)[1:]
+                        total[place, size, index, i] = np.square(error).sum() / norm**2
+        at = settled.sel(layer=0, head=head)
+        pooled = np.concatenate(medians, 1)
+        np.testing.assert_allclose(at["gain_error"], np.median(pooled, 1), rtol=1e-6)
+        np.testing.assert_allclose(at["sd_log_gain"], np.sqrt(np.mean(variances, 0)), rtol=1e-6)
+        wanted = np.sqrt(np.square(stale_errors).mean(0))
+        np.testing.assert_allclose(at["gain_output_error"], wanted, rtol=1e-5)
+        np.testing.assert_allclose(
+            at["random_feature_error"], np.sqrt(plain.mean((1, 2))), rtol=1e-6
+        )
+        np.testing.assert_allclose(at["total_error"], np.sqrt(total.mean((2, 3))), rtol=1e-6)
+
+
+def test_the_ratio_that_is_needed():
+    """Error exp(-r): it is as small as e from ln(1 / e) on; humps count until the last."""
+    falls = np.exp(-stage.GRID)
+    ratio, note = stage.ratio_needed(lambda r: np.exp(-r), falls, 0.01)
+    assert ratio == pytest.approx(np.log(100), rel=1e-9) and note == ""
+
+    def hump(r):
+        return r * np.exp(-r)
+
+    ratio, _ = stage.ratio_needed(hump, hump(stage.GRID), 0.1)
+    assert ratio > 1 and hump(ratio) == pytest.approx(0.1, rel=1e-8)
+    for error, word in ((2.0, "smaller at every"), (0.0, "not known")):
+        ratio, note = stage.ratio_needed(lambda r: np.exp(-r), falls, error)
+        assert np.isnan(ratio) and word in note
+    _, note = stage.ratio_needed(lambda r: np.exp(-r / 10), falls ** (1 / 10), 0.001)
+    assert "larger up to" in note
+
+
+def test_doubled_squared_error_is_found_on_the_grid():
+    """settled^2 (1 + (exp(-r) / .2)^2) has doubled where exp(-r) = .2."""
+    settled = 0.3
+    slow_ = settled * np.sqrt(1 + np.square(np.exp(-stage.GRID) / 0.2))
+    errors = np.concatenate([[settled], slow_])[None, :, None, None]
+    np.testing.assert_allclose(stage._crossings(errors), np.log(5), rtol=5e-3)
+    assert np.isnan(stage._crossings(np.ones_like(errors))).all()
+
+
+def test_times_are_those_of_the_models(settled):
+    times = settled["relaxation_seconds"]
+    for name, model in stage.MODELS.items():
+        assert float(times.sel(model=name)) == pytest.approx(calcium.relaxation_seconds(*model))
+        assert float(times.sel(model=name)) > 1 > float(times.sel(model="fine process"))
+    ratio = settled["seconds_needed"] / settled["ratio_needed_in_all"]
+    np.testing.assert_allclose((ratio / times).stack(all=ratio.dims).dropna("all"), 1)
+
+
+@pytest.mark.parametrize(("model", "ip3"), [("li_rinzel", 0.2), ("chi", 0.3)])
+def test_calcium_relaxes_with_the_time_of_its_model(model, ip3):
+    """After a small step of IP3 the last of the deviation falls by exp(-t / tau): calcium integrated."""
+    tau = calcium.relaxation_seconds(model, ip3)
+    stimulus = np.full(400, ip3)
+    stimulus[0] = 1.001 * ip3
+    seconds = tau / 20
+    c = calcium.drive(model, np.concatenate([np.full(1, ip3), stimulus]), seconds)
+    deviation = c - calcium.steady_states(model, ip3)[0].c
+    late = np.log(np.abs(deviation[60:120]))
+    fitted = -seconds / np.polyfit(np.arange(60), late, 1)[0]
+    assert fitted == pytest.approx(tau, rel=0.05)
+
+
+def test_short_inputs_are_refused(data):
+    short = data.copy(deep=True)
+    short["mask"][1, 2:] = False
+    with pytest.raises(Breach, match="input draw-1 has 2 tokens, wanted at least 3"):
+        settle(short, attend(short), **SETTINGS)
+
+
+def test_equal_queries_have_no_stale_gain(data):
+    """One input, one value of Z: no interval over inputs, no ratio, and it can be drawn."""
+    same = data.copy(deep=True)
+    same["q"][:] = same["q"][:, :, :, :1].values
+    found = settle(same, attend(same), **SETTINGS | {"inputs": ["draw-0"]})
+    one = found.sel(head=0)
+    assert float(one["gain_error"].max()) < 1e-12 and one["gain_error_low"].isnull().all()
+    assert one["sd_log_gain_law"].max() < 1e-12
+    assert all("smaller at every" in str(note) for note in one["ratio_note"].values.ravel())
+    calcium_speed({"a": found.assign_attrs(source="equal queries")})
+
+
+def test_figure(settled, tmp_path):
+    nothing = settled.copy(deep=True)
+    for name in nothing.data_vars:
+        if nothing[name].dtype == float and name not in ("ratio", "relaxation_seconds"):
+            nothing[name][:] = np.nan
+    odd = settled.assign_attrs(source="x $^$ y")
+    for fits in ({"a": settled}, {str(i): odd for i in range(6)}, {"a": nothing}):
+        for run in "ab":
+            figure = calcium_speed(fits)
+            assert figure.get_figwidth() <= palette.PAGE
+            job.save_figure(figure, [tmp_path / f"{run}.svg"], {})
+        assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    figure = calcium_speed({"a": settled})
+    upper, second, lower = (figure.axes[i] for i in (0, 2, 4))
+    head = settled.sel(layer=0, head=0)
+    np.testing.assert_array_equal(
+        upper.collections[0].get_array().ravel(), head["total_error"].values.T.ravel()
+    )
+    drawn = [line.get_ydata() for line in second.lines if line.get_marker() == "o"]
+    np.testing.assert_array_equal(drawn[0], head["sd_log_gain"])
+    drawn = [line.get_xdata() for line in lower.lines if line.get_marker() == "D"]
+    np.testing.assert_array_equal(drawn[0], head["seconds_needed"].isel(n_features=-1))

@@ -1,0 +1,425 @@
+"""The neuron-astrocyte network in continuous time, one head; its algebra (network.py) is the limit.
+
+Key k_i is on for a token's time T with r = 0 (write), or a query with r = 1 (read); phi are the rates
+that the hidden layer is driven to, v the value and f the skip connection. Time in s, the rest has no
+unit:
+
+    (1)  tau_h h' = -h + phi                                    hidden layer
+    (2)  tau_l l' = -l + (1 - r) v + r [H h / p + f]            last layer; no H h / p where p = 0
+    (3)  tau_H H' = (1 - r) l h^T - lambda_H tau_H H            Hebbian plasticity
+    (4)  tau_g g' = (1 - r) h - lambda_g tau_g g                presynaptic plasticity
+    (5)  tau_p p' = -p + g . h                                  calcium of the astrocyte process
+
+With release U > 0 the presynaptic terminal saturates, (1 - r) U h (1 - g) instead of (1 - r) h in (4).
+
+Between two changes of the input (1) relaxes exponentially, and so do v - l and what drives (3) to (5)
+while writing: everything is a convolution of exponentials, a divided difference of exp. Write
+a = l(0) - v, b = h(0) - phi and C(x, y) = int_0^T e^{-x (T - t)} e^{-y t} dt:
+
+    tau_H [H(T) - e^{-lambda_H T} H(0)] = C(lambda_H, 0) v phi^T + C(lambda_H, 1/tau_l) a phi^T
+                                + C(lambda_H, 1/tau_h) v b^T + C(lambda_H, 1/tau_l + 1/tau_h) a b^T
+
+ASSUME: tau_p p' = -p + g . h holds in both phases, the process hears its synapses while they learn.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from scipy.integrate import solve_ivp
+from scipy.signal import lfilter
+from torch import Tensor
+
+STABLE = 2.785  # longest stable step of Runge-Kutta's method of order 4, over the time constant
+TOKEN_BLOCK = 64  # calcium takes [K, m] times [m, K], about as much as H if K = E
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
+
+
+class Constants(NamedTuple):
+    """Time constants in s, leaks of H and g in 1/s, and release U, the share of g that a rate of 1 fills."""
+
+    tau_hidden: float
+    tau_last: float
+    tau_hebbian: float
+    tau_presynaptic: float
+    tau_calcium: float
+    leak_hebbian: float = 0.0
+    leak_presynaptic: float = 0.0
+    release: float = 0.0
+
+
+class State(NamedTuple):
+    """hidden h [m], last l [E], hebbian H [E, m], presynaptic g [m], calcium p []; all float64."""
+
+    hidden: Tensor
+    last: Tensor
+    hebbian: Tensor
+    presynaptic: Tensor
+    calcium: Tensor
+
+
+class Period(NamedTuple):
+    """A time of constant input: r, rates phi [m], last [E] (v if r = 0, f if r = 1), and its length in s."""
+
+    r: int
+    rates: Tensor
+    last: Tensor
+    seconds: float
+
+
+class Diverged(ArithmeticError):
+    """The state of a network is no longer finite."""
+
+
+def rest(m: int, n_last: int) -> State:
+    """A network that has neither seen nor learnt anything: m hidden neurons, n_last in the last layer."""
+    sizes = ((m,), (n_last,), (n_last, m), (m,), ())
+    return State(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
+
+
+def protocol(
+    rates_k: Tensor, rates_q: Tensor, v: Tensor, token_seconds: float, read_seconds: float, causal: bool
+) -> list[Period]:  # fmt: skip
+    """Write all tokens, then read all; or, causal, write and read one after another.
+
+    rates_k and rates_q [T, m], v [T, E], both times in s; no skip connection. ValueError without tokens.
+    """
+    if not len(v):
+        raise ValueError("a protocol needs at least 1 token, got 0")
+    nothing = torch.zeros_like(v[0])
+    writes = [Period(0, rates, value, token_seconds) for rates, value in zip(rates_k, v)]
+    reads = [Period(1, rates, nothing, read_seconds) for rates in rates_q]
+    return [one for pair in zip(writes, reads) for one in pair] if causal else writes + reads
+
+
+def derivative(state: State, period: Period, constants: Constants) -> State:
+    """Equations (1) to (5), per s."""
+    h, last, hebbian, g, p = state
+    writing, hebbian_decay = 1 - period.r, -constants.leak_hebbian * hebbian
+    if writing:
+        drive = period.last
+        growth = h if constants.release == 0 else constants.release * h * (1 - g)
+        hebbian_slope = torch.outer(last, h / constants.tau_hebbian) + hebbian_decay
+        g_slope = growth / constants.tau_presynaptic - constants.leak_presynaptic * g
+    else:
+        drive = period.last if p == 0 else hebbian @ h / p + period.last
+        hebbian_slope, g_slope = hebbian_decay, -constants.leak_presynaptic * g
+    return State(
+        (period.rates - h) / constants.tau_hidden,
+        (drive - last) / constants.tau_last,
+        hebbian_slope,
+        g_slope,
+        (g @ h - p) / constants.tau_calcium,
+    )
+
+
+def runge_kutta(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
+    """State at the end of the period by equal steps of Runge and Kutta's method of order 4.
+
+    As many steps as are needed that none is longer than step_seconds. Diverged if a state is not
+    finite, ValueError for time constants or times that are not positive.
+    """
+    _check(constants, period.seconds, step_seconds)
+    n_steps = max(1, math.ceil(period.seconds / step_seconds * (1 - 1e-12)))
+    step = period.seconds / n_steps
+    for i in range(n_steps):
+        one = derivative(state, period, constants)
+        two = derivative(_moved(state, one, step / 2), period, constants)
+        three = derivative(_moved(state, two, step / 2), period, constants)
+        four = derivative(_moved(state, three, step), period, constants)
+        state = State(
+            *(
+                x + (step / 6) * (k1 + 2 * (k2 + k3) + k4)
+                for x, k1, k2, k3, k4 in zip(state, one, two, three, four)
+            )
+        )
+        _require_finite(state, (i + 1) * step, step_seconds, constants)
+    return state
+
+
+def adaptive(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
+    """State at the end of the period by Dormand and Prince's method of order 8, rtol 1e-10.
+
+    Its steps are its own, whatever step_seconds is. Errors as of runge_kutta.
+    """
+    _check(constants, period.seconds, step_seconds)
+    sizes = [x.numel() for x in state]
+
+    def packed(parts: State) -> np.ndarray:
+        return torch.cat([x.reshape(-1) for x in parts]).numpy()
+
+    def unpacked(values: np.ndarray) -> State:
+        parts = torch.from_numpy(values).split(sizes)
+        return State(*(part.reshape(x.shape) for part, x in zip(parts, state)))
+
+    slope = derivative(state, period, constants)
+    _require_finite(slope, 0.0, step_seconds, constants)
+    scales = np.array(
+        [float((x.abs() + period.seconds * dx.abs()).max()) for x, dx in zip(state, slope)]
+    )
+    scales = np.maximum(scales, max(1e-6 * scales.max(), 1e-100))  # of what is 0 only at first
+    solution = solve_ivp(
+        lambda _, values: packed(derivative(unpacked(values), period, constants)),
+        (0.0, period.seconds),
+        packed(state),
+        method="DOP853",
+        t_eval=[period.seconds],
+        rtol=1e-10,
+        atol=np.repeat(1e-12 * scales, sizes),
+    )
+    if not solution.success:
+        raise Diverged(f"adaptive steps within {period.seconds:.6g} s: {solution.message}")
+    end = unpacked(solution.y[:, -1].copy())
+    _require_finite(end, period.seconds, step_seconds, constants)
+    return end
+
+
+def exact(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
+    """State at the end of the period in closed form, whatever its length.
+
+    Only the last layer has none while reading: it is a Gauss-Legendre quadrature in one dimension. Falls
+    to runge_kutta where the terminals saturate, and where calcium is not positive while reading. Errors
+    as of runge_kutta.
+    """
+    _check(constants, period.seconds, step_seconds)
+    if period.r == 0 and constants.release == 0:
+        return write(state, period.rates[None], period.last[None], period.seconds, constants)
+    read = _read(state, period, constants) if period.r == 1 else None
+    return runge_kutta(state, period, constants, step_seconds) if read is None else read
+
+
+INTEGRATORS = {"exact": exact, "runge_kutta": runge_kutta, "adaptive": adaptive}
+
+
+def write(
+    state: State, rates: Tensor, v: Tensor, token_seconds: float, constants: Constants
+) -> State:
+    """Write K tokens of rates [K, m] and values v [K, E] one after another, in closed form.
+
+    h(0), l(0) and g of every token are linear in h, l, g of the start and in the tokens before, so that
+    H gains one matrix product, [E, K + 2] of recurrent values times [K + 2, m] of g, h and the rates
+    (per 64 tokens); computes in the dtype of the rates. ValueError for saturating terminals, and time
+    constants or times that are not positive.
+    """
+    _check(constants, token_seconds)
+    if constants.release:
+        raise ValueError(
+            f"release: got {constants.release}, wanted 0: no closed form if g saturates"
+        )
+    for first in range(0, len(rates), TOKEN_BLOCK):
+        block = slice(first, first + TOKEN_BLOCK)
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            state = _write(state, rates[block], v[block], token_seconds, constants)
+    _require_finite(state, token_seconds * len(rates), token_seconds, constants)
+    return state
+
+
+def stability_limit(constants: Constants, highest_rate: float = 0.0) -> float:
+    """Longest stable step in s of runge_kutta: 2.785 over the fastest rate of relaxation.
+
+    highest_rate is the highest rate phi, which speeds up terminals that saturate.
+    """
+    _check(constants)
+    filling = constants.release * highest_rate / constants.tau_presynaptic
+    return STABLE / max(
+        1 / constants.tau_hidden,
+        1 / constants.tau_last,
+        1 / constants.tau_calcium,
+        constants.leak_hebbian,
+        constants.leak_presynaptic + filling,
+    )
+
+
+def read_out(hebbian: Tensor, presynaptic: Tensor, rates_q: Tensor) -> tuple[Tensor, Tensor]:
+    """Calcium [T] and output [T, E] of a settled network: g . phi and H phi / g . phi (0 where p = 0).
+
+    hebbian [E, m], presynaptic [m], rates_q [T, m].
+    """
+    calcium = rates_q @ presynaptic
+    divisor = calcium.masked_fill(calcium == 0, torch.inf)
+    return calcium, rates_q @ hebbian.mT / divisor[:, None]
+
+
+def first_order(rates_k: Tensor, v: Tensor, rates_q: Tensor) -> tuple[Tensor, Tensor]:
+    """What is read out changes per tau / T, to first order, if tau_h = tau_l = tau and writing is from rest.
+
+    rates_k [K, m], v [K, E], rates_q [T, m]; returns d ln p [T] and d output [T, E]. Expanding C in tau:
+    g loses the last key's rates, d g = -phi_K, and H the curvature of the values along the stream, d H =
+    sum_i [(v_{i-1} + v_{i+1}) / 2 - v_i] phi_i^T - v_K phi_K^T / 2, with v_0 = v_{K+1} = 0. What is left
+    out of H and g is as small as exp(-T / tau).
+    """
+    values = -v.clone()
+    values[1:] += v[:-1] / 2
+    values[:-1] += v[1:] / 2
+    values[-1] -= v[-1] / 2
+    calcium, output = read_out(v.mT @ rates_k, rates_k.sum(0), rates_q)
+    relative = -(rates_q @ rates_k[-1]) / calcium
+    drive = rates_q @ (values.mT @ rates_k).mT
+    return relative, drive / calcium[:, None] - relative[:, None] * output
+
+
+def runge_kutta_excess(step_seconds: float, tau: float, seconds: float) -> float:
+    """By how much, in s, runge_kutta is off in C(0, 2 / tau), an integral of two factors exp(-t / tau).
+
+    The only one that it gets wrong while writing without leak, apart from exp(-seconds / tau): what is
+    linear, int (phi - h) dt = tau_h (h(T) - h(0)), every Runge-Kutta method keeps exactly.
+    """
+    z, n = step_seconds / tau, round(seconds / step_seconds)
+    kept = 1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24  # of each factor, in a step
+    stages = np.array([1, 1 - z / 2, 1 - z / 2 + z**2 / 4, 1 - z + z**2 / 2 - z**3 / 4])
+    one = step_seconds / 6 * np.array([1, 2, 2, 1]) @ stages**2
+    return one * (1 - kept ** (2 * n)) / (1 - kept**2) - _overlap(seconds, 0, 2 / tau)
+
+
+def _write(state: State, rates: Tensor, v: Tensor, seconds: float, constants: Constants) -> State:
+    """`write` of one block; coordinates [K + 2] are in the basis of g, h and the rates."""
+    n, slow, fast = len(rates), 1 / constants.tau_hidden, 1 / constants.tau_last
+    overlap = functools.partial(_overlap, seconds)
+    basis = torch.cat([state.presynaptic[None], state.hidden[None], rates])  # [K + 2, m]
+    unit = np.eye(n + 2)
+    phi = unit[2:]
+    h = _relaxed(unit[1], phi, slow * seconds)  # [K + 1, K + 2], at the bounds of the tokens
+    target = v.double().numpy()
+    last = _relaxed(state.last.double().numpy(), target, fast * seconds)  # [K + 1, E]
+    b, a = h[:-1] - phi, last[:-1] - target
+
+    leak = constants.leak_presynaptic
+    gain = (overlap(leak, 0) * phi + overlap(leak, slow) * b) / constants.tau_presynaptic
+    g = _accumulated(unit[0], gain, leak * seconds)  # [K + 1, K + 2]
+
+    leak = constants.leak_hebbian
+    kept = np.exp(-leak * seconds * np.arange(n)[::-1])[:, None] / constants.tau_hebbian
+    with_phi = kept * (overlap(leak, 0) * target + overlap(leak, fast) * a)  # [K, E]
+    with_b = kept * (overlap(leak, slow) * target + overlap(leak, fast + slow) * a)
+    values = with_phi.T @ phi + with_b.T @ b  # [E, K + 2]
+
+    new = torch.from_numpy(np.concatenate([values, g[-1:], h[-1:]])).to(basis) @ basis  # [E + 2, m]
+    hebbian = torch.add(new[:-2], state.hebbian, alpha=math.exp(-leak * seconds * n))
+
+    # The calcium hears g . h, sums of products of two exponentials.
+    gram = (basis @ basis.mT).double().numpy()
+
+    def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        return np.einsum("ti,ti->t", x @ gram, y)
+
+    leak, own = constants.leak_presynaptic, 1 / constants.tau_calcium
+    grown = 1 / constants.tau_presynaptic
+    drive = (
+        overlap(own, leak) * products(g[:-1], phi)
+        + overlap(own, leak + slow) * products(g[:-1], b)
+        + grown * overlap(own, leak, 0) * products(phi, phi)
+        + grown * (overlap(own, leak, slow) + overlap(own, leak + slow, slow)) * products(phi, b)
+        + grown * overlap(own, leak + slow, 2 * slow) * products(b, b)
+    )
+    calcium = _accumulated(np.array([float(state.calcium)]), own * drive[:, None], own * seconds)
+    last, calcium = (torch.from_numpy(x[-1]).to(basis) for x in (last, calcium))
+    return State(new[-1], last, hebbian, new[-2], calcium[0])
+
+
+def _read(state: State, period: Period, constants: Constants) -> State | None:
+    """State after reading; None where calcium is not positive all the time, and 1 / p has a pole."""
+    seconds, slow, fast = period.seconds, 1 / constants.tau_hidden, 1 / constants.tau_last
+    own, leak = 1 / constants.tau_calcium, constants.leak_presynaptic
+    b = state.hidden - period.rates
+    drives = [float(state.presynaptic @ period.rates), float(state.presynaptic @ b)]
+    start, hears = float(state.calcium), drives[0] + drives[1]
+    if start <= 0 or min(drives[0], hears) < 0:
+        return None
+
+    def calcium(t: float) -> float:
+        return (
+            start * math.exp(-own * t)
+            + own * drives[0] * _overlap(t, own, leak)
+            + own * drives[1] * _overlap(t, own, leak + slow)
+        )
+
+    rise = start * constants.tau_calcium / hears if hears else math.inf
+    times, weights = _panels(seconds, min(constants.tau_hidden, constants.tau_calcium, rise),
+                             constants.tau_last)  # fmt: skip
+    gamma = weights * fast * np.exp(-fast * (seconds - times)) / [calcium(t) for t in times]
+    decay = np.exp(-constants.leak_hebbian * times)
+    mean_rates = (gamma * decay).sum() * period.rates
+    mean_rates += (gamma * decay * np.exp(-slow * times)).sum() * b
+    kept = math.exp(-fast * seconds)
+    return State(
+        period.rates + math.exp(-slow * seconds) * b,
+        kept * state.last + (1 - kept) * period.last + state.hebbian @ mean_rates,
+        math.exp(-constants.leak_hebbian * seconds) * state.hebbian,
+        math.exp(-leak * seconds) * state.presynaptic,
+        torch.tensor(calcium(seconds), dtype=torch.float64),
+    )
+
+
+def _panels(seconds: float, from_start: float, from_end: float) -> tuple[np.ndarray, np.ndarray]:
+    """Nodes and weights of a quadrature from 0 to seconds, on panels that double from both ends."""
+
+    def doubling(shortest: float) -> np.ndarray:
+        n = max(0, math.ceil(math.log2(seconds / 2 / shortest)))
+        return shortest * 2.0 ** np.arange(-1, n)
+
+    edges = np.concatenate([[0, seconds], doubling(from_start), seconds - doubling(from_end)])
+    edges = np.unique(edges[(edges >= 0) & (edges <= seconds)])
+    half = np.diff(edges)[:, None] / 2
+    return (edges[:-1, None] + half * (1 + NODES)).ravel(), (half * WEIGHTS).ravel()
+
+
+def _relaxed(start: np.ndarray, targets: np.ndarray, exponent: float) -> np.ndarray:
+    """start [n], then the values after relaxing to each of the targets [K, n]: [K + 1, n]."""
+    return _accumulated(start, -math.expm1(-exponent) * targets, exponent)
+
+
+def _accumulated(start: np.ndarray, gains: np.ndarray, exponent: float) -> np.ndarray:
+    """x_0 = start [n], x_i = exp(-exponent) x_{i-1} + gains_i of gains [K, n]: [K + 1, n]."""
+    kept = math.exp(-exponent)
+    later, _ = lfilter([1.0], [1.0, -kept], gains, axis=0, zi=kept * start[None])
+    return np.concatenate([start[None], later])
+
+
+@functools.lru_cache(maxsize=4096)
+def _overlap(seconds: float, *rates: float) -> float:
+    """Convolution of exp(-rate t) of all the rates, at t = seconds; no digits lost at equal rates."""
+    nodes = sorted(-rate * seconds for rate in rates)
+    return seconds ** (len(nodes) - 1) * _divided_difference(nodes)
+
+
+def _divided_difference(nodes: list[float]) -> float:
+    """Divided difference of exp at sorted nodes (de Boor, Surveys in Approximation Theory 2005)."""
+    if len(nodes) == 1:
+        return math.exp(nodes[0])
+    width = nodes[-1] - nodes[0]
+    if width > 1:
+        return (_divided_difference(nodes[1:]) - _divided_difference(nodes[:-1])) / width
+    homogeneous = [1.0] + [0.0] * 20  # symmetric polynomials of degree k of nodes - middle
+    middle = nodes[0] + width / 2
+    for node in nodes:
+        for k in range(1, len(homogeneous)):
+            homogeneous[k] += (node - middle) * homogeneous[k - 1]
+    order = len(nodes) - 1
+    return math.exp(middle) * sum(x / math.factorial(order + k) for k, x in enumerate(homogeneous))
+
+
+def _moved(state: State, slope: State, seconds: float) -> State:
+    return State(*(x + seconds * dx for x, dx in zip(state, slope)))
+
+
+def _require_finite(state: State, time: float, step: float, constants: Constants) -> None:
+    if math.isfinite(sum(float(values.sum()) for values in state)):
+        return
+    for name, values in zip(state._fields, state):
+        if not torch.isfinite(values).all():
+            raise Diverged(
+                f"{name} is not finite {time:.6g} s after the start of the period: got step_seconds "
+                f"{step:.6g}, wanted at most {stability_limit(constants):.3g}; take shorter steps"
+            )
+
+
+def _check(constants: Constants, seconds: float = 1.0, step_seconds: float = 1.0) -> None:
+    positive = dict(list(constants._asdict().items())[:5])
+    for name, value in {**positive, "seconds": seconds, "step_seconds": step_seconds}.items():
+        if not value > 0:
+            raise ValueError(f"{name}: got {value} s, wanted more than 0")
+    for name in ("leak_hebbian", "leak_presynaptic", "release"):
+        if not getattr(constants, name) >= 0:
+            raise ValueError(f"{name}: got {getattr(constants, name)}, wanted 0 or more")
