@@ -32,7 +32,7 @@ COORDINATES = {
     "input": Variable("input", "str", "", "name of the input"),
     "layer": Variable("layer", "int64", "1", "layer of the transformer"),
     "head": Variable("head", "int64", "1", "attention head of the layer"),
-    "case": Variable("case", "int64", "1", "what was timed"),
+    "case": Variable("case", "int64", "1", "what was timed, or a place on a curve"),
     "explanation": Variable("explanation", "str", "", "standard attention that explains a network"),
     "variant": Variable("variant", "str", "", "name of the hidden layer that is compared"),
     "origin": Variable("origin", "str", "", "where the attention weights come from"),
@@ -500,7 +500,76 @@ CONTRACTS = {
             )
         },
     },
-    # contract: readout
+    "readout": {
+        "operating_point": Variable(
+            "point", "float64", "uM", "I_0, stimulus at rest: IP3, or glutamate for g_chi"
+        ),
+        "depth": Variable("point", "float64", "uM", "stimulus that the mean normaliser of a head adds"),
+        "stimulus": Variable("case", "float64", "uM", "IP3, or glutamate for g_chi"),
+        "steady_stimulus": Variable(
+            "case model", "float64", "uM", "stimulus of a steady state, along the curve of steady states"
+        ),
+        "steady_calcium": Variable("case model", "float64", "uM", "its calcium C"),
+        "steady_growth": Variable(
+            "case model", "float64", "s-1",
+            "largest real part of its eigenvalues: it is stable where that is negative",
+        ),
+        "exponent": Variable(
+            "case model", "float64", "1",
+            "alpha = d ln C / d ln stimulus at rest; NaN where calcium does not come to rest",
+        ),
+        "period": Variable(
+            "case model", "float64", "s", "period of the oscillation; NaN where there is none"
+        ),
+        "cycle_low": Variable("case model", "float64", "uM", "lowest calcium of the oscillation"),
+        "cycle_high": Variable("case model", "float64", "uM", "highest calcium of the oscillation"),
+        **{
+            f"{kind}_{which}": Variable(
+                "model", "float64", "uM", f"{words} stimulus of a {kind} bifurcation; NaN if there is none"
+            )
+            for kind in ("hopf", "fold")
+            for which, words in (("first", "smallest"), ("last", "largest"))
+        },
+        "exponent_at_mean": Variable(
+            "model point", "float64", "1", "alpha at the stimulus of a head's mean normaliser"
+        ),
+        "relaxation_seconds": Variable(
+            "model point", "float64", "s", "slowest relaxation time of calcium at that stimulus"
+        ),
+        **_bounds(
+            "sd_log_normalizer", "layer head",
+            "sd of ln Z over queries of all inputs, the sd of the log gain without astrocyte", "inputs",
+        ),
+        "share_steady": Variable(
+            "model point layer head", "float64", "1",
+            "share of the queries at whose stimulus calcium comes to rest",
+        ),
+        **_bounds(
+            "exponent_z", "model point layer head",
+            "alpha_Z, exponent of C in Z: slope of ln C on ln Z over queries", "inputs",
+        ),
+        "exponent_z_law": Variable(
+            "model point layer head", "float64", "1",
+            "alpha (S - I_0) / S, the local exponent: median over queries",
+        ),
+        **_bounds(
+            "readout_exponent", "model point layer head",
+            "gamma, power of C to divide by that leaves the least variance of the log gain, fitted to the first "
+            "half of the inputs", "inputs",
+        ),
+        **_bounds(
+            "sd_log_gain", "model point layer head",
+            "sd of ln(Z / C^gamma) over queries of the second half of the inputs", "inputs",
+        ),
+        **_bounds(
+            "sd_log_gain_plain", "model point layer head", "sd of ln(Z / C) over queries", "inputs"
+        ),
+        "sd_log_gain_law": Variable(
+            "model point layer head", "float64", "1",
+            "its law, |1 - alpha_Z| sd(ln Z), with the local exponent",
+        ),
+        "note": Variable("model point layer head", "str", "", "why there is no number"),
+    },
     "coupling": {
         "strength": Variable(
             "point", "float64", "1", "kappa, conductance of a gap junction over that of a process"

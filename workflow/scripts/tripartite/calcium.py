@@ -1,0 +1,368 @@
+"""Calcium of an astrocyte: Li-Rinzel, ChI and G-ChI, their steady states, bifurcations and oscillations.
+
+Calcium C of the cytosol (uM) and the share h of receptors that are not inactivated, at IP3 I (uM):
+
+    dC/dt = (Omega_C m^3 h^3 + Omega_L) (C_T - (1 + rho_A) C) - O_P C^2 / (C^2 + K_P^2)
+    dh/dt = O_2 (Q_2 (1 - h) - C h)
+    m = I / (I + d_1) C / (C + d_5),    Q_2 = d_2 (I + d_1) / (I + d_3)
+
+(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994, `chi` those of the networks
+of Stimberg et al. (2019), after De Pitta et al. (2009); both are driven by IP3. `g_chi` has those of their
+figure 2 and is driven by glutamate Y (uM), which binds a share Gamma of the receptors; IP3 is a variable:
+
+    dGamma/dt = O_N Y (1 - Gamma) - Omega_N (1 + zeta C / (C + K_KC)) Gamma
+    dI/dt = O_beta Gamma + O_delta / (1 + I / kappa_delta) C^2 / (C^2 + K_delta^2)
+            - O_3K C^4 / (C^4 + K_D^4) I / (I + K_3K) - Omega_5P I
+
+A state is an array [n, ...] of C, h and, for g_chi, I and Gamma; time is in seconds. The steady states are
+a curve with C as its parameter: h, the stimulus and all else follow from C in closed form. So no steady
+state is missed, and folds and Hopf points are roots along the curve.
+
+ASSUME: the cell rests in its stable steady state of least calcium.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+from scipy.integrate import solve_ivp
+from scipy.optimize import brentq
+
+NEAR = 1e-10  # uM, from the calcium of no stimulus to the first point of the curve
+GRID = 4000  # points of the curve between which one root is looked for
+NOUGHT = 1e-3  # uM, the curve begins at no stimulus if it begins below
+TINY = 1e-200  # complex step
+TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
+LEAST_CYCLE = 1e-3  # uM, calcium that varies less is steady
+LONGEST = 4000.0  # s, given to an oscillation to settle
+START = (0.1, 0.8, 0.5, 0.0)  # far from steady states
+
+
+class Cell(NamedTuple):
+    """Rates of C and h: 1/s, uM/s (O_P), 1/(uM s) (O_2), and uM."""
+
+    omega_c: float
+    omega_l: float
+    c_t: float
+    rho_a: float
+    o_p: float
+    k_p: float
+    d_1: float
+    d_2: float
+    d_3: float
+    d_5: float
+    o_2: float
+
+
+class Receptor(NamedTuple):
+    """Rates of IP3 and Gamma: uM/s (O_beta, O_delta, O_3K), 1/s, 1/(uM s) (O_N), and uM; zeta has no unit."""
+
+    o_beta: float
+    o_delta: float
+    kappa_delta: float
+    k_delta: float
+    o_3k: float
+    k_d: float
+    k_3k: float
+    omega_5p: float
+    o_n: float
+    omega_n: float
+    zeta: float
+    k_kc: float
+
+
+NEST = Cell(6.0, 0.11, 2.0, 0.185, 0.9, 0.1, 0.13, 1.049, 0.9434, 0.08234, 0.2)
+NETWORKS = Cell(6.0, 0.1, 2.0, 0.18, 0.9, 0.05, 0.13, 1.05, 0.9434, 0.08, 0.2)
+FIGURE_2 = NETWORKS._replace(k_p=0.1)
+RECEPTOR = Receptor(5.0, 0.2, 1.5, 0.3, 4.5, 0.5, 1.0, 0.1, 0.3, 0.5, 10.0, 0.5)
+MODELS = {"li_rinzel": (NEST, None), "chi": (NETWORKS, None), "g_chi": (FIGURE_2, RECEPTOR)}
+STIMULI = {"li_rinzel": "IP3", "chi": "IP3", "g_chi": "glutamate"}
+VARIABLES = ("calcium C", "gate h", "IP3 I", "bound receptors Gamma")
+
+
+class Bifurcation(NamedTuple):
+    """Where steady states change: "fold" or "hopf", stimulus (uM), C (uM), frequency (rad/s, 0 at a fold)."""
+
+    kind: str
+    stimulus: float
+    c: float
+    omega: float
+
+
+class Cycle(NamedTuple):
+    """An oscillation: period (s), lowest and highest C (uM), and a state on it [n]."""
+
+    period: float
+    lowest: float
+    highest: float
+    state: np.ndarray
+
+
+class Diverged(ArithmeticError):
+    """A variable is not finite: names it and the time."""
+
+
+def rates_of_change(model: str, state: np.ndarray, stimulus: np.ndarray) -> np.ndarray:
+    """Time derivatives [n, ...] of a state [n, ...] at a stimulus [...] (uM)."""
+    return np.stack(np.broadcast_arrays(*_slopes(model, state, stimulus)))
+
+
+def _slopes(model: str, state: Sequence, stimulus: np.ndarray) -> list:
+    """Those derivatives of arrays or of plain numbers: the equations as they stand."""
+    cell, receptor = MODELS[model]
+    c, h, ip3 = state[0], state[1], stimulus if receptor is None else state[2]
+    m = ip3 / (ip3 + cell.d_1) * c / (c + cell.d_5)
+    q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
+    store = cell.c_t - (1 + cell.rho_a) * c
+    pump = cell.o_p * c**2 / (c**2 + cell.k_p**2)
+    slopes = [
+        (cell.omega_c * (m * h) ** 3 + cell.omega_l) * store - pump,
+        cell.o_2 * (q_2 * (1 - h) - c * h),
+    ]
+    if receptor is not None:
+        gamma = state[3]
+        production, degradation, unbinding = _turnover(receptor, c, ip3)
+        slopes += [
+            receptor.o_beta * gamma + production - degradation,
+            receptor.o_n * stimulus * (1 - gamma) - unbinding * gamma,
+        ]
+    return slopes
+
+
+def _turnover(r: Receptor, c: np.ndarray, ip3: np.ndarray) -> tuple[np.ndarray, ...]:
+    """IP3 that phospholipase C delta makes, IP3 that is degraded (uM/s), and the unbinding rate (1/s)."""
+    production = r.o_delta / (1 + ip3 / r.kappa_delta) * c**2 / (c**2 + r.k_delta**2)
+    degradation = r.o_3k * c**4 / (c**4 + r.k_d**4) * ip3 / (ip3 + r.k_3k) + r.omega_5p * ip3
+    return production, degradation, r.omega_n * (1 + r.zeta * c / (c + r.k_kc))
+
+
+def curve(model: str, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Stimulus [...] and state [n, ...] at which C [...] (uM) is steady; negative or not finite if at none.
+
+    From dC/dt = 0, m h = y C-dependent; with h = Q_2 / (Q_2 + C) that is linear in IP3.
+    """
+    cell, receptor = MODELS[model]
+    store = cell.c_t - (1 + cell.rho_a) * c
+    flux = cell.o_p * c**2 / (c**2 + cell.k_p**2) / store - cell.omega_l
+    y = (flux / cell.omega_c) ** (1 / 3) * (c + cell.d_5) / c
+    ip3 = y * (cell.d_1 * cell.d_2 + c * cell.d_3) / (cell.d_2 - y * (cell.d_2 + c))
+    q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
+    h = q_2 / (q_2 + c)
+    if receptor is None:
+        return ip3, np.stack([c, h])
+    production, degradation, unbinding = _turnover(receptor, c, ip3)
+    gamma = (degradation - production) / receptor.o_beta
+    return unbinding * gamma / (receptor.o_n * (1 - gamma)), np.stack([c, h, ip3, gamma])
+
+
+def _slope(model: str, c: np.ndarray) -> np.ndarray:
+    """d stimulus / dC along the curve, by a complex step: exact to rounding."""
+    return curve(model, c + TINY * 1j)[0].imag / TINY
+
+
+def jacobian(model: str, state: np.ndarray, stimulus: np.ndarray) -> np.ndarray:
+    """Derivatives [..., n, n] of `rates_of_change` with respect to the state [n, ...], by complex steps."""
+    n = len(state)
+    columns = []
+    for i in range(n):
+        step = np.zeros(n, dtype=complex)
+        step[i] = TINY * 1j
+        moved = state + step.reshape(-1, *[1] * (state.ndim - 1))
+        columns.append(rates_of_change(model, moved, stimulus).imag / TINY)
+    return np.moveaxis(np.array(columns), (0, 1), (-1, -2))
+
+
+def _growth(model: str, c: np.ndarray) -> np.ndarray:
+    """Largest real part of the eigenvalues (1/s) of the steady states of C [k]."""
+    stimulus, state = curve(model, c)
+    return np.linalg.eigvals(jacobian(model, state, stimulus)).real.max(-1)
+
+
+@cache
+def _branches(model: str) -> tuple[np.ndarray, ...]:
+    """Stretches of C [k] (uM), rising, on which the stimulus rises or falls throughout; they meet at folds."""
+    cell, receptor = MODELS[model]
+
+    def flux(c: float) -> float:  # what the pump takes up and the leak does not lose
+        store = cell.c_t - (1 + cell.rho_a) * c
+        return cell.o_p * c**2 / (c**2 + cell.k_p**2) - cell.omega_l * store
+
+    most = cell.c_t / (1 + cell.rho_a)
+    least = brentq(flux, 1e-6, most, xtol=1e-15)  # where IP3 is 0
+    c = least + np.geomspace(NEAR, most - least, GRID, endpoint=False)
+    stimulus, state = curve(model, c)
+    real = stimulus >= 0
+    if receptor is not None:
+        real &= (state[2] >= 0) & (state[3] < 1)
+    places = np.flatnonzero(real)
+    first = places[0]
+    if first > 0:  # where no stimulus is needed
+        c[first] = brentq(lambda x: curve(model, np.array(x))[0], c[first - 1], c[first])
+    c, rises = c[real], _slope(model, c[real]) > 0
+    gaps = np.diff(places) > 1
+    cuts = np.flatnonzero((np.diff(rises)) | gaps)
+    parts = np.split(c, cuts + 1)
+    for i, cut in enumerate(cuts):
+        if not gaps[cut]:
+            fold = brentq(lambda x: _slope(model, np.array(x)), c[cut], c[cut + 1], xtol=1e-15)
+            parts[i], parts[i + 1] = np.append(parts[i], fold), np.append(fold, parts[i + 1])
+    return tuple(parts)
+
+
+def steady_states(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) of every steady state [branch, k] at stimuli [k] (uM), and its growth rate (1/s).
+
+    The growth rate is the largest real part of the eigenvalues: the state is stable where it is negative.
+    NaN where a branch does not reach.
+    """
+    stimulus = np.atleast_1d(np.asarray(stimulus, dtype=float))
+    found = []
+    for part in _branches(model):
+        on_part = curve(model, part)[0]
+        order = np.argsort(on_part)
+        least, most = on_part[order[[0, -1]]]
+        known = (stimulus >= (0 if least < NOUGHT else least)) & (stimulus <= most)
+        c = np.where(known, np.interp(stimulus, on_part[order], part[order]), np.nan)
+        for _ in range(60):  # Newton, within the branch
+            if not known.any():
+                break
+            step = (curve(model, c[known])[0] - stimulus[known]) / _slope(model, c[known])
+            c[known] = np.clip(c[known] - step, part[0], part[-1])
+            if np.abs(step).max() < 1e-15:
+                break
+        found.append(c)
+    c = np.array(found)
+    growth = np.full(c.shape, np.nan)
+    known = np.isfinite(c)
+    growth[known] = _growth(model, c[known])
+    return c, growth
+
+
+@cache
+def bifurcations(model: str) -> tuple[Bifurcation, ...]:
+    """Folds and Hopf points of the steady states by rising C: roots along their curve.
+
+    A fold is where the stimulus turns; a Hopf point where a sum of two eigenvalues that are not real
+    changes its sign.
+    """
+    parts = _branches(model)
+    folds = [before[-1] for before, after in zip(parts, parts[1:]) if before[-1] == after[0]]
+    found = [Bifurcation("fold", float(curve(model, c)[0]), float(c), 0.0) for c in folds]
+    for part in parts:
+        sums = _sums(model, part)
+        for i in np.flatnonzero(np.sign(sums[1:]) * np.sign(sums[:-1]) < 0):
+            c = brentq(lambda x: _sums(model, np.array([x]))[0], *part[i : i + 2], xtol=1e-15)
+            stimulus, state = curve(model, np.array(c))
+            values = np.linalg.eigvals(jacobian(model, state, stimulus))
+            omega = abs(values[np.abs(values.real).argmin()].imag)
+            if omega > 0:  # else two real eigenvalues cancel
+                found.append(Bifurcation("hopf", float(stimulus), c, float(omega)))
+    return tuple(sorted(found, key=lambda one: one.c))
+
+
+def along_curve(model: str, most: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) and growth rate (1/s) [n] of steady states along their curve, up to a stimulus of `most` (uM)."""
+    c = np.unique(np.concatenate(_branches(model)))
+    last = np.flatnonzero(curve(model, c)[0] <= most)[-1]
+    c = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, last + 1), c[: last + 1])
+    return c, _growth(model, c)
+
+
+def _sums(model: str, c: np.ndarray) -> np.ndarray:
+    """Product of the sums of all pairs of eigenvalues [k], for the steady states of C [k]."""
+    stimulus, state = curve(model, c)
+    values = np.linalg.eigvals(jacobian(model, state, stimulus))
+    pairs = np.triu_indices(len(state), 1)
+    return (values[:, pairs[0]] + values[:, pairs[1]]).prod(-1).real
+
+
+def resting(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) and growth rate (1/s) [k] of the stable steady state of least C; NaN where none is stable."""
+    c, growth = steady_states(model, stimulus)
+    c = np.where(growth < 0, c, np.inf)
+    lowest = c.argmin(0)[None]
+    c, growth = (np.take_along_axis(x, lowest, 0)[0] for x in (c, growth))
+    return np.where(np.isfinite(c), c, np.nan), np.where(np.isfinite(c), growth, np.nan)
+
+
+def exponent(model: str, stimulus: np.ndarray) -> np.ndarray:
+    """alpha [k], d ln C / d ln stimulus of the resting state at stimuli [k] (uM); NaN where none is stable."""
+    c = resting(model, stimulus)[0]
+    found = np.full(c.shape, np.nan)
+    known = np.isfinite(c)
+    stimulus = np.broadcast_to(stimulus, c.shape)
+    found[known] = stimulus[known] / (c[known] * _slope(model, c[known]))
+    return found
+
+
+def relaxation_seconds(model: str, stimulus: float) -> float:
+    """Slowest relaxation time (s) of the resting state at a stimulus (uM); NaN where none is stable."""
+    return float(-1 / resting(model, stimulus)[1][0])
+
+
+def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) -> Cycle:
+    """The oscillation that is reached from a start [n] at a stimulus (uM); NaN if calcium comes to rest.
+
+    Simulated until two successive periods and heights agree to 1e-6.
+    """
+    state = np.array(START[: 2 if MODELS[model][1] is None else 4]) if start is None else start
+    nothing = Cycle(np.nan, np.nan, np.nan, state)
+    begin, span = 0.0, 100.0
+
+    def slopes(_: float, y: np.ndarray) -> list[float]:
+        return _slopes(model, y.tolist(), float(stimulus))
+
+    def turn(_: float, y: np.ndarray) -> float:  # calcium has an extremum
+        return slopes(_, y)[0]
+
+    while begin < LONGEST:
+        run = solve_ivp(slopes, (0, span), state, method="LSODA", events=turn, **TOLERANCE)
+        begin, state = begin + span, _finite(run.y[:, -1], begin + span)
+        times, heights = run.t_events[0][-6:], run.y_events[0][-6:]
+        if len(times) < 6:
+            if np.ptp(run.y[0, run.t > span / 2]) < LEAST_CYCLE:
+                return nothing
+            span *= 2
+            continue
+        heights = heights[:, 0]
+        if np.ptp(heights) < LEAST_CYCLE:
+            return nothing
+        period, before = times[-1] - times[-3], times[-3] - times[-5]
+        moved = np.abs(heights[-2:] - heights[-4:-2]).max()
+        if moved < 1e-6 * heights[-1] and abs(period / before - 1) < 1e-6:
+            return Cycle(float(period), heights[-2:].min(), heights[-2:].max(), state)
+    return nothing
+
+
+def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
+    """C [k] (uM) at the ends of k equal intervals (s) in each of which the stimulus [k] (uM) is constant.
+
+    From the resting state of the first stimulus; where none is stable, from its oscillation. Raises
+    ValueError for a negative stimulus and Diverged where a variable is not finite.
+    """
+    stimulus = np.asarray(stimulus, dtype=float)
+    if not (np.isfinite(stimulus).all() and (stimulus >= 0).all()):
+        raise ValueError(f"stimulus: got {stimulus.min():g} uM, wanted 0 or more at all times")
+    c = resting(model, stimulus[:1])[0][0]
+    state = (
+        curve(model, np.array(c))[1] if np.isfinite(c) else limit_cycle(model, stimulus[0]).state
+    )
+    found = []
+    for i, x in enumerate(stimulus.tolist()):
+        run = solve_ivp(
+            lambda _, y: _slopes(model, y.tolist(), x), (0, seconds), state, method="LSODA",
+            t_eval=[seconds], **TOLERANCE,
+        )  # fmt: skip
+        state = _finite(
+            run.y[:, -1] if run.success else np.full(len(state), np.nan), (i + 1) * seconds
+        )
+        found.append(state[0])
+    return np.array(found)
+
+
+def _finite(state: np.ndarray, seconds: float) -> np.ndarray:
+    for name, value in zip(VARIABLES, state):
+        if not np.isfinite(value):
+            raise Diverged(f"{name} is not finite at {seconds:g} s")
+    return state
