@@ -34,6 +34,7 @@ GRID = 4000  # points of the curve between which one root is looked for
 NOUGHT = 1e-3  # uM, the curve begins at no stimulus if it begins below
 TINY = 1e-200  # complex step
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
+MOST = 1e3  # uM, of a stimulus
 LEAST_CYCLE = 1e-3  # uM, calcium that varies less is steady
 LONGEST = 4000.0  # s, given to an oscillation to settle
 START = (0.1, 0.8, 0.5, 0.0)  # far from steady states
@@ -339,11 +340,14 @@ def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
     """C [k] (uM) at the ends of k equal intervals (s) in each of which the stimulus [k] (uM) is constant.
 
     From the resting state of the first stimulus; where none is stable, from its oscillation. Raises
-    ValueError for a negative stimulus and Diverged where a variable is not finite.
+    ValueError for a stimulus below 0 or above 1000 uM and Diverged where a variable is not finite.
     """
     stimulus = np.asarray(stimulus, dtype=float)
-    if not (np.isfinite(stimulus).all() and (stimulus >= 0).all()):
-        raise ValueError(f"stimulus: got {stimulus.min():g} uM, wanted 0 or more at all times")
+    wrong = ~((stimulus >= 0) & (stimulus <= MOST))
+    if wrong.any():
+        raise ValueError(
+            f"stimulus: got {stimulus[wrong][0]:g} uM, wanted 0 to {MOST:g} at all times"
+        )
     c = resting(model, stimulus[:1])[0][0]
     state = (
         curve(model, np.array(c))[1] if np.isfinite(c) else limit_cycle(model, stimulus[0]).state
@@ -351,7 +355,7 @@ def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
     found = []
     for i, x in enumerate(stimulus.tolist()):
         run = solve_ivp(
-            lambda _, y: _slopes(model, y.tolist(), x), (0, seconds), state, method="LSODA",
+            lambda _, y: _slopes(model, y.tolist(), x), (0, seconds), state, method="DOP853",
             t_eval=[seconds], **TOLERANCE,
         )  # fmt: skip
         state = _finite(

@@ -183,7 +183,7 @@ def _readout(x: np.ndarray, y: np.ndarray, ends: np.ndarray, rng: np.random.Gene
     """Exponents and sd of log gains with intervals, of x = ln Z and y = ln C; ends cut them into inputs."""
     pieces = [np.split(values, ends) for values in (x, y)]
     if len(ends):
-        half = (len(ends) + 1) // 2
+        half = (len(ends) + 2) // 2
         fitted, tried = ([one[part] for one in pieces] for part in (slice(half), slice(half, None)))
     else:
         middle = len(x) // 2
