@@ -87,6 +87,53 @@ def test_one_token_in_closed_form(tau):
     close(end, wanted, 1e-12)
 
 
+def obvious_runge_kutta(state, period, constants, n_steps):
+    """The method on the whole state, as in textbooks."""
+
+    def moved(slope, seconds):
+        return State(*(x + seconds * dx for x, dx in zip(state, slope)))
+
+    step = period.seconds / n_steps
+    for _ in range(n_steps):
+        one = dynamics.derivative(state, period, constants)
+        two = dynamics.derivative(moved(one, step / 2), period, constants)
+        three = dynamics.derivative(moved(two, step / 2), period, constants)
+        four = dynamics.derivative(moved(three, step), period, constants)
+        state = moved(
+            [(a + 2 * (b + c) + d) / 6 for a, b, c, d in zip(one, two, three, four)], step
+        )
+    return state
+
+
+@pytest.mark.parametrize("n_steps", [1, 9, 40], ids=lambda n: f"{n} steps")
+@pytest.mark.parametrize("release", [0.0, 0.6], ids=["linear", "saturating"])
+@pytest.mark.parametrize("r", [0, 1], ids=["write", "read"])
+@each_case
+def test_runge_kutta_is_the_obvious_one(constants, r, release, n_steps):
+    """With few steps it is unstable: they agree even while they diverge."""
+    state, rates, v = draw(1)
+    period, constants = Period(r, rates[0], v[0], T), constants._replace(release=release)
+    wanted = obvious_runge_kutta(state, period, constants, n_steps)
+    close(runge_kutta(state, period, constants, T / n_steps), wanted, 1e-12)
+
+
+def test_derivative_is_the_equations():
+    """As they are written, with every term."""
+    state, rates, v = draw(1)
+    h, last, hebbian, g, p = state
+    constants = CASES["leaks"]._replace(release=0.6)
+    for r in (0, 1):
+        recalled = hebbian @ h / p + v[0]
+        wanted = State(
+            (rates[0] - h) / 0.05,
+            ((recalled if r else v[0]) - last) / 0.08,
+            (1 - r) * torch.outer(last, h) / 1.3 - 0.3 * hebbian,
+            (1 - r) * 0.6 * h * (1 - g) / 0.7 - 0.9 * g,
+            (g @ h - p) / 0.2,
+        )
+        close(dynamics.derivative(state, Period(r, rates[0], v[0], T), constants), wanted, 1e-13)
+
+
 @each_case
 @pytest.mark.parametrize("r", [0, 1], ids=["write", "read"])
 def test_integrators_agree_with_the_closed_form(constants, r):
@@ -309,9 +356,26 @@ def test_excess_of_runge_kutta(n):
     assert dynamics.runge_kutta_excess(seconds / n, tau, seconds) == pytest.approx(wanted, rel=1e-9)
 
 
+@given(st.integers(1, 300), st.floats(0, 50))
+@settings(max_examples=40, deadline=None)
+def test_decaying_sums_are_recurrences(n, exponent):
+    x = draw(n)[1]
+    wanted = x.clone()
+    for i in range(1, n):
+        wanted[i] += math.exp(-exponent) * wanted[i - 1]
+    torch.testing.assert_close(dynamics._decaying_sum(x, exponent), wanted, rtol=1e-12, atol=0)
+
+
+def test_no_tokens_change_nothing():
+    state, rates, v = draw(1)
+    close(write(state, rates[:0], v[:0], T, CASES["plain"]), state, 1e-15)
+
+
 def test_single_precision_stays_single():
     state, rates, v = draw(5)
     single = State(*(x.float() for x in state))
     end = write(single, rates.float(), v.float(), T, CASES["leaks"])
     assert {x.dtype for x in end} == {torch.float32}
+    mixed = write(state, rates.float(), v, T, CASES["leaks"])
+    assert {x.dtype for x in mixed} == {torch.float32}
     close(end, write(state, rates, v, T, CASES["leaks"]), 1e-5)

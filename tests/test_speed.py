@@ -16,7 +16,7 @@ from tripartite.figures import speed
 from tripartite.network import Tokens, read
 from tripartite.peers import PEERS
 from tripartite.stages import measure
-from tripartite.stages.measure import CALLS, CURVE, DENOMINATORS, OURS, TREE
+from tripartite.stages.measure import CALLS, CURVE, DENOMINATORS, EXACT, OURS, RK4, TREE
 
 SMALL = [
     (method, order, 64, 640, dtype, heads, workers)
@@ -34,12 +34,18 @@ SMALL = [
         (OURS, "bidirectional", "float32", 2, 2),
     )
 ]
+SYNAPSES = [
+    (EXACT, "write", 8, 40, "float32", 1, 1),
+    (RK4, "write", 8, 40, "float32", 1, 1),
+    (EXACT, "write", 8, 40, "float64", 1, 1),
+    (RK4, "saturating write", 4, 40, "float32", 1, 1),
+]
 
 
 @pytest.fixture(scope="module")
 def small():
     patch = pytest.MonkeyPatch()
-    patch.setattr(measure, "CASES", SMALL)
+    patch.setattr(measure, "CASES", SMALL + SYNAPSES)
     patch.setattr(measure, "ROUNDS", 1)
     patch.setattr(measure, "SECONDS", 0.01)
     patch.setattr(measure, "in_a_fresh_process", lambda *arguments: 1e6)
@@ -55,7 +61,7 @@ def test_every_case_is_measured(small):
     check(small, "speed", "here")
     assert (small["seconds_low"] <= small["seconds"]).all()
     assert (small["seconds"] <= small["seconds_high"]).all() and (small["seconds_low"] > 0).all()
-    table = small.to_dataframe()
+    table = small.to_dataframe().query("not order.str.contains('write')")
     silent = table["method"].str.contains("denominators")
     assert (table["output_error"].isnull() == silent).all()
     share = table["gemm_share"]
@@ -72,6 +78,15 @@ def test_all_implementations_compute_the_same(small):
     assert len(errors) >= 6 and errors.max() - errors.min() < 1e-4 and errors.min() > 0.01
     exact = small.to_dataframe().query("method == 'exact SDPA'")["output_error"]
     assert float(exact.iloc[0]) < 1e-5
+
+
+def test_synapses_are_written_with_equal_errors(small):
+    """Exact update and ten steps of Runge-Kutta per token, both to single precision."""
+    table = small.to_dataframe().query("order.str.contains('write')")
+    exact, steps, double, saturating = table["output_error"]
+    assert 0 < exact < 1e-6 and 0 < steps < 1e-6 and steps < 10 * exact and 0 < saturating < 1e-6
+    assert double == 0
+    assert (table["gemm_share"].notnull() == (table["method"] == EXACT)).all()
 
 
 def test_the_released_loop_is_the_denominator():
@@ -113,6 +128,14 @@ def test_peers_compute_the_same_network(peers, name, tolerance, causal):
     wanted = read([tokens], neurons, [(0, 512)], causal=causal)[0][0][2]
     found = PEERS[name](q, k, v, omega, causal)()
     assert (found - wanted).norm() / wanted.norm() < tolerance
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("order", ["write", "saturating write"])
+def test_torchdiffeq_writes_the_same(peers, order):
+    case = (measure.DIFFEQ, order, 3, 40, "float64", 1, 1)
+    theirs, ours = (measure.prepared((name, *case[1:]), 1, "cpu")[0]() for name in (case[0], RK4))
+    assert (theirs - ours).norm() / ours.norm() < 1e-6  # its rk4 is the 3/8 rule
 
 
 @pytest.mark.skipif(
@@ -157,6 +180,30 @@ MADE_UP = [
 ]
 
 
+GROWTH = [{"n_tokens": n, "n_features": 10_000} for n in (128, 512, 2048)]
+GROWTH += [GROWTH[0] | {"order": "causal"}]
+WRITE = {"order": "write", "n_features": 4096}
+WRITTEN = [
+    WRITE | {"method": EXACT, "seconds": 0.004, "gemm_share": 0.71, "output_error": 1e-7},
+    WRITE | {"method": measure.DIFFEQ, "n_tokens": 8, "seconds": 0.4, "output_error": 2e-7},
+    WRITE | {"method": RK4, "order": "saturating write", "n_tokens": 8, "seconds": 0.05},
+    WRITE | {"method": measure.DIFFEQ, "order": "saturating write", "n_tokens": 8, "seconds": 0.4},
+]
+
+
+@pytest.mark.parametrize("written", [[], WRITTEN], ids=["without", "with"])
+def test_synapses_stand_beside_goals(written):
+    text = speed.table({"benchmark": frame(MADE_UP + written)})
+    for words, found in (
+        ("exact write update, error of H over that of torchdiffeq rk4 of 10 steps | about 1", "0.5"),
+        ("exact write update, share of torch.mm peak | ≥ 90 %", "71 %"),
+        ("exact write update, a token against torchdiffeq rk4 of 10 steps | ≥ 5000 x", "6.4e+03 x"),
+        ("non-linear Runge-Kutta, against torchdiffeq rk4 | ≥ 7 x", "8 x"),
+    ):
+        assert f"| {words} | {found if written else 'not measured'} |" in text
+    plt.close(speed.speed({"benchmark": frame(MADE_UP + GROWTH + written)}))
+
+
 def test_goals_stand_beside_what_was_measured():
     text = speed.table({"benchmark": frame(MADE_UP)})
     for line in (
@@ -181,8 +228,7 @@ def test_goals_stand_beside_what_was_measured():
 
 
 def test_the_figure_shows_every_implementation():
-    growth = [{"n_tokens": n, "n_features": 10_000} for n in (128, 512, 2048)]
-    made_up = frame(MADE_UP + growth + [growth[0] | {"order": "causal"}])
+    made_up = frame(MADE_UP + GROWTH)
     made_up["seconds_high"] = made_up["seconds_high"] * 3
     figure = speed.speed({"benchmark": made_up})
     words = [text.get_text() for text in figure.findobj(plt.Text)]

@@ -7,7 +7,7 @@ from test_integrate import run, with_gaps
 
 from tripartite import job
 from tripartite.figures import palette
-from tripartite.figures.synapse import synapse, token_windows
+from tripartite.figures.synapse import peaks, synapse, token_windows
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def test_the_first_two_experiments_are_shown(fits):
     third = fits["words"].assign_attrs(source="third")
     figure = synapse({**fits, "third": third})
     assert len(figure.axes) == 12 + 6 and "third" not in texts(figure)
-    assert len(figure.axes[0].texts) == 8
+    assert sum(text.get_rotation() == 90 for text in figure.axes[0].texts) == 8
     driven = fits["words"].assign(intracellular=0.1 + fits["words"]["calcium"])
     assert len(synapse({"words": driven}).axes) == 14
     assert any("µM" in text for text in texts(synapse({"a": fits["numbers"], "words": driven})))
@@ -112,3 +112,12 @@ def test_small_experiments_can_be_drawn(tmp_path):
     coarse = run(data, sample_seconds=9.0)  # no sample while the first tokens are written
     for fit in (one, coarse):
         job.save_figure(synapse({"a": fit, "b": fit}), [tmp_path / "a.png"], {})
+
+
+def test_a_word_has_the_colour_of_its_fastest_neuron(fits):
+    fit = fits["words"].isel(time=slice(0, 2))
+    rates = np.zeros((2, fit.sizes["neuron"]))
+    rates[0, :2] = 0.2, 0.1
+    fit = fit.assign(rates=(fit["rates"].dims, rates)).isel(neuron=slice(0, 2))
+    place = (int(fit["control"][0]), int(fit["token_on"][0]))
+    assert peaks([fit])[place] == palette.HEADS[0]

@@ -739,13 +739,13 @@ CONTRACTS = {
         ),
         **_bounds(
             "trials_needed", f"point {PER_HEAD}",
-            "trials for 80 % power of the t test over trials (5 %) that the normaliser has a coefficient beside "
-            "all rivals, in a network and on an input drawn at random: noncentral t; an upper end beyond "
+            "trials for 80 % power of the t test over trials (5 %) to find a coefficient of the normaliser above 0 "
+            "beside all rivals, in a network and on an input drawn at random: noncentral t; an upper end beyond "
             "most_trials is inf", "inputs and seeds",
         ),
         "trials_note": Variable(f"point {PER_HEAD}", "str", "", "why there is no such number; empty where there is"),
         "power_simulated": Variable(
-            f"point {PER_HEAD}", "float64", "1", "share of simulated experiments of trials_needed trials in which that test rejects"
+            f"point {PER_HEAD}", "float64", "1", "share of simulated experiments of trials_needed trials in which that test finds it"
         ),
         "power_simulated_low": Variable(
             f"point {PER_HEAD}", "float64", "1", "lower end of Wilson's 95 % interval of that share"
@@ -755,8 +755,9 @@ CONTRACTS = {
         ),
         **_bounds(
             "trials_to_discriminate", f"rival point {PER_HEAD}",
-            "trials from which on, in 80 % of experiments, fluorescence is likelier if the normaliser drives it "
-            "than if the rival does; an upper end beyond most_trials is inf", "inputs and seeds",
+            "trials from which on, in 80 % of experiments, fluorescence is likelier if it rises with the "
+            "normaliser than if it rises or falls with the rival; an upper end beyond most_trials is inf",
+            "inputs and seeds",
         ),
         "discriminate_note": Variable(
             f"rival point {PER_HEAD}", "str", "", "why there is no such number; empty where there is"

@@ -33,7 +33,10 @@ from scipy.signal import lfilter
 from torch import Tensor
 
 STABLE = 2.785  # longest stable step of Runge-Kutta's method of order 4, over the time constant
-TOKEN_BLOCK = 64  # calcium takes [K, m] times [m, K], about as much as H if K = E
+STAGES = np.diag([0.5, 0.5, 1.0], -1)  # Runge and Kutta's: what each takes of the slope before,
+SHARES = np.array([1, 2, 2, 1]) / 6  # and what the step takes of each
+STEP_BLOCK = 16  # steps whose four stages are written to H at once: [E, 64] times [64, m]
+TOKEN_BLOCK = 16  # calcium takes [K, K] times [K, m] per block of K tokens
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
@@ -96,46 +99,48 @@ def protocol(
 
 def derivative(state: State, period: Period, constants: Constants) -> State:
     """Equations (1) to (5), per s."""
-    h, last, hebbian, g, p = state
-    writing, hebbian_decay = 1 - period.r, -constants.leak_hebbian * hebbian
-    if writing:
-        drive = period.last
-        growth = h if constants.release == 0 else constants.release * h * (1 - g)
-        hebbian_slope = torch.outer(last, h / constants.tau_hebbian) + hebbian_decay
-        g_slope = growth / constants.tau_presynaptic - constants.leak_presynaptic * g
-    else:
-        drive = period.last if p == 0 else hebbian @ h / p + period.last
-        hebbian_slope, g_slope = hebbian_decay, -constants.leak_presynaptic * g
-    return State(
-        (period.rates - h) / constants.tau_hidden,
-        (drive - last) / constants.tau_last,
-        hebbian_slope,
-        g_slope,
-        (g @ h - p) / constants.tau_calcium,
-    )
+    recalled = state.hebbian @ state.hidden if period.r else None
+    h, last, g, p = _slopes(_small(state), recalled, period, constants)
+    hebbian = -constants.leak_hebbian * state.hebbian
+    if not period.r:
+        hebbian += torch.outer(state.last, state.hidden / constants.tau_hebbian)
+    return State(h, last, hebbian, g, p)
 
 
 def runge_kutta(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
     """State at the end of the period by equal steps of Runge and Kutta's method of order 4.
 
-    As many steps as are needed that none is longer than step_seconds. Diverged if a state is not
-    finite, ValueError for time constants or times that are not positive.
+    As many steps as are needed that none is longer than step_seconds. H is linear: up to 16 steps of the
+    other variables come first, then what all their stages add to H, as one matrix product. Diverged if a
+    state is not finite, ValueError for time constants or times that are not positive.
     """
     _check(constants, period.seconds, step_seconds)
     n_steps = max(1, math.ceil(period.seconds / step_seconds * (1 - 1e-12)))
     step = period.seconds / n_steps
-    for i in range(n_steps):
-        one = derivative(state, period, constants)
-        two = derivative(_moved(state, one, step / 2), period, constants)
-        three = derivative(_moved(state, two, step / 2), period, constants)
-        four = derivative(_moved(state, three, step), period, constants)
-        state = State(
-            *(
-                x + (step / 6) * (k1 + 2 * (k2 + k3) + k4)
-                for x, k1, k2, k3, k4 in zip(state, one, two, three, four)
-            )
-        )
-        _require_finite(state, (i + 1) * step, step_seconds, constants)
+    left, taken, kept = _leaky_stages(constants.leak_hebbian * step)
+    small, hebbian = _small(state), state.hebbian
+    for first in range(0, n_steps, STEP_BLOCK):
+        n = min(STEP_BLOCK, n_steps - first)
+        stages = []
+        for i in range(n):
+            now, end = small, small
+            for stage in range(4):
+                if stage:
+                    now = _moved(small, slopes, step * STAGES[stage, stage - 1])
+                stages.append(now[:2])
+                recalled = hebbian @ now[0] * (kept**i * left[stage]) if period.r else None
+                slopes = _slopes(now, recalled, period, constants)
+                end = _moved(end, slopes, step * SHARES[stage])
+            small = end
+        if period.r:
+            hebbian = kept**n * hebbian
+        else:
+            weights = np.outer(kept ** np.arange(n)[::-1], step / constants.tau_hebbian * taken)
+            h, last = (torch.stack(one) for one in zip(*stages))
+            last *= torch.from_numpy(weights.reshape(-1, 1)).to(last)
+            hebbian = torch.addmm(hebbian, last.mT, h, beta=kept**n)
+        state = State(*small[:2], hebbian, *small[2:])
+        _require_finite(state, (first + n) * step, step_seconds, constants)
     return state
 
 
@@ -198,22 +203,32 @@ def write(
 ) -> State:
     """Write K tokens of rates [K, m] and values v [K, E] one after another, in closed form.
 
-    h(0), l(0) and g of every token are linear in h, l, g of the start and in the tokens before, so that
-    H gains one matrix product, [E, K + 2] of recurrent values times [K + 2, m] of g, h and the rates
-    (per 64 tokens); computes in the dtype of the rates. ValueError for saturating terminals, and time
-    constants or times that are not positive.
+    h(0) and l(0) of every token are linear in those of the start and in the tokens before, so that H
+    gains one matrix product, [E, K] of recurrent values times the rates. Calcium is followed through the
+    last tokens only: of what it heard before, less than rounding is left. Computes in the dtype of the
+    rates. ValueError for saturating terminals, and time constants or times that are not positive.
     """
     _check(constants, token_seconds)
     if constants.release:
         raise ValueError(
             f"release: got {constants.release}, wanted 0: no closed form if g saturates"
         )
-    for first in range(0, len(rates), TOKEN_BLOCK):
-        block = slice(first, first + TOKEN_BLOCK)
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
-            state = _write(state, rates[block], v[block], token_seconds, constants)
-    _require_finite(state, token_seconds * len(rates), token_seconds, constants)
-    return state
+    state = State(*(x.to(rates) for x in state))
+    if not len(rates):
+        return state
+    own = token_seconds / constants.tau_calcium
+    deaf = max(0, len(rates) - _horizon(own, rates.dtype))
+    hebbian, g, h, last = _write(state, rates, v.to(rates), deaf, token_seconds, constants)
+    calcium = math.exp(-own * deaf) * state.calcium
+    for block in rates[deaf:].split(TOKEN_BLOCK):
+        basis = torch.cat([g[None], h[None], block])
+        weights = torch.from_numpy(_hearing(len(block), token_seconds, constants)).to(basis)
+        g, h, *_ = products = weights @ basis
+        heard = torch.tensordot(products[2:], basis)
+        calcium = math.exp(-own * len(block)) * calcium + heard
+    end = State(h, last, hebbian, g, calcium)
+    _require_finite(end, token_seconds * len(rates), token_seconds, constants)
+    return end
 
 
 def stability_limit(constants: Constants, highest_rate: float = 0.0) -> float:
@@ -266,56 +281,143 @@ def runge_kutta_excess(step_seconds: float, tau: float, seconds: float) -> float
     The only one that it gets wrong while writing without leak, apart from exp(-seconds / tau): what is
     linear, int (phi - h) dt = tau_h (h(T) - h(0)), every Runge-Kutta method keeps exactly.
     """
-    z, n = step_seconds / tau, round(seconds / step_seconds)
-    kept = 1 - z + z**2 / 2 - z**3 / 6 + z**4 / 24  # of each factor, in a step
-    stages = np.array([1, 1 - z / 2, 1 - z / 2 + z**2 / 4, 1 - z + z**2 / 2 - z**3 / 4])
-    one = step_seconds / 6 * np.array([1, 2, 2, 1]) @ stages**2
+    n = round(seconds / step_seconds)
+    left, _, kept = _leaky_stages(step_seconds / tau)  # of each factor
+    one = step_seconds * SHARES @ left**2
     return one * (1 - kept ** (2 * n)) / (1 - kept**2) - _overlap(seconds, 0, 2 / tau)
 
 
-def _write(state: State, rates: Tensor, v: Tensor, seconds: float, constants: Constants) -> State:
-    """`write` of one block; coordinates [K + 2] are in the basis of g, h and the rates."""
-    n, slow, fast = len(rates), 1 / constants.tau_hidden, 1 / constants.tau_last
+def _small(state: State) -> tuple[Tensor, ...]:
+    """All but H."""
+    return state.hidden, state.last, state.presynaptic, state.calcium
+
+
+def _slopes(
+    small: tuple[Tensor, ...], recalled: Tensor | None, period: Period, constants: Constants
+) -> tuple[Tensor, ...]:
+    """Equations (1), (2), (4) and (5), per s; recalled is H h while reading."""
+    h, last, g, p = small
+    if period.r:
+        drive = period.last if p == 0 else recalled / p + period.last
+        g_slope = -constants.leak_presynaptic * g
+    else:
+        drive = period.last
+        growth = (
+            torch.addcmul(h, h, g, value=-1).mul_(constants.release) if constants.release else h
+        )
+        g_slope = growth / constants.tau_presynaptic
+        if constants.leak_presynaptic:
+            g_slope -= constants.leak_presynaptic * g
+    return (
+        (period.rates - h).div_(constants.tau_hidden),
+        (drive - last).div_(constants.tau_last),
+        g_slope,
+        (g.dot(h) - p).div_(constants.tau_calcium),
+    )
+
+
+def _moved(
+    small: tuple[Tensor, ...], slopes: tuple[Tensor, ...], seconds: float
+) -> tuple[Tensor, ...]:
+    return tuple(torch.add(x, slope, alpha=seconds) for x, slope in zip(small, slopes))
+
+
+def _leaky_stages(z: float) -> tuple[np.ndarray, np.ndarray, float]:
+    """A step of x' = -z x + s by Runge and Kutta: x(0)'s share in each stage, each s's in x, and x(0)'s in x."""
+    solved = np.linalg.inv(np.eye(4) + z * STAGES)
+    left = solved.sum(1)
+    return left, SHARES @ solved, 1 - z * SHARES @ left
+
+
+def _write(
+    state: State, rates: Tensor, v: Tensor, deaf: int, seconds: float, constants: Constants
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """H after all tokens, g and h after the first `deaf`, l after all."""
+    n, slow, fast = len(v), 1 / constants.tau_hidden, 1 / constants.tau_last
     overlap = functools.partial(_overlap, seconds)
-    basis = torch.cat([state.presynaptic[None], state.hidden[None], rates])  # [K + 2, m]
+    driven = torch.cat([state.last[None], -math.expm1(-fast * seconds) * v])
+    last = _decaying_sum(driven, fast * seconds)  # [K + 1, E], at the bounds of the tokens
+
+    # Each token adds with_phi phi^T + with_b b^T to H, and so to g, whose l is always 1.
+    leak, grown = constants.leak_hebbian, 1 / constants.tau_hebbian
+    a = last[:-1] - v
+    with_phi, with_b = (
+        torch.add(grown * overlap(leak, x) * v, a, alpha=grown * overlap(leak, x + fast))
+        for x in (0, slow)
+    )
+    if leak:
+        with_phi *= _left(leak * seconds, n, v.dtype)
+        with_b *= _left(leak * seconds, n, v.dtype)
+    start, taken = _of_rates(with_phi, with_b, slow * seconds)
+    kept = math.exp(-leak * seconds * n)
+    hebbian = torch.addr(state.hebbian, start, state.hidden, beta=kept).addmm_(taken.mT, rates)
+
+    start, taken = _counted(deaf, seconds, constants, v.dtype)
+    kept = math.exp(-constants.leak_presynaptic * seconds * deaf)
+    g = kept * state.presynaptic + start * state.hidden + taken @ rates[:deaf]
+    recent = min(deaf, _horizon(slow * seconds, v.dtype))
+    weights = -math.expm1(-slow * seconds) * _left(slow * seconds, recent, v.dtype)[:, 0]
+    h = math.exp(-slow * seconds * deaf) * state.hidden + weights @ rates[deaf - recent : deaf]
+    return hebbian, g, h, last[-1]
+
+
+@functools.lru_cache(maxsize=16)
+def _counted(
+    n: int, seconds: float, constants: Constants, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """What g takes of h(0) [1], and of the rates of n tokens [n]."""
+    slow, leak = 1 / constants.tau_hidden, constants.leak_presynaptic
+    left = _left(leak * seconds, n, torch.float64) / constants.tau_presynaptic
+    parts = (_overlap(seconds, leak, x) * left for x in (0, slow))
+    start, taken = _of_rates(*parts, slow * seconds)
+    return start.to(dtype), taken[:, 0].to(dtype)
+
+
+@functools.lru_cache(maxsize=16)
+def _left(exponent: float, n: int, dtype: torch.dtype) -> Tensor:
+    """exp(-exponent) to the power of the age of n tokens, oldest first: [n, 1]."""
+    ages = torch.arange(n - 1, -1, -1, dtype=torch.float64)
+    return torch.exp(-exponent * ages)[:, None].to(dtype)
+
+
+def _of_rates(with_phi: Tensor, with_b: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
+    """with_phi . phi + with_b . b of tokens [K, n], b = h - phi: what is of h(0) [n], and of each phi [K, n]."""
+    if not len(with_b):
+        return with_b.sum(0), with_phi
+    after = _decaying_sum(with_b.flip(0), exponent).flip(0)
+    taken = with_phi - with_b
+    taken[:-1].add_(after[1:], alpha=-math.expm1(-exponent))
+    return after[0], taken
+
+
+def _horizon(exponent: float, dtype: torch.dtype) -> int:
+    """Number of tokens after which exp(-exponent) per token is below rounding."""
+    return math.ceil(-math.log(torch.finfo(dtype).eps) / exponent)
+
+
+@functools.lru_cache(maxsize=64)
+def _hearing(n: int, seconds: float, constants: Constants) -> np.ndarray:
+    """In the basis x of g, h and n rates: g and h after n tokens, and the form x^T Q x that calcium gains.
+
+    [n + 4, n + 2]; calcium hears g . h, products of two sums of exponentials.
+    """
+    slow, leak = 1 / constants.tau_hidden, constants.leak_presynaptic
+    own, grown = 1 / constants.tau_calcium, 1 / constants.tau_presynaptic
+    overlap = functools.partial(_overlap, seconds)
     unit = np.eye(n + 2)
     phi = unit[2:]
-    h = _relaxed(unit[1], phi, slow * seconds)  # [K + 1, K + 2], at the bounds of the tokens
-    target = v.double().numpy()
-    last = _relaxed(state.last.double().numpy(), target, fast * seconds)  # [K + 1, E]
-    b, a = h[:-1] - phi, last[:-1] - target
-
-    leak = constants.leak_presynaptic
-    gain = (overlap(leak, 0) * phi + overlap(leak, slow) * b) / constants.tau_presynaptic
-    g = _accumulated(unit[0], gain, leak * seconds)  # [K + 1, K + 2]
-
-    leak = constants.leak_hebbian
-    kept = np.exp(-leak * seconds * np.arange(n)[::-1])[:, None] / constants.tau_hebbian
-    with_phi = kept * (overlap(leak, 0) * target + overlap(leak, fast) * a)  # [K, E]
-    with_b = kept * (overlap(leak, slow) * target + overlap(leak, fast + slow) * a)
-    values = with_phi.T @ phi + with_b.T @ b  # [E, K + 2]
-
-    new = torch.from_numpy(np.concatenate([values, g[-1:], h[-1:]])).to(basis) @ basis  # [E + 2, m]
-    hebbian = torch.add(new[:-2], state.hebbian, alpha=math.exp(-leak * seconds * n))
-
-    # The calcium hears g . h, sums of products of two exponentials.
-    gram = (basis @ basis.mT).double().numpy()
-
-    def products(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        return np.einsum("ti,ti->t", x @ gram, y)
-
-    leak, own = constants.leak_presynaptic, 1 / constants.tau_calcium
-    grown = 1 / constants.tau_presynaptic
-    drive = (
-        overlap(own, leak) * products(g[:-1], phi)
-        + overlap(own, leak + slow) * products(g[:-1], b)
-        + grown * overlap(own, leak, 0) * products(phi, phi)
-        + grown * (overlap(own, leak, slow) + overlap(own, leak + slow, slow)) * products(phi, b)
-        + grown * overlap(own, leak + slow, 2 * slow) * products(b, b)
+    h = _accumulated(unit[1], -math.expm1(-slow * seconds) * phi, slow * seconds)
+    b = h[:-1] - phi
+    gain = grown * (overlap(leak, 0) * phi + overlap(leak, slow) * b)
+    g = _accumulated(unit[0], gain, leak * seconds)  # [n + 1, n + 2], as h
+    heard = own * np.exp(-own * seconds * np.arange(n)[::-1, None])
+    both = overlap(own, leak, slow) + overlap(own, leak + slow, slow)
+    form = (
+        g[:-1].T @ (heard * (overlap(own, leak) * phi + overlap(own, leak + slow) * b))
+        + grown * phi.T @ (heard * (overlap(own, leak, 0) * phi + both * b))
+        + grown * b.T @ (heard * overlap(own, leak + slow, 2 * slow) * b)
     )
-    calcium = _accumulated(np.array([float(state.calcium)]), own * drive[:, None], own * seconds)
-    last, calcium = (torch.from_numpy(x[-1]).to(basis) for x in (last, calcium))
-    return State(new[-1], last, hebbian, new[-2], calcium[0])
+    return np.ascontiguousarray(np.concatenate([g[-1:], h[-1:], form]))
 
 
 def _read(state: State, period: Period, constants: Constants) -> State | None:
@@ -365,9 +467,23 @@ def _panels(seconds: float, from_start: float, from_end: float) -> tuple[np.ndar
     return (edges[:-1, None] + half * (1 + NODES)).ravel(), (half * WEIGHTS).ravel()
 
 
-def _relaxed(start: np.ndarray, targets: np.ndarray, exponent: float) -> np.ndarray:
-    """start [n], then the values after relaxing to each of the targets [K, n]: [K + 1, n]."""
-    return _accumulated(start, -math.expm1(-exponent) * targets, exponent)
+def _decaying_sum(x: Tensor, exponent: float) -> Tensor:
+    """y_i = x_i + exp(-exponent) y_{i-1} of x [K, n]: sums within blocks of sqrt(K), then over blocks."""
+    n, n_columns = x.shape
+    size = math.isqrt(n - 1) + 1
+    blocks = torch.nn.functional.pad(x, (0, 0, 0, size**2 - n)).view(size, size, n_columns)
+    within = _kernel(exponent, size, x.dtype) @ blocks
+    before = _kernel(exponent * size, size, x.dtype)[:-1, :-1] @ within[:-1, -1]
+    decay = math.exp(-exponent) * _left(exponent, size, x.dtype).flip(0)
+    within[1:].addcmul_(decay, before[:, None])
+    return within.view(-1, n_columns)[:n]
+
+
+@functools.lru_cache(maxsize=16)
+def _kernel(exponent: float, n: int, dtype: torch.dtype) -> Tensor:
+    """exp(-exponent (i - j)), 0 where j > i: [n, n]."""
+    steps = torch.arange(n, dtype=torch.float64)
+    return torch.exp(-exponent * (steps[:, None] - steps).clamp(min=0)).tril().to(dtype)
 
 
 def _accumulated(start: np.ndarray, gains: np.ndarray, exponent: float) -> np.ndarray:
@@ -398,10 +514,6 @@ def _divided_difference(nodes: list[float]) -> float:
             homogeneous[k] += (node - middle) * homogeneous[k - 1]
     order = len(nodes) - 1
     return math.exp(middle) * sum(x / math.factorial(order + k) for k, x in enumerate(homogeneous))
-
-
-def _moved(state: State, slope: State, seconds: float) -> State:
-    return State(*(x + seconds * dx for x, dx in zip(state, slope)))
 
 
 def _require_finite(state: State, time: float, step: float, constants: Constants) -> None:

@@ -17,11 +17,12 @@ ASSUME: every trial reads the same input; what is found holds for that input.
 
 import numpy as np
 from scipy.linalg import expm
-from scipy.special import ncfdtr, ndtr, stdtrit
+from scipy.special import nctdtr, ndtr, stdtrit
 
 SIGNIFICANCE = 0.05
 POWER = 0.8
 CERTAIN = 8.0  # standard deviations, beyond which no test fails
+NEVER = -4.0  # and below which none succeeds (1e-5)
 
 
 def frame_filter(
@@ -75,7 +76,8 @@ def unique_direction(x: np.ndarray, others: np.ndarray) -> np.ndarray:
     rest = deviation - basis @ (basis.T @ deviation)
     rest -= basis @ (basis.T @ rest)  # what rounding has left
     norm = np.linalg.norm(rest)
-    return rest / norm if norm > 1e-10 * np.linalg.norm(deviation) else np.zeros_like(x)
+    least = max(1e-10 * np.linalg.norm(deviation), 1e-12 * np.linalg.norm(x))
+    return rest / norm if norm > least else np.zeros_like(x)
 
 
 def _basis(regressors: np.ndarray) -> np.ndarray:
@@ -90,18 +92,16 @@ def _basis(regressors: np.ndarray) -> np.ndarray:
 
 
 def power(effect: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Power of the t test (5 %, two sides) that the mean of n trials' coefficients is not 0.
+    """Probability that the t test (5 %, two sides) finds the mean of n trials' coefficients above 0.
 
-    effect is a trial's coefficient over its standard deviation, n at least 2. Noncentral t, as the
-    noncentral F of its square.
+    effect is a trial's coefficient over its standard deviation, n at least 2. Noncentral t.
     """
-    effect, n = np.broadcast_arrays(np.abs(effect), n)
     noncentrality = effect * np.sqrt(n)
     critical = stdtrit(n - 1, 1 - SIGNIFICANCE / 2)
     certain = noncentrality > CERTAIN * (1 + critical)
-    below = np.where(certain, 0.0, noncentrality)
-    found = 1 - ncfdtr(1, n - 1, np.square(below), np.square(critical))
-    return np.where(np.isnan(effect), np.nan, np.where(certain, 1.0, found))
+    between = np.where(certain, 0.0, np.maximum(noncentrality, NEVER))
+    found = 1 - nctdtr(n - 1, between, critical)
+    return np.where(np.isnan(noncentrality), np.nan, np.where(certain, 1.0, found))
 
 
 def discrimination(
@@ -109,9 +109,9 @@ def discrimination(
 ) -> np.ndarray:
     """Probability that the mean of n trials is likelier under `right` than under `rival`, all [F].
 
-    Each is one regressor with a constant; noise is the standard deviation of a frame in one trial. With
-    unit directions a and b the residuals differ by (a.y)^2 - (b.y)^2 = (a.y - b.y)(a.y + b.y), whose
-    factors are independent normals. 0.5 where the two are the same.
+    Each is one regressor with a constant, `right` with a slope above 0; noise is the standard deviation of
+    a frame in one trial. With unit directions a and b it is the probability of a.y > |b.y|: a.y - b.y and
+    a.y + b.y, independent normals, are above 0. 0.5 where the two are the same, NaN where one is constant.
     """
     a, b = (unique_direction(x, np.zeros((len(x), 0))) for x in (right, rival))
     deviation = np.sqrt(n) / noise
@@ -120,8 +120,9 @@ def discrimination(
             ndtr(deviation * ((a + sign * b) @ clean) / np.linalg.norm(a + sign * b))
             for sign in (-1, 1)
         )
-    found = minus * plus + (1 - minus) * (1 - plus)
-    return np.where(min(np.linalg.norm(a - b), np.linalg.norm(a + b)) < 1e-9, 0.5, found)
+    if not (a.any() and b.any()):
+        return np.full_like(minus, np.nan)
+    return np.where(min(np.linalg.norm(a - b), np.linalg.norm(a + b)) < 1e-9, 0.5, minus * plus)
 
 
 def trials_grid(most: int) -> np.ndarray:
@@ -131,7 +132,8 @@ def trials_grid(most: int) -> np.ndarray:
 
 
 def trials_for(curve: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Least trials at which curves [..., len(n)] of power reach 80 %, between n [k] in ln n; inf if none do."""
+    """Least trials from which on curves [..., len(n)] of power are at 80 %, between n [k] in ln n; inf if none."""
+    curve = np.minimum.accumulate(curve[..., ::-1], -1)[..., ::-1]
     reached = curve >= POWER
     first = reached.argmax(-1)
     before = np.maximum(first - 1, 0)

@@ -100,7 +100,7 @@ def draw_ages(axis, fit: xr.Dataset, heads: list) -> None:
     axis.set_yscale("log")
     bottom, top = axis.get_ylim()
     bottom = max(bottom, LEAST / 3)
-    axis.set_ylim(bottom, top * (top / bottom) ** 0.5)  # room for the legend, where no curve is
+    axis.set_ylim(bottom, top * (top / bottom) ** 0.8)  # room for the legend, where no curve is
     axis.legend(title="leak (half-life)", loc="upper right", fontsize=5.5, title_fontsize=5.5)
 
 
@@ -137,6 +137,7 @@ def draw_gains(axis, fit: xr.Dataset, heads: list) -> None:
     axis.set(xlabel="$\\lambda_g-\\lambda_H$ (1/s)", ylabel="gain: sum of attention weights")
     difference = (fit["leak_presynaptic"] - fit["leak_hebbian"]).values
     axis.axhline(1, color="0.75", linewidth=0.6, zorder=0)
+    axis.locator_params(axis="x", nbins=5)
     step = np.ptp(difference) / 60
     for rank, (layer, head) in enumerate(heads):
         one = fit.isel(layer=layer, head=head)

@@ -116,15 +116,16 @@ def alternates(fit: xr.Dataset) -> bool:
 
 
 def peaks(parts: list[xr.Dataset]) -> dict[tuple[int, int], str]:
-    """The colour of each neuron by the phase and the token at which it fires most."""
+    """The colour of each neuron by the phase and the token at which it fires most; of several, the fastest."""
     r, token, rates = (
         np.concatenate([part[name].values for part in parts])
         for name in ("control", "token_on", "rates")
     )
     if not len(r):
         return {}
-    at = rates.argmax(0)
-    return {(int(r[i]), int(token[i])): colour for i, colour in zip(at, palette.HEADS)}
+    at = rates.argmax(0)[: len(palette.HEADS)]
+    rising = rates.max(0)[: len(at)].argsort()
+    return {(int(r[at[i]]), int(token[at[i]])): palette.HEADS[i] for i in rising}
 
 
 def draw_words(axis, text: np.ndarray, cells: list[Cell], colours: dict) -> None:
@@ -133,7 +134,7 @@ def draw_words(axis, text: np.ndarray, cells: list[Cell], colours: dict) -> None
     for cell in cells:
         axis.axvspan(cell.start, cell.stop, color=READ if cell.r else WRITE, linewidth=0)
         axis.axvline(cell.start, color="white", linewidth=0.8)
-        if cell.stop - cell.start < longest / 2:
+        if cell.stop - cell.start < longest * (1 - 1e-9):
             continue
         word = str(text[cell.token]) or str(cell.token)
         word = word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"

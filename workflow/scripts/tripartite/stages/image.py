@@ -73,7 +73,7 @@ def image(
 
     Times in s; noise are standard deviations of a frame's noise over that of the signal. Heads, inputs
     and hidden weights as in simulate. Intervals are over inputs and seeds (cluster bootstrap). Numbers of
-    trials are NaN beyond most_trials, or where a rival explains more, and a note says so.
+    trials are NaN beyond most_trials, or where a rival is likelier, and a note says why.
     """
     names = [str(name) for name in qkv["input"].values]
     chosen_inputs = range(len(names)) if inputs == "all" else [names.index(x) for x in inputs]
@@ -167,8 +167,9 @@ def _reading(
 
 
 def _scaled(log_values: np.ndarray) -> np.ndarray:
-    """exp of ln values [T], in units of the largest: dF/F has no unit."""
-    return np.exp(log_values - log_values.max())
+    """exp of ln values [T], in units of the largest: dF/F has no unit. 0 if all are."""
+    largest = log_values.max()
+    return np.exp(log_values - largest) if largest > -np.inf else np.zeros_like(log_values)
 
 
 def _record(readings: list[Reading], neurons: list[tuple[Tensor, Tensor]], n_features: list[int]) -> list[list[Imaged]]:  # fmt: skip
@@ -192,8 +193,10 @@ def _record(readings: list[Reading], neurons: list[tuple[Tensor, Tensor]], n_fea
 
 
 def _relative(fluorescence: np.ndarray) -> np.ndarray:
-    """dF/F of F [F], whose baseline is the mean of the recording."""
-    return fluorescence / fluorescence.mean() - 1
+    """dF/F of F [F], whose baseline is the mean of the recording; 0 where F varies by rounding only."""
+    with np.errstate(invalid="ignore"):  # no fluorescence at all
+        relative = fluorescence / fluorescence.mean() - 1
+    return relative if np.abs(relative).max() > 1e-12 else np.zeros_like(relative)
 
 
 def _summaries(runs: list[list[Imaged]], noise: np.ndarray, most: int, rng: np.random.Generator) -> dict:  # fmt: skip
@@ -210,7 +213,7 @@ def _summaries(runs: list[list[Imaged]], noise: np.ndarray, most: int, rng: np.r
         deviations.append(one.clean.std())
         direction = imaging.unique_direction(one.regressors[:, 0], one.regressors[:, 1:])
         varies = np.isfinite(shares[-1][0])
-        effects.append(abs(direction @ one.clean) / deviations[-1] if varies else np.nan)
+        effects.append(direction @ one.clean / deviations[-1] if varies else np.nan)
         unique.append(effects[-1] ** 2 / len(one.clean))
         curves.append(
             [
@@ -227,7 +230,8 @@ def _summaries(runs: list[list[Imaged]], noise: np.ndarray, most: int, rng: np.r
 
     for name, values in (("r_squared", shares), ("partial", unique), ("signal_sd", deviations)):
         put(
-            name, cluster_bootstrap(lambda x: x.mean((0, 1)), clusters(values), 2, rng, n_draws=DRAWS)
+            name,
+            cluster_bootstrap(lambda x: x.mean((0, 1)), clusters(values), 2, rng, n_draws=DRAWS),
         )
     effects = np.array(effects)
     powers = imaging.power(effects[:, None, None] / noise[:, None], grid[1:])
@@ -244,13 +248,14 @@ def _summaries(runs: list[list[Imaged]], noise: np.ndarray, most: int, rng: np.r
     needed = found["trials_needed"]
     found["trials_note"] = np.where(np.isnan(needed), np.array(notes, dtype=object), "")
     put("power_simulated", _simulated(effects[:, None] / noise, needed, rng))
-    shares = np.array(shares)
+    ends = np.array(curves)[:, :, 0, -1]  # [recording, rival], with least noise
     words = []
-    for rival, name in enumerate(RIVALS[1:], 1):
-        better = int((shares[:, rival] >= shares[:, 0]).sum())
+    for name, end in zip(RIVALS[1:], ends.T):
+        constant, better = int(np.isnan(end).sum()), int((end < 0.5).sum())
         words.append(
             still
-            or (f"{name} explains more in {better} of {len(shares)} recordings" if better else "")
+            or (f"{name} is constant in {constant} of {len(end)} recordings" if constant else "")
+            or (f"{name} is likelier in {better} of {len(end)} recordings" if better else "")
             or f"more than {most} trials"
         )
     several = found["trials_to_discriminate"]
@@ -280,7 +285,7 @@ def _trials(curves: np.ndarray, n: np.ndarray, rng: np.random.Generator) -> tupl
 
 
 def _simulated(effects: np.ndarray, trials: np.ndarray, rng: np.random.Generator) -> tuple:
-    """Share of simulated experiments whose t test rejects, with Wilson's interval, each [point].
+    """Share of simulated experiments whose t test finds it, with Wilson's interval, each [point].
 
     effects [recording, point]; an experiment takes one of the recordings, and the coefficient of each of its
     trials is normal around the effect.
@@ -289,12 +294,12 @@ def _simulated(effects: np.ndarray, trials: np.ndarray, rng: np.random.Generator
     for point, n in enumerate(trials):
         if np.isnan(n):
             continue
-        rejected = 0
+        detected = 0
         for effect in rng.choice(effects[:, point], EXPERIMENTS):
             ours = effect + rng.standard_normal(int(n))
             t = ours.mean() / ours.std(ddof=1) * np.sqrt(n)
-            rejected += abs(t) > stdtrit(n - 1, 1 - imaging.SIGNIFICANCE / 2)
-        shares[point] = rejected / EXPERIMENTS
+            detected += t > stdtrit(n - 1, 1 - imaging.SIGNIFICANCE / 2)
+        shares[point] = detected / EXPERIMENTS
     return shares, *wilson(shares, EXPERIMENTS)
 
 
@@ -309,7 +314,9 @@ def wilson(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
 def _traces(one: Imaged, noise: np.ndarray, frame_seconds: float, rng: np.random.Generator) -> dict:
     """The first frames of one recording: a trial at each noise, and what two hypotheses predict."""
     n = min(len(one.clean), TRACE_FRAMES)
-    trial = one.clean + noise[:, None] * one.clean.std() * rng.standard_normal((len(noise), len(one.clean)))
+    trial = one.clean + noise[:, None] * one.clean.std() * rng.standard_normal(
+        (len(noise), len(one.clean))
+    )
     predicted = [_relative(x) for x in one.regressors.T[:2]]
     return {
         "trace_seconds": ("time", frame_seconds * (np.arange(n) + 0.5)),

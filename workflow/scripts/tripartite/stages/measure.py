@@ -185,28 +185,28 @@ def prepared_synapses(case: tuple, seed: int) -> tuple[Callable, float, Callable
     rng = stream(seed, "measure", "write", m)
     rates = torch.from_numpy(rng.random((n_tokens, m)))
     v = torch.from_numpy(rng.standard_normal((n_tokens, D_HEAD)))
+    # At time constants of two tokens ten steps err less than single precision: errors are equal.
     constants = dynamics.Constants(
-        0.02, 0.02, 1.0, 1.0, 0.2, release=0.5 if order == "saturating write" else 0.0
+        0.2, 0.2, 1.0, 1.0, 0.2, release=0.5 if order == "saturating write" else 0.0
     )
     kind = getattr(torch, dtype)
+    inputs = {one: (rates.to(one), v.to(one)) for one in (kind, torch.float64)}
 
     def each_token(dtype: torch.dtype, steps: int) -> Tensor:
         state = dynamics.State(*(x.to(dtype) for x in dynamics.rest(m, D_HEAD)))
-        for rate, value in zip(rates.to(dtype), v.to(dtype)):
+        for rate, value in zip(*inputs[dtype]):
             period = dynamics.Period(0, rate, value, TOKEN_SECONDS)
             state = dynamics.runge_kutta(state, period, constants, TOKEN_SECONDS / steps)
         return state.hebbian
 
     def at_once(dtype: torch.dtype) -> Tensor:
         state = dynamics.State(*(x.to(dtype) for x in dynamics.rest(m, D_HEAD)))
-        return dynamics.write(state, rates.to(dtype), v.to(dtype), TOKEN_SECONDS, constants).hebbian
+        return dynamics.write(state, *inputs[dtype], TOKEN_SECONDS, constants).hebbian
 
     run = {
         EXACT: lambda: at_once(kind),
         RK4: lambda: each_token(kind, STEPS),
-        DIFFEQ: lambda: torchdiffeq_write(
-            rates.to(kind), v.to(kind), TOKEN_SECONDS, constants, STEPS
-        ),
+        DIFFEQ: lambda: torchdiffeq_write(*inputs[kind], TOKEN_SECONDS, constants, STEPS),
     }[method]
 
     def error() -> float:
