@@ -128,6 +128,10 @@ OTHERS = dict.fromkeys(
 )  # jobs beside simulate and fit
 
 
+def without(counts: dict[str, int], rule: str) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if name != rule}
+
+
 def with_study(folder: Path, study: dict, name: str = "tiny") -> Path:
     plain = json.loads(json.dumps(study))  # a study has no YAML aliases
     (folder / f"config/studies/{name}.yaml").write_text(yaml.safe_dump(plain))
@@ -208,9 +212,14 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
         ("figures/features_needed", {"draw": 1}),
         ("learning", {"learn": 1, "draw": 1}),
         ("phases", {"fit": 3, "explain": 1, "draw": 6}),
-        ("statistics", {"fit": 3, **OTHERS, "draw": 10}),
-        ("network", {"simulate": 3, "fit": 3, "compare": 1, "explain": 1, "draw": 8}),
-        ("stages/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 10}),
+        ("calcium", {"integrate": 1, "settle": 1, "respond": 1, "draw": 3}),
+        ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 18}),
+        (
+            "network",
+            {"simulate": 3, "fit": 3, "draw": 12}
+            | dict.fromkeys(("compare", "explain", "couple", "image", "retain", "settle"), 1),
+        ),
+        ("stages/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
     ],
 )
 def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
@@ -236,14 +245,14 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     study = json.loads(json.dumps(TINY))
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)
-    rest = {name: 1 for name in OTHERS if name != "learn"}
+    rest = without(OTHERS, "learn")
     assert plan(finished) == {
         "generate": 1,
         "attend": 2,
         "simulate": 3,
         "fit": 3,
         **rest,
-        "draw": 9,
+        "draw": 18,
     }
 
 
@@ -396,7 +405,7 @@ def test_a_damaged_result_is_refused(finished):
 def test_verify_walks_from_the_figures_to_the_data(finished):
     """Whole files that do not belong together are found, and so are figures of other data."""
     done = snakemake(finished, "verify", "--config", "study=tiny")
-    assert "45 files are whole, and each was made from those that are there" in done.stdout
+    assert "80 files are whole, and each was made from those that are there" in done.stdout
     small = finished / "results/tiny/small"
     other = job.load(small / "qkv.nc")
     other["q"][:] *= 2
