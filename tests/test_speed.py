@@ -195,7 +195,10 @@ WRITTEN = [
 def test_synapses_stand_beside_goals(written):
     text = speed.table({"benchmark": frame(MADE_UP + written)})
     for words, found in (
-        ("exact write update, error of H over that of torchdiffeq rk4 of 10 steps | about 1", "0.5"),
+        (
+            "exact write update, error of H over that of torchdiffeq rk4 of 10 steps | about 1",
+            "0.5",
+        ),
         ("exact write update, share of torch.mm peak | ≥ 90 %", "71 %"),
         ("exact write update, a token against torchdiffeq rk4 of 10 steps | ≥ 5000 x", "6.4e+03 x"),
         ("non-linear Runge-Kutta, against torchdiffeq rk4 | ≥ 7 x", "8 x"),

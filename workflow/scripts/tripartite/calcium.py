@@ -264,9 +264,10 @@ def bifurcations(model: str) -> tuple[Bifurcation, ...]:
 
 def along_curve(model: str, most: float, n: int) -> tuple[np.ndarray, np.ndarray]:
     """C (uM) and growth rate (1/s) [n] of steady states along their curve, up to a stimulus of `most` (uM)."""
-    c = np.unique(np.concatenate(_branches(model)))
-    last = np.flatnonzero(curve(model, c)[0] <= most)[-1]
-    c = np.interp(np.linspace(0, 1, n), np.linspace(0, 1, last + 1), c[: last + 1])
+    every = np.unique(np.concatenate(_branches(model)))
+    every = every[: np.flatnonzero(curve(model, every)[0] <= most)[-1] + 1]
+    near = every[np.linspace(0, len(every) - 1, n // 2).round().astype(int)]  # dense at low C
+    c = np.sort(np.concatenate([near, np.linspace(*every[[0, -1]], n - n // 2 + 2)[1:-1]]))
     return c, _growth(model, c)
 
 

@@ -151,7 +151,7 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     size = palette.power(np.log10(int(last["n_features"])))
-    axis.set_xlabel(f"reading time per token needed (s), $m$ = {size}")
+    axis.set_xlabel(f"reading time per token\nneeded (s), $m$ = {size}")
 
 
 def _name(model: str) -> str:

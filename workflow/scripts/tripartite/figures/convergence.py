@@ -39,7 +39,7 @@ def convergence(fits: dict[str, xr.Dataset]) -> Figure:
         handles, labels = axes[0].get_legend_handles_labels()
         handles += [plt.Line2D([], [], color=palette.EXACT, linestyle="--", linewidth=0.8)]
         labels += ["law, no free parameter (bands: 95 % over seeds)"]
-        row.legend(handles, labels, loc="outside lower center", ncols=min(3, len(labels)))
+        row.legend(handles, labels, loc="outside lower center", ncols=2)
     return figure
 
 

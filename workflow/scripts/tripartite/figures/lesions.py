@@ -33,7 +33,7 @@ PANELS = {
     "knockout_none": Panel("calcium held constant", "constant calcium $p'$", "log", law="--"),
     "knockout_mean": Panel("calcium drawn to its mean", "share of its variation lost", law="--"),
     "knockout_lagged": Panel("calcium of an earlier token", "lag (tokens)", "integer", law="--"),
-    "astrocyte_inputs": Panel("astrocyte loses inputs", "share of inputs lost $c$"),
+    "astrocyte_inputs": Panel("contacts are lost", "share of inputs lost $c$"),
     "unensheathed": Panel("synapses without astrocyte", "share of synapses outside $f$"),
     "synapses": Panel("synapses are lost", "share of synapses lost $c$"),
     "neurons": Panel(
@@ -183,6 +183,9 @@ def draw_doses(axis, fit: xr.Dataset, heads: list, panel: Panel, kind: str) -> N
     axis.set(xlabel=panel.dose, ylabel=panel.label)
     if panel.scale == "log":
         axis.set_xscale("log")
+        if len(dose) and dose[-1] < 50 * dose[0]:
+            axis.set_xticks(dose, [f"{x:g}" for x in dose])
+            axis.minorticks_off()
     if panel.scale == "integer":
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if len(dose) == 1:

@@ -205,6 +205,9 @@ def scale(panels, name: str, parts: list[xr.Dataset]) -> None:
         panels[0].minorticks_off()
     elif name == "calcium" and seen.any():
         panels[0].set_ylim(0, 1.1 * seen.max())
+    elif name == "intracellular" and len(seen):
+        edge = 0.05 * np.ptp(seen) or 0.01
+        panels[0].set_ylim(seen.min() - edge, seen.max() + edge)
 
 
 def name_panels(axes, fit: xr.Dataset) -> None:
