@@ -922,7 +922,7 @@ class Breach(ValueError):
 def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     """Return `dataset` in the contract's variable order, with units and long names."""
     variables = CONTRACTS[contract]
-    dataset = dataset[list(variables)]
+    dataset = dataset[list(variables)].copy()
     for name in dataset.variables:
         spec = variables.get(name) or COORDINATES.get(name)
         if spec:
