@@ -23,7 +23,8 @@ ALBERT = {"model": "albert", "inputs": ["wittig"]}
 
 
 @pytest.fixture
-def root(tmp_path) -> Path:
+def root(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setattr(study, "SHIPPED", tmp_path)  # nothing travels with the workflow
     (tmp_path / "config/studies").mkdir(parents=True)
     for file in ("reactions/wittig.smi", "reactions/suzuki_coupling.smi", "passages/address.txt"):
         path = tmp_path / "config/inputs" / file
@@ -982,7 +983,7 @@ def test_valid_sections(root, section):
         ({"dynamics": DYNAMICS | {"sample_seconds": 1e-9}}, "a.dynamics.sample_seconds", "1e-09 s are 80000000000 in the 80 s of 64 tokens, wanted at most 2000000; raise it to 4e-05 s or more"),
         ({"dynamics": DYNAMICS | {"n_features": 2000000}}, "a.dynamics.n_features", "2000000 is over the limit of 1000000 (the hidden weights of one head alone are 256 MB); choose at most 1000000"),
         ({"convergence": {"n_features": [100], "ratios": [0.1]}}, "a.convergence.ratios", "got [0.1], wanted a list of at least three different numbers above 0"),
-        ({"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}}, "a.readout.models", "'lirinzel' is unknown; choose one of li_rinzel, chi; did you mean li_rinzel?"),
+        ({"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}}, "a.readout.models", "'lirinzel' is unknown; choose one of li_rinzel, chi, g_chi; did you mean li_rinzel?"),
         ({"readout": {"operating_points": [0.1, 20]}}, "a.readout.operating_points", "20 is over the limit of 10; choose at most 10"),
         ({"perturbations": {"kinds": {"neuron": [0.1]}, "n_features": [100]}}, "a.perturbations.kinds.neuron", "unknown key; did you mean neurons?"),
         ({"perturbations": {"kinds": {"neurons": [1.5]}, "n_features": [100]}}, "a.perturbations.kinds.neurons", "1.5 is over the limit of 0.99; choose at most 0.99"),
