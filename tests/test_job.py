@@ -181,6 +181,25 @@ def test_a_card_given_by_a_scheduler_is_respected(tmp_path, monkeypatch):
         assert name == "cpu"
 
 
+def test_in_a_job_of_slurm_there_are_only_the_cards_it_gave(tmp_path, monkeypatch):
+    """Locks are its own: another job's first card, on the same machine, may be called 0 as well."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with job.device("cuda") as one:
+        monkeypatch.setenv("SLURM_JOB_ID", "18")
+        with job.device("cuda") as other:
+            assert (one, other) == ("cuda:0", "cuda:0")
+    assert len(list(tmp_path.iterdir())) == 2
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with job.device("auto") as name:
+        assert name == "cpu"
+    with pytest.raises(Breach, match="torch finds no GPU"), job.device("cuda"):
+        pass
+
+
 def test_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with job.device("auto") as name:

@@ -124,7 +124,7 @@ TINY = {
 
 BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
 OTHERS = dict.fromkeys(
-    ("calibrate", "compare", "learn", "explain", *BIOLOGY), 1
+    ("calibrate", "compare_maps", "learn", "explain", *BIOLOGY), 1
 )  # jobs beside simulate and fit
 
 
@@ -217,7 +217,7 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
         (
             "network",
             {"simulate": 3, "fit": 3, "draw": 12}
-            | dict.fromkeys(("compare", "explain", "couple", "image", "retain", "settle"), 1),
+            | dict.fromkeys(("compare_maps", "explain", "couple", "image", "retain", "settle"), 1),
         ),
         ("stages/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
     ],
@@ -241,7 +241,7 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     assert plan(finished) == {"simulate": 2, "fit": 2, "draw": 2}
     study["experiments"]["maps"]["comparison"]["variants"]["high"]["threshold"] = 30
     with_study(finished, study)
-    assert plan(finished) == {"simulate": 2, "fit": 2, "compare": 1, "draw": 4}
+    assert plan(finished) == {"simulate": 2, "fit": 2, "compare_maps": 1, "draw": 4}
     study = json.loads(json.dumps(TINY))
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)

@@ -3,11 +3,12 @@
 
 rule peers:
     input:
-        lock=local("envs/benchmark.txt"),
+        lock=local(str(own_file("../../envs/benchmark.txt"))),
     output:
         folder=directory("<resources>/peers"),
     log:
         "<logs>/benchmark/peers.log",
+    localrule: True  # compute nodes may have no network
     conda:
         ENVIRONMENT
     message:
@@ -28,10 +29,12 @@ rule measure:
         "<logs>/benchmark/measure.log",
     conda:
         ENVIRONMENT
-    threads: workflow.cores  # nothing else may run beside it
+    threads: 1 if CLUSTER else workflow.cores  # nothing else may run beside it
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
+        mem_mb=doubling(8000),
+        runtime=doubling(60),
     params:
         settings=lambda wildcards, input: json.dumps({"peers": input.peers, "seed": 2023}),
         code=code("tripartite/stages/measure"),

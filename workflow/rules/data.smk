@@ -10,6 +10,7 @@ rule download:
         "<logs>/download/{wheel}.log",
     wildcard_constraints:
         wheel="|".join(map(re.escape, WHEELS)),
+    localrule: True  # compute nodes may have no network
     conda:
         ENVIRONMENT
     params:

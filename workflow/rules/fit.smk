@@ -12,6 +12,9 @@ rule fit:
         "<logs>/{study}/{experiment}/fit.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=fit_settings,
         code=code("tripartite/stages/fit"),
@@ -31,6 +34,9 @@ rule calibrate:
         "<logs>/{study}/{experiment}/calibrate.log",
     conda:
         ENVIRONMENT
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/calibrate"),
@@ -40,7 +46,7 @@ rule calibrate:
         command("calibrate")
 
 
-rule compare:
+rule compare_maps:
     input:
         stage=source("stage"),
         data=shared("qkv", "attention"),
@@ -50,10 +56,12 @@ rule compare:
         "<logs>/{study}/{experiment}/compare.log",
     conda:
         ENVIRONMENT
-    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    threads: THREADS
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/compare"),
@@ -73,10 +81,12 @@ rule learn:
         "<logs>/{study}/{experiment}/learn.log",
     conda:
         ENVIRONMENT
-    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    threads: THREADS
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/learn"),
@@ -96,10 +106,12 @@ rule explain:
         "<logs>/{study}/{experiment}/explain.log",
     conda:
         ENVIRONMENT
-    threads: max(1, workflow.cores // len(study(STUDY)["experiments"]))
+    threads: THREADS
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
     params:
         settings=section_settings,
         code=code("tripartite/stages/explain"),

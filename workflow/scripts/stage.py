@@ -20,16 +20,28 @@ from pathlib import Path
 from tripartite import job
 from tripartite.contracts import Breach
 
+RECORDED = (  # attributes of what a stage writes, in order
+    "source", "stage", "experiment", "settings", "code_digest", "upstream", "upstream_settings", "device",
+)  # fmt: skip
+
+
+def part_of(stage: str):
+    """The module of a stage: imported when it runs, so that its edits concern nothing else."""
+    return importlib.import_module(f"tripartite.stages.{stage}")
+
+
 def run(
     stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
-    workers: int,
+    workers: int, shard: str,
 ):  # fmt: skip
     """Load the inputs through their contracts, call the stage, save what it returns."""
     if stage == "verify":
         return job.verify(inputs)
     if stage == "draw":
         return draw(inputs, outputs, settings)
-    function = getattr(importlib.import_module(f"tripartite.stages.{stage}"), stage)
+    if stage == "gather":
+        return put_together(inputs, outputs[0])
+    function = getattr(part_of(stage), stage)
     wanted = inspect.signature(function).parameters
     arguments = {name: value for name, value in settings.items() if name in wanted}
     upstream, upstream_settings, source = {}, {}, ""
@@ -46,6 +58,15 @@ def run(
         arguments["workers"] = workers
     if "kept" in wanted:
         arguments["kept"] = kept = job.Kept(outputs[0], settings, code, upstream)
+    if shard:
+        qkv = arguments["qkv"]
+        every = [
+            [layer, head]
+            for layer in range(qkv.sizes["layer"])
+            for head in range(qkv.sizes["head"])
+        ]
+        heads = every if arguments["heads"] == "all" else arguments["heads"]
+        arguments["heads"] = part_of("gather").share(heads, shard)
     with job.device(device if "device" in wanted else "cpu") as name:
         if "device" in wanted:
             arguments["device"] = name
@@ -63,6 +84,13 @@ def run(
     job.save(dataset, outputs[0], attrs)
     if "kept" in wanted:
         kept.clear()
+
+
+def put_together(inputs: list[Path], output: Path):
+    """Save shards as the one file that the simulation would have made without them."""
+    parts = [job.load(path) for path in inputs]
+    attrs = {name: parts[0].attrs[name] for name in RECORDED} | {"experiment": output.parent.name}
+    job.save(part_of("gather").gather(parts), output, attrs)
 
 
 def draw(inputs: list[Path], outputs: list[Path], settings: dict):
@@ -90,11 +118,12 @@ def main() -> int:
     parser.add_argument("--code", default="", help="digest of the code, recorded in the file")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="heads computed at the same time")
+    parser.add_argument("--shard", default="", help="2/5: the second of every five heads")
     given = parser.parse_args()
     try:
         run(
             given.stage, given.input, given.output, given.settings, given.code, given.device,
-            given.workers,
+            given.workers, given.shard,
         )  # fmt: skip
     except Breach as error:
         print(f"error: {error}", file=sys.stderr)

@@ -226,14 +226,17 @@ def device(wanted: str):
     """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
 
     Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock, and one
-    that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES) are respected.
+    that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES) are respected;
+    in a job of Slurm there are no others.
     """
     if wanted == "cpu":
         yield "cpu"
         return
     import torch  # only the stages that compute on a device pay for it
 
-    n_cards = torch.cuda.device_count()
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    allocation = os.environ.get("SLURM_JOB_ID", "")
+    n_cards = 0 if allocation and not given else torch.cuda.device_count()
     if not n_cards and wanted == "cuda":
         raise Breach(
             "device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml"
@@ -241,8 +244,9 @@ def device(wanted: str):
     if not n_cards:
         yield "cpu"
         return
-    given = os.environ.get("CUDA_VISIBLE_DEVICES")
     cards = given.split(",")[:n_cards] if given else [str(card) for card in range(n_cards)]
+    if allocation:  # Slurm may call the first card of every job 0
+        cards = [f"{allocation}-{card}" for card in cards]
     with card_lock(cards) as card:
         yield f"cuda:{card}"
 

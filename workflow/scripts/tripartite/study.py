@@ -19,6 +19,9 @@ import yaml
 
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
+SHIPPED = (
+    Path(__file__).resolve().parents[3]
+)  # what the user's own folder lacks comes from beside the workflow
 
 # What is known of a pretrained model before it is read; tokens is the most it can read.
 MODELS = {
@@ -87,15 +90,15 @@ Fault = tuple[tuple, str]
 # The whole check, as the Snakefile calls it.
 
 
-def check(config: dict, root: Path) -> tuple[dict, dict]:
+def check(config: dict, root: Path, cluster: bool = False) -> tuple[dict, dict]:
     """Return the settings of the machine and of the chosen study, defaults filled in.
 
-    config is what Snakemake holds, root the folder with config/. Raises ValueError with all faults
-    of both, one per line.
+    config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
+    other GPUs than here. Raises ValueError with all faults of both, one per line.
     """
     schema = load_schema("config")
     machine = complete(coerce(config, schema), schema)
-    faults = _written_faults(root, schema) + machine_faults(machine)
+    faults = _written_faults(root, schema) + machine_faults(machine, cluster)
     study = {}
     if not any(fault.startswith("config: study: ") for fault in faults):
         try:
@@ -109,8 +112,8 @@ def check(config: dict, root: Path) -> tuple[dict, dict]:
 
 def load_study(name: str, root: Path, machine: dict) -> dict:
     """Return a study with its defaults; ValueError with all its faults, one per line."""
-    path = find_study(name, [root / "config/studies"])
-    file = path.relative_to(root).as_posix()
+    path = find_study(name, [folder / "config/studies" for folder in (SHIPPED, root)])
+    file = f"config/studies/{path.name}"
     study, misread = _parse(path, file)
     told = {keys for keys, _ in misread}
     faults = [fault for fault in _study_faults(study, root, machine) if fault[0] not in told]
@@ -121,7 +124,7 @@ def load_study(name: str, root: Path, machine: dict) -> dict:
 
 
 def find_study(name: str, folders: list[Path]) -> Path:
-    """Return the file of a study; ValueError if there is none of that name."""
+    """Return the file of a study, in the last folder that has it; ValueError if none does."""
     files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     names = [stem for stem in files if re.fullmatch(NAME, stem)]
     if name not in names:
@@ -129,10 +132,10 @@ def find_study(name: str, folders: list[Path]) -> Path:
     return files[name]
 
 
-def machine_faults(machine: dict) -> list[str]:
+def machine_faults(machine: dict, cluster: bool) -> list[str]:
     """Faults of the machine's settings, one line each; that the study exists is find_study's."""
     faults = _schema_faults(machine, load_schema("config"))
-    if machine.get("device") == "cuda" and not cuda_devices():
+    if machine.get("device") == "cuda" and not cluster and not cuda_devices():
         faults.append((("device",), "got cuda, but no usable GPU is visible; use auto or cpu"))
     return _lines("config", faults)
 
@@ -835,8 +838,9 @@ def known_inputs(model: str, root: Path) -> list[str]:
     kind = MODELS[model]["inputs"]
     if kind == "photographs":
         return list(PHOTOGRAPHS)
-    files = (root / "config/inputs" / kind).glob(f"*{SUFFIXES[kind]}")
-    return sorted(path.stem for path in files if path.is_file() and re.fullmatch(NAME, path.stem))
+    folders = [folder / "config/inputs" / kind for folder in (SHIPPED, root)]
+    files = [path for folder in folders for path in folder.glob(f"*{SUFFIXES[kind]}")]
+    return sorted({path.stem for path in files if path.is_file() and re.fullmatch(NAME, path.stem)})
 
 
 def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[Path]:
@@ -844,7 +848,8 @@ def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[P
     kind = MODELS[model]["inputs"]
     if kind == "photographs":
         return []
-    return [root / "config/inputs" / kind / f"{name}{SUFFIXES[kind]}" for name in inputs]
+    relative = [Path("config/inputs") / kind / f"{name}{SUFFIXES[kind]}" for name in inputs]
+    return [root / path if (root / path).is_file() else SHIPPED / path for path in relative]
 
 
 def packages(model: str, inputs: list[str]) -> list[str]:

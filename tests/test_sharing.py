@@ -1,0 +1,427 @@
+"""Studies between labs: what is packed, what is refused, and which results agree."""
+
+import json
+import os
+import re
+import shutil
+import stat
+import subprocess
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import share
+import xarray as xr
+from conftest import ROOT, project, snakemake
+from rocrate.rocrate import ROCrate
+from test_contracts import qkv
+from test_workflow import with_study
+
+from tripartite import agreement, job, sharing
+from tripartite.contracts import CONTRACTS, COORDINATES, Breach
+
+ATTRS = {"source": "random heads", "settings": {"n_seeds": 3, "dtype": "float64"}, "device": "cpu",
+         "code_digest": "0" * 64}  # fmt: skip
+
+
+def made(contract: str, seed: int = 0) -> xr.Dataset:
+    """Any numbers that fit a contract; an interval holds its estimate."""
+    rng = np.random.default_rng(seed)
+    variables = {}
+    for name, spec in CONTRACTS[contract].items():
+        dims = spec.dims.split()
+        values = rng.uniform(1, 2, (2,) * len(dims))
+        variables[name] = (dims, np.full(values.shape, "") if spec.dtype == "str" else values.astype(spec.dtype))  # fmt: skip
+    for name in variables:
+        if agreement.is_fitted(name, variables):
+            for end, step in (("low", -0.1), ("high", 0.1)):
+                variables[f"{name}_{end}"] = (variables[name][0], variables[name][1] + step)
+    used = {dim for dims, _ in variables.values() for dim in dims}
+    coords = {
+        dim: np.array(["a", "b"]) if spec.dtype == "str" else np.arange(2)
+        for dim, spec in COORDINATES.items()
+        if dim in used
+    }
+    return xr.Dataset(variables, coords=coords)
+
+
+def study(folder: Path, change=None, **attrs) -> list[Path]:
+    """Data, a fit made of them and a figure of it, as a finished study; change(fit) gives another fit."""
+    fit = change(made("fit")) if change else made("fit")
+    upstream = {}
+    for stage, dataset in (("qkv", qkv()), ("fit", fit)):
+        path = folder / f"results/tiny/small/{stage}.nc"
+        job.save(dataset, path, ATTRS | {"stage": stage, "upstream": dict(upstream)} | attrs)
+        upstream[job.key(path)] = job.load(path).attrs["content_digest"]
+    picture = folder / "results/tiny/figures/trace.svg"
+    picture.parent.mkdir()
+    picture.write_text(f'<svg><description>{json.dumps({"small/fit.nc": upstream["small/fit.nc"]})}</description></svg>')  # fmt: skip
+    return sorted((folder / "results/tiny").rglob("*.*"))
+
+
+def packed(folder: Path, *arguments, **attrs) -> Path:
+    files = study(folder, *arguments, **attrs)
+    settings = folder / "config/studies/tiny.yaml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("experiments: {}\n")
+    passage = ROOT / "config/inputs/passages/darwin.txt"
+    sharing.export(files, [passage, settings], ROOT, folder / "theirs.zip")
+    return folder / "theirs.zip"
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    return packed(tmp_path_factory.mktemp("theirs"))
+
+
+@pytest.fixture
+def archive(exported, tmp_path):
+    (tmp_path / "theirs").mkdir()
+    return Path(shutil.copy(exported, tmp_path / "theirs"))
+
+
+def levels(rows) -> dict[str, str]:
+    return {row.variable: row.level for row in rows if row.file == "small/fit.nc"}
+
+
+# Archives.
+
+
+def test_an_archive_says_what_it_holds_and_how_it_was_made(archive, tmp_path):
+    """As a Workflow Run RO-Crate, read by the library; nothing in it is private."""
+    with zipfile.ZipFile(archive) as opened:
+        opened.extractall(tmp_path / "crate")
+        assert opened.testzip() is None
+    crate = ROCrate(tmp_path / "crate")
+    workflow = crate.mainEntity
+    assert workflow.id == "workflow/Snakefile" and "ComputationalWorkflow" in workflow.type
+    profiles = {profile.id for profile in crate.root_dataset["conformsTo"]}
+    assert "https://w3id.org/ro/wfrun/workflow/0.6" in profiles and len(profiles) == 3
+    assert crate.license.id == "LICENSE" and len(crate.root_dataset["datePublished"]) == 10
+    software = {part.get("name"): part.get("version") for part in workflow["softwareRequirements"]}
+    assert software["torch"] == job.versions()["torch"] and software["snakemake"]
+    (action,) = crate.root_dataset["mentions"]
+    assert [part.id for part in action["object"]] == ["config/studies/tiny.yaml"]
+    made = {
+        "results/tiny/figures/trace.svg",
+        "results/tiny/small/fit.nc",
+        "results/tiny/small/qkv.nc",
+    }
+    assert {part.id for part in action["result"]} == made
+    folder = tmp_path / "crate"
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert {"config/inputs/passages/darwin.txt", "workflow/scripts/tripartite/network.py"} <= files
+    for name in files - {sharing.METADATA}:
+        assert crate.get(name)["sha256"] == job.file_digest(folder / name)
+    text = (folder / sharing.METADATA).read_text()
+    assert str(ROOT) not in text and str(tmp_path) not in text and os.uname().nodename not in text
+
+
+def test_same_study_same_bytes(archive, tmp_path):
+    (tmp_path / "again").mkdir()
+    assert packed(tmp_path / "again").read_bytes() == archive.read_bytes()
+
+
+def test_the_commit_of_a_clone_is_named(tmp_path):
+    assert sharing._commit(tmp_path)[0] == ""
+    git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
+    for words in (
+        ["init"],
+        ["commit", "--allow-empty", "-m", "x", "--date", "2020-01-01T12:00:00"],
+    ):
+        subprocess.run([*git, *words], cwd=tmp_path, check=True, capture_output=True,
+                       env=os.environ | {"GIT_COMMITTER_DATE": "2020-01-02T12:00:00+0000"})  # fmt: skip
+    commit, date = sharing._commit(tmp_path)
+    assert len(commit) == 40 and date == "2020-01-02"
+    (tmp_path / "new").touch()
+    assert sharing._commit(tmp_path)[0] == f"{commit}, with changes"
+    (tmp_path / "within").mkdir()
+    assert sharing._commit(tmp_path / "within")[0] == ""
+
+
+def test_all_rules_are_fetched_to_be_packed():
+    """Where the workflow is used from a repository elsewhere, only what is named is on this machine."""
+    rules = ROOT / "workflow/rules"
+    named = re.search(r"for file in \((\"benchmark.*)\):", (rules / "sharing.smk").read_text())[1]
+    assert re.findall(r"\w+", named) == sorted(path.stem for path in rules.glob("*.smk"))
+
+
+def test_only_a_whole_study_is_packed(tmp_path):
+    files = study(tmp_path)
+    path = tmp_path / "results/tiny/small/fit.nc"
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(Breach, match="fit.nc: not a readable netCDF-4 file"):
+        sharing.export(files, [], ROOT, tmp_path / "x.zip")
+    assert not list(tmp_path.glob("*.zip"))
+
+
+def rewritten(archive: Path, names=lambda name: name, content=lambda name, data: data, more=()):
+    """The archive with other names, contents and further members."""
+    with zipfile.ZipFile(archive) as opened:
+        members = [(names(name), content(name, opened.read(name))) for name in opened.namelist()]
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as opened:
+        for name, data in [*members, *more]:
+            opened.writestr(name, data)
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    entry = zipfile.ZipInfo(name)
+    entry.create_system, entry.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return entry
+
+
+def changed(name, data, of="results/tiny/small/fit.nc"):
+    return data[:-1] + b"?" if name == of else data
+
+
+META = sharing.METADATA
+FAULTS = {
+    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "cannot be read as an archive"),
+    "no zip": (lambda path: path.write_bytes(b"PK\3\4 no zip at all"), "File is not a zip file"),
+    "empty": (lambda path: path.write_bytes(b""), "cannot be read as an archive"),
+    "bits": (lambda path: flip(path), "Bad CRC-32|differs from its SHA-256"),
+    "foreign": (lambda path: rewritten(path, lambda name: name.replace(META, "readme.json")), f"has no {META}"),
+    "other crate": (lambda path: rewritten(path, content=lambda n, d: b'{"@graph": []}' if n == META else d), "a crate of another kind"),
+    "no json": (lambda path: rewritten(path, content=lambda n, d: b"[" * 200_000 if n == META else d), f"{META} cannot be read"),
+    "checksum": (lambda path: rewritten(path, content=changed), "'results/tiny/small/fit.nc' differs from its SHA-256"),
+    "more": (lambda path: rewritten(path, more=[("workflow/evil.py", "x")]), "'workflow/evil.py' is not listed"),
+    "less": (lambda path: rewritten(path, lambda name: name.replace("qkv.nc", "q.nc")), "is not listed|is missing"),
+    "up": (lambda path: rewritten(path, more=[("../x", "x")]), "'../x' is no plain path"),
+    "up within": (lambda path: rewritten(path, more=[("results/tiny/small/../../../../x", "x")]), "is no plain path"),
+    "absolute": (lambda path: rewritten(path, more=[("/x", "x")]), "'/x' is no plain path"),
+    "windows": (lambda path: rewritten(path, more=[("C:\\x", "x")]), "is no plain path"),
+    "link": (lambda path: rewritten(path, more=[(link("results/tiny/small/states.nc"), "/etc/passwd")]), "is a link or another special file"),
+    "no results": (lambda path: rewritten(path, lambda name: name.replace("results/", "r/"), lambda n, d: d.replace(b'"results/', b'"r/') if n == META else d), "holds results of 0 studies"),
+}  # fmt: skip
+
+
+def flip(path: Path):
+    """Another bit in the middle of the largest file of the archive."""
+    with zipfile.ZipFile(path) as opened:
+        largest = max(opened.infolist(), key=lambda entry: entry.file_size)
+    data = bytearray(path.read_bytes())
+    data[largest.header_offset + largest.file_size // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_bad_archive_is_one_line_and_writes_nothing(
+    fault, archive, tmp_path, monkeypatch, capsys
+):
+    damage, words = FAULTS[fault]
+    damage(archive)
+    files = study(tmp_path)
+    before = {path for path in tmp_path.rglob("*") if path.is_file()}
+    folder = tmp_path / "results/comparison"
+    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(archive), "--output", str(folder)])  # fmt: skip
+    assert share.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {archive}: ") and said.count("\n") == 1
+    with pytest.raises(Breach, match=words), sharing.opened(archive, folder):
+        pass
+    assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert not list(folder.iterdir())
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(archive, tmp_path, monkeypatch):
+    rewritten(archive, more=[("results/tiny/small/zeros.nc", bytes(30_000_000))])
+    assert archive.stat().st_size < 10_000_000
+    monkeypatch.setattr(sharing, "MOST_BYTES", 20_000_000)
+    with pytest.raises(Breach, match="would unpack to .* GB; at most 20000 of 0 GB are read"):
+        with sharing.opened(archive, tmp_path / "x"):
+            pass
+    monkeypatch.setattr(sharing, "MOST_FILES", 3)
+    with pytest.raises(Breach, match="at most 3 of"), sharing.opened(archive, tmp_path / "x"):
+        pass
+    assert not list((tmp_path / "x").iterdir())
+
+
+def test_an_archive_is_gone_after_it_was_read(archive, tmp_path):
+    with sharing.opened(archive, tmp_path / "x") as folder:
+        assert {path.name for path in folder.rglob("*.*")} == {"qkv.nc", "fit.nc", "trace.svg"}
+    assert not list((tmp_path / "x").iterdir())
+    with pytest.raises(Breach, match="theirs.zip/results/tiny/small: says so"):
+        with sharing.opened(archive, tmp_path / "x") as folder:
+            raise Breach(f"{folder}/small: says so")
+    with pytest.raises(Breach, match="holds no results; give a folder such as"):
+        with sharing.opened(tmp_path / "x", tmp_path):
+            pass
+
+
+# Agreement.
+
+
+def test_the_same_results_are_identical(archive, tmp_path):
+    files = study(tmp_path)
+    with sharing.opened(archive, tmp_path / "x") as folder:
+        found = agreement.compare(files, folder)
+    assert {(row.file, row.level, row.fitted) for row in found.rows} == {
+        ("small/qkv.nc", "identical", False),
+        ("small/fit.nc", "identical", True),
+    }
+    assert found.figures == {"identical": 1} and not found.origins and not found.extra
+    assert "With the same settings, code, versions and device." in agreement.table(
+        found, "tiny", "a"
+    )
+
+
+NAME = "normalizer_error"
+
+
+def moved(by, names=(NAME,)):
+    """A fit of which some variables are larger by a share."""
+    return lambda fit: fit.assign({name: fit[name] * (1 + by) for name in names})
+
+
+def nan_at_one(fit):
+    fit[NAME][0, 0, 0] = np.nan
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("change", "name", "wanted"),
+    [
+        (moved(1e-12), NAME, "rounding"),
+        (moved(1e-6), NAME, "interval"),
+        (moved(1e-12, ["log10_features_needed"]), "log10_features_needed", "rounding"),
+        (moved(1e-6, ["log10_features_needed"]), "log10_features_needed", "outside"),
+        (moved(0.5), NAME, "outside"),
+        (moved(1e-6, [f"{NAME}_low"]), f"{NAME}_low", "interval"),
+        (nan_at_one, NAME, "outside"),
+        (lambda fit: fit.assign_coords(head=[0, 2]), NAME, "outside"),
+        (lambda fit: fit.assign_coords(head=[0, 2]), "head", "outside"),
+        (lambda fit: fit.isel(layer=[0]), NAME, "outside"),
+    ],
+)  # fmt: skip
+def test_levels(change, name, wanted, tmp_path):
+    files = study(tmp_path / "ours")
+    study(tmp_path / "theirs", change)
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    assert levels(found.rows)[name] == wanted
+    failed = {row.variable for row in agreement.failures(found.rows)}
+    assert (name in failed) == (wanted == "outside" and name == NAME)
+    assert found.figures == {"other": 1}
+
+
+def test_an_estimate_must_lie_in_the_others_interval_and_vice_versa(tmp_path):
+    """A lab with a very wide interval does not agree with everybody."""
+    files = study(tmp_path / "ours")
+
+    def wide(fit):
+        return fit.assign({NAME: fit[NAME] + 1, f"{NAME}_low": fit[NAME] - 9, f"{NAME}_high": fit[NAME] + 9})  # fmt: skip
+
+    study(tmp_path / "theirs", wide)
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    assert levels(found.rows)[NAME] == "outside"
+
+
+def test_float32_has_a_wider_rounding(tmp_path):
+    settings = {"n_seeds": 3, "dtype": "float32"}
+    files = study(tmp_path / "ours", settings=settings)
+    study(tmp_path / "theirs", moved(1e-6, ["log10_features_needed"]), settings=settings)
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    assert levels(found.rows)["log10_features_needed"] == "rounding"
+
+
+def test_what_is_made_of_other_float32_data_has_a_wider_rounding(tmp_path):
+    files = study(tmp_path / "ours")
+    folder = tmp_path / "theirs"
+    study(folder, moved(1e-6, ["log10_features_needed"]))
+    path = folder / "results/tiny/small/qkv.nc"
+    data = qkv()
+    data["q"] *= np.float32(1 + 1e-6)
+    job.save(data, path, ATTRS | {"stage": "qkv", "upstream": {}})
+    found = agreement.compare(files, folder / "results/tiny")
+    assert levels(found.rows)["log10_features_needed"] == "rounding"
+    assert {row.variable: row.level for row in found.rows if "qkv" in row.file}["q"] == "rounding"
+
+
+def test_deviations_by_hand():
+    nan, inf = np.nan, np.inf
+    ours = np.array([1.0, 2.0, 4.0, 0.0, nan, inf, inf, 1.0])
+    theirs = np.array([1.0, 1.0, 5.0, 0.1, nan, inf, -inf, nan])
+    wanted = [0, 0.5, 0.2, 0.1, 0, 0, inf, inf]  # the median of ours, 1, is the least divisor
+    np.testing.assert_allclose(agreement.deviations(ours, theirs), wanted)
+    assert agreement.deviations(np.zeros(2), np.array([0.0, 1e-30])).tolist() == [0, 1]
+
+
+def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
+    files = study(tmp_path / "ours")
+    theirs = tmp_path / "theirs/results/tiny"
+    study(tmp_path / "theirs", moved(0.5), settings={"n_seeds": 4, "dtype": "float64"}, device="cuda",
+          code_digest="f" * 64, source="a | b\x1b[31m")  # fmt: skip
+    shutil.copytree(theirs / "small", theirs / "extra")
+    (theirs / "small/qkv.nc").unlink()
+    folder = tmp_path / "comparison"
+    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(folder)])  # fmt: skip
+    assert share.main() == 1
+    said = capsys.readouterr()
+    assert said.err.startswith("error: ") and said.err.count("\n") == 1
+    assert f"small/fit.nc {NAME}" in said.err
+    text = (folder / "tiny.md").read_text()
+    assert text in said.out and "\x1b" not in text
+    for row in (
+        "| n_seeds | 3 | 4 | small/fit.nc |",
+        "| device | cpu | cuda | small/fit.nc |",
+        "| source | random heads | a / b?[31m | small/fit.nc |",
+        "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
+        "| small/qkv.nc | all | missing | – |  |",
+        f"| small/fit.nc | {NAME} | outside | 0.33 | 8 of 8 leave |",
+    ):
+        assert row in text.splitlines()
+    assert "Only the other has extra/fit.nc, extra/qkv.nc." in text
+    assert {path.name for path in folder.iterdir()} == {f"tiny.{end}" for end in ("md", "svg", "pdf", "png")}  # fmt: skip
+
+
+def test_fitted_values_that_are_missing_fail(tmp_path):
+    files = study(tmp_path / "ours")
+    study(tmp_path / "theirs")
+    (tmp_path / "theirs/results/tiny/small/fit.nc").unlink()
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    assert [row.file for row in agreement.failures(found.rows)] == ["small/fit.nc"]
+    (tmp_path / "ours/results/tiny/small/qkv.nc").unlink()
+    with pytest.raises(Breach, match="qkv.nc: is missing; run the study first"):
+        agreement.compare(files, tmp_path / "theirs/results/tiny")
+
+
+# As users do it.
+
+MINI = {
+    "experiments": {
+        "small": {
+            "data": {"synthetic": {"sigma_squared": [0.5], "n_inputs": 2, "n_tokens": 6, "d_head": 4}},
+            "network": {"n_features": [10], "n_seeds": 2},
+        }
+    },
+    "figures": {"features_needed": {"experiments": ["small"]}},
+}  # fmt: skip
+
+
+def test_export_and_compare_end_to_end(tmp_path):
+    """What one lab exports another checks; the archive holds a project that runs."""
+    folder = with_study(project(tmp_path / "a föhn & wind"), MINI)
+    (folder / "config/studies/private.yaml").write_text("experiments: {}")
+    done = snakemake(folder, "export", "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    assert "7 files are whole" in done.stdout
+    archive = folder / "results/export/tiny.zip"
+    again = snakemake(folder, "export", "--config", "study=tiny")
+    assert "Nothing to be done" in again.stdout
+    with zipfile.ZipFile(archive) as opened:
+        assert not any("private" in name for name in opened.namelist())
+        opened.extractall(tmp_path / "unpacked")
+    unpacked = tmp_path / "unpacked"
+    said = snakemake(unpacked, "compare", "--config", "study=tiny", f"other={archive}")
+    assert said.returncode == 0 and "1 of 1 fitted values (or files of them) agree" in said.stdout
+    for option, words in (
+        ("device=cpu", "other: is missing; add the archive or folder"),
+        ("other=no.zip", "other: 'no.zip': there is no such archive or folder"),
+    ):
+        said = snakemake(unpacked, "compare", "--config", "study=tiny", option)
+        assert said.returncode == 1 and words in said.stdout and "Traceback" not in said.stdout
+    (unpacked / "results/tiny/small/fit.nc").unlink()
+    said = snakemake(folder, "compare", "--config", "study=tiny", "other=../unpacked/results/tiny")
+    assert said.returncode == 1 and "Traceback" not in said.stdout
+    assert "are missing there: small/fit.nc" in said.stdout
+    assert (folder / "results/comparison/tiny.md").exists()

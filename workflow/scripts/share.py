@@ -1,0 +1,58 @@
+"""Share a finished study: python share.py export|compare --files RESULTS ... (see workflow/rules/sharing.smk).
+
+export packs it into one archive; compare sets another lab's archive or results folder beside it.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from tripartite import agreement, job, sharing
+from tripartite.contracts import Breach
+from tripartite.figures import agreement as figure
+
+
+def compare(files: list[Path], other: Path, folder: Path) -> None:
+    """Write and print how far the other results agree; Breach where a fitted value does not."""
+    study = files[0].parts[-3]
+    with sharing.opened(other, folder) as theirs:
+        found = agreement.compare(files, theirs)
+    text = agreement.table(found, study, other.name)
+    job.save_text(text, folder / f"{study}.md")
+    pictures = [folder / f"{study}.{suffix}" for suffix in ("svg", "pdf", "png")]
+    job.save_figure(figure.agreement(found.rows, study), pictures, {})
+    print(text)
+    if faults := agreement.failures(found.rows):
+        names = ", ".join(f"{row.file} {row.variable}".strip() for row in faults[:3])
+        more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
+        raise Breach(
+            f"{folder / study}.md: fitted values that do not agree with {other.name}, or are missing "
+            f"there: {names}{more}"
+        )
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("export", "compare"))
+    parser.add_argument(
+        "--files", nargs="+", type=Path, required=True, help="all results of a study"
+    )
+    parser.add_argument(
+        "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
+    )
+    parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
+    parser.add_argument("--output", type=Path, required=True, help="the archive, or a folder")
+    given = parser.parse_args()
+    try:
+        if given.what == "export":
+            sharing.export(given.files, given.settings, Path(__file__).parents[2], given.output)
+        else:
+            compare(given.files, given.other, given.output)
+    except Breach as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

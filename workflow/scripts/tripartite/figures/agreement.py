@@ -1,0 +1,68 @@
+"""How far the results of two labs differ, and by what: one point for each variable of each file."""
+
+import numpy as np
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+
+from tripartite.figures import palette
+
+COLOURS = {
+    "identical": palette.EXACT, "rounding": palette.HEADS[0], "interval": palette.HEADS[2],
+    "outside": palette.LARGE, "missing": palette.HEADS[7],
+}  # fmt: skip
+LEAST, MOST = (
+    1e-18,
+    1e4,
+)  # of deviations shown: those below, as 0, and those beyond stand at the borders
+NO_NUMBER = 1e6
+
+
+def agreement(rows: list, study: str) -> Figure:
+    """A line for each kind of file; from left to right values differ more. Files alike are one point."""
+    palette.apply()
+    kinds = list(dict.fromkeys(row.file.split("/")[1].removesuffix(".nc") for row in rows))
+    figure, axis = plt.subplots(figsize=(palette.PAGE, 1.2 + 0.22 * len(kinds)))
+    for level, colour in COLOURS.items():
+        chosen = [row for row in rows if row.level == level]
+        x = [
+            NO_NUMBER if np.isnan(row.deviation) else np.clip(row.deviation, LEAST, MOST)
+            for row in chosen
+        ]
+        y = [kinds.index(row.file.split("/")[1].removesuffix(".nc")) for row in chosen]
+        places = {}
+        for i, place in enumerate(zip(x, y)):  # points at one place are fanned out
+            y[i] += 0.3 * np.sin(2.4 * places.setdefault(place, 0))
+            places[place] += 1
+        marker = "o" if level != "missing" else "x"
+        label = f"{level} ({len(chosen)})"
+        axis.plot(
+            x, y, marker, color=colour, markersize=3, alpha=0.7, markeredgewidth=0.5, label=label
+        )
+    for kind in kinds:
+        worst = max(
+            (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level == "outside"),
+            key=lambda row: np.nan_to_num(row.deviation, nan=-1), default=None,
+        )  # fmt: skip
+        if worst:
+            axis.annotate(
+                palette.plain_text(worst.variable), (1.01, kinds.index(kind)), va="center", fontsize=6,
+                xycoords=("axes fraction", "data"), annotation_clip=False,
+            )  # fmt: skip
+    axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
+    ticks = {
+        LEAST: "0",
+        1e-9: "$10^{-9}$",
+        1e-4: "$10^{-4}$",
+        1: "1",
+        MOST: "more",
+        NO_NUMBER: "no\nnumber",
+    }
+    axis.set_xticks(list(ticks), list(ticks.values()))
+    axis.minorticks_off()
+    for x in (1e-9, 1e-4):  # rounding of float64 and float32
+        axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
+    axis.set_yticks(range(len(kinds)), kinds)
+    axis.set_xlabel("largest relative deviation of a variable; right: the worst of those outside")
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, handletextpad=0.2)
+    axis.set_title(palette.plain_text(study), loc="right")
+    return figure
