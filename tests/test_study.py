@@ -98,7 +98,13 @@ def test_check_returns_machine_and_study_and_reads_text_of_the_command_line(root
         "figures: {trace: {experiments: [b, a]}}"
     )
     machine, chosen = study.check({"study": 2023, "memory_gb": "2.5"}, root)
-    assert machine == {"study": "2023", "device": "auto", "memory_gb": 2.5}
+    assert machine == {
+        "study": "2023",
+        "device": "auto",
+        "memory_gb": 2.5,
+        "shards": 1,
+        "other": "",
+    }
     assert list(chosen["experiments"]) == ["a", "b"]
 
 
@@ -1017,7 +1023,11 @@ def test_sections_are_those_of_the_schema():
 
 def test_figures_are_those_of_the_schema():
     stems = {path.stem for path in (PACKAGE / "figures").glob("*.py")}
-    others = {"palette", "speed"}  # the look of all, and the figure of the benchmark
+    others = {
+        "palette",
+        "speed",
+        "agreement",
+    }  # the look of all; the benchmark's figure, and compare's
     figures = {stem for stem in stems - others if not stem.startswith("_")}
     assert figures == {*study.load_schema("study")["properties"]["figures"]["properties"]}
 
