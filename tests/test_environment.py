@@ -44,6 +44,15 @@ def test_torch_and_snakemake_pins():
     assert any(re.fullmatch(r"snakemake==9\.27\.\d+", line) for line in lock())
 
 
+def test_the_slurm_profile_keeps_clear_of_the_plugins_defects():
+    """Without accounting another status command waits for ever, and arrays lose good files."""
+    profile = yaml.safe_load(Path("workflow/profiles/slurm/profile.yaml").read_text())
+    assert profile["executor"] == "slurm" and profile["slurm-status-command"] == "squeue"
+    assert profile["slurm-status-attempts"] >= 100 and profile["retries"] >= 1
+    assert not {"slurm-array-jobs", "rerun-incomplete"} & profile.keys()
+    assert profile["default-resources"].keys() == {"mem_mb", "runtime"}
+
+
 def test_ci_runs_the_readmes_command():
     readme = Path("README.md").read_text()
     commands = re.findall(r"^python3 -m venv .*$", readme, re.M)

@@ -192,8 +192,8 @@ def checked(function, *arguments):
 if workflow.resource_settings.cores == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 
-# Whether jobs go to a cluster. Snakemake names the executor only later; those that send jobs away take
-# --jobs, which a local run without --cores takes as cores.
+# Whether jobs go to a cluster. Which executor sends them is not known yet, but all such need --jobs, which
+# is a number of cores where jobs stay here.
 CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
 
 MACHINE, CHOSEN = checked(study_module.check, config, Path("."), CLUSTER)

@@ -6,7 +6,12 @@ rule draw:
         stage=source("stage"),
         data=fits,
     output:
-        svg="<results>/{study}/figures/{figure}.svg",
+        svg=report(
+            "<results>/{study}/figures/{figure}.svg",
+            caption="../report/figure.rst",
+            category=lambda wildcards: study_module.KINDS[wildcards.figure],
+            labels={"figure": "{figure}", "study": "{study}"},
+        ),
         pdf="<results>/{study}/figures/{figure}.pdf",
         png="<results>/{study}/figures/{figure}.png",
     log:

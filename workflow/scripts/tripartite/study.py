@@ -61,6 +61,12 @@ FIGURES = {  # the section whose experiments a figure shows
     "lesions": "perturbations", "noise": "perturbations", "retention": "retention", "imaging": "imaging",
 }  # fmt: skip
 
+QUESTIONS = {  # in the report, by the section of a figure; all others are of the biology
+    "network": "Random features", "comparison": "Random features", "symmetries": "Better features",
+    "learned": "Better features", "explanation": "Random features",
+}  # fmt: skip
+KINDS = {figure: QUESTIONS.get(section, "Biology") for figure, section in FIGURES.items()}
+
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
 QKV_DIMS = ("input", "layer", "head", "token", "d_head")
 QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths

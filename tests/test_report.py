@@ -1,0 +1,100 @@
+"""The report, looked at in a real browser."""
+
+import os
+import shutil
+import subprocess
+import zipfile
+
+import pytest
+import yaml
+from conftest import ROOT, snakemake
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tripartite.study import FIGURES, KINDS
+
+BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
+pytestmark = pytest.mark.skipif(
+    not os.path.exists(DRIVER) and not (shutil.which("apt-get") and os.getuid() == 0),
+    reason="without Chromium, and without apt-get and root to install it",
+)
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --window-size=1400,1000"
+)
+STUDY = {
+    "experiments": {
+        "small": {
+            "data": {"synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}},
+            "network": {"n_features": [10, 100], "n_seeds": 2},
+        }
+    },
+    "figures": {"error_vs_features": {"experiments": ["small"]}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("report")
+    (folder / "config/studies").mkdir(parents=True)
+    (folder / "config/studies/mini.yaml").write_text(yaml.safe_dump(STUDY))
+    for more in ((), ("--report", "report.html"), ("--report", "report.zip")):
+        done = snakemake(folder, "-s", str(ROOT / "Snakefile"), *more, "--config", "study=mini")
+        assert done.returncode == 0, done.stdout
+    return folder
+
+
+@pytest.fixture
+def browser(tmp_path):
+    if not os.path.exists(DRIVER):
+        for command in ("update", "install --yes --no-install-recommends chromium chromium-driver"):
+            subprocess.run(["apt-get", "-qq", *command.split()], check=True, capture_output=True)
+    options = webdriver.ChromeOptions()
+    for flag in (*FLAGS.split(), f"--user-data-dir={tmp_path / 'profile'}"):
+        options.add_argument(flag)
+    options.binary_location = BROWSER
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def click(browser, css, word=""):
+    def found(driver):
+        return [x for x in driver.find_elements(By.CSS_SELECTOR, css) if word in x.text]
+
+    WebDriverWait(browser, 20).until(found)[0].click()
+
+
+def test_figures_can_be_seen_offline(folder, browser):
+    """From the front page to a figure with its caption; the console has no error."""
+    page = folder / "report.html"
+    assert page.stat().st_size < 15e6
+    browser.get(page.as_uri())
+    WebDriverWait(browser, 20).until(
+        lambda x: "divides" in x.find_element(By.TAG_NAME, "body").text
+    )
+    assert "study: mini" in browser.find_element(By.TAG_NAME, "body").text
+    click(browser, "a", "Results")
+    click(browser, "a", "Random features")
+    click(browser, "a[iconname=eye]")
+    figures = "return [...document.images].map(x => x.naturalWidth)"
+    WebDriverWait(browser, 20).until(lambda x: max(x.execute_script(figures), default=0) > 300)
+    click(browser, "a[iconname=information-circle]")
+    WebDriverWait(browser, 20).until(
+        lambda x: "beside the closed form" in x.find_element(By.TAG_NAME, "body").text
+    )
+    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+    assert errors == []
+
+
+def test_the_zip_holds_the_same(folder):
+    with zipfile.ZipFile(folder / "report.zip") as archive:
+        assert any(name.endswith("report.html") for name in archive.namelist())
+
+
+def test_every_figure_has_a_caption_and_a_kind():
+    text = (ROOT / "workflow/report/figure.rst").read_text()
+    assert all(f'"{name}": "' in text for name in FIGURES)
+    assert {*KINDS.values()} == {"Random features", "Better features", "Biology"}
