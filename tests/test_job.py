@@ -14,10 +14,13 @@ import pytest
 import stage
 import torch
 from conftest import ROOT
+from matplotlib import pyplot as plt
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from test_contracts import qkv
 
 from tripartite import job
 from tripartite.contracts import Breach
+from tripartite.figures import palette
 
 ATTRS = {"source": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
 
@@ -113,6 +116,30 @@ def test_full_disk_is_said(tmp_path, monkeypatch):
     with pytest.raises(Breach, match="disk full: 0 MB free, up to 5 MB needed"):
         with job.replacing(tmp_path / "states.nc", 5_000_000):
             raise OSError("HDF error")
+
+
+def test_rounding_errors_of_the_layout_change_no_byte_of_a_figure(tmp_path):
+    class Trembling(ConstrainedLayoutEngine):
+        def execute(self, figure):
+            super().execute(figure)
+            for at in [
+                *(axis.get_position(original=True) for axis in figure.axes),
+                *(part.bbox_relative for part in figure.subfigs),
+            ]:
+                at.set_points(at.get_points() + rng.normal(scale=1e-14, size=(2, 2)))
+
+    rng = np.random.default_rng(0)
+    palette.apply()
+    for run in "abc":
+        figure = plt.figure(layout=Trembling())
+        for part in figure.subfigures(2, 1):
+            for axis in part.subplots(1, 3):
+                axis.plot([0, 1, 3])
+        paths = [tmp_path / f"{run}.{suffix}" for suffix in ("svg", "pdf", "png")]
+        job.save_figure(figure, paths, {})
+        plt.close(figure)
+    for suffix in ("svg", "pdf", "png"):
+        assert len({(tmp_path / f"{run}.{suffix}").read_bytes() for run in "abc"}) == 1
 
 
 def test_breach_before_anything_is_written(tmp_path):

@@ -287,9 +287,23 @@ def save_figure(figure, paths: list[Path], upstream: dict[str, str]) -> None:
         ".pdf": {"CreationDate": None, "Subject": origin},
         ".png": {"Description": origin},
     }
+    _settle(figure)
     for path in paths:
         with replacing(path, 10 << 20) as temporary:
             figure.savefig(temporary, metadata=metadata[path.suffix])
+
+
+def _settle(figure) -> None:
+    """Lay a figure out for good: its solver's rounding errors differ from run to run, places do not."""
+    if engine := figure.get_layout_engine():
+        engine.execute(figure)
+    figure.set_layout_engine("none")
+    parts = list(figure.subfigs)
+    for part in parts:
+        parts += part.subfigs
+        part.bbox_relative.set_points(part.bbox_relative.get_points().round(6) + 0)  # no -0
+    for axis in figure.axes:
+        axis.set_position(np.round(axis.get_position(original=True).bounds, 6) + 0)
 
 
 def save_text(text: str, path: Path) -> None:

@@ -114,16 +114,7 @@ def dose_responses(
         handles=handles, loc="outside lower center", ncols=4, columnspacing=1,
         title="added error: change of the output over the output before, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
     )  # fmt: skip
-    fix(figure)
     return figure
-
-
-def fix(figure: Figure) -> None:
-    """Lay the panels out for good, on places that rounding errors of the layout do not change."""
-    figure.get_layout_engine().execute(figure)
-    figure.set_layout_engine("none")
-    for axis in figure.axes:
-        axis.set_position(np.round(axis.get_position(original=True).bounds, 6))
 
 
 def chosen(fit: xr.Dataset) -> list[tuple[int, int]]:
