@@ -76,7 +76,7 @@ rule learn:
         stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
-        learned="<results>/{study}/{experiment}/learned.nc",
+        learned=update("<results>/{study}/{experiment}/learned.nc"),
     log:
         "<logs>/{study}/{experiment}/learn.log",
     conda:

@@ -19,7 +19,7 @@ if SHARDS == 1:
             stage=source("stage"),
             data=shared("qkv", "attention"),
         output:
-            states="<results>/{study}/{experiment}/states.nc",
+            states=update("<results>/{study}/{experiment}/states.nc"),
         log:
             "<logs>/{study}/{experiment}/simulate.log",
         conda:

@@ -67,20 +67,23 @@ def run(
         ]
         heads = every if arguments["heads"] == "all" else arguments["heads"]
         arguments["heads"] = part_of("gather").share(heads, shard)
-    with job.device(device if "device" in wanted else "cpu") as name:
-        if "device" in wanted:
-            arguments["device"] = name
-        dataset = function(**arguments)
-    attrs = {
-        "source": dataset.attrs.get("source", source),
+    origin = {
         "stage": stage,
-        "experiment": outputs[0].parent.name,
         "settings": settings,
         "code_digest": code,
         "upstream": upstream,
         "upstream_settings": upstream_settings,
-        "device": name.split(":")[0],
     }
+    with job.device(device if "device" in wanted else "cpu") as name:
+        origin["device"] = name.split(":")[0]
+        if "device" in wanted:
+            arguments["device"] = name
+        if "earlier" in wanted:
+            whole = outputs[0].parents[2] / outputs[0].name if shard else outputs[0]
+            arguments["earlier"] = job.earlier(whole, origin, part_of(stage).EXTENDS)
+        dataset = function(**arguments)
+    attrs = {"source": dataset.attrs.get("source", source), "experiment": outputs[0].parent.name}
+    attrs = {name: (attrs | origin)[name] for name in RECORDED}
     job.save(dataset, outputs[0], attrs)
     if "kept" in wanted:
         kept.clear()

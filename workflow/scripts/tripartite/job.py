@@ -74,6 +74,28 @@ def load(path: Path) -> xr.Dataset:
     return dataset
 
 
+def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
+    """What stands at `path`, if it was made as `origin` says but for the settings `free`; else None.
+
+    origin holds attributes as `save` takes them. Other versions of the software are another origin.
+    """
+    try:
+        dataset = load(path)
+    except Breach:
+        return None
+
+    def bound(settings: dict) -> dict:
+        return {key: value for key, value in settings.items() if key not in free}
+
+    had = {name: dataset.attrs.get(name) for name in (*origin, "versions")}
+    wanted = {
+        name: _attribute(value) for name, value in (origin | {"versions": versions()}).items()
+    }
+    for attrs in (had, wanted):
+        attrs["settings"] = bound(json.loads(attrs["settings"]))
+    return dataset if had == wanted else None
+
+
 def read_foreign(path: Path) -> xr.Dataset:
     """Read a user's own netCDF file whole, without a contract.
 

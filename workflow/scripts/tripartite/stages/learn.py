@@ -16,8 +16,20 @@ from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.statistics import cluster_bootstrap
 from tripartite.streams import stream
 
+AXES = {  # of what one training gives, beside heads
+    "kl": ("origin", "input"),
+    "output_error": ("origin", "input"),
+    "training_loss": ("step",),
+    "validation_loss": ("step",),
+    "best_step": (),
+    "note": (),
+}
 METHODS = ("learned", "random", "uniform")
 ENDS = ("", "_low", "_high")
+EXTENDS = (
+    "n_features",
+    "n_seeds",
+)  # with other ones, trainings that are there already are taken over
 PART = 16  # heads evaluated at a time
 
 
@@ -37,6 +49,7 @@ def learn(
     source: str,
     device: str,
     kept: MutableMapping[str, dict[str, np.ndarray]],
+    earlier: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Return how far learned, random and equal attention are from softmax attention, per input.
 
@@ -44,7 +57,8 @@ def learn(
     that are in neither trained_on nor validated_on are tests. loss is "weights" or "outputs".
     source is the experiment whose qkv.nc is read: the random neurons are those of its networks.
     kept holds what is finished, by size and seed, and is filled as the work goes on, so that a run
-    that was cut off can continue. attention is bidirectional and without leak.
+    that was cut off can continue; earlier is what this function returned for other sizes or seeds, whose
+    trainings are not repeated. attention is bidirectional and without leak.
     """
     names = [str(name) for name in qkv["input"].values]
     _check(qkv, names, n_features, trained_on, validated_on, heads, loss)
@@ -105,19 +119,12 @@ def learn(
     bar_format = "{desc}: {percentage:.0f} % of {total} runs, {elapsed} gone, {remaining} left\n"
     for m, index in tqdm(runs, desc="learn", mininterval=5, maxinterval=5, bar_format=bar_format):
         if f"{m}-{index}" not in kept:
-            kept[f"{m}-{index}"] = one_run(m, index)
+            found = _of_earlier(earlier, m, index, layer, head)
+            kept[f"{m}-{index}"] = found or one_run(m, index)
 
-    dims = {
-        "kl": ("origin", "input"),
-        "output_error": ("origin", "input"),
-        "training_loss": ("step",),
-        "validation_loss": ("step",),
-        "best_step": (),
-        "note": (),
-    }
     empty = {"best_step": -1, "note": ""}
     variables = {"role": ("input", role.astype(object))}
-    for name, axes in dims.items():
+    for name, axes in AXES.items():
         values = np.stack([np.asarray(kept[f"{m}-{index}"][name]) for m, index in runs])
         values = values.reshape(len(n_features), n_seeds, *values.shape[1:])
         values = np.moveaxis(values, 2, 0) if "origin" in axes else values
@@ -141,6 +148,20 @@ def learn(
         },
         attrs={"source": qkv.attrs.get("source", "")},
     )
+
+
+def _of_earlier(
+    earlier: xr.Dataset | None, m: int, index: int, layer: np.ndarray, head: np.ndarray
+) -> dict[str, np.ndarray]:
+    """One training as `one_run` gives it, if it is there."""
+    if earlier is None or m not in earlier["n_features"] or index not in earlier["seed"]:
+        return {}
+    one = earlier.sel(n_features=m, seed=index)
+    found = {
+        name: one[name].transpose(*axes, ...).values[..., layer, head]
+        for name, axes in AXES.items()
+    }
+    return found | {"note": found["note"].astype(str)}
 
 
 def _check(

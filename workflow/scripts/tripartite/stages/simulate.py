@@ -14,6 +14,11 @@ from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.network import Leak, Tokens, read
 from tripartite.streams import stream
 
+PER_NETWORK = (
+    "log_calcium", "calcium_sign", "output_error", "output_gain", "output_error_separate", "computed",
+)  # fmt: skip
+EXTENDS = ("heads", "n_seeds")  # with other ones, what is there already is taken over
+
 
 def simulate(
     qkv: xr.Dataset,
@@ -36,6 +41,7 @@ def simulate(
     smaller_networks: str = "nested",
     dtype: str = "float64",
     workers: int = 1,
+    earlier: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Return the calcium and the output errors of networks with n_features hidden neurons.
 
@@ -46,7 +52,8 @@ def simulate(
     is the first neurons of the largest of its seed; "blocks", the largest is cut into as many as it
     holds, each a seed of its own; "disjoint", the networks of a seed have no neuron in common. `draw`
     and `first_neuron` say which neurons a network has.
-    The numbers do not depend on workers, the threads that run heads at the same time.
+    The numbers do not depend on workers, the threads that run heads at the same time, nor on earlier,
+    what this function returned for other heads or seeds: only what is not in it is computed.
     """
     names = [str(name) for name in qkv["input"].values]
     chosen_inputs = [i for i, name in enumerate(names) if name not in calibrated_on]
@@ -71,6 +78,26 @@ def simulate(
         "balance": np.broadcast_to(np.eye(d_head), (n_layers, n_heads, d_head, d_head)).copy(),
         "feature_a": np.zeros((n_layers, n_heads, d_head)),
     }
+
+    n_draws = draws.max() + 1
+    known = np.zeros((n_draws, n_layers, n_heads), dtype=bool)
+    if earlier is not None:
+        n_before = int(earlier["draw"].max()) + 1
+        # The last draw is compared with the first, so that it changes where draws are added.
+        n_kept = n_draws if n_draws == n_before else min(n_draws, n_before) - 1
+        for layer, head in chosen:
+            known[:n_kept, layer, head] = earlier["computed"].values[..., layer, head].any()
+        for name in PER_NETWORK:
+            for size, row in enumerate(draws):
+                n_columns = np.count_nonzero((row >= 0) & (row < n_kept))
+                before = earlier[name].values[size, :n_columns]
+                of_heads = known[:n_kept].any(0)  # [layer, head]
+                results[name][size, :n_columns][:, :, of_heads] = before[:, :, of_heads]
+        if known.any():
+            print(
+                f"{known.sum()} of {len(chosen) * n_draws} runs are taken over from the file that is there",
+                flush=True,
+            )
 
     def tokens_of(layer: int, head: int, i: int) -> list[torch.Tensor]:  # q, k, v [token, d_head]
         return [
@@ -108,14 +135,14 @@ def simulate(
             exact[i] = torch.from_numpy(attention["output"].values[i, layer, head])[mask[i]]
         if device != "cpu" and order == "bidirectional":
             sequences = [_padded(sequences)]
-        outputs = {}  # of all networks of a size on an input, by their seeds
-        for draw in range(draws.max() + 1):
+        outputs = {}  # of networks of a size on an input, by their seeds
+        for draw in np.flatnonzero(~known[:, layer, head]):
             networks = [  # place in the results, neurons
                 ((size, place), (int(starts[size, place]), int(starts[size, place]) + m))
                 for size, m in enumerate(n_features)
                 for place in np.flatnonzero(draws[size] == draw)
             ]
-            key = (draw, layer, head)
+            key = (int(draw), layer, head)
             neurons = draw_neurons(
                 feature_map, stream(seed, source, "omega", *key), stream(seed, source, "phase", *key),
                 max(stop for _, (_, stop) in networks), d_head, head_a,
@@ -135,20 +162,20 @@ def simulate(
                     results["log_calcium"][at][mask[i].numpy()] = (log_p.cpu() + shift).numpy()
                     results["calcium_sign"][at][mask[i].numpy()] = sign.cpu().numpy()
                     results["computed"][at] = True
-                    outputs.setdefault((size, i), []).append(output.cpu())
+                    outputs.setdefault((size, i), {})[int(place)] = output.cpu()
             bar.update()
         for (size, i), of_seeds in outputs.items():
-            at = (size, slice(0, len(of_seeds)), i, layer, head)
+            every = slice(0, np.count_nonzero(draws[size] >= 0))
             calcium = [
-                torch.from_numpy(results[name][at][:, mask[i].numpy()])
+                torch.from_numpy(results[name][size, every, i, layer, head][:, mask[i].numpy()])
                 for name in ("log_calcium", "calcium_sign")
             ]
             for name, values in zip(("output_error", "output_gain", "output_error_separate"),
                                     _output_errors(of_seeds, exact[i], *calcium)):  # fmt: skip
-                results[name][at] = values
+                results[name][size, list(of_seeds), i, layer, head] = values
 
     bar_format = "{desc}: {percentage:.0f} % of {total} runs, {elapsed} gone, {remaining} left\n"
-    n_runs = len(chosen) * (draws.max() + 1)
+    n_runs = len(chosen) * n_draws - known.sum()
     with tqdm(
         total=n_runs, desc="simulate", mininterval=5, maxinterval=5, bar_format=bar_format
     ) as bar, ThreadPoolExecutor(workers if device == "cpu" else 1) as pool:  # fmt: skip
@@ -209,17 +236,20 @@ def arrangement(n_features: list[int], n_seeds: int, kind: str) -> tuple[np.ndar
 
 
 def _output_errors(
-    outputs: list[torch.Tensor], exact: torch.Tensor, log_calcium: torch.Tensor, sign: torch.Tensor
+    outputs: dict[int, torch.Tensor],
+    exact: torch.Tensor,
+    log_calcium: torch.Tensor,
+    sign: torch.Tensor,
 ) -> tuple[list[float], list[float], list[float]]:
-    """Error, gain and error with separate pools of the outputs [T, E] of all networks of a size.
+    """Error, gain and error with separate pools of the outputs [T, E] of networks of a size, by seed.
 
-    log_calcium and sign [seed, T]. With separate pools an output is divided by the calcium of the next
+    log_calcium and sign [seed, T] are those of all networks of the size. With separate pools an output is divided by the calcium of the next
     network, whose neurons are others, instead of its own.
     """
     norm = exact.norm()
     errors, gains, separate = [], [], []
-    for place, output in enumerate(outputs):
-        output, other = output.double(), (place + 1) % len(outputs)
+    for place, output in outputs.items():
+        output, other = output.double(), (place + 1) % len(log_calcium)
         errors.append(float((output - exact).norm() / norm))
         gains.append(float((output * exact).sum() / norm.square()))
         # ASSUME: a silent network has output 0, whatever divides it.
