@@ -9,7 +9,7 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"agreement", "contracts", "job", "sharing"}  # labels and files
+DOORS = {"about", "agreement", "contracts", "job", "sharing"}  # labels and files
 LIGHT = {"study"}  # read by every parse of the Snakefile
 
 

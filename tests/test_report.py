@@ -1,17 +1,20 @@
 """The report, looked at in a real browser."""
 
 import os
+import re
 import shutil
 import subprocess
-import zipfile
+from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from conftest import ROOT, snakemake
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tripartite.about import usage
 from tripartite.study import FIGURES, KINDS
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
@@ -67,15 +70,30 @@ def click(browser, css, word=""):
     WebDriverWait(browser, 20).until(found)[0].click()
 
 
-def test_figures_can_be_seen_offline(folder, browser):
+@pytest.mark.parametrize("form", ["report.html", "report.zip"])
+def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
     """From the front page to a figure with its caption; the console has no error."""
-    page = folder / "report.html"
+    page = folder / form
     assert page.stat().st_size < 15e6
+    if form.endswith(".zip"):
+        shutil.unpack_archive(page, tmp_path / "unpacked")
+        (page,) = tmp_path.glob("unpacked/**/report.html")
     browser.get(page.as_uri())
     WebDriverWait(browser, 20).until(
         lambda x: "divides" in x.find_element(By.TAG_NAME, "body").text
     )
-    assert "study: mini" in browser.find_element(By.TAG_NAME, "body").text
+    front = browser.find_element(By.TAG_NAME, "body").text
+    for words in (
+        "study: mini",
+        f"torch {torch.__version__.split('+')[0]}",
+        "Computed on cpu",
+        "sigma_squared:",
+    ):
+        assert words in front
+    rows = [row.text for row in browser.find_elements(By.TAG_NAME, "tr")]
+    assert any(
+        re.fullmatch(r"simulate 1 \d+ \d+ \(small\) \d{3} \(small\)", row) for row in rows
+    ), rows
     click(browser, "a", "Results")
     click(browser, "a", "Random features")
     click(browser, "a[iconname=eye]")
@@ -89,9 +107,24 @@ def test_figures_can_be_seen_offline(folder, browser):
     assert errors == []
 
 
-def test_the_zip_holds_the_same(folder):
-    with zipfile.ZipFile(folder / "report.zip") as archive:
-        assert any(name.endswith("report.html") for name in archive.namelist())
+def test_there_is_no_report_before_a_run(tmp_path):
+    said = snakemake(tmp_path, "-s", str(ROOT / "Snakefile"), "--report", "report.html", "--config", "study=quick")  # fmt: skip
+    assert said.returncode == 1 and "Traceback" not in said.stdout
+    assert said.stdout.startswith("There is no report yet.\nerror: results/quick/")
+
+
+def test_the_last_run_counts_and_only_folders_of_the_study(tmp_path):
+    for name, text in (
+        ("a/simulate-1.log", "simulate: 9.0 s, at most 1 MB of memory\nsimulate: 2.5 s, at most 300 MB of memory\n"),
+        ("a/simulate-2.log", "simulate: 1.0 s, at most 700 MB of memory\n"),
+        ("a/fit.log", "error: it failed\n"),
+        ("b/fit.log", "fit: 1.0 s, at most 300 MB of memory\n"),
+        ("figures/trace.log", "draw: 1.0 s, at most 200 MB of memory\n"),
+    ):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    found = usage([Path("results/x/a"), Path("results/x/figures")], tmp_path)
+    assert found == {"simulate": [(2.5, 300, "a"), (1.0, 700, "a")], "draw": [(1.0, 200, "trace")]}
 
 
 def test_every_figure_has_a_caption_and_a_kind():

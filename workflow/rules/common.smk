@@ -8,6 +8,7 @@ import os
 import platform
 import re
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -30,6 +31,7 @@ FILES = [
     "stage",
     "wheel",
     "tripartite/__init__",
+    "tripartite/about",
     "tripartite/agreement",
     "tripartite/attention",
     "tripartite/calcium",
@@ -423,6 +425,20 @@ def other_results(wildcards):
     return path
 
 
+def about():
+    "What made the study, for the first page of its report."
+    files = [
+        file.replace("<results>", "results")
+        for file in figure_files(STUDY) + experiment_files(STUDY)
+    ]
+    command = [sys.executable, SOURCES["share"], "about", "--files", *files]
+    command += ["--logs", f"logs/{STUDY}", "--study", json.dumps(CHOSEN)]
+    said = subprocess.run(command, text=True, capture_output=True)
+    if said.returncode:
+        stop(f"There is no report yet.\n{said.stderr}")
+    return said.stdout
+
+
 def remove_leftovers(results):
     "Temporary files of jobs of this machine that are dead; complete files have their final names."
     made = [f"{results}/{name}" for name in (STUDY, "benchmark", "comparison", "export")]
@@ -437,3 +453,8 @@ def remove_leftovers(results):
         for unfinished in Path(folder).rglob(".*.partial"):
             if (unfinished.parent / unfinished.name.split("-")[0].lstrip(".")).exists():
                 shutil.rmtree(unfinished, ignore_errors=True)
+
+
+# The report's first page is written from `config` when Snakemake is asked for a report, and at no other time.
+if OWN and any(argument.startswith("--report") for argument in sys.argv):
+    config["about"] = about()

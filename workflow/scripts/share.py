@@ -1,13 +1,16 @@
-"""Share a finished study: python share.py export|compare --files RESULTS ... (see workflow/rules/sharing.smk).
+"""Share a finished study: python share.py export|compare|about --files RESULTS ...
 
-export packs it into one archive; compare sets another lab's archive or results folder beside it.
+export packs it into one archive; compare sets another lab's archive or results folder beside it (see
+workflow/rules/sharing.smk); about prints what made it, for the report.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from tripartite import agreement, job, sharing
+from tripartite.about import about
 from tripartite.contracts import Breach
 from tripartite.figures import agreement as figure
 
@@ -33,7 +36,7 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("export", "compare"))
+    parser.add_argument("what", choices=("export", "compare", "about"))
     parser.add_argument(
         "--files", nargs="+", type=Path, required=True, help="all results of a study"
     )
@@ -41,11 +44,15 @@ def main() -> int:
         "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
     )
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
-    parser.add_argument("--output", type=Path, required=True, help="the archive, or a folder")
+    parser.add_argument("--output", type=Path, help="the archive, or a folder")
+    parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
+    parser.add_argument("--study", type=json.loads, help="about: the study, with all defaults")
     given = parser.parse_args()
     try:
         if given.what == "export":
             sharing.export(given.files, given.settings, Path(__file__).parents[2], given.output)
+        elif given.what == "about":
+            print(about(given.files, given.logs, given.study))
         else:
             compare(given.files, given.other, given.output)
     except Breach as error:

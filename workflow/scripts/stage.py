@@ -6,7 +6,9 @@ settings; what it returns is checked and written to the output.
 """
 
 import os
+import time
 
+STARTED = time.monotonic()
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before numpy: the sums must not depend on the number of cores
 
@@ -14,6 +16,7 @@ import argparse
 import importlib
 import inspect
 import json
+import resource
 import sys
 from pathlib import Path
 
@@ -141,6 +144,11 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    if given.stage != "verify":
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        megabytes = most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+        seconds = time.monotonic() - STARTED
+        print(f"{given.stage}: {seconds:.1f} s, at most {megabytes:.0f} MB of memory")
     return 0
 
 

@@ -1,0 +1,65 @@
+"""What made a study, as reStructuredText for its report: software, run times and memory, settings."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+
+import yaml
+
+from tripartite import job
+
+USED = re.compile(
+    r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M
+)  # by stage.py, into the log
+
+
+def about(results: list[Path], logs: Path, settings: dict) -> str:
+    """Software and devices of the netCDF files, what the stages took, and the settings with all defaults.
+
+    results: all files of a study; logs: the folder that holds a folder of logs for each of theirs.
+    """
+    made = [job.load(path).attrs for path in results if job.is_contract(path)]
+    software = sorted({attrs["versions"] for attrs in made})
+    parts = ["**Software.** " + " Other files: ".join(map(_versions, software))]
+    devices = sorted({attrs["device"] for attrs in made})
+    parts.append(
+        f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
+    )
+    parts.append("**Run times and memory**, of the jobs whose logs are here:")
+    parts.append(_table(usage(sorted({path.parent for path in results}), logs)))
+    parts.append("**Settings of the study**, with all defaults::")
+    parts.append(_indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90)))
+    return "\n\n".join(parts) + "\n"
+
+
+def usage(folders: list[Path], logs: Path) -> dict[str, list[tuple[float, int, str]]]:
+    """Seconds, MB and folder of every job of a stage, by the last lines of their logs."""
+    found = defaultdict(list)
+    for folder in folders:
+        for log in sorted((logs / folder.name).glob("*.log")):
+            for stage, seconds, megabytes in USED.findall(log.read_text())[-1:]:
+                name = log.stem if stage == "draw" else folder.name
+                found[stage].append((float(seconds), int(megabytes), name))
+    return found
+
+
+def _versions(text: str) -> str:
+    return ", ".join(f"{name} {version}" for name, version in json.loads(text).items()) + "."
+
+
+def _table(used: dict[str, list[tuple[float, int, str]]]) -> str:
+    """One row per stage, longest first."""
+    rows = [("stage", "jobs", "seconds, all", "seconds, longest job", "MB, largest job")]
+    for stage, jobs in sorted(used.items(), key=lambda item: -sum(one[0] for one in item[1])):
+        longest, largest = max(jobs), max(jobs, key=lambda one: one[1])
+        rows.append(
+            (stage, str(len(jobs)), f"{sum(one[0] for one in jobs):.0f}",
+             f"{longest[0]:.0f} ({longest[2]})", f"{largest[1]} ({largest[2]})")
+        )  # fmt: skip
+    lines = [".. csv-table::", "   :header-rows: 1", ""]
+    return "\n".join(lines + ["   " + ", ".join(f'"{cell}"' for cell in row) for row in rows])
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"   {line}" for line in text.splitlines())
