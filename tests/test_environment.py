@@ -18,6 +18,17 @@ def test_conda_environment_equals_the_lock():
     assert sorted(pip) == sorted(lock())
 
 
+def test_the_container_holds_the_lock_and_nothing_else():
+    """Read as text: building it takes Apptainer and a registry."""
+    text = Path("envs/apptainer.def").read_text()
+    assert "    envs/requirements.txt /opt/requirements.txt\n" in text
+    assert re.findall("pip install.*", text) == [
+        "pip install --no-cache-dir -r /opt/requirements.txt"
+    ]
+    conda = yaml.safe_load(Path("envs/environment.yaml").read_text())["dependencies"]
+    assert "python=3.11" in conda and "From: python:3.11-" in text
+
+
 def test_lock_is_exact_and_installed():
     """Every line is one pinned version, and the tests run on just these."""
     for line in lock() + lock("tests"):

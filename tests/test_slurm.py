@@ -84,15 +84,13 @@ def copy(here, tmp_path):
     return shutil.copytree(here, tmp_path / "a copy")
 
 
-def start(
-    folder, cluster, *arguments, profile="workflow/profiles/slurm", study="one", device="auto"
-):
+def start(folder, cluster, *arguments, profile="workflow/profiles/slurm", **config):
     """Start Snakemake, by default with the profile and quicker looks at the queue."""
     profiled = ["--profile", profile, "--slurm-init-seconds-before-status-checks", "1"]
     with open(folder / "said", "w") as said:
         return subprocess.Popen(
             [Path(sys.executable).parent / "snakemake", *(profiled if profile else []), *arguments,
-             "--config", f"study={study}", f"device={device}"],
+             "--config", "study=one", *(f"{key}={value}" for key, value in config.items())],
             cwd=folder, env=cluster, stdin=subprocess.DEVNULL, stdout=said,
             stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
@@ -146,15 +144,17 @@ def test_the_plugin_finds_what_it_needs_in_the_lock(plugin):
 
 
 def test_the_cluster_gives_the_same_bytes(here, cluster, tmp_path):
-    """Every job but the plan runs in Slurm, with its memory and time, and none asks for a GPU."""
+    """Every job but the plan runs in Slurm, with its memory and time, and none asks for a GPU; in shards."""
     folder = with_study(project(tmp_path / "project"), ONE, "one")
-    code, said = finish(start(folder, cluster), folder)
+    code, said = finish(start(folder, cluster, shards=2), folder)
     assert code == 0, said
     assert results(folder) == results(here)
     assert queue(cluster, "%k %T %m %l %b", folder) == [
         "rule_generate_wildcards_one_small COMPLETED 2000M 30:00 N/A",
         "rule_attend_wildcards_one_small COMPLETED 2000M 30:00 N/A",
-        "rule_simulate_wildcards_one_small COMPLETED 4000M 2:00:00 N/A",
+        "rule_simulate_wildcards_one_small_1 COMPLETED 4000M 2:00:00 N/A",
+        "rule_simulate_wildcards_one_small_2 COMPLETED 4000M 2:00:00 N/A",
+        "rule_gather_wildcards_one_small COMPLETED 2000M 30:00 N/A",
         "rule_fit_wildcards_one_small COMPLETED 4000M 2:00:00 N/A",
         "rule_draw_wildcards_one_features_needed COMPLETED 2000M 30:00 N/A",
     ]
