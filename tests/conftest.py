@@ -6,9 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).parents[1]
+
+hypothesis.settings.register_profile("no deadline", deadline=None)  # files of tests run side by side
+hypothesis.settings.load_profile("no deadline")
 
 
 def project(folder: Path) -> Path:

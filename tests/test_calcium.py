@@ -131,7 +131,7 @@ def test_no_steady_state_is_missed(model, stimulus):
     np.testing.assert_allclose(np.sort(c[np.isfinite(c)]), expected, rtol=1e-10)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(model=st.sampled_from(MODELS), stimulus=st.floats(0.01, 10))
 def test_steady_states_stay_and_their_eigenvalues_are_those_of_differences(model, stimulus):
     c, growth = calcium.steady_states(model, np.array([stimulus]))

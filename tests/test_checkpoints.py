@@ -174,7 +174,7 @@ def test_broken_onnx(data, words):
 
 
 @given(st.sampled_from(READERS), st.binary(max_size=200) | st.integers(0, 400))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes(reader, data):
     """Whatever the bytes, also a whole file with one byte changed: tensors, or one line."""
     if isinstance(data, int):

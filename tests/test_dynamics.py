@@ -164,7 +164,7 @@ def test_tokens_together_are_tokens_one_by_one(constants):
 
 
 @given(*[st.floats(1e-3, 30)] * 5, st.floats(0, 5), st.floats(0, 5), st.integers(1, K - 1))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_writing_can_stop_and_go_on(a, b, c, d, e, leak_h, leak_g, first):
     constants = Constants(a, b, c, d, e, leak_h, leak_g)
     state, rates, v = draw()
@@ -176,7 +176,7 @@ def test_writing_can_stop_and_go_on(a, b, c, d, e, leak_h, leak_g, first):
 
 
 @given(st.floats(1e-3, 30), st.floats(1e-2, 30))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_presynaptic_weights_count_what_was_fired(tau_h, tau_g):
     """tau_g g + tau_h h gains exactly the integral of the rates."""
     rates, v = draw()[1:]
@@ -357,7 +357,7 @@ def test_excess_of_runge_kutta(n):
 
 
 @given(st.integers(1, 300), st.floats(0, 50))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_decaying_sums_are_recurrences(n, exponent):
     x = draw(n)[1]
     wanted = x.clone()

@@ -96,7 +96,7 @@ def test_the_indicator_is_a_difference_of_exponentials():
     st.floats(0.05, 3),
     st.floats(0.05, 2),
 )
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_weights_of_a_frame_sum_to_one(n_tokens, n_frames, read, frame, tau):
     weights = science.frame_filter(n_tokens, n_frames, read, frame, (tau, tau, 0.3))
     np.testing.assert_allclose(weights.sum(1), 1, rtol=1e-9)
@@ -150,7 +150,7 @@ def test_power_is_that_of_t_tests_of_raw_frames(effect, n):
 
 
 @given(st.floats(-50, 200), st.integers(2, 5000))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_laws_of_power(effect, n):
     """Between 0 and 1, 2.5 % of false finds, more with more trials if there is an effect."""
     one, more = science.power(effect, np.array([n, n + 7]))

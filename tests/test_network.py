@@ -24,7 +24,7 @@ SHAPES = {
     "scale": st.floats(0.01, 1.5),
 }
 LEAKS = st.sampled_from([Leak(), Leak(0.2, 0.2), Leak(0.3, 0.1)])
-PLAIN = settings(deadline=None, max_examples=60)
+PLAIN = settings(max_examples=60)
 
 
 def draw(seed, n_tokens, d_head, m, scale=1.0, feature_map="performer", gain=True, d_value=None):

@@ -188,7 +188,7 @@ def test_total_error_over_networks():
         assert abs(np.mean(values) - wanted) < error + 0.03 * wanted < 0.12 * wanted, kind
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.integers(1, 6), st.integers(1, 9), st.floats(1e-6, 1), st.floats(0.1, 3), st.integers(0, 2**32)
 )  # fmt: skip
@@ -206,7 +206,7 @@ def test_saturation_stays_in_its_bounds(n, m, dose, size, seed):
     assert (p >= textbook - 1e-9 * net.p).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(["neurons", "heterogeneity", "poisson"]), st.integers(1, 5), st.integers(1, 9),
     st.integers(0, 2**32),

@@ -71,7 +71,7 @@ def test_the_law_is_the_network_token_by_token(data, leak):
 
 
 @given(st.integers(0, 1000), st.floats(0, 3), st.floats(0, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_laws_of_the_gain(seed, hebbian, presynaptic):
     """It is 1 for equal leaks, and between 1 and exp(difference x oldest age) otherwise."""
     logits = np.random.default_rng(seed).normal(size=(4, 6))

@@ -25,7 +25,7 @@ def draw(seed, n_tokens=40, d_head=6, scale=1.0):
     return (torch.from_numpy(x) for x in (q, k, rng.standard_normal((n_tokens, d_head))))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32 - 1), d_head=st.integers(1, 20), scale=st.floats(0.1, 3),
     names=st.sampled_from(SUBSETS), causal=st.booleans(),

@@ -43,7 +43,7 @@ def double_sum(q, k, log_weight, a=0.0, mirror=False):
     return np.array(log_r, dtype=float)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 5), st.floats(0.05, 60),
     st.floats(0, 3), st.floats(-1, 0.1),
@@ -178,7 +178,7 @@ def random_configuration(seed):
     return q, k, v, torch.softmax(q @ k.T, -1) @ v, log_z, weight, rng
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 20), st.floats(0, 2), st.floats(-1, 0.1))
 def test_output_moments_are_the_double_sums(seed, scale, gain, a):
     """G12 and G13 by loops over pairs of keys, with weighted keys and generalized positive features."""

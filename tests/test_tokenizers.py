@@ -74,7 +74,7 @@ def test_wordpiece_as_published(minilm):
 
 
 @given(text=st.text(max_size=60))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_wordpiece_reads_any_text(minilm, text):
     """No text fails; pieces joined are the text without case, accents and space, up to [UNK]."""
     vocab, _ = minilm
