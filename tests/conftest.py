@@ -1,6 +1,10 @@
 """Copies of the project to run, and the pinned wheels."""
 
 import os
+
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ[variable] = "1"  # before torch: files of tests run side by side
+
 import shutil
 import subprocess
 import sys
@@ -11,8 +15,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-hypothesis.settings.register_profile("no deadline", deadline=None)  # files of tests run side by side
+hypothesis.settings.register_profile("no deadline", deadline=None)
 hypothesis.settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items):
+    """The longest files first, so that none of them is left to one worker at the end."""
+    longest = ("test_slurm.py", "test_workflow.py")
+    items.sort(key=lambda item: item.path.name not in longest)
 
 
 def project(folder: Path) -> Path:

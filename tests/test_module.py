@@ -146,6 +146,12 @@ def test_a_local_module_has_results_of_its_own_and_leaves_other_paths_alone(tmp_
     assert done.returncode == 0, done.stdout
     assert (folder / "ours/mini/small/attention.nc").is_file()
     (folder / "ours/mini/small/qkv.nc").write_bytes(b"broken")
+    for path, words in (
+        ("figures/trase.svg", "trase: study mini has no figure trase; it has "),
+        ("smal/fit.nc", "smal: study mini has no experiment smal; it has small"),
+    ):
+        said = snakemake(folder, "--dry-run", f"ours/mini/{path}").stdout
+        assert words in said and "Traceback" not in said, said
     checked = snakemake(folder, "tripartite_verify")
     assert checked.returncode and "ours/mini/small/qkv.nc" in checked.stdout
 

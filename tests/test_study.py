@@ -859,9 +859,7 @@ def near_studies(draw) -> object:
 
 
 @given(junk=JUNK | near_studies())
-@settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_junk_is_a_valid_study_or_gives_faults(root, junk):
     file = root / "config/studies/mine.yaml"
     file.write_text(yaml.safe_dump(junk, allow_unicode=False), encoding="utf-8")
@@ -880,17 +878,13 @@ def test_junk_is_a_valid_study_or_gives_faults(root, junk):
 
 
 @given(junk=JUNK | near_studies())
-@settings(
-    max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_junk_in_python_gives_lines(root, junk):
     assert all(line.startswith("x: ") for line in study.study_faults(junk, "x", root, MACHINE))
 
 
 @given(config=st.dictionaries(st.sampled_from(["study", "device", "memory_gb"]) | st.text(), JUNK))
-@settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_junk_as_machine_raises_only_value_error(root, config):
     with pytest.raises(ValueError, match="config: study: "):
         study.check({"study": "mine"} | config, root)

@@ -230,10 +230,18 @@ def stage_files(section):
     return study_module.SECTIONS[name]
 
 
+def section_of(study_name, kind, name):
+    "What a study says of an experiment or a figure: in a module nobody has judged their names before."
+    known = study(study_name)[f"{kind}s"]
+    if name not in known:
+        stop(f"{name}: study {study_name} has no {kind} {name}; it has {', '.join(known)}")
+    return known[name]
+
+
 def file_owner(study_name, name, file):
     "The experiment with which a file stands: itself, or the one whose data it shares."
     experiments = study(study_name)["experiments"]
-    owner = experiments[name]["data"].get("same_as", name)
+    owner = section_of(study_name, "experiment", name)["data"].get("same_as", name)
     own = (file == "attention") and (
         attention_settings(experiments[name]) != attention_settings(experiments[owner])
     )
@@ -266,7 +274,7 @@ for target in map(Path, sys.argv[1:] if OWN else []):
 
 def experiment(wildcards):
     "The section of an experiment."
-    return study(wildcards.study)["experiments"][wildcards.experiment]
+    return section_of(wildcards.study, "experiment", wildcards.experiment)
 
 
 def shared(*names):
@@ -359,10 +367,10 @@ def fit_settings(wildcards):
 
 
 def fits(wildcards):
-    chosen = study(wildcards.study)
+    experiments = study(wildcards.study)["experiments"]
     return [
-        f"<results>/{wildcards.study}/{name}/{stage_files(chosen['experiments'][name])[-1]}.nc"
-        for name in chosen["figures"][wildcards.figure]["experiments"]
+        f"<results>/{wildcards.study}/{name}/{stage_files(experiments[name])[-1]}.nc"
+        for name in section_of(wildcards.study, "figure", wildcards.figure)["experiments"]
     ]
 
 
@@ -435,7 +443,10 @@ def about():
     command += ["--logs", f"logs/{STUDY}", "--study", json.dumps(CHOSEN)]
     said = subprocess.run(command, text=True, capture_output=True)
     if said.returncode:
-        stop(f"There is no report yet.\n{said.stderr}")
+        stop(
+            f"There is no report of the study {STUDY}: run it first, or name another one with "
+            f"--config study=...\n{said.stderr}"
+        )
     return said.stdout
 
 

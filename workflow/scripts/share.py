@@ -20,11 +20,11 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
     study = files[0].parts[-3]
     with sharing.opened(other, folder) as theirs:
         found = agreement.compare(files, theirs)
-    text = agreement.table(found, study, other.name)
-    job.save_text(text, folder / f"{study}.md")
+    text = agreement.summary(found, study, other.name)
+    job.save_text(f"{text}\n{agreement.table(found)}", folder / f"{study}.md")
     pictures = [folder / f"{study}.{suffix}" for suffix in ("svg", "pdf", "png")]
     job.save_figure(figure.agreement(found.rows, study), pictures, {})
-    print(text)
+    print(f"{text}\nAll that was compared: {folder / study}.md")
     if faults := agreement.failures(found.rows):
         names = ", ".join(f"{row.file} {row.variable}".strip() for row in faults[:3])
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""

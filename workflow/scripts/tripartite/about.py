@@ -29,7 +29,9 @@ def about(results: list[Path], logs: Path, settings: dict) -> str:
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
     parts.append(_table(usage(sorted({path.parent for path in results}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
-    parts.append(_indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90)))
+    parts.append(
+        _indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90))
+    )
     return "\n\n".join(parts) + "\n"
 
 

@@ -1,18 +1,20 @@
 """How far the results of two labs agree: file by file, and variable by variable.
 
 Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no element differs
-by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more;
-and fitted values, which have an interval, also if each lab's estimate lies in the other's interval.
+by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more.
+Fitted values, which have 95 % intervals, also agree if they differ by no more than their half-widths combined
+(root of the sum of squares) times a factor that grows with the number of values compared, so that
+independent replicates agree in all of them with 95 %.
 """
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
+from scipy.stats import t
 
 from tripartite import job
 from tripartite.contracts import CONTRACTS, Breach
@@ -22,10 +24,11 @@ ROUNDING = {"float64": 1e-9, "float32": 1e-4}
 LEVELS = {  # from best to worst
     "identical": "all values are equal",
     "rounding": "numbers differ by no more than rounding",
-    "interval": "each estimate lies in the other's interval",
+    "interval": "fitted values differ by no more than their intervals allow",
     "outside": "values differ by more",
-    "missing": "the other results have no such file",
+    "missing": "the other results have no such file, or not all of its labels",
 }
+FREEDOM = 5  # degrees of freedom of intervals: those of a few seeds have heavy tails
 ORDER = ("qkv", "attention", "states")  # each before what is made from it
 
 
@@ -34,8 +37,9 @@ class Row(NamedTuple):
     variable: str  # empty: all of the file
     level: str
     deviation: float  # the largest, relative; NaN for what is no number
-    note: str
-    fitted: bool  # has an interval
+    note: str = ""
+    fitted: bool = False  # has an interval, or had one
+    apart: np.ndarray = np.empty(0)  # differences of fitted values over their half-widths combined
 
 
 class Found(NamedTuple):
@@ -56,6 +60,11 @@ def compare(files: list[Path], folder: Path) -> Found:
     theirs = {
         job.key(path): path for path in sorted(folder.glob("*/*.nc")) if job.is_contract(path)
     }
+    if not ours.keys() & theirs.keys():
+        raise Breach(
+            f"{folder}: holds {', '.join(sorted(theirs)[:3])}, but no file of this study, such as "
+            f"{sorted(ours)[0]}; give results of the same study"
+        )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
     coarse = {}
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
@@ -64,7 +73,7 @@ def compare(files: list[Path], folder: Path) -> Found:
         if key not in theirs:
             names = CONTRACTS[ours[key].stem]
             fitted = any(is_fitted(name, names) for name in names)
-            found.rows.append(Row(key, "", "missing", np.nan, "", fitted))
+            found.rows.append(Row(key, "", "missing", np.nan, fitted=fitted))
             continue
         mine, other = job.load(ours[key]), job.load(theirs[key])
         origins = _origin(mine, ours[key]), _origin(other, theirs[key])
@@ -81,6 +90,8 @@ def compare(files: list[Path], folder: Path) -> Found:
             pair = tuple(str(flat.get(what, "not there")) for flat in origins)
             if pair[0] != pair[1]:
                 found.origins.setdefault((what, *pair), []).append(key)
+    limit = tolerance(sum(row.apart.size for row in found.rows))
+    found.rows[:] = [_judged(row, limit) for row in found.rows]
     for path in files:
         if not job.is_contract(path):
             other = folder / path.parent.name / path.name
@@ -91,38 +102,68 @@ def compare(files: list[Path], folder: Path) -> Found:
 
 
 def agree(key: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float) -> list[Row]:
-    """One row for each variable of two files of the same name, or a single one if all are identical."""
-    rows = [_agree(key, name, ours, theirs, rounding) for name in ours.variables]
+    """One row for each variable of two files of the same name, or a single one if all are identical.
+
+    Ends of an interval stand with their estimate. "interval" is still to be judged.
+    """
+    names = [name for name in ours.variables if not _is_end(name, ours.variables)]
+    rows = [_agree(key, name, ours, theirs, rounding) for name in names]
     if all(row.level == "identical" for row in rows):
+        apart = np.concatenate([row.apart for row in rows])
         fitted = any(row.fitted for row in rows)
-        return [Row(key, "", "identical", 0, f"{len(rows)} variables", fitted)]
+        return [Row(key, "", "identical", 0, f"{len(ours.variables)} variables", fitted, apart)]
     return rows
 
 
 def _agree(key: str, name: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float) -> Row:
     fitted = is_fitted(name, ours.variables)
-    if shifted := _shifted(name, ours, theirs):
-        return Row(key, name, "outside", np.nan, f"other {shifted}", fitted)
+    names = [name, f"{name}_low", f"{name}_high"] if fitted else [name]
+    if absent := [part for part in names if part not in theirs.variables]:
+        return Row(key, name, "missing", np.nan, f"no {absent[0]}", fitted)
+    ours, theirs, lost, note = _shared(names, ours, theirs)
+    if ours is None:
+        return Row(key, name, "outside", np.nan, note, fitted)
     a, b = ours[name].values, theirs[name].values
     if a.dtype.kind != "f":
         n_other = int((a != b).sum())
-        if not n_other:
-            return Row(key, name, "identical", 0, "", fitted)
-        return Row(key, name, "outside", np.nan, f"{n_other} of {a.size} differ", fitted)
+        note = "; ".join(filter(None, [note, f"{n_other} of {a.size} differ" if n_other else ""]))
+        level = "outside" if n_other else "missing" if lost else "identical"
+        return Row(key, name, level, np.nan if n_other else 0, note, fitted)
     if a.dtype == np.float32:
         rounding = ROUNDING["float32"]
     differ = deviations(a, b)
-    worst = float(differ.max())
-    within = differ <= rounding
-    if not worst or within.all():
-        return Row(
-            key, name, "rounding" if worst else "identical", worst, f"≤ {rounding:g}", fitted
-        )
-    estimate = re.sub("_(low|high)$", "", name)
-    if is_fitted(estimate, ours.variables):
-        within |= inside(ours, theirs, estimate)
-    note = f"{(~within).sum()} of {a.size} leave" if not within.all() else ""
-    return Row(key, name, "outside" if note else "interval", worst, note, fitted)
+    worst = float(differ.max(initial=0))
+    ends = max(
+        [deviations(ours[part].values, theirs[part].values).max(initial=0) for part in names]
+    )
+    level = "identical" if not ends else "rounding" if ends <= rounding else "interval"
+    distances = apart(ours, theirs, name) if fitted else np.full(a.shape, np.nan)
+    open_ = np.isfinite(a) & np.isfinite(b) & np.isnan(distances)  # nothing to judge them by
+    judged = ~np.isnan(distances)
+    leave = (differ > rounding) & ~judged & ~(fitted & open_)
+    notes = [note] * bool(note)
+    if level == "interval":
+        n_known = int((np.isfinite(a) | np.isfinite(b)).sum())
+        if leave.any():
+            level = "outside"
+            notes.append(f"{leave.sum()} of {n_known} leave")
+        if n_open := int((fitted & open_ & (differ > rounding)).sum()):
+            notes.append(f"{n_open} of {n_known} have no interval")
+        if judged.any() and not 0.5 <= (wider := _wider(ours, theirs, name)) <= 2:
+            notes.append(f"their intervals are {wider:.2g} times as wide")
+            level = level if judged.any() or level == "outside" else "outside"
+    fitted = fitted and bool(judged.any() or leave.any() or lost)
+    level = "missing" if lost and level != "outside" else level
+    return Row(key, name, level, worst, "; ".join(notes), fitted, distances[judged])
+
+
+def _judged(row: Row, limit: float) -> Row:
+    """A row whose values differ by more than rounding, as the intervals say."""
+    n_leave = int((row.apart > limit).sum())
+    if row.level not in ("interval", "missing") or not n_leave:
+        return row
+    words = f"{n_leave} of {row.apart.size} leave, by up to {row.apart.max() / limit:.2g} times"
+    return row._replace(level="outside", note="; ".join(filter(None, [row.note, words])))
 
 
 def is_fitted(name: str, names: object) -> bool:
@@ -130,13 +171,38 @@ def is_fitted(name: str, names: object) -> bool:
     return f"{name}_low" in names and f"{name}_high" in names
 
 
-def inside(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> np.ndarray:
-    """Where each of two estimates lies in the other's interval."""
-    found = True
-    for one, other in ((ours, theirs), (theirs, ours)):
-        low, high = (other[f"{name}_{end}"].values for end in ("low", "high"))
-        found &= (low <= one[name].values) & (one[name].values <= high)
-    return found
+def _is_end(name: str, names: object) -> bool:
+    stem, _, end = name.rpartition("_")
+    return end in ("low", "high") and is_fitted(stem, names)
+
+
+def apart(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> np.ndarray:
+    """|a - b| of two estimates over the half-widths that face each other, combined; NaN without intervals."""
+    a, b = (one[name].values.astype(np.float64) for one in (ours, theirs))
+    with np.errstate(all="ignore"):
+        (a_low, a_high), (b_low, b_high) = (
+            [np.abs(one[f"{name}_{end}"].values - one[name].values) for end in ("low", "high")]
+            for one in (ours, theirs)
+        )
+        width = np.where(a < b, np.hypot(a_high, b_low), np.hypot(a_low, b_high))
+        found = np.where(a == b, 0.0, np.abs(a - b) / width)
+    return np.where(np.isfinite(width), found, np.nan)
+
+
+def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
+    """Median ratio of the widths of intervals, theirs over ours."""
+    widths = [one[f"{name}_high"].values - one[f"{name}_low"].values for one in (theirs, ours)]
+    with np.errstate(all="ignore"):
+        ratio = widths[0] / widths[1]
+    return float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
+
+
+def tolerance(n_values: int) -> float:
+    """What `apart` may be for n_values at once, so that replicates leave it in none with 95 % (Bonferroni).
+
+    Intervals are taken to be Student's with FREEDOM degrees of freedom.
+    """
+    return float(t.isf(0.025 / max(1, n_values), FREEDOM) / t.isf(0.025, FREEDOM))
 
 
 def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -159,15 +225,29 @@ def _rank(stem: str) -> int:
     return ORDER.index(stem) if stem in ORDER else len(ORDER)
 
 
-def _shifted(name: str, ours: xr.Dataset, theirs: xr.Dataset) -> str:
-    """The axes of a variable that are not the same in both; where they differ, values have no partner."""
-    other = [
-        dim
-        for dim in ours[name].dims
-        if ours.sizes[dim] != theirs.sizes[dim]
-        or (dim in ours.coords and name != dim and not ours[dim].equals(theirs[dim]))
-    ]
-    return ", ".join(other)
+def _shared(
+    names: list[str], ours: xr.Dataset, theirs: xr.Dataset
+) -> tuple[xr.Dataset | None, xr.Dataset | None, bool, str]:
+    """Variables at the labels that both have; whether the others lack some of ours; and what to say of it."""
+    a, b = (
+        one[names].reset_coords(drop=False) if names[0] not in one.dims else one
+        for one in (ours, theirs)
+    )
+    lost, notes = False, []
+    for dim in ours[names[0]].dims:
+        if dim in ours.coords and dim in theirs.coords and names[0] != dim:
+            common = [label for label in ours[dim].values if label in theirs[dim].values]
+            if not common:
+                return None, None, True, f"other {dim}"
+            if len(common) < max(ours.sizes[dim], theirs.sizes[dim]):
+                notes.append(
+                    f"{len(common)} {dim} shared of {ours.sizes[dim]} and {theirs.sizes[dim]}"
+                )
+            lost |= len(common) < ours.sizes[dim]
+            a, b = a.sel({dim: common}), b.sel({dim: common})
+        elif ours.sizes[dim] != theirs.sizes.get(dim):
+            return None, None, True, f"other {dim}"
+    return a, b, lost, "; ".join(notes)
 
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
@@ -198,20 +278,28 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
         yield place, value
 
 
-def table(found: Found, study: str, other: str) -> str:
-    """All that was found as a page of documentation."""
+def summary(found: Found, study: str, other: str) -> str:
+    """What agrees, how both were made, and which fitted values do not agree, as a page of documentation."""
     counts = {level: sum(row.level == level for row in found.rows) for level in LEVELS}
     fitted = [row for row in found.rows if row.fitted]
     bad = failures(found.rows)
     rest = sum(row.level in ("outside", "missing") and not row.fitted for row in found.rows)
+    distances = np.concatenate([np.empty(0), *(row.apart for row in found.rows)])
+    n_values, limit = distances.size, tolerance(distances.size)
+    data = [row.file for row in found.rows if "/qkv." in row.file and row.level == "outside"]
     lines = [
         f"# {study}, beside {_cell(other)}", "",
-        f"{len(fitted) - len(bad)} of {len(fitted)} fitted values (or files of them) agree; {rest} others "
-        "are outside or missing.", "",
+        f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree; {rest} others are outside or "
+        "missing.", "",
+        *([f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate.", ""]
+          if data else []),
         "| level | means | rows |", "|---|---|---|",
         *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()), "",
         f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is computed in float32 "
         "or made from float32 data that differ.",
+        f"Intervals: of {n_values} fitted values, each may differ by {limit:.2f} times the two half-widths "
+        "combined; independent replicates do so in all of them with 95 %. "
+        f"{(distances > 1).sum()} differ by more than once; of replicates at most 5 % do.",
         "Figures, byte by byte: " + ", ".join(f"{n} {level}" for level, n in found.figures.items()) + ".",
         *([f"Only the other has {', '.join(map(_cell, found.extra))}."] if found.extra else []), "",
         "## How they were made", "",
@@ -223,14 +311,27 @@ def table(found: Found, study: str, other: str) -> str:
             where = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
             lines.append(f"| {_cell(what)} | {' | '.join(shown)} | {where} |")
     else:
-        lines.append("With the same settings, code, versions and device.")
-    lines += ["", "## What came out", "",
-              "| file | variable | agreement | largest deviation | |", "|---|---|---|---|---|"]  # fmt: skip
-    for row in found.rows:
+        lines.append("What both have was made with the same settings, code, versions and device.")
+    if bad:
+        lines += ["", "## What does not agree", "", *_listed(bad)]
+    return "\n".join(lines) + "\n"
+
+
+def table(found: Found) -> str:
+    """All rows."""
+    return "\n".join(["## All that was compared", "", *_listed(found.rows)]) + "\n"
+
+
+def _listed(rows: list[Row]) -> list[str]:
+    lines = [
+        "| file | variable | agreement | largest relative deviation | note |",
+        "|---|---|---|---|---|",
+    ]
+    for row in rows:
         deviation = f"{row.deviation:.2g}" if row.deviation == row.deviation else "–"
         cells = row.file, row.variable or "all", row.level, deviation, row.note
         lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cell(text: str) -> str:

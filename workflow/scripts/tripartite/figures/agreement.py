@@ -33,15 +33,16 @@ def agreement(rows: list, study: str) -> Figure:
         for i, place in enumerate(zip(x, y)):  # points at one place are fanned out
             y[i] += 0.3 * np.sin(2.4 * places.setdefault(place, 0))
             places[place] += 1
-        marker = "o" if level != "missing" else "x"
-        label = f"{level} ({len(chosen)})"
-        axis.plot(
-            x, y, marker, color=colour, markersize=3, alpha=0.7, markeredgewidth=0.5, label=label
-        )
+        missing, label = level == "missing", f"{level} ({len(chosen)})"
+        look = {"color": colour, "markersize": 3, "alpha": 0.7, "markeredgewidth": 0.5}
+        axis.plot([], [], "x" if missing else "o", label=label, **look)
+        for fitted, marker in ((False, "o"), (True, "D")):
+            at = [i for i, row in enumerate(chosen) if row.fitted == fitted]
+            axis.plot(np.array(x)[at], np.array(y)[at], "x" if missing else marker, **look)
     for kind in kinds:
         worst = max(
             (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level == "outside"),
-            key=lambda row: np.nan_to_num(row.deviation, nan=-1), default=None,
+            key=lambda row: (row.fitted, np.nan_to_num(row.deviation, nan=-1)), default=None,
         )  # fmt: skip
         if worst:
             axis.annotate(
@@ -62,7 +63,9 @@ def agreement(rows: list, study: str) -> Figure:
     for x in (1e-9, 1e-4):  # rounding of float64 and float32
         axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
-    axis.set_xlabel("largest relative deviation of a variable; right: the worst of those outside")
+    axis.set_xlabel(
+        "largest relative deviation of a variable (diamonds: fitted); right: the worst outside, fitted first"
+    )
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, handletextpad=0.2)
     axis.set_title(palette.plain_text(study), loc="right")
     return figure
