@@ -348,6 +348,22 @@ def test_what_has_no_interval_is_not_judged(tmp_path):
     assert not agreement.failures(found.rows)
 
 
+def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
+    def without(by):
+        def change(fit):
+            fit = moved(by, [NAME])(fit)
+            return fit.assign({name: fit[name] * np.nan for name in WHOLE[1:]})
+
+        return change
+
+    files = study(tmp_path / "ours", without(0))
+    study(tmp_path / "theirs", without(0.5))
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    (row,) = [row for row in found.rows if row.variable == NAME]
+    assert row.level == "outside" and "have no interval" in row.note
+    assert not agreement.failures(found.rows)
+
+
 def test_replicates_agree_and_others_do_not():
     """95 % of pairs of labs that measured the same agree in all of 300 values; 20 half-widths are seen."""
     rng = np.random.default_rng(0)

@@ -151,7 +151,8 @@ def _agree(key: str, name: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: 
             notes.append(f"{n_open} of {n_known} have no interval")
         if judged.any() and not 0.5 <= (wider := _wider(ours, theirs, name)) <= 2:
             notes.append(f"their intervals are {wider:.2g} times as wide")
-            level = level if judged.any() or level == "outside" else "outside"
+    if level == "interval" and not judged.any():
+        level = "outside"  # as what has no intervals at all, and no more a failure than that
     fitted = fitted and bool(judged.any() or leave.any() or lost)
     level = "missing" if lost and level != "outside" else level
     return Row(key, name, level, worst, "; ".join(notes), fitted, distances[judged])

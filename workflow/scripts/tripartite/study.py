@@ -969,7 +969,7 @@ def _list(names: list[str]) -> str:
 
 def _nearest(name: object, known: list[str]) -> str:
     near = difflib.get_close_matches(str(name)[:80], list(known), 1, cutoff=0.55)
-    return f"; did you mean {near[0]}?" if near else ""
+    return f"; did you mean {near[0]}?" if near and len(known) > 1 else ""
 
 
 def _size(n_bytes: int) -> str:

@@ -1,5 +1,7 @@
 """How far the results of two labs differ, and by what: one point for each variable of each file."""
 
+from textwrap import wrap
+
 import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
@@ -10,10 +12,7 @@ COLOURS = {
     "identical": palette.EXACT, "rounding": palette.HEADS[0], "interval": palette.HEADS[2],
     "outside": palette.LARGE, "missing": palette.HEADS[7],
 }  # fmt: skip
-LEAST, MOST = (
-    1e-18,
-    1e4,
-)  # of deviations shown: those below, as 0, and those beyond stand at the borders
+LEAST, MOST = 1e-18, 1e4  # of deviations: those below, as 0, and those beyond stand at the borders
 NO_NUMBER = 1e6
 
 
@@ -45,20 +44,17 @@ def agreement(rows: list, study: str) -> Figure:
             key=lambda row: (row.fitted, np.nan_to_num(row.deviation, nan=-1)), default=None,
         )  # fmt: skip
         if worst:
+            lines = wrap(worst.variable.replace("_", "_ "), 22)
             axis.annotate(
-                palette.plain_text(worst.variable), (1.01, kinds.index(kind)), va="center", fontsize=6,
+                "\n".join(line.replace("_ ", "_") for line in lines), (1.01, kinds.index(kind)), va="center", fontsize=6,
                 xycoords=("axes fraction", "data"), annotation_clip=False,
             )  # fmt: skip
+    figure.get_layout_engine().set(w_pad=0.1)  # inches: the names reach to the border
     axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
-    ticks = {
-        LEAST: "0",
-        1e-9: "$10^{-9}$",
-        1e-4: "$10^{-4}$",
-        1: "1",
-        MOST: "more",
-        NO_NUMBER: "no\nnumber",
-    }
-    axis.set_xticks(list(ticks), list(ticks.values()))
+    axis.set_xticks(
+        [LEAST, 1e-9, 1e-4, 1, MOST, NO_NUMBER],
+        ["0", "$10^{-9}$", "$10^{-4}$", "1", "more", "no\nnumber"],
+    )
     axis.minorticks_off()
     for x in (1e-9, 1e-4):  # rounding of float64 and float32
         axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)

@@ -80,6 +80,10 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
             label=f"layer {layer} head {head}: {needed}" + (" ↑" if above else ""),
         )
     axis.set(xscale="log", yscale="log", xlim=(m[0] / 1.5, m[-1] * 1.5), ylim=ERROR)
+    if m[-1] < 10 * m[0]:  # matplotlib would label every 10^2.1 in between
+        ends = np.unique(m[[0, -1]])
+        axis.set_xticks(ends, [f"{x:,}" for x in ends])
+        axis.xaxis.set_minor_formatter("")
     palette.title(axis, fit.attrs["source"])
     axis.set_xlabel("hidden neurons $m$")
     axis.set_ylabel("relative error of the normaliser")
