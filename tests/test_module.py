@@ -4,13 +4,14 @@ import json
 import re
 import subprocess
 import textwrap
+import zipfile
 
 import pytest
 import xarray as xr
 import yaml
 from conftest import ROOT, project, snakemake
 
-from tripartite import job
+from tripartite import job, sharing
 
 NOTHING = "Nothing to be done"
 MINI = {
@@ -100,6 +101,16 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
     assert NOTHING in snakemake(folder, "--dry-run").stdout
     checked = snakemake(folder, "old_verify")
     assert "files are whole, and each was made from those that are there" in checked.stdout
+    exported = snakemake(folder, "new_export")
+    assert exported.returncode == 0, exported.stdout
+    with zipfile.ZipFile(folder / "new/results/export/mini.zip") as archive:
+        packed = {name for name in archive.namelist() if not name.startswith(("results/", "config/"))}
+    assert packed - {sharing.METADATA} == {
+        path.relative_to(ROOT).as_posix()
+        for pattern in sharing.OWN
+        for path in ROOT.glob(pattern)
+        if not pattern.startswith("config/")
+    }
 
 
 def test_shipped_studies_and_inputs_travel_with_the_module(published, tmp_path):

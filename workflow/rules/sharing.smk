@@ -1,11 +1,31 @@
 # A finished study goes to another lab as one archive, and another lab's is set beside our own.
 
-# What is packed is fetched, if the workflow is not on this machine.
-for file in ("LICENSE", "README.md", "Snakefile", "envs/environment.yaml", "envs/requirements.txt"):
+# What is packed is fetched, if the workflow is not on this machine; what is run is in common.smk.
+for file in (
+    "CITATION.cff",
+    "LICENSE",
+    "README.md",
+    "Snakefile",
+    "envs/apptainer.def",
+    "envs/benchmark.txt",
+    "envs/environment.yaml",
+    "envs/requirements.txt",
+    "envs/slurm.txt",
+    "envs/tests.txt",
+    "workflow/Snakefile",
+    "workflow/profiles/slurm/profile.yaml",
+    "workflow/report/figure.rst",
+    "workflow/report/workflow.rst",
+    "workflow/rules/benchmark.smk",
+    "workflow/rules/biology.smk",
+    "workflow/rules/common.smk",
+    "workflow/rules/data.smk",
+    "workflow/rules/figures.smk",
+    "workflow/rules/fit.smk",
+    "workflow/rules/sharing.smk",
+    "workflow/rules/simulate.smk",
+):
     own_file(f"../../{file}")
-own_file("../Snakefile")
-for file in ("benchmark", "biology", "common", "data", "figures", "fit", "sharing", "simulate"):
-    own_file(f"{file}.smk")
 
 
 rule export:

@@ -30,9 +30,9 @@ METADATA = "ro-crate-metadata.json"
 MAIN = "workflow/Snakefile"
 # What is packed beside results, studies and inputs, which are named one by one: others may be private.
 OWN = (
-    "LICENSE", "README.md", "Snakefile", "config/config.yaml", "config/models.txt", "envs/*.txt",
-    "envs/*.yaml", MAIN, "workflow/rules/*.smk", "workflow/schemas/*.yaml", "workflow/scripts/**/*.py",
-    "workflow/profiles/*/*.yaml", "workflow/report/*.rst",
+    "CITATION.cff", "LICENSE", "README.md", "Snakefile", "config/config.yaml", "config/models.txt",
+    "envs/*.def", "envs/*.txt", "envs/*.yaml", MAIN, "workflow/rules/*.smk", "workflow/schemas/*.yaml",
+    "workflow/scripts/**/*.py", "workflow/profiles/*/*.yaml", "workflow/report/*.rst",
 )  # fmt: skip
 FORMATS = {
     ".nc": "application/netcdf", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png",
