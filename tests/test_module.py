@@ -104,7 +104,9 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
     exported = snakemake(folder, "new_export")
     assert exported.returncode == 0, exported.stdout
     with zipfile.ZipFile(folder / "new/results/export/mini.zip") as archive:
-        packed = {name for name in archive.namelist() if not name.startswith(("results/", "config/"))}
+        packed = {
+            name for name in archive.namelist() if not name.startswith(("results/", "config/"))
+        }
     assert packed - {sharing.METADATA} == {
         path.relative_to(ROOT).as_posix()
         for pattern in sharing.OWN

@@ -999,6 +999,30 @@ def test_faults_of_sections(root, section, key, expected):
     assert section_faults(root, section) == [line(f"experiments.{key}", expected)]
 
 
+def test_ablation_needs_a_model(root):
+    """Its own, or that of the experiment whose data it shares."""
+
+    def lines(data, ablation, **others):
+        experiments = {"a": {"data": data, "ablation": ablation}, **others}
+        return faults_of(root, json.dumps({"experiments": experiments}))
+
+    text = "has no model, whose layers ablation could change; give one, or same_as with one"
+    others = {name: {"data": data, "network": NETWORK} for name, data in (("b", ALBERT), ("c", SYNTHETIC))}  # fmt: skip
+    assert lines(ALBERT, {}) == lines({"same_as": "b"}, {}, **others) == []
+    assert lines(SYNTHETIC, {}) == [line("experiments.a.data", text)]
+    assert lines({"same_as": "c"}, {}, **others) == [line("experiments.a.data", text)]
+    assert lines(ALBERT, {"kinds": ["knockout_non"]}) == [
+        line(
+            "experiments.a.ablation.kinds",
+            "'knockout_non' is unknown; choose one of knockout_none, knockout_mean, knockout_lagged; "
+            "did you mean knockout_none?",
+        )
+    ]
+    assert lines(ALBERT, {"inputs": ["wittag"]}) == [
+        line("experiments.a.ablation.inputs", "'wittag' is unknown; choose one of wittig")
+    ]
+
+
 def test_a_figure_shows_experiments_of_its_kind(root):
     figures = {"learned_features": {"experiments": ["a"]}, "trace": {"experiments": ["a"]}}
     assert section_faults(root, {"learned": LEARNED}, figures) == [

@@ -133,6 +133,29 @@ rule perturb:
         command("perturb")
 
 
+rule ablate:
+    input:
+        stage=source("stage"),
+        data=raw_sources,
+    output:
+        ablation="<results>/{study}/{experiment}/ablation.nc",
+    log:
+        "<logs>/{study}/{experiment}/ablate.log",
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
+    params:
+        settings=ablate_settings,
+        code=code("tripartite/stages/ablate"),
+    message:
+        "Take the astrocytes out of the whole transformer of {wildcards.experiment}."
+    shell:
+        command("ablate", "--workers {threads}")
+
+
 rule retain:
     input:
         stage=source("stage"),

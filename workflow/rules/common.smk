@@ -41,6 +41,7 @@ FILES = [
     "tripartite/explanation",
     "tripartite/features",
     "tripartite/figures/__init__",
+    "tripartite/figures/ablation",
     "tripartite/figures/agreement",
     "tripartite/figures/calcium_readout",
     "tripartite/figures/calcium_speed",
@@ -76,6 +77,7 @@ FILES = [
     "tripartite/retention",
     "tripartite/sharing",
     "tripartite/stages/__init__",
+    "tripartite/stages/ablate",
     "tripartite/stages/attend",
     "tripartite/stages/calibrate",
     "tripartite/stages/compare",
@@ -297,22 +299,28 @@ PINS = dict(
 WHEELS = {requirement.replace("==", "-"): requirement for requirement in PINS}
 
 
+def data_of(wildcards):
+    "The data of an experiment, or of the one whose data it shares."
+    owner = file_owner(wildcards.study, wildcards.experiment, "qkv")
+    return section_of(wildcards.study, "experiment", owner)["data"]
+
+
 def wheels(wildcards):
     "The wheels that an experiment reads, by the names of their files."
-    data = experiment(wildcards)["data"]
+    data = data_of(wildcards)
     packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
     return [name for package in packages for name in WHEELS if name.rsplit("-", 1)[0] == package]
 
 
 def input_files(wildcards):
     "The text files of an experiment's inputs; photographs come out of packages."
-    data = experiment(wildcards)["data"]
+    data = data_of(wildcards)
     return study_module.input_files(data["model"], data["inputs"]) if "model" in data else []
 
 
 def raw_sources(wildcards):
     "What data generation reads. A wheel or a text that only got a new date reruns nothing."
-    data = experiment(wildcards)["data"]
+    data = data_of(wildcards)
     if "file" in data:
         return [local(data["file"])]
     fetched = [f"<resources>/wheels/{name}.whl" for name in wheels(wildcards)]
@@ -326,13 +334,25 @@ def generate_settings(wildcards):
     if "synthetic" in data:
         settings |= {"seed": study(wildcards.study)["seed"], "experiment": wildcards.experiment}
     if "model" in data:
-        pins = {name: PINS[WHEELS[name]] for name in wheels(wildcards)}
-        texts = {
-            Path(file).stem: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-            for file in input_files(wildcards)
-        }
-        known = study_module.MODELS[data["model"]]
-        settings |= {name: known[name] for name in ("title", "wheel")} | {"sha256": pins | texts}
+        settings |= model_settings(wildcards)
+    return json.dumps(settings, sort_keys=True)
+
+
+def model_settings(wildcards):
+    "What a pretrained model is called, and the hashes of all that is read of it."
+    pins = {name: PINS[WHEELS[name]] for name in wheels(wildcards)}
+    texts = {
+        Path(file).stem: hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        for file in input_files(wildcards)
+    }
+    known = study_module.MODELS[data_of(wildcards)["model"]]
+    return {name: known[name] for name in ("title", "wheel")} | {"sha256": pins | texts}
+
+
+def ablate_settings(wildcards):
+    data, section = data_of(wildcards), experiment(wildcards)["ablation"]
+    inputs = data["inputs"] if section["inputs"] == "all" else section["inputs"]
+    settings = {"model": data["model"], **model_settings(wildcards), **section, "inputs": inputs}
     return json.dumps(settings, sort_keys=True)
 
 

@@ -14,7 +14,7 @@ SCHEMA_VERSION = 4
 # One order of axes everywhere, leaving out what a variable does not have.
 AXES = (
     "case", "explanation", "variant", "origin", "recipe", "phase", "model", "layout", "perturbation",
-    "rival", "point", "n_features", "seed", "step", "time", "input", "layer", "head", "token", "neuron",
+    "lesion", "rival", "point", "n_features", "seed", "step", "time", "input", "layer", "head", "token", "neuron",
     "d_seen", "d_head",
 )  # fmt: skip
 
@@ -42,6 +42,7 @@ COORDINATES = {
     "model": Variable("model", "str", "", "model of calcium"),
     "layout": Variable("layout", "str", "", "how astrocyte processes are coupled"),
     "perturbation": Variable("perturbation", "str", "", "what is done to the network"),
+    "lesion": Variable("lesion", "str", "", "layer that has lost its astrocytes, or all"),
     "rival": Variable("rival", "str", "", "what the fluorescence is explained by"),
     "point": Variable("point", "int64", "1", "place in the sweep"),
     "time": Variable("time", "int64", "1", "sample"),
@@ -672,6 +673,36 @@ CONTRACTS = {
         **_bounds(
             "direction", f"perturbation point {PER_HEAD}",
             "cosine of a query's output with what it was: mean over queries, inputs and seeds", "seeds",
+        ),
+    },
+    "ablation": {
+        **_bounds(
+            "cosine", "perturbation lesion layer",
+            "cosine of a token's state after the layer (the last: the model's output) with that of the whole "
+            "model: mean over tokens and inputs", "inputs",
+        ),
+        **_bounds(
+            "cosine_chance", "layer",
+            "the same of two tokens of one input in the whole model: mean over pairs and inputs", "inputs",
+        ),
+        **_bounds(
+            "attended_cosine", "perturbation layer",
+            "cosine of the outputs of all heads side by side, before they are added to the token's state, with "
+            "those of the whole model, if this layer alone is changed: mean over tokens and inputs", "inputs",
+        ),
+        **_bounds(
+            "top_token_kept", "perturbation lesion",
+            "share of tokens whose likeliest word is that of the whole model: mean over inputs; NaN for models "
+            "without a head that predicts tokens", "inputs",
+        ),
+        **_bounds(
+            "median_log_gain", "perturbation layer head",
+            "ln gain of the head's output, ln(Z / p'), if this layer alone is changed: median over queries, mean "
+            "over inputs", "inputs",
+        ),
+        **_bounds(
+            "sd_log_gain", "perturbation layer head",
+            "its standard deviation over queries: mean over inputs", "inputs",
         ),
     },
     "retention": {

@@ -49,6 +49,7 @@ SECTIONS = {
     "readout": ("readout",),
     "coupling": ("coupling",),
     "perturbations": ("perturbations",),
+    "ablation": ("ablation",),
     "retention": ("retention",),
     "imaging": ("imaging",),
 }
@@ -58,7 +59,7 @@ FIGURES = {  # the section whose experiments a figure shows
     "feature_maps": "comparison", "dynamic_range": "comparison", "learned_features": "learned",
     "effective_temperature": "explanation", "synapse": "dynamics", "convergence": "convergence",
     "calcium_speed": "settling", "calcium_readout": "readout", "coupling": "coupling",
-    "lesions": "perturbations", "noise": "perturbations", "retention": "retention", "imaging": "imaging",
+    "lesions": "perturbations", "noise": "perturbations", "ablation": "ablation", "retention": "retention", "imaging": "imaging",
 }  # fmt: skip
 
 QUESTIONS = {  # in the report, by the section of a figure; all others are of the biology
@@ -85,7 +86,7 @@ STABLE = (
     2.785  # step over time constant, the end of the stability of Runge-Kutta 4 on the real axis
 )
 HELD = ("dynamics", "convergence", "coupling", "perturbations")  # rates of all tokens at a time
-UNSIZED = ("symmetries", "readout")  # sections without neurons
+UNSIZED = ("symmetries", "readout", "ablation")  # sections without neurons
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
@@ -453,6 +454,14 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         elif "same_as" in experiments.get(other, {}).get("data", {}):
             text = f"{other} has same_as itself, wanted an experiment with data of its own"
             yield here, text + _list(owners)
+    owned = experiments.get(data.get("same_as", name), {}).get("data", {})
+    if (
+        "ablation" in written[name]
+        and _owns_data({"data": owned})
+        and given
+        and "model" not in owned
+    ):
+        yield where, "has no model, whose layers ablation could change; give one, or same_as with one"
 
 
 def _owns_data(experiment: dict) -> bool:
@@ -678,6 +687,7 @@ SETTING_FAULTS = {
     "readout": _no_faults,
     "coupling": _no_faults,
     "perturbations": _no_faults,
+    "ablation": _no_faults,
     "retention": _no_faults,
     "imaging": _no_faults,
 }

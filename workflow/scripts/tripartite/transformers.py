@@ -9,10 +9,12 @@ Weights are dicts of tensors under the names of the checkpoints. Each function r
 returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what enters the
 first layer, what leaves each, and last the output of the model. q and k are divided by
 d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is as it is. Dropout is
-off, and there is no padding.
+off, and there is no padding. Another attention can take the place of softmax in all layers: a function
+of the layer, from 0, and its q, k, v [head, token, d_head] that gives the heads' outputs, shaped as v.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from PIL import Image
@@ -20,6 +22,9 @@ from torch import Tensor
 from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear
 
 from tripartite.checkpoints import Node
+
+Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
+States = tuple[Tensor, Tensor, Tensor, Tensor]
 
 # As the config files of the models say; all use the exact GELU.
 ALBERT = {"n_layers": 12, "n_heads": 8, "eps": 1e-12}
@@ -66,12 +71,19 @@ RESIZED, CROPPED = 256, 224  # pixels
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue of ImageNet
 
 
-def albert(weights: dict[str, Tensor], ids: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def softmax_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Return the outputs [head, token, d_head] of all heads (Vaswani et al., 2017, eq. 1)."""
+    return torch.softmax(q @ k.mT, dim=-1) @ v
+
+
+def albert(
+    weights: dict[str, Tensor], ids: list[int], attention: Attention = softmax_attention
+) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
     x = _embed(weights, "albert.embeddings.", ids, ALBERT["eps"])  # [token, d_embedding]
     x = _linear(weights, "albert.encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
     layer = _layer(weights, ALBERT_LAYER, ALBERT_PARTS)
-    return _stack([layer] * ALBERT["n_layers"], x, _post_norm, ALBERT["n_heads"], ALBERT["eps"])
+    return _stack([layer] * ALBERT["n_layers"], x, _post_norm, ALBERT, attention)
 
 
 def albert_token_logits(weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
@@ -81,14 +93,18 @@ def albert_token_logits(weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
     return _linear(weights, "predictions.decoder", x)
 
 
-def bert(weights: dict[str, Tensor], ids: list[int]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def bert(
+    weights: dict[str, Tensor], ids: list[int], attention: Attention = softmax_attention
+) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
     x = _embed(weights, "embeddings.", ids, BERT["eps"])  # [token, d_model]
     layers = [_layer(weights, BERT_LAYER.format(i), BERT_PARTS) for i in range(BERT["n_layers"])]
-    return _stack(layers, x, _post_norm, BERT["n_heads"], BERT["eps"])
+    return _stack(layers, x, _post_norm, BERT, attention)
 
 
-def vit(weights: dict[str, Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def vit(
+    weights: dict[str, Tensor], image: Tensor, attention: Attention = softmax_attention
+) -> States:
     """Return q, k, v and hidden [layer + 2, token, d_model] of the vision transformer.
 
     image [3, height, width] is normalised; height and width are multiples of the patch size. Token 0
@@ -110,7 +126,7 @@ def vit(weights: dict[str, Tensor], image: Tensor) -> tuple[Tensor, Tensor, Tens
             layer[f"{part}.weight"] = factor[:, None] * layer[f"{part}.weight"]
             layer[f"{part}.bias"] = factor * layer[f"{part}.bias"]
         layers.append(layer)
-    q, k, v, hidden = _stack(layers, x, _pre_norm, VIT["n_heads"], VIT["eps"])
+    q, k, v, hidden = _stack(layers, x, _pre_norm, VIT, attention)
     output = _norm(weights, "layernorm", hidden[-1], VIT["eps"])
     return q, k, v, torch.cat([hidden, output[None]])
 
@@ -195,41 +211,48 @@ def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _stack(
-    layers: list[dict], x: Tensor, block: Callable, n_heads: int, eps: float
-) -> tuple[Tensor, ...]:
+    layers: list[dict], x: Tensor, block: Callable, sizes: dict, attention: Attention
+) -> States:
     """Run x [token, d_model] through the layers; q, k, v and hidden of all."""
     heads, hidden = [], [x]
-    for layer in layers:
-        x, *qkv = block(layer, x, n_heads, eps)
+    for i, layer in enumerate(layers):
+        attend = partial(_attend, layer, sizes["n_heads"], partial(attention, i))
+        x, *qkv = block(layer, x, attend, sizes["eps"])
         heads.append(qkv)
         hidden.append(x)
     q, k, v = (torch.stack(tensors) for tensors in zip(*heads))  # [layer, head, token, d_head]
     return q, k, v, torch.stack(hidden)
 
 
-def _post_norm(layer: dict[str, Tensor], x: Tensor, n_heads: int, eps: float) -> tuple[Tensor, ...]:
+def _post_norm(
+    layer: dict[str, Tensor], x: Tensor, attend: Callable, eps: float
+) -> tuple[Tensor, ...]:
     """x' = norm1(x + attention(x)), then norm2(x' + feed-forward(x')): BERT and ALBERT."""
-    attended, *qkv = _attend(layer, x, n_heads)
+    attended, *qkv = attend(x)
     x = _norm(layer, "norm1", x + attended, eps)
     return _norm(layer, "norm2", x + _feed_forward(layer, x), eps), *qkv
 
 
-def _pre_norm(layer: dict[str, Tensor], x: Tensor, n_heads: int, eps: float) -> tuple[Tensor, ...]:
+def _pre_norm(
+    layer: dict[str, Tensor], x: Tensor, attend: Callable, eps: float
+) -> tuple[Tensor, ...]:
     """x' = x + attention(norm1(x)), then x' + feed-forward(norm2(x')): the vision transformer."""
-    attended, *qkv = _attend(layer, _norm(layer, "norm1", x, eps), n_heads)
+    attended, *qkv = attend(_norm(layer, "norm1", x, eps))
     x = x + attended
     return x + _feed_forward(layer, _norm(layer, "norm2", x, eps)), *qkv
 
 
-def _attend(layer: dict[str, Tensor], x: Tensor, n_heads: int) -> tuple[Tensor, ...]:
-    """Attention of all heads (Vaswani et al., 2017, eq. 1) and their q, k, v [head, token, d_head]."""
+def _attend(
+    layer: dict[str, Tensor], n_heads: int, attention: Callable, x: Tensor
+) -> tuple[Tensor, ...]:
+    """What attention adds to x [token, d_model], and q, k, v [head, token, d_head] of its heads."""
     q, k, v = (
         _linear(layer, part, x).unflatten(-1, (n_heads, -1)).movedim(-2, 0)
         for part in ("query", "key", "value")
     )
     root = q.shape[-1] ** 0.25
     q, k = q / root, k / root
-    output = torch.softmax(q @ k.mT, dim=-1) @ v  # [head, token, d_head]
+    output = attention(q, k, v)  # [head, token, d_head]
     return _linear(layer, "dense", output.movedim(0, -2).flatten(-2)), q, k, v
 
 

@@ -8,7 +8,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from tripartite.figures import palette
 
@@ -170,7 +170,7 @@ def draw_doses(axis, fit: xr.Dataset, heads: list, panel: Panel, kind: str) -> N
             axis.axhspan(below, above, color=colour, alpha=0.15, linewidth=0)
     if panel.variable != "gain" and positive:
         axis.set_yscale("log")
-        few_decades(axis)
+        palette.few_decades(axis)
     axis.set(xlabel=panel.dose, ylabel=panel.label)
     if panel.scale == "log":
         axis.set_xscale("log")
@@ -182,15 +182,6 @@ def draw_doses(axis, fit: xr.Dataset, heads: list, panel: Panel, kind: str) -> N
     if len(dose) == 1:
         axis.set_xticks(dose, [f"{dose[0]:g}"])
         axis.minorticks_off()
-
-
-def few_decades(axis) -> None:
-    """Ticks at 1, 2 and 5 where powers of ten alone would be too few."""
-    low, high = axis.get_ylim()
-    if high < 50 * low:
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.yaxis.set_major_formatter("{x:g}")
-    axis.yaxis.set_minor_formatter(NullFormatter())
 
 
 def draw_law(axis, own: xr.Dataset, panel: Panel, dose: np.ndarray, colour: str) -> None:

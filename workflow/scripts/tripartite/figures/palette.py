@@ -3,6 +3,7 @@
 import matplotlib
 
 matplotlib.use("agg")
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
@@ -69,3 +70,12 @@ def power(x: float) -> str:
 def percent(x: float) -> str:
     """A share in percent with two digits, without exponents."""
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
+
+
+def few_decades(axis) -> None:
+    """Ticks at 1, 2 and 5 where powers of ten alone would be too few."""
+    low, high = axis.get_ylim()
+    if high < 50 * low:
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_major_formatter("{x:g}")
+    axis.yaxis.set_minor_formatter(NullFormatter())

