@@ -275,6 +275,7 @@ def test_the_same_results_are_identical(archive, tmp_path):
 
 
 NAME = "normalizer_error"
+ROW = agreement.Row("a/fit.nc", "y", "interval", 1.0, "", True, np.ones(5))
 WHOLE = (NAME, f"{NAME}_low", f"{NAME}_high")
 
 
@@ -372,30 +373,132 @@ def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
     assert not agreement.failures(found.rows)
 
 
-def test_replicates_agree_and_others_do_not():
-    """95 % of pairs of labs that measured the same agree in all of 300 values; 20 half-widths are seen."""
-    rng = np.random.default_rng(0)
+def without_fits(n, names=(NAME,)):
+    """A fit in which the first n values of each name are NaN, and so are their intervals."""
 
+    def change(fit):
+        for name in names:
+            for part in (name, f"{name}_low", f"{name}_high"):
+                fit[part].values.reshape(-1)[:n] = np.nan
+        return fit
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "settings", "level", "note"),
+    [
+        (0, 1, {"n_seeds": 4}, "interval", "0 only here, 1 only there"),
+        (0, 1, {"n_seeds": 3}, "outside", "0 only here, 1 only there"),
+        (0, 8, {"n_seeds": 4}, "interval", "0 only here, 8 only there"),
+        (8, 8, {"n_seeds": 4}, "identical", ""),
+    ],
+)
+def test_fits_that_one_lab_could_not_do(ours, theirs, settings, level, note, tmp_path):
+    """By chance if the settings differ, and not otherwise."""
+    folder = tmp_path / "theirs"
+    settings = settings | {"dtype": "float64"}
+    files = study(tmp_path / "ours", without_fits(theirs))
+    study(folder, without_fits(ours), settings=settings)
+    found = agreement.compare(files, folder / "results/tiny")
+    (row,) = [
+        row for row in found.rows if row.file == "small/fit.nc" and row.variable in (NAME, "")
+    ]
+    assert row.level == level and (level == "identical" or row.note == note)
+    failed = {row.variable for row in agreement.failures(found.rows)}
+    assert failed == ({NAME} if level == "outside" else set())
+
+
+def test_fits_that_only_one_lab_could_do_are_no_chance():
+    """Many in one variable, or all of a file: 20 of 20 heads, or whatever there is."""
+    row = ROW._replace(alone=(20, 0))
+    assert agreement._judged(row, 100, True).level == "outside"
+    assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "interval"
+
+
+def test_a_file_without_any_fit_in_common_fails(tmp_path):
+    fitted = [name for name in made("fit") if agreement.is_fitted(name, made("fit"))]
+    files = study(tmp_path / "ours")
+    study(tmp_path / "theirs", without_fits(8, fitted), settings={"n_seeds": 4})
+    found = agreement.compare(files, tmp_path / "theirs/results/tiny")
+    assert {row.variable for row in agreement.failures(found.rows)} >= {NAME}
+
+
+@pytest.mark.parametrize("settings", [{"seed": 1}, {"n_seeds": 3, "dtype": "float64"}])
+def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
+    settings, tmp_path, monkeypatch, capsys
+):
+    """Data that differ though their settings do not are no excuse."""
+    files = study(tmp_path / "ours")
+    theirs = tmp_path / "theirs/results/tiny"
+    study(tmp_path / "theirs", moved(0.5))
+    data = qkv()
+    data["q"] *= 2
+    job.save(
+        data,
+        theirs / "small/qkv.nc",
+        ATTRS | {"stage": "qkv", "upstream": {}, "settings": settings},
+    )
+    found = agreement.compare(files, theirs)
+    (row,) = [row for row in found.rows if row.variable == NAME]
+    other = "seed" in settings
+    assert row.level == "outside" and row.fitted != other and bool(row.chances.size) != other
+    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(tmp_path / "x")])  # fmt: skip
+    assert share.main() == 1
+    said = capsys.readouterr()
+    wanted = "no fitted value that can be judged" if other else "fitted values that do not agree"
+    assert wanted in said.err and said.err.count("\n") == 1
+    assert "**The data differ** (small/qkv.nc)" in said.out
+
+
+def test_more_seeds_are_judged_more_sharply(tmp_path):
+    """Seeds stand in the settings of a file, or of what it is made of."""
+    least = []
+    for n, where in ((3, "settings"), (10, "settings"), (10, "upstream_settings")):
+        folder = tmp_path / f"{n}-{where}"
+        nested = {"small/states.nc": {"network": {"n_seeds": n}}}
+        attrs = {"settings": {}} | {where: nested}
+        files = study(folder / "ours", **attrs)
+        study(folder / "theirs", moved(0.5), **attrs)
+        found = agreement.compare(files, folder / "theirs/results/tiny")
+        (row,) = [row for row in found.rows if row.variable == NAME]
+        least.append(row.chances.min())
+    assert least[0] > 100 * least[1] and least[1] == least[2]
+    odd = xr.Dataset(attrs={"settings": json.dumps({"n_seeds": "many"})})
+    assert agreement._n_seeds(odd, folder) == 0
+
+
+def test_chances_are_students():
+    """As scipy has them, from the samples themselves."""
+    rng = np.random.default_rng(1)
+    samples = rng.standard_normal((4, 50)), 3 * rng.standard_normal((9, 50)) + 1
+    wanted = scipy.stats.ttest_ind(*samples, equal_var=True).pvalue
+    found = agreement.chances(lab(samples[0]), lab(samples[1]), "y", (4, 9))
+    np.testing.assert_allclose(found, wanted, rtol=1e-10)
+
+
+def lab(samples):
+    """Means over the first axis and their Student's intervals."""
+    n, mean = len(samples), samples.mean(0)
+    half = scipy.stats.t.isf(0.025, n - 1) * samples.std(0, ddof=1) / np.sqrt(n)
+    return xr.Dataset({"y": ("x", mean), "y_low": ("x", mean - half), "y_high": ("x", mean + half)})
+
+
+def test_replicates_agree_and_others_do_not():
+    """95 % of pairs of labs that measured the same agree in all of 300 values; large shifts are seen."""
+    rng = np.random.default_rng(0)
     scale = rng.uniform(0.1, 10, 300)
 
-    def lab(n_seeds, shift=0.0):
-        x = scale * rng.standard_normal((n_seeds, 300))
-        mean, half = x.mean(0), scipy.stats.t.isf(0.025, n_seeds - 1) * x.std(0, ddof=1) / np.sqrt(
-            n_seeds
-        )
-        mean[0] += shift * half[0]
-        return xr.Dataset(
-            {"y": ("x", mean), "y_low": ("x", mean - half), "y_high": ("x", mean + half)}
-        )
+    def agree(sizes, shift=0.0):
+        ours, theirs = (scale * rng.standard_normal((n, 300)) for n in sizes)
+        theirs[:, 0] += shift * scale[0]
+        p = agreement.chances(lab(ours), lab(theirs), "y", sizes)
+        return agreement._judged(ROW._replace(chances=p), 1, False).level == "interval"
 
-    def agree(ours, theirs):
-        return (agreement.apart(ours, theirs, "y") <= agreement.tolerance(300)).all()
-
-    for sizes in ((5, 5), (10, 10), (5, 40)):
-        same = [agree(lab(sizes[0]), lab(sizes[1])) for _ in range(200)]
-        assert np.mean(same) > 0.93
-        assert not any(agree(lab(sizes[0], 20), lab(sizes[1])) for _ in range(20))
-    assert agreement.tolerance(0) == agreement.tolerance(1) == 1
+    for sizes in ((3, 3), (5, 5), (10, 10), (5, 40)):
+        same = np.mean([agree(sizes) for _ in range(1000)])
+        assert same > 0.93  # 3 sd below 95 %
+        assert np.mean([agree(sizes, 100) for _ in range(100)]) < 0.05
 
 
 def test_another_study_is_one_line(tmp_path, monkeypatch, capsys):
@@ -441,7 +544,7 @@ def test_deviations_by_hand():
 def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     files = study(tmp_path / "ours")
     theirs = tmp_path / "theirs/results/tiny"
-    study(tmp_path / "theirs", moved(0.5), settings={"n_seeds": 4, "dtype": "float64"}, device="cuda",
+    study(tmp_path / "theirs", moved(3), settings={"n_seeds": 4, "dtype": "float64"}, device="cuda",
           code_digest="f" * 64, source="a | b\x1b[31m")  # fmt: skip
     shutil.copytree(theirs / "small", theirs / "extra")
     (theirs / "small/qkv.nc").unlink()
@@ -459,7 +562,7 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
         "| source | random heads | a / b?[31m | small/fit.nc |",
         "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
         "| small/qkv.nc | all | missing | – |  |",
-        f"| small/fit.nc | {NAME} | outside | 0.33 | 7 of 8 leave, by up to 1.6 times |",
+        f"| small/fit.nc | {NAME} | outside | 0.75 | their intervals are 4 times as wide; 8 of 8 leave, p down to 3e-07 |",
     ):
         assert row in text.splitlines()
     assert "Only the other has extra/fit.nc, extra/qkv.nc." in text

@@ -32,6 +32,11 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
             f"{folder / study}.md: fitted values that do not agree with {other.name}, or are missing "
             f"there: {names}{more}"
         )
+    if not any(row.fitted for row in found.rows):
+        raise Breach(
+            f"{folder / study}.md: {other.name} has no fitted value that can be judged, as its data are those of "
+            "other settings; compare studies of the same data"
+        )
 
 
 def main() -> int:

@@ -2,9 +2,10 @@
 
 Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no element differs
 by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more.
-Fitted values, which have 95 % intervals, also agree if they differ by no more than their half-widths combined
-(root of the sum of squares) times a factor that grows with the number of values compared, so that
-independent replicates agree in all of them with 95 %.
+Fitted values, which have 95 % intervals, also agree if Student's t test of the two intervals cannot tell them
+apart: at 5 % for all values of all variables together, so that independent replicates agree in all of them
+with 95 %. A fit that only one lab could do is no fault if settings differ, as many fail here as there, and the
+file has others. What is fitted to other data, because their settings differ, is shown but not judged.
 """
 
 import json
@@ -14,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from scipy.stats import t
+from scipy.stats import binomtest, t
 
 from tripartite import job
 from tripartite.contracts import CONTRACTS, Breach
@@ -28,7 +29,11 @@ LEVELS = {  # from best to worst
     "outside": "values differ by more",
     "missing": "the other results have no such file, or not all of its labels",
 }
-FREEDOM = 5  # degrees of freedom of intervals: those of a few seeds have heavy tails
+FREEDOM = 3  # degrees of freedom of intervals that are not over seeds: of four inputs
+NO_INTERVALS = (  # their ends are not those of an interval that holds the value of a replicate
+    "log_calcium",  # quantiles of networks
+    "power_simulated",  # of a simulation of trials whose number differs
+)
 ORDER = ("qkv", "attention", "states")  # each before what is made from it
 
 
@@ -39,7 +44,8 @@ class Row(NamedTuple):
     deviation: float  # the largest, relative; NaN for what is no number
     note: str = ""
     fitted: bool = False  # has an interval, or had one
-    apart: np.ndarray = np.empty(0)  # differences of fitted values over their half-widths combined
+    chances: np.ndarray = np.empty(0)  # p values of the differences between fitted values
+    alone: tuple[int, int] = (0, 0)  # fitted values that only ours have, and only theirs
 
 
 class Found(NamedTuple):
@@ -66,7 +72,8 @@ def compare(files: list[Path], folder: Path) -> Found:
             f"{sorted(ours)[0]}; give results of the same study"
         )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
-    coarse = {}
+    coarse = {}  # what is made in float32, or of such data that differ
+    foreign = {}  # what is made of data that differ as their settings do
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
         if not ours[key].is_file():
             raise Breach(f"{ours[key]}: is missing; run the study first")
@@ -77,21 +84,29 @@ def compare(files: list[Path], folder: Path) -> Found:
             continue
         mine, other = job.load(ours[key]), job.load(theirs[key])
         origins = _origin(mine, ours[key]), _origin(other, theirs[key])
-        coarse[key] = any(coarse.get(name) for name in _json(mine, "upstream", ours[key]))
+        upstream = _json(mine, "upstream", ours[key])
+        coarse[key] = any(coarse.get(name) for name in upstream)
+        foreign[key] = any(foreign.get(name) for name in upstream)
         coarse[key] |= any(
             value in ("float32", "bfloat16") for flat in origins for value in flat.values()
         )
-        found.rows.extend(
-            agree(key, mine, other, ROUNDING["float32" if coarse[key] else "float64"])
-        )
+        n_seeds = _n_seeds(mine, ours[key]), _n_seeds(other, theirs[key])
+        rows = agree(key, mine, other, ROUNDING["float32" if coarse[key] else "float64"], n_seeds)
+        found.rows.extend(map(_not_judged, rows) if foreign[key] else rows)
+        differ = {
+            what for what in origins[0] | origins[1] if origins[0].get(what) != origins[1].get(what)
+        }
         if ours[key].stem == "qkv":
-            coarse[key] = any(row.file == key and row.level != "identical" for row in found.rows)
-        for what in origins[0] | origins[1]:
-            pair = tuple(str(flat.get(what, "not there")) for flat in origins)
-            if pair[0] != pair[1]:
-                found.origins.setdefault((what, *pair), []).append(key)
-    limit = tolerance(sum(row.apart.size for row in found.rows))
-    found.rows[:] = [_judged(row, limit) for row in found.rows]
+            coarse[key] = any(row.level != "identical" for row in rows)
+            foreign[key] = any(row.level == "outside" for row in rows)
+            foreign[key] &= any(_is_setting(what) for what in differ)
+        for what in sorted(differ):
+            pair = (str(flat.get(what, "not there")) for flat in origins)
+            found.origins.setdefault((what, *pair), []).append(key)
+    chance = any(_is_setting(what) for what, *_ in found.origins)
+    n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in found.rows))
+    judged = {row.file for row in found.rows if row.chances.size}
+    found.rows[:] = [_judged(row, n_rows, chance and row.file in judged) for row in found.rows]
     for path in files:
         if not job.is_contract(path):
             other = folder / path.parent.name / path.name
@@ -101,21 +116,30 @@ def compare(files: list[Path], folder: Path) -> Found:
     return found
 
 
-def agree(key: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float) -> list[Row]:
+def agree(
+    key: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float, n_seeds: tuple[int, int]
+) -> list[Row]:
     """One row for each variable of two files of the same name, or a single one if all are identical.
 
     Ends of an interval stand with their estimate. "interval" is still to be judged.
     """
     names = [name for name in ours.variables if not _is_end(name, ours.variables)]
-    rows = [_agree(key, name, ours, theirs, rounding) for name in names]
+    rows = [_agree(key, name, ours, theirs, rounding, n_seeds) for name in names]
     if all(row.level == "identical" for row in rows):
-        apart = np.concatenate([row.apart for row in rows])
+        together = np.concatenate([row.chances for row in rows])
         fitted = any(row.fitted for row in rows)
-        return [Row(key, "", "identical", 0, f"{len(ours.variables)} variables", fitted, apart)]
+        return [Row(key, "", "identical", 0, f"{len(ours.variables)} variables", fitted, together)]
     return rows
 
 
-def _agree(key: str, name: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float) -> Row:
+def _agree(
+    key: str,
+    name: str,
+    ours: xr.Dataset,
+    theirs: xr.Dataset,
+    rounding: float,
+    n_seeds: tuple[int, int],
+) -> Row:
     fitted = is_fitted(name, ours.variables)
     names = [name, f"{name}_low", f"{name}_high"] if fitted else [name]
     if absent := [part for part in names if part not in theirs.variables]:
@@ -137,39 +161,51 @@ def _agree(key: str, name: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: 
         [deviations(ours[part].values, theirs[part].values).max(initial=0) for part in names]
     )
     level = "identical" if not ends else "rounding" if ends <= rounding else "interval"
-    distances = apart(ours, theirs, name) if fitted else np.full(a.shape, np.nan)
-    open_ = np.isfinite(a) & np.isfinite(b) & np.isnan(distances)  # nothing to judge them by
-    judged = ~np.isnan(distances)
-    leave = (differ > rounding) & ~judged & ~(fitted & open_)
+    chance = chances(ours, theirs, name, n_seeds) if fitted else np.full(a.shape, np.nan)
+    judged = ~np.isnan(chance)
+    chance[judged & (differ <= rounding)] = 1.0
+    known = np.isfinite(a), np.isfinite(b)
+    only = [int((known[i] & ~known[1 - i]).sum()) if fitted else 0 for i in (0, 1)]
     notes = [note] * bool(note)
-    if level == "interval":
-        n_known = int((np.isfinite(a) | np.isfinite(b)).sum())
-        if leave.any():
-            level = "outside"
-            notes.append(f"{leave.sum()} of {n_known} leave")
-        if n_open := int((fitted & open_ & (differ > rounding)).sum()):
-            notes.append(f"{n_open} of {n_known} have no interval")
+    if level == "interval" and not fitted:
+        level = "outside"
+        notes.append(f"{(differ > rounding).sum()} of {(known[0] | known[1]).sum()} leave")
+    elif level == "interval":
+        open_ = known[0] & known[1] & ~judged & (differ > rounding)  # nothing to judge them by
+        if open_.any():
+            notes.append(f"{open_.sum()} of {(known[0] | known[1]).sum()} have no interval")
         if judged.any() and not 0.5 <= (wider := _wider(ours, theirs, name)) <= 2:
             notes.append(f"their intervals are {wider:.2g} times as wide")
-    if level == "interval" and not judged.any():
-        level = "outside"  # as what has no intervals at all, and no more a failure than that
-    fitted = fitted and bool(judged.any() or leave.any() or lost)
+        if not judged.any() and not any(only):
+            level = "outside"  # as what has no intervals at all, and no more a failure than that
+    fitted = fitted and bool(judged.any() or any(only) or lost)
     level = "missing" if lost and level != "outside" else level
-    return Row(key, name, level, worst, "; ".join(notes), fitted, distances[judged])
+    return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], tuple(only))
 
 
-def _judged(row: Row, limit: float) -> Row:
-    """A row whose values differ by more than rounding, as the intervals say."""
-    n_leave = int((row.apart > limit).sum())
-    if row.level not in ("interval", "missing") or not n_leave:
+def _judged(row: Row, n_rows: int, chance: bool) -> Row:
+    """A row whose values differ by more than rounding, as the intervals say; chance: settings differ."""
+    if row.level not in ("interval", "missing"):
         return row
-    words = f"{n_leave} of {row.apart.size} leave, by up to {row.apart.max() / limit:.2g} times"
-    return row._replace(level="outside", note="; ".join(filter(None, [row.note, words])))
+    outside, notes = False, [row.note] * bool(row.note)
+    if n_leave := int((row.chances < 0.05 / n_rows / max(1, row.chances.size)).sum()):
+        outside = True
+        notes.append(f"{n_leave} of {row.chances.size} leave, p down to {row.chances.min():.1g}")
+    if any(row.alone):
+        outside |= not chance or binomtest(row.alone[0], sum(row.alone)).pvalue < 0.05 / n_rows
+        notes.append(f"{row.alone[0]} only here, {row.alone[1]} only there")
+    return row._replace(level="outside" if outside else row.level, note="; ".join(notes))
+
+
+def _not_judged(row: Row) -> Row:
+    """A row of what is fitted to data of other settings."""
+    level = "outside" if row.level == "interval" else row.level
+    return row._replace(level=level, fitted=False, chances=np.empty(0), alone=(0, 0))
 
 
 def is_fitted(name: str, names: object) -> bool:
     """True for an estimate that has both ends of an interval beside it."""
-    return f"{name}_low" in names and f"{name}_high" in names
+    return f"{name}_low" in names and f"{name}_high" in names and name not in NO_INTERVALS
 
 
 def _is_end(name: str, names: object) -> bool:
@@ -177,17 +213,28 @@ def _is_end(name: str, names: object) -> bool:
     return end in ("low", "high") and is_fitted(stem, names)
 
 
-def apart(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> np.ndarray:
-    """|a - b| of two estimates over the half-widths that face each other, combined; NaN without intervals."""
+def chances(
+    ours: xr.Dataset, theirs: xr.Dataset, name: str, n_seeds: tuple[int, int]
+) -> np.ndarray:
+    """p values of Student's t test of two estimates, by the half-widths that face each other; NaN without intervals.
+
+    Intervals are Student's over n_seeds, which replicates have of one distribution (0: not over seeds).
+    """
+    known = min(n_seeds) > 1
+    freedom = np.array(n_seeds) - 1 if known else np.full(2, FREEDOM)
+    n = np.array(n_seeds) if known else np.ones(2)
     a, b = (one[name].values.astype(np.float64) for one in (ours, theirs))
     with np.errstate(all="ignore"):
-        (a_low, a_high), (b_low, b_high) = (
-            [np.abs(one[f"{name}_{end}"].values - one[name].values) for end in ("low", "high")]
-            for one in (ours, theirs)
+        below, above = (
+            [np.abs(one[f"{name}_{end}"].values - one[name].values) for one in (ours, theirs)]
+            for end in ("low", "high")
         )
-        width = np.where(a < b, np.hypot(a_high, b_low), np.hypot(a_low, b_high))
-        found = np.where(a == b, 0.0, np.abs(a - b) / width)
-    return np.where(np.isfinite(width), found, np.nan)
+        half = np.where(a < b, above[0], below[0]), np.where(a < b, below[1], above[1])
+        variances = (np.stack(half, -1) / t.isf(0.025, freedom)) ** 2 * n  # of one seed
+        error = np.sqrt(variances @ freedom / freedom.sum() * (1 / n).sum())
+        p = 2 * t.sf(np.abs(a - b) / error, freedom.sum())
+    p = np.where(a == b, 1.0, np.where(error == 0, 0.0, p))
+    return np.where(np.isfinite(error), p, np.nan)
 
 
 def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
@@ -196,14 +243,6 @@ def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
     with np.errstate(all="ignore"):
         ratio = widths[0] / widths[1]
     return float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
-
-
-def tolerance(n_values: int) -> float:
-    """What `apart` may be for n_values at once, so that replicates leave it in none with 95 % (Bonferroni).
-
-    Intervals are taken to be Student's with FREEDOM degrees of freedom.
-    """
-    return float(t.isf(0.025 / max(1, n_values), FREEDOM) / t.isf(0.025, FREEDOM))
 
 
 def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -251,6 +290,14 @@ def _shared(
     return a, b, lost, "; ".join(notes)
 
 
+def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
+    """The fewest seeds in the settings of a file or of what it is made of; 0 without any."""
+    names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
+    leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
+    found = [n for place, n in leaves if place.rpartition(".")[2] == "n_seeds"]
+    return min((n for n in found if isinstance(n, int)), default=0)
+
+
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
     try:
         return dict(json.loads(dataset.attrs[key]))
@@ -271,6 +318,10 @@ def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
     return flat | dict(_leaves("", _json(dataset, "settings", path)))
 
 
+def _is_setting(what: str) -> bool:
+    return what not in ("source", "device") and not what.startswith(("code of ", "version of "))
+
+
 def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
     if isinstance(value, dict):
         for key, part in value.items():
@@ -285,22 +336,22 @@ def summary(found: Found, study: str, other: str) -> str:
     fitted = [row for row in found.rows if row.fitted]
     bad = failures(found.rows)
     rest = sum(row.level in ("outside", "missing") and not row.fitted for row in found.rows)
-    distances = np.concatenate([np.empty(0), *(row.apart for row in found.rows)])
-    n_values, limit = distances.size, tolerance(distances.size)
+    judged = [row.chances for row in found.rows if row.chances.size]
+    unlike = sum(int((chance < 0.05).sum()) for chance in judged)
     data = [row.file for row in found.rows if "/qkv." in row.file and row.level == "outside"]
     lines = [
         f"# {study}, beside {_cell(other)}", "",
-        f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree; {rest} others are outside or "
+        f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree; {rest} others, not judged, are outside or "
         "missing.", "",
-        *([f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate.", ""]
-          if data else []),
+        *([f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
+           "is not judged if their settings differ.", ""] if data else []),
         "| level | means | rows |", "|---|---|---|",
         *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()), "",
         f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is computed in float32 "
         "or made from float32 data that differ.",
-        f"Intervals: of {n_values} fitted values, each may differ by {limit:.2f} times the two half-widths "
-        "combined; independent replicates do so in all of them with 95 %. "
-        f"{(distances > 1).sum()} differ by more than once; of replicates at most 5 % do.",
+        f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in {len(judged)} variables, "
+        "at 5 % for all of them together (Bonferroni over variables, and over the values of each). "
+        f"{unlike} differ at 5 % for each alone; of replicates about 5 % do.",
         "Figures, byte by byte: " + ", ".join(f"{n} {level}" for level, n in found.figures.items()) + ".",
         *([f"Only the other has {', '.join(map(_cell, found.extra))}."] if found.extra else []), "",
         "## How they were made", "",
