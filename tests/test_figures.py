@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import xarray as xr
 from matplotlib import pyplot as plt
 from test_stages import SETTINGS
 
@@ -238,3 +239,15 @@ def test_ordinals():
 def test_numbers_in_words():
     assert palette.power(5) == "$10^{5}$" and palette.power(4.07) == "$10^{4.1}$"
     assert palette.percent(0.013) == "1.3 %" and palette.percent(0.999) == "100 %"
+
+
+def test_experiments_on_one_source_are_told_apart():
+    """By their names, and only where it is needed; a long title has two lines."""
+    sources = {"a": "x $^", "b": "y", "c": "x $^"}
+    fits = {name: xr.Dataset(attrs={"source": source}) for name, source in sources.items()}
+    assert palette.labels(fits) == [r"x \$^ (a)", "y", r"x \$^ (c)"]
+    figure, axis = plt.subplots()
+    palette.title(axis, "MiniLM, fitted normal, centred and balanced", "below")
+    assert axis.get_title(loc="left") == "fitted normal,\ncentred and balanced\nbelow"
+    assert [text.get_text() for text in axis.texts] == ["MiniLM"]
+    plt.close(figure)

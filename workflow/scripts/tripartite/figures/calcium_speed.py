@@ -136,7 +136,7 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     axis.plot(middle, y, "D", color=palette.HEADS[1], markersize=3)
     axis.set(xscale="log", ylim=(-0.6, len(y) - 0.4))
     known = [x for x in (*middle, *low, *high) if np.isfinite(x) and x > 0]
-    axis.set_xlim(min(known, default=0.1) / 2, max(known, default=10) * 4)
+    axis.set_xlim(min(known, default=0.1) / 4, max(known, default=10) * 4)
     if not np.isfinite(middle).any():
         axis.annotate("no lower bound", (0.5, 0.5), xycoords="axes fraction", ha="center")
     for place, value in zip(y, middle):

@@ -5,7 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, NullLocator
+from matplotlib.ticker import NullLocator
 
 from tripartite.figures import palette
 
@@ -96,11 +96,10 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
         low, high = min(heights) / 1.6, max(heights) * 1.6
         high *= (high / low) ** (0.35 if kind == "gain" else 0)  # room for the legend
         axis.set(yscale="log", ylim=(low, high))
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 30 else (1,)))
+        palette.few_decades(axis)
         axis.yaxis.set_major_formatter("{x:g}")
-        axis.yaxis.set_minor_formatter(NullFormatter())
         if kind == "gain" and (one["gain_error_law"] > high).any():
-            axis.annotate("law beyond ↑", (0.98, 0.72), xycoords="axes fraction", ha="right")
+            axis.annotate("law beyond ↑", (0.02, 0.03), xycoords="axes fraction")
     decades = 10.0 ** np.arange(np.floor(np.log10(smallest)), np.log10(x[-1]) + 0.01)
     decades = decades[decades >= smallest * 0.99][:: -(-len(decades) // 3)]
     zero = [x[0]] if kappa[0] == 0 else []

@@ -110,7 +110,8 @@ def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
     lower.minorticks_off()
     upper.set_xlim(lower.get_xlim())
     lower.set_xlabel("threshold of the firing rate")
-    upper.legend(loc="best", handlelength=1.5).set_in_layout(False)
+    above = (0, 0.06)  # the bars of the best thresholds
+    upper.legend(loc="lower left", bbox_to_anchor=above, handlelength=1.5).set_in_layout(False)
 
 
 def legend() -> list[Line2D]:

@@ -107,9 +107,8 @@ def legend(fits: dict[str, xr.Dataset]) -> list[Line2D]:
     grey = {"color": "0.35", "linewidth": 0.9}
     return [
         *(
-            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3,
-                   label=palette.plain_text(fit.attrs["source"]))
-            for fit, colour, marker in styled(fits)
+            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3, label=label)
+            for label, (_, colour, marker) in zip(palette.labels(fits), styled(fits))
         ),
         Line2D([], [], linestyle="-", marker="o", markersize=2.5, label="standard deviation", **grey),
         Line2D([], [], linestyle=DASHES, marker="o", markersize=2.5, markerfacecolor="white",

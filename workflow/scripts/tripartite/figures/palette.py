@@ -7,6 +7,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
+WIDEST = 30  # letters of a title above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
@@ -47,7 +48,8 @@ def apply() -> None:
 def title(axis, source: str, plain: str = "") -> None:
     """Name a panel in bold, with plain lines below: what sets a network apart, and what is shown."""
     bold, _, mark = source.partition(", ")
-    lines = [plain_text(mark)] * bool(mark) + plain.split("\n") * bool(plain)
+    mark = plain_text(mark if len(mark) <= WIDEST else mark.replace(", ", ",\n"))
+    lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
     axis.annotate(
         plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * len(lines)), xycoords="axes fraction",
@@ -58,6 +60,15 @@ def title(axis, source: str, plain: str = "") -> None:
 def plain_text(text: str) -> str:
     """A user's words as they are, and not as a formula."""
     return text.replace("$", r"\$")
+
+
+def labels(fits: dict) -> list[str]:
+    """What each experiment is called in a legend: its source, and its name where another has the same."""
+    sources = [fit.attrs["source"] for fit in fits.values()]
+    return [
+        plain_text(source if sources.count(source) == 1 else f"{source} ({name})")
+        for name, source in zip(fits, sources)
+    ]
 
 
 def power(x: float) -> str:

@@ -30,23 +30,23 @@ def phase_diagram(fits: dict[str, xr.Dataset]) -> Figure:
     figure = plt.figure(figsize=(palette.PAGE, 5.8))
     grid = figure.add_gridspec(2, 2, width_ratios=(1.5, 1))
     styles = list(zip(fits.values(), cycle(palette.HEADS), cycle(palette.MARKERS)))
-    draw_map(figure, figure.add_subplot(grid[:, 0]), styles)
+    draw_map(figure, figure.add_subplot(grid[:, 0]), styles, palette.labels(fits))
     draw_collapse(figure.add_subplot(grid[0, 1]), styles)
     draw_exponents(figure.add_subplot(grid[1, 1]), styles)
     return figure
 
 
-def draw_map(figure: Figure, axis, styles: list) -> None:
+def draw_map(figure: Figure, axis, styles: list, labels: list[str]) -> None:
     sigma_squared = np.geomspace(*SIGMA_SQUARED, 300)
     for factor, words in ((0.5, "$m = e^{\\sigma^2/2}$"), (2, "$m = e^{2\\sigma^2}$")):
         border = factor * sigma_squared / np.log(10)
         axis.plot(sigma_squared, border, color=palette.EXACT, linewidth=1)
         at = 6.2 * np.log(10) / factor
         axis.annotate(words, (at, 6.2), xytext=(4, 0), textcoords="offset points", va="center")
-    for words, x, y in (("Gaussian", 0.14, 7.2), ("anomalous", 9.5, 7.2), ("frozen", 60, 0.9)):
-        axis.annotate(words, (x, y), weight="bold", va="center")
+    for words, x, y in (("Gaussian", 0.3, 7.2), ("anomalous", 16.6, 7.2), ("frozen", 90, 0.9)):
+        axis.annotate(words, (x, y), weight="bold", ha="center", va="center", fontsize=6.5)
     norm, beyond, handles = mpl.colors.Normalize(0, 1), 0, []
-    for place, (fit, _, marker) in enumerate(styles):
+    for place, ((fit, _, marker), label) in enumerate(zip(styles, labels)):
         x = np.broadcast_to(fit["sigma_squared"].values, fit["normalizer_ratio"].shape)
         y = np.broadcast_to(np.log10(fit["n_features"].values)[:, None, None], x.shape)
         run = fit["normalizer_ratio"].notnull().values & np.isfinite(x)
@@ -56,7 +56,6 @@ def draw_map(figure: Figure, axis, styles: list) -> None:
             x[run], y[run], c=fit["normalizer_ratio"].values[run], norm=norm, cmap="cividis", marker=marker,
             s=14, linewidths=0.2, edgecolors="white", zorder=3,
         )  # fmt: skip
-        label = palette.plain_text(fit.attrs["source"])
         handles.append(
             plt.Line2D([], [], color="0.35", marker=marker, linestyle="", markersize=4, label=label)
         )
@@ -83,11 +82,14 @@ def draw_collapse(axis, styles: list) -> None:
         if np.isfinite(shift):
             low, high = (float(fit[f"collapse_shift_{end}"]) for end in ("low", "high"))
             text = f"moved by {shift:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
-            axis.plot(x, ndtr(x + shift), "--", color=colour, linewidth=0.8, label=text)
+            axis.plot(x, ndtr(x + shift), "--", color=colour, linewidth=0.8)
+            axis.plot(
+                [], [], "--", marker=marker, color=colour, linewidth=0.8, markersize=2.5, label=text
+            )
     axis.set(xlim=REACH, yscale="log", ylim=(1e-4, 2))
     axis.set_xlabel("$b_m - \\sigma$")
     axis.set_ylabel("$p / Z$ (median)")
-    axis.legend(loc="lower right", fontsize=5.5, handlelength=1.5).set_in_layout(False)
+    axis.legend(loc="lower right", fontsize=5.5, handlelength=2.5).set_in_layout(False)
 
 
 def draw_exponents(axis, styles: list) -> None:

@@ -55,9 +55,8 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
     axes[0].set_ylabel("log$_{10}$ rms error of the output, measured")
     draw_gain(axes[2], styles)
     handles = [
-        plt.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3.5,
-                   label=palette.plain_text(fit.attrs["source"]))
-        for fit, colour, marker in styles
+        plt.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3.5, label=label)
+        for label, (_, colour, marker) in zip(palette.labels(fits), styles)
     ]  # fmt: skip
     handles += [
         plt.Line2D([], [], color="0.35", marker="o", linestyle="", markersize=3.5, label=r"$m > R^2$"),

@@ -170,7 +170,7 @@ def draw_row(axis, name: str, fit: xr.Dataset, cells: list[Cell]) -> None:
                     label="exact softmax normaliser $Z$")  # fmt: skip
     elif name == "output_error":
         if not reads:
-            axis.text(0.5, 0.5, "no output while writing", transform=axis.transAxes, ha="center",
+            axis.text(0.5, 0.5, "no output\nwhile writing", transform=axis.transAxes, ha="center",
                       va="center", color="0.5", fontsize=6.5)  # fmt: skip
         axis.plot(seconds, values, color=palette.HEADS[0], label="output against exact attention")
         algebra = fit["output_error_algebra"].values[tokens]
