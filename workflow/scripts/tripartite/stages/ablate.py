@@ -1,7 +1,7 @@
 """Take the astrocytes out of a whole pretrained transformer, of one layer or of all, and see what is left.
 
 An astrocyte that responds with p'_t instead of the normaliser Z_t multiplies a head's output by the gain
-Z_t / p'_t (science: any p', exactly; Kozachkov, Kastanenka & Krotov 2023, eq. 12 has p = Z). Each head's
+Z_t / p'_t, whatever p' is (Kozachkov, Kastanenka & Krotov 2023, eq. 12, has p = Z). Each head's
 direction is kept, but heads of other gains are mixed, layers are added to what came before them, norms
 rescale the sum, and the next layers read it: what a transformer makes of that is measured here.
 """
