@@ -11,7 +11,6 @@ import warnings
 warnings.simplefilter("ignore")
 
 import brian2 as b2  # noqa: E402
-import numpy as np  # noqa: E402
 
 b2.prefs.codegen.target = "numpy"
 UM, PER_S, PER_UM_S = b2.umolar, 1 / b2.second, 1 / b2.umolar / b2.second

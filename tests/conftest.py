@@ -13,6 +13,8 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from tripartite import job
+
 ROOT = Path(__file__).parents[1]
 
 hypothesis.settings.register_profile("no deadline", deadline=None)
@@ -64,3 +66,12 @@ def wheels() -> Path:
         script = ROOT / "workflow/scripts/wheel.py"
         subprocess.run([sys.executable, script, pin, folder / f"{name}.whl"], check=True)
     return folder
+
+
+def assert_drawn_alike(draw, fits, folder):
+    """The same file for the same numbers, and more than an empty page."""
+    for name in "ab":
+        (folder / name).mkdir()
+        job.save_figure(draw(fits), [folder / name / "x.svg"], {"x": "abc"})
+    a, b = ((folder / name / "x.svg").read_bytes() for name in "ab")
+    assert a == b and len(a) > 5000

@@ -6,7 +6,7 @@ from math import erf, exp, log, sqrt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, assert_drawn_alike
 from matplotlib import pyplot as plt
 from test_pretrained import WHEELS
 
@@ -194,11 +194,7 @@ def test_bad_input_is_one_line(wheels):
 def test_figure(found, tmp_path):
     silent = found.assign(top_token_kept=found["top_token_kept"] * np.nan)
     fits = {"a": found, "b": silent.sel(perturbation=["knockout_lagged"]).assign_attrs(source="x $^$ y")}  # fmt: skip
-    for suffix in "ab":
-        (tmp_path / suffix).mkdir()
-        job.save_figure(ablation(fits), [tmp_path / suffix / "x.svg"], {"x": "abc"})
-    a, b = ((tmp_path / suffix / "x.svg").read_bytes() for suffix in "ab")
-    assert a == b and len(a) > 5000
+    assert_drawn_alike(ablation, fits, tmp_path)
     figure = ablation(fits)
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 8
     output = figure.axes[2]

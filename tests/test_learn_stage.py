@@ -2,11 +2,12 @@
 
 import numpy as np
 import pytest
+from conftest import assert_drawn_alike
 import torch
 import xarray as xr
 from matplotlib import pyplot as plt
 
-from tripartite import job, network
+from tripartite import network
 from tripartite.contracts import Breach, check, describe
 from tripartite.figures import palette
 from tripartite.figures.learned_features import learned_features
@@ -189,11 +190,7 @@ def test_what_cannot_be_done(data, changes, words):
 
 def test_figure(learned, tmp_path):
     fits = {"a": learned, "b": learned.isel(n_features=[1]).assign_attrs(source="other, centred")}
-    for suffix in "ab":
-        (tmp_path / suffix).mkdir()
-        job.save_figure(learned_features(fits), [tmp_path / suffix / "x.svg"], {"x": "abc"})
-    a, b = ((tmp_path / suffix / "x.svg").read_bytes() for suffix in "ab")
-    assert a == b and len(a) > 5000
+    assert_drawn_alike(learned_features, fits, tmp_path)
     figure = learned_features(fits)
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 2
     drawn = figure.axes[0].get_lines()[0]
