@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 
 import netCDF4
 import numpy as np
@@ -18,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from test_contracts import qkv
 
-from tripartite import job
+from tripartite import job, locks
 from tripartite.contracts import Breach
 from tripartite.figures import palette
 
@@ -162,7 +161,9 @@ def test_wheels_are_compared_with_their_pin(tmp_path):
 HOLD = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from tripartite import job
+from pathlib import Path
+from tripartite import job, locks
+locks.SHARED = Path(sys.argv[2])
 with job.card_lock(["0", "1"]) as card:
     print(card, flush=True)
     sys.stdin.read()
@@ -171,8 +172,8 @@ with job.card_lock(["0", "1"]) as card:
 
 def test_jobs_of_several_processes_have_a_card_each(tmp_path):
     """Two cards, two jobs of different Snakemake processes; a third waits, and one that dies frees its card."""
-    environment = {"PATH": "/usr/bin:/bin", "TMPDIR": str(tmp_path)}
-    command = [sys.executable, "-c", HOLD, str(ROOT / "workflow/scripts")]
+    environment = {"PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-c", HOLD, str(ROOT / "workflow/scripts"), str(tmp_path)]
 
     def start():
         return subprocess.Popen(
@@ -193,8 +194,7 @@ def test_jobs_of_several_processes_have_a_card_each(tmp_path):
 
 def test_a_card_given_by_a_scheduler_is_respected(tmp_path, monkeypatch):
     """Cards are called by what CUDA_VISIBLE_DEVICES holds, and locked under that name."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(locks, "SHARED", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     with job.device("auto") as name:
@@ -210,8 +210,7 @@ def test_a_card_given_by_a_scheduler_is_respected(tmp_path, monkeypatch):
 
 def test_in_a_job_of_slurm_there_are_only_the_cards_it_gave(tmp_path, monkeypatch):
     """Locks are its own: another job's first card, on the same machine, may be called 0 as well."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(locks, "SHARED", tmp_path)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SLURM_JOB_ID", "17")

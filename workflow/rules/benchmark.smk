@@ -1,9 +1,9 @@
 # How fast the network is computed, beside its peers in the same run. No part of any study.
 
+LOCK = own_file("../../envs/benchmark.txt")
+
 
 rule peers:
-    input:
-        lock=local(str(own_file("../../envs/benchmark.txt"))),
     output:
         folder=directory("<resources>/peers"),
     log:
@@ -11,16 +11,18 @@ rule peers:
     localrule: True  # compute nodes may have no network
     conda:
         ENVIRONMENT
+    params:
+        lock=lambda wildcards, input: str(LOCK),
+        digest=plan.digest(LOCK),
     message:
         "Install the other implementations, pinned and checked, in a folder of their own."
     shell:
-        "python -m pip install --quiet --no-deps --only-binary=:all: --require-hashes "
-        "--target {output.folder:q} -r {input.lock:q} 2>&1 | tee {log:q}"
+        f"{PYTHON} -m pip install --quiet --no-deps --only-binary=:all: --require-hashes "
+        "--target {output.folder:q} -r {params.lock:q} 2>&1 | tee {log:q}"
 
 
 rule measure:
     input:
-        stage=source("stage"),
         data=[],
         peers="<resources>/peers",
     output:
@@ -29,15 +31,16 @@ rule measure:
         "<logs>/benchmark/measure.log",
     conda:
         ENVIRONMENT
-    threads: 1 if CLUSTER else workflow.cores  # nothing else may run beside it
+    threads: 1 if CLUSTER else CORES or 1  # nothing else may run beside it
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
         mem_mb=doubling(8000),
         runtime=doubling(60),
     params:
-        settings=lambda wildcards, input: json.dumps({"peers": input.peers, "seed": 2023}),
-        code=code("tripartite/stages/measure"),
+        stage=script("stage"),
+        settings=plan.text({"peers": f"{RESOURCES}/peers", "seed": 2023}),
+        code=plan.code("stage", "tripartite/stages/measure"),
     message:
         "Time the network and its peers."
     shell:
@@ -46,7 +49,6 @@ rule measure:
 
 rule benchmark:
     input:
-        stage=source("stage"),
         data="<results>/benchmark/speed.nc",
     output:
         svg="<results>/benchmark/speed.svg",
@@ -58,8 +60,9 @@ rule benchmark:
     conda:
         ENVIRONMENT
     params:
+        stage=script("stage"),
         settings="{}",
-        code=code("tripartite/figures/speed"),
+        code=plan.figure_code("speed"),
     message:
         "Draw speed, and set what was measured beside the goals."
     shell:

@@ -3,7 +3,6 @@
 
 rule integrate:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         traces="<results>/{study}/{experiment}/traces.nc",
@@ -15,8 +14,9 @@ rule integrate:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/integrate"),
+        stage=script("stage"),
+        settings=settings("traces"),
+        code=plan.stage_code("traces"),
     message:
         "Run the tripartite synapse of {wildcards.experiment} in continuous time: write phase, then read phase."
     shell:
@@ -25,7 +25,6 @@ rule integrate:
 
 rule converge:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         convergence="<results>/{study}/{experiment}/convergence.nc",
@@ -37,8 +36,9 @@ rule converge:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/converge"),
+        stage=script("stage"),
+        settings=settings("convergence"),
+        code=plan.stage_code("convergence"),
     message:
         "Let the time constants of {wildcards.experiment} shrink, and compare with the algebra."
     shell:
@@ -47,7 +47,6 @@ rule converge:
 
 rule settle:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         settling="<results>/{study}/{experiment}/settling.nc",
@@ -59,8 +58,9 @@ rule settle:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/settle"),
+        stage=script("stage"),
+        settings=settings("settling"),
+        code=plan.stage_code("settling"),
     message:
         "Find how fast calcium must be for {wildcards.experiment}."
     shell:
@@ -69,7 +69,6 @@ rule settle:
 
 rule respond:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         readout="<results>/{study}/{experiment}/readout.nc",
@@ -81,8 +80,9 @@ rule respond:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/respond"),
+        stage=script("stage"),
+        settings=settings("readout"),
+        code=plan.stage_code("readout"),
     message:
         "Let calcium models carry the normaliser of {wildcards.experiment}."
     shell:
@@ -91,7 +91,6 @@ rule respond:
 
 rule couple:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         coupling="<results>/{study}/{experiment}/coupling.nc",
@@ -103,8 +102,9 @@ rule couple:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/couple"),
+        stage=script("stage"),
+        settings=settings("coupling"),
+        code=plan.stage_code("coupling"),
     message:
         "Couple the astrocyte processes of {wildcards.experiment} by gap junctions."
     shell:
@@ -113,7 +113,6 @@ rule couple:
 
 rule perturb:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         perturbations="<results>/{study}/{experiment}/perturbations.nc",
@@ -125,8 +124,9 @@ rule perturb:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/perturb"),
+        stage=script("stage"),
+        settings=settings("perturbations"),
+        code=plan.stage_code("perturbations"),
     message:
         "Lesion and disturb the networks of {wildcards.experiment}."
     shell:
@@ -135,8 +135,7 @@ rule perturb:
 
 rule ablate:
     input:
-        stage=source("stage"),
-        data=raw_sources,
+        data=wheels,
     output:
         ablation="<results>/{study}/{experiment}/ablation.nc",
     log:
@@ -148,17 +147,18 @@ rule ablate:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=ablate_settings,
-        code=code("tripartite/stages/ablate"),
+        stage=script("stage"),
+        raw=raw_files,
+        settings=settings("ablation"),
+        code=plan.stage_code("ablation"),
     message:
         "Take the astrocytes out of the whole transformer of {wildcards.experiment}."
     shell:
-        command("ablate", "--workers {threads}")
+        command("ablate", "{params.raw:q} --workers {threads}")
 
 
 rule retain:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         retention="<results>/{study}/{experiment}/retention.nc",
@@ -170,8 +170,9 @@ rule retain:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/retain"),
+        stage=script("stage"),
+        settings=settings("retention"),
+        code=plan.stage_code("retention"),
     message:
         "Let the synapses of {wildcards.experiment} forget, and fit what they retain."
     shell:
@@ -180,7 +181,6 @@ rule retain:
 
 rule image:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         imaging="<results>/{study}/{experiment}/imaging.nc",
@@ -192,8 +192,9 @@ rule image:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/image"),
+        stage=script("stage"),
+        settings=settings("imaging"),
+        code=plan.stage_code("imaging"),
     message:
         "Image the astrocyte of {wildcards.experiment}, and tell its normaliser from rivals."
     shell:

@@ -1,21 +1,26 @@
 # What the rules share: the checked configuration, the sources of the stages, and input functions.
 
-import ast
+import contextlib
 import hashlib
 import importlib.util
-import json
+import io
+import logging
 import os
-import platform
 import re
-import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
-import psutil
+from snakemake.io import flag
+from snakemake.logging import logger
 
-# Jobs run with the interpreter that runs Snakemake, whether or not its environment is activated.
-os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', '')}")
+# Jobs run with the interpreter that runs Snakemake, whether or not its environment is activated,
+# unless it is a plain Snakemake: then an environment manager's Python comes first in PATH.
+if all(map(importlib.util.find_spec, ("netCDF4", "torch", "xarray"))):
+    os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', '')}")
+# Jobs see neither PYTHONPATH nor packages of the user's home, which modules of a cluster may have set.
+PYTHON = "python -E -s"
 
 if Path("config/config.yaml").exists():
 
@@ -69,10 +74,12 @@ FILES = [
     "tripartite/job",
     "tripartite/kernels",
     "tripartite/learning",
+    "tripartite/locks",
     "tripartite/network",
     "tripartite/peers",
     "tripartite/perturbations",
     "tripartite/phases",
+    "tripartite/plan",
     "tripartite/pretrained",
     "tripartite/retention",
     "tripartite/sharing",
@@ -132,52 +139,26 @@ def own_file(path):
 
 for file in SHIPPED:
     own_file(f"../../config/{file}")
+own_file("../../config/models.txt")
 for name in ("config", "study"):
     own_file(f"../schemas/{name}.schema.yaml")
 SOURCES = {name: own_file(f"../scripts/{name}.py") for name in FILES}
 
 
-def source(name):
-    "The file of a script: repo-relative in a clone, so that moving the clone reruns nothing."
-    relative = Path("workflow/scripts")
-    own = all(
-        (relative / f"{file}.py").is_file()
-        and (relative / f"{file}.py").read_bytes() == path.read_bytes()
-        for file, path in SOURCES.items()
-    )
-    return ancient(local(str(relative / f"{name}.py" if own else SOURCES[name])))
+def load_package():
+    "Our light modules, under a name of their own: no installation, and no clash between two versions."
+    init = SOURCES["tripartite/__init__"]
+    name = f"tripartite_{hashlib.sha256(str(init).encode()).hexdigest()[:12]}"
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(
+            name, init, submodule_search_locations=[str(init.parent)]
+        )
+        sys.modules[name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return [importlib.import_module(f"{name}.{part}") for part in ("study", "plan", "locks")]
 
 
-def code(stage):
-    "Digest of a stage and of everything of ours that it imports: an edit reruns exactly its stages."
-    seen, queue = {}, ["stage", stage]
-    while queue:
-        name = queue.pop()
-        if name in seen:
-            continue
-        seen[name] = SOURCES[name].read_text()
-        for node in ast.walk(ast.parse(seen[name])):
-            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("tripartite"):
-                package = node.module.replace(".", "/")
-                names = [f"{package}/{alias.name}" for alias in node.names] + [
-                    package,
-                    f"{package}/__init__",
-                ]
-                queue += [name for name in names if name in SOURCES]
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
-
-
-def load_module(name):
-    "Import one of our light modules by its file: no installation, and no clash between two versions."
-    spec = importlib.util.spec_from_file_location(
-        f"tripartite_{name}", SOURCES[f"tripartite/{name}"]
-    )
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded
-
-
-study_module = load_module("study")
+study_module, plan, locks = load_package()
 
 
 def stop(message):
@@ -193,14 +174,50 @@ def checked(function, *arguments):
         stop(f"The configuration has faults; nothing was run.\n{faults}")
 
 
-if workflow.resource_settings.cores == 0:
+def folder(pathvar):
+    "The folder of a path variable such as results, with the prefix of a module."
+    path = workflow.modifier.path_modifier.modify(f"<{pathvar}>")
+    return workflow.pathvars.apply(str(path))
+
+
+def command_line():
+    "The command line as Snakemake reads it, with its profiles; None where Snakemake is called otherwise."
+    from snakemake.cli import parse_args
+
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return parse_args(sys.argv[1:])[1]
+    except (Exception, SystemExit):
+        return None
+
+
+def sends_jobs_away():
+    "Whether jobs go to a cluster: by the executor, as --jobs may also stand beside --cores on one machine."
+    if workflow.remote_exec or workflow.resource_settings.nodes is None:
+        return workflow.remote_exec
+    line = command_line()
+    return line is None or line.executor not in (None, "local", "dryrun", "touch")
+
+
+def typed_config():
+    "The configuration, with texts as they were typed: Snakemake reads study=007 as the number 7."
+    typed = dict(part.partition("=")[::2] for part in workflow.config_settings.config_args or [])
+    named = {key: typed[key] for key in ("study", "other") if key in typed} if OWN else {}
+    return dict(config) | {key: value for key, value in named.items() if key in config}
+
+
+# Whether this is the main workflow; in another one, of which it is a module, targets, texts of the command
+# line and other keys of the configuration are not its own.
+OWN = Path(workflow.main_snakefile).resolve() in [
+    study_module.SHIPPED.resolve() / path for path in ("Snakefile", "workflow/Snakefile")
+]
+CORES = workflow.resource_settings.cores  # None for utilities such as --unlock
+if CORES == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
-
-# Whether jobs go to a cluster. Which executor sends them is not known yet, but all such need --jobs, which
-# is a number of cores where jobs stay here.
-CLUSTER = workflow.remote_exec or workflow.resource_settings.nodes is not None
-
-MACHINE, CHOSEN = checked(study_module.check, config, Path("."), CLUSTER)
+RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
+CLUSTER = sends_jobs_away()
+MACHINE, CHOSEN = checked(study_module.check, typed_config(), Path("."), CLUSTER, OWN)
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 
@@ -218,203 +235,121 @@ def study(name):
     return STUDIES[name]
 
 
-def attention_settings(section):
-    "What distinguishes the softmax attention that a network is compared with; nothing, as a rule."
-    keys = ("order", "leak_hebbian", "leak_presynaptic")
-    network = section.get("network", {"order": "bidirectional"})
-    special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
-    return {key: network[key] for key in keys} if special else {}
-
-
-def stage_files(section):
-    "The files that an experiment makes of its data, without suffix; the last one is drawn."
-    (name,) = study_module.sections(section)
-    return study_module.SECTIONS[name]
-
-
-def section_of(study_name, kind, name):
-    "What a study says of an experiment or a figure: in a module nobody has judged their names before."
-    known = study(study_name)[f"{kind}s"]
+def named(wildcards, kind):
+    "The study of a file, where it has the experiment or figure of that name."
+    known, name = study(wildcards.study)[f"{kind}s"], getattr(wildcards, kind)
     if name not in known:
-        stop(f"{name}: study {study_name} has no {kind} {name}; it has {', '.join(known)}")
-    return known[name]
+        stop(f"{name}: study {wildcards.study} has no {kind} {name}; it has {', '.join(known)}")
+    return study(wildcards.study)
 
 
-def file_owner(study_name, name, file):
-    "The experiment with which a file stands: itself, or the one whose data it shares."
-    experiments = study(study_name)["experiments"]
-    owner = section_of(study_name, "experiment", name)["data"].get("same_as", name)
-    own = (file == "attention") and (
-        attention_settings(experiments[name]) != attention_settings(experiments[owner])
-    )
-    return owner if file in ("qkv", "attention") and not own else name
+def check_target(target):
+    "Stop with plain words where a file that was asked for belongs to no study."
+    if not target.is_relative_to(RESULTS) or len(target.relative_to(RESULTS).parts) != 3:
+        return
+    asked, place, _ = target.relative_to(RESULTS).parts
+    kind, name = ("figure", target.stem) if place == "figures" else ("experiment", place)
+    known = study(asked)[f"{kind}s"]
+    if name not in known:
+        stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
+    if kind == "experiment" and target.suffix == ".nc":
+        made = ("qkv", "attention", *plan.stage_files(study(asked), name))
+        if target.stem not in made:
+            has = ", ".join(f"{file}.nc" for file in made)
+            stop(f"{target}: experiment {name} of study {asked} has {has}")
+        owner = plan.owner(study(asked), name, target.stem)
+        if owner != name:
+            there = f"{RESULTS}/{asked}/{owner}/{target.name}"
+            stop(f"{target}: {name} shares the data of {owner}; ask for {there}")
 
 
-# Files asked for by their paths may belong to other studies, and may not exist in any. In another
-# workflow, of which this one is a module, paths are not ours to judge.
-OWN = Path(workflow.main_snakefile).resolve() in [
-    study_module.SHIPPED.resolve() / path for path in ("Snakefile", "workflow/Snakefile")
-]
-for target in map(Path, sys.argv[1:] if OWN else []):
-    if target.parts[:1] == ("results",) and len(target.parts) == 4:
-        asked, folder = target.parts[1:3]
-        kind, known, name = ("experiment", study(asked)["experiments"], folder)
-        if folder == "figures":
-            kind, known, name = ("figure", study(asked)["figures"], target.stem)
-        if name not in known:
-            stop(f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}")
-        if kind == "experiment" and target.suffix == ".nc":
-            made = ("qkv", "attention", *stage_files(known[name]))
-            if target.stem not in made:
-                has = ", ".join(f"{file}.nc" for file in made)
-                stop(f"{target}: experiment {name} of study {asked} has {has}")
-            owner = file_owner(asked, name, target.stem)
-            if owner != name:
-                there = f"results/{asked}/{owner}/{target.name}"
-                stop(f"{target}: {name} shares the data of {owner}; ask for {there}")
-
-
-def experiment(wildcards):
-    "The section of an experiment."
-    return section_of(wildcards.study, "experiment", wildcards.experiment)
+# Files asked for by their paths may belong to other studies, and may not exist in any.
+if OWN and any(argument.startswith(f"{RESULTS}/") for argument in sys.argv[1:]):
+    for target in getattr(command_line(), "targets", None) or []:
+        check_target(Path(target))
 
 
 def shared(*names):
     "Input function: the named files, of the experiments that own them."
 
     def paths(wildcards):
+        known = named(wildcards, "experiment")
+        owners = [plan.owner(known, wildcards.experiment, name) for name in names]
         return [
-            f"<results>/{wildcards.study}/{file_owner(wildcards.study, wildcards.experiment, name)}/{name}.nc"
-            for name in names
+            f"<results>/{wildcards.study}/{owner}/{name}.nc" for owner, name in zip(owners, names)
         ]
 
     return paths
 
 
-PINS = dict(
-    line.split(" --hash=sha256:")
-    for line in own_file("../../config/models.txt").read_text().splitlines()
-    if line and not line.startswith("#")
-)
-WHEELS = {requirement.replace("==", "-"): requirement for requirement in PINS}
-
-
-def data_of(wildcards):
-    "The data of an experiment, or of the one whose data it shares."
-    owner = file_owner(wildcards.study, wildcards.experiment, "qkv")
-    return section_of(wildcards.study, "experiment", owner)["data"]
-
-
 def wheels(wildcards):
-    "The wheels that an experiment reads, by the names of their files."
-    data = data_of(wildcards)
-    packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
-    return [name for package in packages for name in WHEELS if name.rsplit("-", 1)[0] == package]
+    "The wheels that an experiment reads. One that only got a new date reruns nothing."
+    data = plan.data_of(named(wildcards, "experiment"), wildcards.experiment)
+    return [ancient(f"<resources>/wheels/{name}.whl") for name in plan.wheels(data)]
 
 
-def input_files(wildcards):
-    "The text files of an experiment's inputs; photographs come out of packages."
-    data = data_of(wildcards)
-    return study_module.input_files(data["model"], data["inputs"]) if "model" in data else []
+# What a job is given beside files and settings. Functions of `input` are no part of what Snakemake compares with
+# the last run: where a script or a user's file lies reruns nothing, what is in it stands in `settings` and `code`.
 
 
-def raw_sources(wildcards):
-    "What data generation reads. A wheel or a text that only got a new date reruns nothing."
-    data = data_of(wildcards)
+def script(name):
+    "The file of a script: repo-relative in a clone, as a command that can be pasted into a terminal."
+    path = Path("workflow/scripts") / f"{name}.py"
+    path = path if path.is_file() and path.samefile(SOURCES[name]) else SOURCES[name]
+    return lambda wildcards, input: str(path)
+
+
+def raw_files(wildcards, input):
+    "The files beside wheels from which data are generated: texts of a model, or the user's own file."
+    data = plan.data_of(named(wildcards, "experiment"), wildcards.experiment)
     if "file" in data:
-        return [local(data["file"])]
-    fetched = [f"<resources>/wheels/{name}.whl" for name in wheels(wildcards)]
-    texts = [local(str(file)) for file in input_files(wildcards)]
-    return [ancient(path) for path in fetched + texts]
+        return [str(data["file"])]
+    return [str(path) for path in plan.texts(data, Path("."))]
 
 
-def generate_settings(wildcards):
-    data = experiment(wildcards)["data"]
-    settings = {"data": data}
-    if "synthetic" in data:
-        settings |= {"seed": study(wildcards.study)["seed"], "experiment": wildcards.experiment}
-    if "model" in data:
-        settings |= model_settings(wildcards)
-    return json.dumps(settings, sort_keys=True)
+def settings(file):
+    "Parameter function: the settings of the stage that makes a file of an experiment, as JSON."
+    return lambda wildcards: plan.text(
+        plan.settings(named(wildcards, "experiment"), wildcards.experiment, file)
+    )
 
 
-def model_settings(wildcards):
-    "What a pretrained model is called, and the hashes of all that is read of it."
-    pins = {name: PINS[WHEELS[name]] for name in wheels(wildcards)}
-    texts = {
-        Path(file).stem: hashlib.sha256(Path(file).read_bytes()).hexdigest()
-        for file in input_files(wildcards)
-    }
-    known = study_module.MODELS[data_of(wildcards)["model"]]
-    return {name: known[name] for name in ("title", "wheel")} | {"sha256": pins | texts}
-
-
-def ablate_settings(wildcards):
-    data, section = data_of(wildcards), experiment(wildcards)["ablation"]
-    inputs = data["inputs"] if section["inputs"] == "all" else section["inputs"]
-    settings = {"model": data["model"], **model_settings(wildcards), **section, "inputs": inputs}
-    return json.dumps(settings, sort_keys=True)
-
-
-def simulate_settings(wildcards):
-    settings = {
-        **experiment(wildcards)["network"],
-        "seed": study(wildcards.study)["seed"],
-        "source": file_owner(wildcards.study, wildcards.experiment, "qkv"),
-    }
-    return json.dumps(settings, sort_keys=True)
-
-
-def section_settings(wildcards):
-    "The settings of an experiment whose section is not a network."
-    (name,) = study_module.sections(experiment(wildcards))
-    settings = {
-        **experiment(wildcards)[name],
-        "seed": study(wildcards.study)["seed"],
-        "source": file_owner(wildcards.study, wildcards.experiment, "qkv"),
-    }
-    return json.dumps(dict(sorted(settings.items())))  # variants keep the order of the study
-
-
-def attend_settings(wildcards):
-    return json.dumps(attention_settings(experiment(wildcards)), sort_keys=True)
-
-
-def fit_settings(wildcards):
-    network = experiment(wildcards)["network"]
-    keys = ("feature_map", "order", "leak_hebbian", "leak_presynaptic")
-    return json.dumps({key: network[key] for key in keys}, sort_keys=True)
-
-
-def fits(wildcards):
-    experiments = study(wildcards.study)["experiments"]
+def drawn(wildcards):
+    "The files that a figure shows."
+    known = named(wildcards, "figure")
     return [
-        f"<results>/{wildcards.study}/{name}/{stage_files(experiments[name])[-1]}.nc"
-        for name in section_of(wildcards.study, "figure", wildcards.figure)["experiments"]
+        f"<results>/{wildcards.study}/{name}/{plan.stage_files(known, name)[-1]}.nc"
+        for name in known["figures"][wildcards.figure]["experiments"]
     ]
 
 
-def figure_files(study_name):
-    return [
-        f"<results>/{study_name}/figures/{name}.{suffix}"
-        for name in study(study_name)["figures"]
-        for suffix in ("svg", "pdf", "png")
-    ]
+def study_files():
+    "All results of the chosen study."
+    files = plan.figure_files(CHOSEN) + plan.experiment_files(CHOSEN)
+    return [f"<results>/{STUDY}/{file}" for file in files]
 
 
-def experiment_files(study_name):
-    files = []
-    for name, section in study(study_name)["experiments"].items():
-        files += [
-            f"<results>/{study_name}/{name}/{file}.nc"
-            for file in ("qkv", "attention", *stage_files(section))
-            if file_owner(study_name, name, file) == name
-        ]
-    return files
+SHARDS = MACHINE["shards"]  # jobs that share the heads of an experiment; one file comes of them
+
+
+def simulated(wildcards):
+    "What a simulation reads. With shards, what they made stands in the place of the attention that they read."
+    qkv, attention = shared("qkv", "attention")(wildcards)
+    if SHARDS == 1:
+        return [qkv, attention]
+    # Snakemake records the set of input files, and runs again where it differs: a flag lets it record the
+    # same files with shards and without, as the result is the same.
+    whole = f"<results>/{wildcards.study}/{wildcards.experiment}/shards/{SHARDS}/states.nc"
+    return [qkv, flag(whole, "sourcecache_entry", attention.replace("<results>", RESULTS))]
+
+
+def gathered(wildcards, input):
+    "The option that names what shards have made, if there are any."
+    return f"--shards {shlex.quote(input.data[1])}" if SHARDS > 1 else ""
 
 
 # Jobs that compute heads side by side: on a cluster --set-threads says with how many cores.
-THREADS = 1 if CLUSTER else max(1, workflow.cores // len(study(STUDY)["experiments"]))
+THREADS = 1 if CLUSTER else max(1, (CORES or 1) // len(CHOSEN["experiments"]))
 
 
 def doubling(first):
@@ -425,20 +360,23 @@ def doubling(first):
 def command(stage, more=""):
     "The shell command of a stage. Progress and errors reach both the terminal and the log."
     return (
-        f"python {{input.stage:q}} {stage} --input {{input.data:q}} --output {{output:q}} "
-        f"--settings {{params.settings:q}} --code {{params.code}} {more} 2>&1 | tee {{log:q}}"
+        f"{PYTHON} {{params.stage:q}} {stage} --input {{input.data:q}} {more} --output {{output:q}} "
+        "--settings {params.settings:q} --code {params.code} 2>&1 | tee {log:q}"
     )
 
 
-def packed_settings(wildcards):
+def shared_study():
+    "The options by which share.py finds the chosen study and its results."
+    return f"--study {STUDY} --results {shlex.quote(f'{RESULTS}/{STUDY}')}"
+
+
+def packed(wildcards, input):
     "What travels of config/: what is shipped, the inputs that the study reads, and last the study."
     files = [own_file(f"../../config/{file}") for file in SHIPPED]
-    for section in study(STUDY)["experiments"].values():
-        data = section["data"]
-        files += study_module.input_files(data["model"], data["inputs"]) if "model" in data else []
+    for name in CHOSEN["experiments"]:
+        files += plan.texts(plan.data_of(CHOSEN, name), Path("."))
     folders = [folder / "config/studies" for folder in (study_module.SHIPPED, Path("."))]
-    files.append(study_module.find_study(STUDY, folders))
-    return [ancient(local(str(file))) for file in files]
+    return [str(file) for file in [*files, study_module.find_study(STUDY, folders)]]
 
 
 def other_results(wildcards):
@@ -453,39 +391,60 @@ def other_results(wildcards):
     return path
 
 
-def about():
-    "What made the study, for the first page of its report."
-    files = [
-        file.replace("<results>", "results")
-        for file in figure_files(STUDY) + experiment_files(STUDY)
-    ]
-    command = [sys.executable, SOURCES["share"], "about", "--files", *files]
-    command += ["--logs", f"logs/{STUDY}", "--study", json.dumps(CHOSEN)]
-    said = subprocess.run(command, text=True, capture_output=True)
-    if said.returncode:
-        stop(
-            f"There is no report of the study {STUDY}: run it first, or name another one with "
-            f"--config study=...\n{said.stderr}"
-        )
-    return said.stdout
+class About(str):
+    "What made the study, for the first page of a report: found out when the page is written, and at no other time."
+
+    def __str__(self):
+        line = [sys.executable, "-E", "-s", SOURCES["share"], "about", "--study", STUDY]
+        line += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
+        said = subprocess.run(line, text=True, capture_output=True)
+        return said.stdout or said.stderr
 
 
-def remove_leftovers(results):
-    "Temporary files of jobs of this machine that are dead; complete files have their final names."
-    made = [f"{results}/{name}" for name in (STUDY, "benchmark", "comparison", "export")]
-    for folder in (*made, "resources"):
-        for leftover in Path(folder).rglob(".*.tmp"):
-            owner = re.search(r"\.(\d+)@(.+)\.tmp$", leftover.name)
-            if not owner:
-                continue
-            pid, host = owner.groups()
-            if host == platform.node() and not psutil.pid_exists(int(pid)):
-                shutil.rmtree(leftover, ignore_errors=True)
-        for unfinished in Path(folder).rglob(".*.partial"):
-            if (unfinished.parent / unfinished.name.split("-")[0].lstrip(".")).exists():
-                shutil.rmtree(unfinished, ignore_errors=True)
+if OWN:
+    config["about"] = About()
 
 
-# The report's first page is written from `config` when Snakemake is asked for a report, and at no other time.
-if OWN and any(argument.startswith("--report") for argument in sys.argv):
-    config["about"] = about()
+def usable(folder):
+    "Whether files can be written below a folder, which may still have to be made."
+    nearest = next(
+        path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists()
+    )
+    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+
+
+for place in (RESULTS, LOGS, RESOURCES):
+    if workflow.is_main_process and not usable(place):
+        line = command_line()
+        if line is None or not (line.dryrun or line.report):
+            stop(f"{place}: files cannot be written there; make it a folder that you may write to")
+
+
+def calm(record):
+    "A filter of Snakemake's log: a target lists none of its files, and a fault that a job has told stands alone."
+    event = getattr(getattr(record, "event", None), "name", "")
+    if OWN and event == "JOB_INFO" and record.rule_name in ("default", "all"):
+        record.reason, record.input = "its files were made", []
+    if event == "JOB_ERROR":
+        faults = [fault for path in record.log for fault in told(Path(str(path).split(" (")[0]))]
+        if faults:
+            record.event, record.args = None, ()
+            log = ", ".join(map(str, record.log))
+            record.msg = "\n".join(
+                [f"{record.rule_name} failed ({log})", *(faults if CLUSTER else [])]
+            )
+    command = re.search(r"2>&1 \| tee (.+)' returned non-zero exit status", str(record.msg))
+    return not (command and told(Path(shlex.split(command[1])[0])))
+
+
+def told(log):
+    "The lines of a fault at the end of the log of a job, which need no more words."
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=None)
+    return [] if first is None else lines[first:]
+
+
+if workflow.is_main_process and "calm" not in [
+    getattr(one, "__name__", "") for one in logger.filters
+]:
+    logger.addFilter(calm)

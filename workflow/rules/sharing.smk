@@ -28,11 +28,23 @@ for file in (
     own_file(f"../../{file}")
 
 
+rule verify:
+    log:
+        f"<logs>/{STUDY}/verify.log",
+    localrule: True  # says what it found where it was asked
+    conda:
+        ENVIRONMENT
+    params:
+        script=script("share"),
+    message:
+        f"Hold the files of the study {STUDY} against what it asks for, and against one another."
+    shell:
+        f"{PYTHON} {{params.script:q}} verify {shared_study()} 2>&1 | tee {{log:q}}"
+
+
 rule export:
     input:
-        script=source("share"),
-        settings=packed_settings,
-        results=figure_files(STUDY) + experiment_files(STUDY),
+        results=study_files(),
     output:
         archive=f"<results>/export/{STUDY}.zip",
     log:
@@ -40,31 +52,31 @@ rule export:
     conda:
         ENVIRONMENT
     params:
-        code=code("share"),
+        script=script("share"),
+        settings=packed,
+        machine=lambda wildcards, input: plan.text(MACHINE),
+        code=plan.code("share"),
+        # what is packed beside the results, by content
+        content=lambda wildcards: [plan.digest(Path(file)) for file in packed(None, None)],
     message:
         f"Check the study {STUDY} and pack it, with all that made it, into one archive."
     shell:
-        "python {input.script:q} export --files {input.results:q} --settings {input.settings:q} "
-        "--output {output.archive:q} 2>&1 | tee {log:q}"
+        f"{PYTHON} {{params.script:q}} export {shared_study()} --settings {{params.settings:q}} "
+        "--machine {params.machine:q} --output {output.archive:q} 2>&1 | tee {log:q}"
 
 
-rule compare:
-    input:
-        script=source("share"),
+rule compare:  # no input: an archive that was exported here is compared as it is
     log:
         f"<logs>/{STUDY}/compare.log",
     localrule: True  # says what it found where it was asked
     conda:
         ENVIRONMENT
-    params:  # no input: an archive that was exported here is compared as it is
+    params:
+        script=script("share"),
         other=other_results,
-        files=lambda wildcards: [
-            file.replace("<results>", RESULTS)
-            for file in figure_files(STUDY) + experiment_files(STUDY)
-        ],
-        folder=lambda wildcards: f"{RESULTS}/comparison",
+        folder=f"{RESULTS}/comparison",
     message:
         f"Compare the study {STUDY} with the results of another lab."
     shell:
-        "python {input.script:q} compare --files {params.files:q} --other {params.other:q} "
+        f"{PYTHON} {{params.script:q}} compare {shared_study()} --other {{params.other:q}} "
         "--output {params.folder:q} 2>&1 | tee {log:q}"

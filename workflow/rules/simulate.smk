@@ -9,47 +9,44 @@ elif GPUS and workflow.is_main_process and "gpu" not in workflow.global_resource
     workflow.register_resource("gpu", GPUS)
 
 
-SHARDS = MACHINE["shards"]  # jobs that share the heads of an experiment; one file comes of them
+rule simulate:
+    input:
+        data=simulated,
+    output:
+        states=update("<results>/{study}/{experiment}/states.nc"),
+    log:
+        "<logs>/{study}/{experiment}/simulate.log",
+    conda:
+        ENVIRONMENT
+    threads: THREADS
+    resources:
+        device=MACHINE["device"],  # not a param: a change of device reruns nothing
+        gpu=1 if GPUS and SHARDS == 1 else 0,
+        mem_mb=doubling(4000),
+        runtime=doubling(120),
+    params:
+        stage=script("stage"),
+        settings=settings("states"),
+        code=plan.stage_code("states"),
+        shards=gathered,
+    message:
+        "Run the neuron-astrocyte network of {wildcards.experiment}: write phase, then read phase."
+    shell:
+        command("simulate", "{params.shards} --device {resources.device} --workers {threads}")
 
 
-if SHARDS == 1:
+if SHARDS > 1:
 
-    rule simulate:
+    rule simulate_shard:
         input:
-            stage=source("stage"),
             data=shared("qkv", "attention"),
         output:
-            states=update("<results>/{study}/{experiment}/states.nc"),
+            states=temp("<results>/{study}/{experiment}/shards/{of}/{part}/states.nc"),
         log:
-            "<logs>/{study}/{experiment}/simulate.log",
-        conda:
-            ENVIRONMENT
-        threads: THREADS
-        resources:
-            device=MACHINE["device"],  # not a param: a change of device reruns nothing
-            gpu=1 if GPUS else 0,
-            mem_mb=doubling(4000),
-            runtime=doubling(120),
-        params:
-            settings=simulate_settings,
-            code=code("tripartite/stages/simulate"),
-        message:
-            "Run the neuron-astrocyte network of {wildcards.experiment}: write phase, then read phase."
-        shell:
-            command("simulate", "--device {resources.device} --workers {threads}")
-
-else:
-
-    rule simulate:
-        input:
-            stage=source("stage"),
-            data=shared("qkv", "attention"),
-        output:
-            states=temp("<results>/{study}/{experiment}/shards/{part}/states.nc"),
-        log:
-            "<logs>/{study}/{experiment}/simulate-{part}.log",
+            "<logs>/{study}/{experiment}/simulate-{part}-of-{of}.log",
         wildcard_constraints:
             part=r"\d+",
+            of=r"\d+",
         conda:
             ENVIRONMENT
         resources:
@@ -58,34 +55,37 @@ else:
             mem_mb=doubling(4000),
             runtime=doubling(120),
         params:
-            settings=simulate_settings,
-            code=code("tripartite/stages/simulate"),
-            shards=SHARDS,
+            stage=script("stage"),
+            settings=settings("states"),
+            code=plan.stage_code("states"),
         message:
-            "Run shard {wildcards.part} of the network of {wildcards.experiment}."
+            "Run shard {wildcards.part} of {wildcards.of} of the network of {wildcards.experiment}."
         shell:
             command(
                 "simulate",
-                "--device {resources.device} --workers {threads} --shard {wildcards.part}/{params.shards}",
+                "--device {resources.device} --workers {threads} --shard {wildcards.part}/{wildcards.of}",
             )
 
     rule gather:
         input:
-            stage=source("stage"),
-            data=expand(
-                "<results>/{{study}}/{{experiment}}/shards/{part}/states.nc",
-                part=range(1, SHARDS + 1),
+            data=lambda wildcards: expand(
+                "<results>/{study}/{experiment}/shards/{of}/{part}/states.nc",
+                part=range(1, int(wildcards.of) + 1),
+                **wildcards,
             ),
         output:
-            states="<results>/{study}/{experiment}/states.nc",
+            states=temp("<results>/{study}/{experiment}/shards/{of}/states.nc"),
         log:
-            "<logs>/{study}/{experiment}/gather.log",
+            "<logs>/{study}/{experiment}/gather-{of}.log",
+        wildcard_constraints:
+            of=r"\d+",
         conda:
             ENVIRONMENT
         params:
-            settings=simulate_settings,
-            code=code("tripartite/stages/gather"),
+            stage=script("stage"),
+            settings=settings("states"),
+            code=plan.code("stage", "tripartite/stages/gather"),
         message:
             "Put the shards of {wildcards.experiment} together."
         shell:
-            command("gather")
+            command("gather", "--shards {input.data:q}")

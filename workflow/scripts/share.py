@@ -1,7 +1,8 @@
-"""Share a finished study: python share.py export|compare|about --files RESULTS ...
+"""Share a finished study: python share.py verify|export|compare|about --study NAME --results FOLDER ...
 
-export packs it into one archive; compare sets another lab's archive or results folder beside it (see
-workflow/rules/sharing.smk); about prints what made it, for the report.
+verify holds its results against what the study asks for; export packs them into one archive; compare sets
+another lab's archive or results folder beside them (see workflow/rules/sharing.smk); about prints what made
+them, for the report.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import json
 import sys
 from pathlib import Path
 
-from tripartite import agreement, job, sharing
+from tripartite import agreement, job, plan, sharing, study
 from tripartite.about import about
 from tripartite.contracts import Breach
 from tripartite.figures import agreement as figure
@@ -41,26 +42,30 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("export", "compare", "about"))
-    parser.add_argument(
-        "--files", nargs="+", type=Path, required=True, help="all results of a study"
-    )
+    parser.add_argument("what", choices=("verify", "export", "compare", "about"))
+    parser.add_argument("--study", required=True, help="name of a file of config/studies")
+    parser.add_argument("--results", type=Path, required=True, help="the folder results/STUDY")
     parser.add_argument(
         "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
     )
+    parser.add_argument("--machine", type=json.loads, help="export: the settings of the machine")
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
     parser.add_argument("--output", type=Path, help="the archive, or a folder")
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
-    parser.add_argument("--study", type=json.loads, help="about: the study, with all defaults")
     given = parser.parse_args()
     try:
+        settings = study.load_study(given.study, Path("."), {})
+        asked = plan.asked(settings)
+        files = [given.results / name for name in asked]
+        if given.what == "about":
+            print(about(given.results, asked, given.logs, settings))
+            return 0
+        job.verify(given.results, asked)
         if given.what == "export":
-            sharing.export(given.files, given.settings, Path(__file__).parents[2], given.output)
-        elif given.what == "about":
-            print(about(given.files, given.logs, given.study))
-        else:
-            compare(given.files, given.other, given.output)
-    except Breach as error:
+            sharing.export(files, given.settings, Path(__file__).parents[2], given.output)
+        if given.what == "compare":
+            compare(files, given.other, given.output)
+    except ValueError as error:  # a Breach, or faults of the study
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -13,6 +13,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"  # before numpy: the sums must not depend on the number of cores
 
 import argparse
+import contextlib
 import importlib
 import inspect
 import json
@@ -35,15 +36,13 @@ def part_of(stage: str):
 
 def run(
     stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
-    workers: int, shard: str,
+    workers: int, shard: str, shards: list[Path],
 ):  # fmt: skip
     """Load the inputs through their contracts, call the stage, save what it returns."""
-    if stage == "verify":
-        return job.verify(inputs)
     if stage == "draw":
-        return draw(inputs, outputs, settings)
-    if stage == "gather":
-        return put_together(inputs, outputs[0])
+        return draw(inputs, outputs, settings, code)
+    if shards:
+        return put_together(shards, outputs[0])
     function = getattr(part_of(stage), stage)
     wanted = inspect.signature(function).parameters
     arguments = {name: value for name, value in settings.items() if name in wanted}
@@ -51,6 +50,7 @@ def run(
     if "sources" in wanted:
         arguments["sources"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
+        _unchanged(inputs, upstream, settings)
     else:
         for path in inputs:
             arguments[path.stem] = dataset = job.load(path)
@@ -77,19 +77,34 @@ def run(
         "upstream": upstream,
         "upstream_settings": upstream_settings,
     }
-    with job.device(device if "device" in wanted else "cpu") as name:
+    with contextlib.ExitStack() as stack:
+        if "kept" in wanted:
+            stack.enter_context(kept.held())
+        name = stack.enter_context(job.device(device if "device" in wanted else "cpu"))
         origin["device"] = name.split(":")[0]
         if "device" in wanted:
             arguments["device"] = name
         if "earlier" in wanted:
-            whole = outputs[0].parents[2] / outputs[0].name if shard else outputs[0]
+            whole = (
+                outputs[0].parents[3] / outputs[0].name if shard else outputs[0]
+            )  # .../shards/5/2/states.nc
             arguments["earlier"] = job.earlier(whole, origin, part_of(stage).EXTENDS)
         dataset = function(**arguments)
-    attrs = {"source": dataset.attrs.get("source", source), "experiment": outputs[0].parent.name}
-    attrs = {name: (attrs | origin)[name] for name in RECORDED}
-    job.save(dataset, outputs[0], attrs)
-    if "kept" in wanted:
-        kept.clear()
+        attrs = {
+            "source": dataset.attrs.get("source", source),
+            "experiment": outputs[0].parent.name,
+        }
+        attrs = {name: (attrs | origin)[name] for name in RECORDED}
+        job.save(dataset, outputs[0], attrs)
+        if "kept" in wanted:
+            kept.clear()
+
+
+def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict):
+    """Breach if a user's file is not the one that was there when the jobs were planned."""
+    wanted = settings.get("data", {}).get("file")
+    if wanted and digests[inputs[0].name] != wanted:
+        raise Breach(f"{inputs[0]}: was written to after Snakemake had read it; run again")
 
 
 def put_together(inputs: list[Path], output: Path):
@@ -99,7 +114,7 @@ def put_together(inputs: list[Path], output: Path):
     job.save(part_of("gather").gather(parts), output, attrs)
 
 
-def draw(inputs: list[Path], outputs: list[Path], settings: dict):
+def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str):
     """Draw a figure from the fits of its experiments, which are named like their folders.
 
     Where the figure's module has a table as well, it is written beside it and shown.
@@ -108,7 +123,8 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict):
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
     pictures = [path for path in outputs if path.suffix != ".md"]
-    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), pictures, upstream)
+    drawn = getattr(figure, outputs[0].stem)(fits, **settings)
+    job.save_figure(drawn, pictures, upstream, settings, code)
     for path in set(outputs) - set(pictures):
         text = figure.table(fits)
         job.save_text(text, path)
@@ -125,11 +141,14 @@ def main() -> int:
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="heads computed at the same time")
     parser.add_argument("--shard", default="", help="2/5: the second of every five heads")
+    parser.add_argument(
+        "--shards", nargs="*", type=Path, default=[], help="what shards made: put it together"
+    )
     given = parser.parse_args()
     try:
         run(
             given.stage, given.input, given.output, given.settings, given.code, given.device,
-            given.workers, given.shard,
+            given.workers, given.shard, given.shards,
         )  # fmt: skip
     except Breach as error:
         print(f"error: {error}", file=sys.stderr)
@@ -144,11 +163,10 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    if given.stage != "verify":
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        megabytes = most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
-        seconds = time.monotonic() - STARTED
-        print(f"{given.stage}: {seconds:.1f} s, at most {megabytes:.0f} MB of memory")
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    megabytes = most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+    seconds = time.monotonic() - STARTED
+    print(f"{given.stage}: {seconds:.1f} s, at most {megabytes:.0f} MB of memory")
     return 0
 
 

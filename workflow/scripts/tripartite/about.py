@@ -14,21 +14,39 @@ USED = re.compile(
 )  # by stage.py, into the log
 
 
-def about(results: list[Path], logs: Path, settings: dict) -> str:
+def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> str:
     """Software and devices of the netCDF files, what the stages took, and the settings with all defaults.
 
-    results: all files of a study; logs: the folder that holds a folder of logs for each of theirs.
+    results: the folder results/STUDY; asked: settings and code of its files, as plan.asked gives them; logs: the
+    folder that holds a folder of logs for each of theirs.
     """
-    made = [job.load(path).attrs for path in results if job.is_contract(path)]
-    software = sorted({attrs["versions"] for attrs in made})
-    parts = ["**Software.** " + " Other files: ".join(map(_versions, software))]
-    devices = sorted({attrs["device"] for attrs in made})
-    parts.append(
-        f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
-    )
+    there = {key: results / key for key in asked if (results / key).is_file()}
+    if not there:
+        return f"**Nothing of this study is there.** Run it first, or name another one with --config study=...\n"
+    made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
+    parts = []
+    if len(there) < len(asked):
+        parts.append(f"**{len(asked) - len(there)} of {len(asked)} files are not there yet.**")
+    if stale := [key for key in there if job.outdated(job.origin(there[key]), asked[key])]:
+        more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
+        parts.append(
+            f"**{len(stale)} files are out of date** ({', '.join(stale[:3])}{more}): *snakemake verify* says why."
+        )
+    if made:
+        software = sorted({attrs["versions"] for attrs in made.values()})
+        parts.append("**Software.** " + " Other files: ".join(map(_versions, software)))
+        devices = sorted({attrs["device"] for attrs in made.values()})
+        parts.append(
+            f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
+        )
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
-    parts.append(_table(usage(sorted({path.parent for path in results}), logs)))
+    parts.append(_table(usage(sorted({path.parent for path in there.values()}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
+    for section in settings[
+        "experiments"
+    ].values():  # the name of a user's file, never where it lies
+        if "file" in section["data"]:
+            section["data"] = {"file": Path(section["data"]["file"]).name}
     parts.append(
         _indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90))
     )

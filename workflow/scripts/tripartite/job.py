@@ -1,7 +1,6 @@
 """The one door to files: contracts are checked, files are complete or absent, origins are recorded."""
 
 import contextlib
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -9,7 +8,6 @@ import os
 import platform
 import re
 import shutil
-import tempfile
 import time
 import zipfile
 import zlib
@@ -21,7 +19,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from tripartite import __version__
+from tripartite import __version__, locks
 from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
 
 REFERENCES = (
@@ -173,39 +171,40 @@ class Kept(MutableMapping):
     def __len__(self) -> int:
         return len(list(iter(self)))
 
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Mark the parts as those of a job that is alive."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with locks.held(self.folder):
+            yield
+
     def clear(self) -> None:
-        """Forget everything, also what is left of other settings of the same output."""
+        """Forget everything, also what dead jobs left of other settings of the same output."""
+        shutil.rmtree(self.folder, ignore_errors=True)
         output = self.folder.name.rsplit("-", 1)[0]
         for folder in self.folder.parent.glob(f"{output}-*.partial"):
-            shutil.rmtree(folder, ignore_errors=True)
-
-
-def owner() -> str:
-    """The end of a temporary name: whose it is, so that only the dead are cleared away."""
-    return f".{os.getpid()}@{platform.node()}.tmp"
+            if locks.abandoned(folder, young=0):
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, expected_bytes: int = 0):
     """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=owner(), dir=path.parent))
-    temporary = folder / path.name
-    try:
-        yield temporary
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:
-        free = shutil.disk_usage(path.parent).free
-        if free < max(expected_bytes, 1 << 20):
-            raise Breach(
-                f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
-                "needed; make room and run again"
-            ) from error
-        raise
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with locks.temporary_folder(path.parent, path.name) as folder:
+        temporary = folder / path.name
+        try:
+            yield temporary
+            with open(temporary, "rb+") as file:
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except (OSError, RuntimeError) as error:
+            free = shutil.disk_usage(path.parent).free
+            if free < max(expected_bytes, 1 << 20):
+                raise Breach(
+                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
+                    "needed; make room and run again"
+                ) from error
+            raise
 
 
 def _attribute(value: object) -> str | int:
@@ -289,12 +288,14 @@ def card_lock(cards: list[str]):
     while True:
         for place, card in enumerate(cards):
             name = re.sub(r"[^A-Za-z0-9-]", "_", card)
-            path = Path(tempfile.gettempdir()) / f"tripartite-gpu-{name}.lock"
-            handle = os.open(path, os.O_CREAT | os.O_RDONLY, 0o666)
+            path = locks.SHARED / f"tripartite-gpu-{name}.lock"
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                os.close(handle)
+                handle = locks.lock(path)
+            except OSError as error:
+                raise Breach(
+                    f"{path}: cannot be locked ({error.strerror}); delete it and run again"
+                ) from error
+            if handle is None:
                 continue
             try:
                 yield place
@@ -307,12 +308,21 @@ def card_lock(cards: list[str]):
         time.sleep(0.5)
 
 
-def save_figure(figure, paths: list[Path], upstream: dict[str, str]) -> None:
-    """Write a figure under each name, with the digests of the fits it shows and with no date.
+def save_figure(
+    figure,
+    paths: list[Path],
+    upstream: dict[str, str],
+    settings: dict | None = None,
+    code: str = "",
+) -> None:
+    """Write a figure under each name, with what it was made from and with no date.
 
-    The same data give the same bytes.
+    upstream: digests of the files that it shows, by their keys; code: the digest of what drew it. The same
+    data give the same bytes.
     """
-    origin = json.dumps(upstream, sort_keys=True)
+    origin = json.dumps(
+        {"upstream": upstream, "settings": settings or {}, "code": code}, sort_keys=True
+    )
     metadata = {
         ".svg": {"Date": None, "Description": origin},
         ".pdf": {"CreationDate": None, "Subject": origin},
@@ -348,46 +358,91 @@ def key(path: Path) -> str:
     return f"{path.parent.name}/{path.name}"
 
 
-def verify(paths: list[Path]) -> None:
-    """Walk from the figures back to the data: all is whole and made from what lies beside it.
+def verify(results: Path, asked: dict[str, dict]) -> None:
+    """Hold all results of a study against what is asked for now, and against one another.
 
-    paths are all files of a study. Every netCDF file is checked against its contract and digest, and
-    every digest that a file or figure names against the file that it names. Breach with one line per
-    fault.
+    results: the folder results/STUDY; asked: settings and code by the key of each file, as plan.asked gives
+    them. Every netCDF file is checked against its contract and digest, every digest that a file or figure
+    names against the file that it names. Breach with one line per fault.
     """
-    upstream, digests, faults = {}, {}, []
-    for path in paths:
+    origins, digests, faults = {}, {}, []
+    for name in asked:
+        path = results / name
         try:
             if not path.is_file():
                 raise Breach(f"{path}: is missing")
             if is_contract(path):
-                attrs = load(path).attrs
-                digests[key(path)] = attrs["content_digest"]
-                upstream[path] = json.loads(attrs["upstream"])
-            else:
-                upstream[path] = json.loads(_origin(path))
+                digests[name] = load(path).attrs["content_digest"]
+            origins[name] = origin(path)
         except Breach as fault:
             faults.append(str(fault))
-    for path, named in upstream.items():
-        for name, digest in named.items():
-            if name in digests and digests[name] != digest:
-                faults.append(f"{path}: was made from another {name} than the one that is there")
-            elif "/" in name and name not in digests:  # a raw source has no folder in its name
-                faults.append(f"{path}: was made from {name}, which is not there or not whole")
+    for name, made in origins.items():
+        path = results / name
+        faults += [f"{path}: is out of date: {what}" for what in outdated(made, asked[name])]
+        for source, digest in made["upstream"].items():
+            if source in digests and digests[source] != digest:
+                faults.append(f"{path}: was made from another {source} than the one that is there")
+            elif "/" in source and source not in digests:  # a raw source has no folder in its name
+                faults.append(f"{path}: was made from {source}, which is not there or not whole")
     if faults:
-        raise Breach("\n".join(faults) + "\nrun again with --forceall, or restore the files")
-    print(f"{len(paths)} files are whole, and each was made from those that are there")
+        raise Breach(
+            "\n".join(faults)
+            + "\nrun the study again (with --forceall if Snakemake finds nothing to be "
+            "done), or restore the files"
+        )
+    print(
+        f"{len(asked)} files are whole, were made as the study asks for, and from those that are there"
+    )
 
 
-def _origin(path: Path) -> str:
-    """The digests that a figure carries, as JSON."""
+def outdated(made: dict, asked: dict) -> list[str]:
+    """What differs between how a file was made and how it is asked for: settings, raw data, code."""
+    had, wanted = (dict(_leaves("", one["settings"])) for one in (made, asked))
+    told = []
+    for name in sorted(had.keys() | wanted.keys()):
+        if had.get(name) != wanted.get(name):
+            before, now = (_shown(one, name) for one in (had, wanted))
+            told.append(
+                f"{name.replace('data.file', 'the file of the data')} was {before}, now {now}"
+            )
+    if not told and made["code"] != asked["code"]:
+        told.append("the code that makes it has changed since")
+    return told
+
+
+def _shown(settings: dict, name: str) -> str:
+    """A setting in a line: digests and lists are shortened."""
+    if name not in settings:
+        return "not set"
+    text = json.dumps(settings[name])
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
+    """Every value of nested settings, with its dotted name."""
+    if isinstance(value, dict) and value:
+        for key, part in value.items():
+            yield from _leaves(f"{place}.{key}".lstrip("."), part)
+    else:
+        yield place, value
+
+
+def origin(path: Path) -> dict:
+    """How a result says it was made: upstream, settings and code; Breach if it does not say, or is damaged."""
     try:
+        if path.suffix == ".nc":
+            with xr.open_dataset(path, engine="netcdf4") as dataset:
+                attrs = dataset.attrs
+            found = {name: json.loads(attrs[name]) for name in ("upstream", "settings")}
+            return found | {"code": attrs["code_digest"]}
         if path.suffix == ".png":
             with Image.open(path) as image:
-                return image.text["Description"]
-        content = path.read_bytes()
-        if path.suffix == ".pdf":
-            return re.search(rb"/Subject \((.*?)\)", content, re.S)[1].decode()
-        return ElementTree.fromstring(content).find(".//{*}description").text
-    except Exception as error:  # whatever a damaged picture makes its reader say
+                text = image.text["Description"]
+        elif path.suffix == ".pdf":
+            text = re.search(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[1].decode()
+        else:
+            text = ElementTree.fromstring(path.read_bytes()).find(".//{*}description").text
+        found = json.loads(text)
+        return {name: found[name] for name in ("upstream", "settings", "code")}
+    except Exception as error:  # whatever a damaged file makes its reader say
         raise Breach(f"{path}: does not say what it was made from, or is damaged") from error

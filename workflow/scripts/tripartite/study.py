@@ -97,13 +97,16 @@ Fault = tuple[tuple, str]
 # The whole check, as the Snakefile calls it.
 
 
-def check(config: dict, root: Path, cluster: bool = False) -> tuple[dict, dict]:
+def check(config: dict, root: Path, cluster: bool = False, own: bool = True) -> tuple[dict, dict]:
     """Return the settings of the machine and of the chosen study, defaults filled in.
 
     config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
-    other GPUs than here. Raises ValueError with all faults of both, one per line.
+    other GPUs than here; own says whether all of config is ours: in another workflow, of which this one is a
+    module, other keys are its own. Raises ValueError with all faults of both, one per line.
     """
     schema = load_schema("config")
+    if not own:
+        config = {key: value for key, value in config.items() if key in schema["properties"]}
     machine = complete(coerce(config, schema), schema)
     faults = _written_faults(root, schema) + machine_faults(machine, cluster)
     study = {}

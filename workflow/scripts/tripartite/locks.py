@@ -1,0 +1,118 @@
+"""Which of the things on a disk belong to a job that is alive: locks that the kernel frees with their process.
+
+A temporary folder of a job holds a file that the job has locked; whoever finds the file unlocked may clear
+the folder away. Process numbers say less: they are used again, and mean nothing on another machine or in
+another container. Light, because every parse of the Snakefile imports it.
+"""
+
+import contextlib
+import fcntl
+import os
+import platform
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+LOCK = ".lock"  # in a folder of a job
+YOUNG = 60  # seconds; a folder of another machine may just have been made, and not be locked yet
+# Of a machine, for all of its users, whatever TMPDIR they have set.
+SHARED = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
+
+
+def lock(path: Path) -> int | None:
+    """Open a file and lock it for this process; None where another one has it.
+
+    The file is made where there is none. One that another user has made is opened as it is: in a shared folder
+    such as /tmp the kernel lets nobody open another's file "or make it". OSError where files cannot be locked.
+    """
+    while True:
+        try:
+            handle = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+        except FileNotFoundError:
+            with contextlib.suppress(FileExistsError):
+                handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
+                with contextlib.suppress(OSError):
+                    os.fchmod(handle, 0o666)  # whatever the umask: others shall lock it too
+                os.close(handle)
+            continue
+        except PermissionError:
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(handle), os.stat(path)):
+                return handle
+        except FileNotFoundError:  # deleted since it was opened
+            pass
+        except BlockingIOError:
+            os.close(handle)
+            return None
+        except OSError:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Mark a folder as one of a job that is alive; without a mark where files cannot be locked."""
+    handle = None
+    with contextlib.suppress(OSError):
+        handle = lock(folder / LOCK)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
+    """Give a hidden folder for something called `name`, marked as alive, and gone afterwards."""
+    parent.mkdir(parents=True, exist_ok=True)
+    owner = f".{os.getpid()}@{platform.node()}.tmp"
+    folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=owner, dir=parent))
+    try:
+        with held(folder):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def abandoned(folder: Path, young: float = YOUNG) -> bool:
+    """Whether the job that made a folder is dead for sure; young: seconds in which it may not have its mark yet."""
+    owner = re.search(r"\.(\d+)@(.+)\.tmp$", folder.name)
+    gone = bool(owner) and owner[2] == platform.node() and not _runs(int(owner[1]))
+    try:
+        old = time.time() - folder.stat().st_mtime > young
+        if not (folder / LOCK).exists():
+            return gone or not owner and old
+        handle = lock(folder / LOCK)
+        if handle is None:
+            return False
+        os.close(handle)
+        return gone or old
+    except OSError:  # not ours to open, or gone meanwhile
+        return False
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def clear(folders: list[Path]) -> None:
+    """Delete what dead jobs left below the folders: temporary files, and parts of outputs that are complete."""
+    for folder in folders:
+        for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".*.partial")]:
+            output = leftover.name.rsplit("-", 1)[0].lstrip(".")
+            unfinished = leftover.suffix == ".partial" and not (leftover.parent / output).exists()
+            if leftover.is_dir() and not unfinished and abandoned(leftover):
+                shutil.rmtree(leftover, ignore_errors=True)

@@ -1,0 +1,219 @@
+"""What each result of a study is made with: settings, code and raw data, as the study asks for them now.
+
+The Snakefile gives these to the jobs, which record them in their files; `verify`, `export`, `compare` and
+the report hold them against what the files say. Light, because every parse of the Snakefile imports it.
+"""
+
+import ast
+import functools
+import hashlib
+import json
+import os
+from pathlib import Path
+
+from . import study as study_module
+
+SCRIPTS = Path(__file__).resolve().parents[1]
+PINS = "config/models.txt"
+FIGURE_SUFFIXES = ("svg", "pdf", "png")
+STAGES = {  # of the files of an experiment: the stage that makes each
+    "qkv": "generate", "attention": "attend", "states": "simulate", "fit": "fit",
+    "symmetries": "calibrate", "comparison": "compare", "learned": "learn", "explanation": "explain",
+    "traces": "integrate", "convergence": "converge", "settling": "settle", "readout": "respond",
+    "coupling": "couple", "perturbations": "perturb", "ablation": "ablate", "retention": "retain",
+    "imaging": "image",
+}  # fmt: skip
+
+
+# Code.
+
+
+@functools.cache
+def _imports(path: Path) -> tuple[Path, ...]:
+    """The files of ours that a file imports."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
+            continue
+        if node.level:
+            package = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
+        elif (node.module or "").split(".")[0] == "tripartite":
+            package = SCRIPTS / node.module.replace(".", "/")
+        else:
+            continue
+        names = [package / alias.name for alias in node.names] + [package, package / "__init__"]
+        found += [file for file in (Path(f"{name}.py") for name in names) if file.is_file()]
+    return tuple(found)
+
+
+@functools.cache
+def code(*names: str) -> str:
+    """Digest of scripts, such as "stage", and of everything of ours that they import."""
+    seen, queue = {}, [SCRIPTS / f"{name}.py" for name in names]
+    while queue:
+        path = queue.pop()
+        name = path.relative_to(SCRIPTS).as_posix()
+        if name not in seen:
+            seen[name] = path.read_text(encoding="utf-8")
+            queue += _imports(path)
+    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+
+
+def stage_code(file: str) -> str:
+    """Digest of the code that makes a file of an experiment, such as "fit"."""
+    return code("stage", f"tripartite/stages/{STAGES[file]}")
+
+
+def figure_code(figure: str) -> str:
+    """Digest of the code that draws a figure."""
+    return code("stage", f"tripartite/figures/{figure}")
+
+
+# Raw data.
+
+
+@functools.cache
+def pins(root: Path = study_module.SHIPPED) -> dict[str, tuple[str, str]]:
+    """Requirement and sha256 of each pinned wheel, by the name of its file without suffix."""
+    lines = (root / PINS).read_text(encoding="utf-8").splitlines()
+    pairs = [line.split(" --hash=sha256:") for line in lines if line and not line.startswith("#")]
+    return {requirement.replace("==", "-"): (requirement, pin) for requirement, pin in pairs}
+
+
+def wheels(data: dict) -> list[str]:
+    """The wheels that the data of an experiment are read from, by the names of their files."""
+    packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
+    return [name for package in packages for name in pins() if name.rsplit("-", 1)[0] == package]
+
+
+def texts(data: dict, root: Path) -> list[Path]:
+    """The text files that the data of an experiment are read from; photographs come out of wheels."""
+    return study_module.input_files(data["model"], data["inputs"], root) if "model" in data else []
+
+
+def digest(path: Path) -> str:
+    """sha256 of a file. What was computed is kept in .snakemake, as long as the file is not written to.
+
+    A file is known by its place on the disk, its size and the time at which its content or its entry
+    last changed, which no program can set back.
+    """
+    status = os.stat(path)
+    known = f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
+    kept = Path(".snakemake/tripartite/digests") / known
+    try:
+        found = kept.read_text()
+        if len(found) == 64:
+            return found
+    except OSError:
+        pass
+    with open(path, "rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if status.st_size >= 1 << 20:
+        try:
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            temporary = kept.with_name(f"{known}.{os.getpid()}")
+            temporary.write_text(found)
+            temporary.replace(kept)
+        except OSError:  # a folder that cannot be written costs time only
+            pass
+    return found
+
+
+# Settings.
+
+
+def owner(study: dict, name: str, file: str) -> str:
+    """The experiment with which a file stands: itself, or the one whose data it shares."""
+    experiments = study["experiments"]
+    first = experiments[name]["data"].get("same_as", name)
+    own = file == "attention" and (
+        attention_settings(experiments[name]) != attention_settings(experiments[first])
+    )
+    return first if file in ("qkv", "attention") and not own else name
+
+
+def attention_settings(section: dict) -> dict:
+    """Settings of the reference attention of an experiment; {} for plain bidirectional attention."""
+    keys = ("order", "leak_hebbian", "leak_presynaptic")
+    network = section.get("network", {"order": "bidirectional"})
+    special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
+    return {key: network[key] for key in keys} if special else {}
+
+
+def data_of(study: dict, name: str) -> dict:
+    """The data of an experiment, or of the one whose data it shares."""
+    return study["experiments"][owner(study, name, "qkv")]["data"]
+
+
+def stage_files(study: dict, name: str) -> tuple[str, ...]:
+    """The files that an experiment makes of its data, without suffix; the last one is drawn."""
+    (section,) = study_module.sections(study["experiments"][name])
+    return study_module.SECTIONS[section]
+
+
+def experiment_files(study: dict) -> list[str]:
+    """All data files of a study, as experiment/file.nc."""
+    return [
+        f"{name}/{file}.nc"
+        for name in study["experiments"]
+        for file in ("qkv", "attention", *stage_files(study, name))
+        if owner(study, name, file) == name
+    ]
+
+
+def figure_files(study: dict) -> list[str]:
+    """All figures of a study, as figures/figure.svg and so on."""
+    return [f"figures/{name}.{suffix}" for name in study["figures"] for suffix in FIGURE_SUFFIXES]
+
+
+def settings(study: dict, name: str, file: str, root: Path = Path(".")) -> dict:
+    """Settings with which the stage makes a file of an experiment, such as "fit"."""
+    if file == "qkv":
+        return generate_settings(study, name, root)
+    if file == "attention":
+        return attention_settings(study["experiments"][name])
+    if file == "fit":
+        network = study["experiments"][name]["network"]
+        keys = ("feature_map", "order", "leak_hebbian", "leak_presynaptic")
+        return {key: network[key] for key in keys}
+    (section,) = study_module.sections(study["experiments"][name])
+    chosen = study["experiments"][name][section]
+    if file == "ablation":
+        data = data_of(study, name)
+        inputs = data["inputs"] if chosen["inputs"] == "all" else chosen["inputs"]
+        return {"model": data["model"], **model_settings(data, root), **chosen, "inputs": inputs}
+    return {**chosen, "seed": study["seed"], "source": owner(study, name, "qkv")}
+
+
+def generate_settings(study: dict, name: str, root: Path) -> dict:
+    """Settings of data generation: raw data by their digests, never by their paths."""
+    data = study["experiments"][name]["data"]
+    if "synthetic" in data:
+        return {"data": data, "seed": study["seed"], "experiment": name}
+    if "file" in data:
+        return {"data": {"file": digest(root / data["file"])}}
+    return {"data": data, **model_settings(data, root)}
+
+
+def model_settings(data: dict, root: Path) -> dict:
+    """What a pretrained model is called, and the hashes of all that is read of it."""
+    hashes = {name: pins()[name][1] for name in wheels(data)}
+    hashes |= {path.stem: digest(path) for path in texts(data, root)}
+    model = study_module.MODELS[data["model"]]
+    return {name: model[name] for name in ("title", "wheel")} | {"sha256": hashes}
+
+
+def text(settings: dict) -> str:
+    """Settings as one line of JSON; order counts only where the study names variants."""
+    return json.dumps(dict(sorted(settings.items())))
+
+
+def asked(study: dict, root: Path = Path(".")) -> dict[str, dict]:
+    """Settings and code of every file of a study, by experiment/file.nc or figures/figure.svg."""
+    found = {}
+    for key in experiment_files(study):
+        name, file = key.removesuffix(".nc").split("/")
+        found[key] = {"settings": settings(study, name, file, root), "code": stage_code(file)}
+    for key in figure_files(study):
+        found[key] = {"settings": {}, "code": figure_code(Path(key).stem)}
+    return found
