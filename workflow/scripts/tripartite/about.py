@@ -15,14 +15,14 @@ USED = re.compile(
 
 
 def about(results: list[Path], logs: Path, settings: dict) -> str:
-    """Software and devices of the netCDF files, what the stages took, and the settings with all defaults.
+    """Software, devices and processors of the netCDF files, what the stages took, and the settings with all defaults.
 
     results: all files of a study; logs: the folder that holds a folder of logs for each of theirs.
     """
     made = [job.load(path).attrs for path in results if job.is_contract(path)]
     software = sorted({attrs["versions"] for attrs in made})
     parts = ["**Software.** " + " Other files: ".join(map(_versions, software))]
-    devices = sorted({attrs["device"] for attrs in made})
+    devices = sorted({f"{attrs['device']} ({attrs['processor']})" for attrs in made})
     parts.append(
         f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
     )
