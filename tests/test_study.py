@@ -726,7 +726,7 @@ KNOWN = {
     "inputs": ["wittig", "suzuki_coupling", "diels_alder"],
     "draws": ["draw-0", "draw-1", "draw-2", "draw-3"],
 }
-WORDS = [
+TYPED = [
     # typing errors
     ("config", "stduy", "study"), ("config", "shard", "shards"), ("config", "devcie", "device"),
     ("study", "sede", "seed"), ("study", "expermients", "experiments"), ("study", "figure", "figures"),
@@ -765,7 +765,7 @@ WORDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("where", "typed", "wanted"), WORDS)
+@pytest.mark.parametrize(("where", "typed", "wanted"), TYPED)
 def test_what_was_probably_meant(where, typed, wanted):
     wanted = f"; did you mean {wanted}?" if wanted else ""
     assert study._nearest(typed, KNOWN[where]) == wanted
