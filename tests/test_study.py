@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -781,6 +782,20 @@ def test_synonyms_are_of_names_that_exist():
 
 
 # The machine.
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.11.7", "3.12.1", "3.13.99"])
+def test_a_python_that_serves(version):
+    assert study.python_fault((*map(int, version.split(".")), "final", 0)) is None
+
+
+@pytest.mark.parametrize("version", ["2.7.18", "3.9.1", "3.10.13", "3.14.0", "3.20.0", "4.0.0"])
+def test_a_python_that_does_not_serve_is_told(version):
+    assert study.python_fault((*map(int, version.split(".")), "final", 0)) == (
+        f"Python: got {version}, wanted 3.11 to 3.13; make the environment anew with one of these, as in "
+        "python3.13 -m venv .venv (README.md, Run it)"
+    )
+    assert study.python_fault(sys.version_info) is None
 
 
 def test_faults_of_the_machine_and_of_the_study_come_at_once(root, monkeypatch):

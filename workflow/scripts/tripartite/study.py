@@ -18,6 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+PYTHONS = ((3, 11), (3, 13))  # the first and the last for which all of envs/requirements.txt has wheels
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SHIPPED = (
@@ -161,6 +162,18 @@ def _written_faults(root: Path, schema: dict) -> list[str]:
 def study_faults(study: dict, file: str, root: Path, machine: dict) -> list[str]:
     """Faults of a study's settings, one line each; file is how the lines call it."""
     return _lines(file, _study_faults(study, root, machine))
+
+
+def python_fault(version_info: tuple) -> str | None:
+    """One line if a Python (sys.version_info) is none of PYTHONS, else None."""
+    if PYTHONS[0] <= tuple(version_info[:2]) <= PYTHONS[1]:
+        return None
+    got = ".".join(map(str, version_info[:3]))
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    return (
+        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of these, "
+        f"as in python{last} -m venv .venv (README.md, Run it)"
+    )
 
 
 def cuda_devices() -> int:
