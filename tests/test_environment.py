@@ -2,9 +2,13 @@
 
 import importlib.metadata
 import re
+import sys
 from pathlib import Path
 
 import yaml
+from packaging.requirements import Requirement
+
+from tripartite import study
 
 
 def lock(name="requirements"):
@@ -38,8 +42,6 @@ def test_lock_is_exact_and_installed():
 
 def test_lock_is_complete():
     """Whatever an installed package of the lock needs here is in the lock."""
-    from packaging.requirements import Requirement
-
     lines = lock() + lock("tests")
     names = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     for name in sorted(names - {"torch"}):  # torch brings CUDA libraries on other machines
@@ -53,6 +55,21 @@ def test_lock_is_complete():
 def test_torch_and_snakemake_pins():
     assert "torch==2.13.0" in lock()
     assert any(re.fullmatch(r"snakemake==9\.27\.\d+", line) for line in lock())
+
+
+def test_the_cpu_build_is_of_the_same_torch():
+    """Then the lock, which follows, leaves it as it is: 2.13.0+cpu is a 2.13.0."""
+    (pin,) = re.findall(r"pip install (torch==\S+) --index-url", Path("README.md").read_text())
+    assert pin in lock()
+    assert Requirement(pin).specifier.contains(f"{pin.split('==')[1]}+cpu")
+
+
+def test_the_pythons_are_named_alike():
+    """In the README, the lock, the check and what was installed here."""
+    first, last = (".".join(map(str, version)) for version in study.PYTHONS)
+    for file in ("README.md", "envs/requirements.txt"):
+        assert f"Python {first} to {last}" in Path(file).read_text()
+    assert study.PYTHONS[0] <= sys.version_info[:2] <= study.PYTHONS[1]
 
 
 def test_the_slurm_profile_keeps_clear_of_the_plugins_defects():

@@ -2,6 +2,8 @@
 
 import getpass
 import json
+import platform
+import re
 import shutil
 import socket
 import subprocess
@@ -16,10 +18,13 @@ from conftest import ROOT
 from matplotlib import pyplot as plt
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from test_contracts import qkv
+from test_learn_stage import SETTINGS, with_gaps
 
-from tripartite import job, locks
+from tripartite import job, learning, locks
 from tripartite.contracts import Breach
 from tripartite.figures import palette
+from tripartite.stages.attend import attend
+from tripartite.stages.simulate import simulate
 
 ATTRS = {"source": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
 
@@ -57,6 +62,176 @@ def test_attributes_say_how_it_was_made_and_nothing_private(tmp_path):
     assert f"/{getpass.getuser()}" not in header
 
 
+# Where and with what it was made.
+
+
+def python(code: str, *arguments, **environment) -> str:
+    """What a Python of its own prints, with our package on its path as in a job."""
+    plain = {"PATH": "/usr/bin:/bin", "OPENBLAS_NUM_THREADS": "1"} | environment
+    start = f"import sys; sys.path.insert(0, {str(ROOT / 'workflow/scripts')!r}); "
+    said = subprocess.run(
+        [sys.executable, "-c", start + code, *map(str, arguments)],
+        env=plain, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stderr
+    return said.stdout
+
+
+PROCESSOR = "from tripartite import job; print(job.processor(), 'torch' in sys.modules)"
+LESS = {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"}  # fmt: skip
+LEAST = {"NPY_DISABLE_CPU_FEATURES": f"{LESS['NPY_DISABLE_CPU_FEATURES']} AVX2 AVX FMA3 F16C"}
+
+
+def test_the_processor_is_named_without_torch():
+    assert re.fullmatch(r"(x86_64|aarch64|ppc64le|s390x|riscv64) [A-Z0-9]+", job.processor())
+    assert python(PROCESSOR).split() == [*job.processor().split(), "False"]
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="takes instructions of x86_64 away")
+def test_another_processor_has_another_name():
+    assert python(PROCESSOR, **LESS).startswith("x86_64 AVX2 ")
+    assert python(PROCESSOR, **LEAST).startswith("x86_64 SSE2 ")
+
+
+@pytest.mark.parametrize(
+    ("machine", "baseline", "found", "name"),
+    [
+        ("x86_64", ["SSE", "SSE2", "SSE3"], ["SSSE3", "AVX", "AVX2", "AVX512F"], "x86_64 AVX2"),
+        ("x86_64", ["SSE", "SSE2"], ["AVX2", "AVX512F", "AVX512_SKX"], "x86_64 AVX512"),
+        ("AMD64", ["SSE", "SSE2", "SSE3"], ["AVX"], "x86_64 AVX"),
+        ("arm64", ["NEON", "NEON_FP16", "NEON_VFPV4", "ASIMD"], ["ASIMDHP"], "aarch64 NEON"),
+        ("aarch64", ["NEON", "ASIMD"], ["ASIMDHP", "SVE"], "aarch64 SVE"),
+        ("ppc64le", ["VSX", "VSX2"], ["VSX3"], "ppc64le VSX3"),
+        ("loongarch64", [], [], "loongarch64"),
+    ],
+)
+def test_names_of_processors(machine, baseline, found, name, monkeypatch):
+    """macOS and Linux call one architecture by two names, and vendors have many sets of instructions."""
+    features = {"SIMD Extensions": {"baseline": baseline, "found": found}}
+    monkeypatch.setattr(platform, "machine", lambda: machine)
+    monkeypatch.setattr(np, "show_config", lambda mode: features)
+    assert job.processor() == name
+
+
+def test_the_same_values_of_another_processor_are_the_same_content(tmp_path, monkeypatch):
+    """So that what was made of them stays as it is; any other attribute is of the content."""
+    here = job.load(saved(tmp_path)).attrs
+    monkeypatch.setattr(job, "processor", lambda: "aarch64 NEON")
+    there = job.load(saved(tmp_path)).attrs
+    assert there["processor"] == "aarch64 NEON" != here["processor"]
+    differ = {name for name in here if here[name] != there[name]}
+    assert differ == {"processor"}
+
+
+def test_a_file_names_all_processors_of_its_parts(tmp_path):
+    job.save(qkv(), tmp_path / "qkv.nc", ATTRS | {"processor": job.joined(["b 2, a 1", "b 2"])})
+    assert job.load(tmp_path / "qkv.nc").attrs["processor"] == "a 1, b 2"
+
+
+def test_a_job_that_goes_on_elsewhere_names_both_processors(tmp_path, monkeypatch):
+    settings = SETTINGS | {"n_features": [6], "trained_on": ["draw-0"]}
+    data = with_gaps(3)
+    for name, dataset in (("qkv", data), ("attention", attend(data))):
+        job.save(dataset, tmp_path / f"{name}.nc", ATTRS | {"upstream": {}})
+    inputs = [tmp_path / "qkv.nc", tmp_path / "attention.nc"]
+    output = tmp_path / "learned.nc"
+    own = learning.train
+
+    def learned(**more) -> dict:
+        given = {name: value for name, value in (settings | more).items() if name != "device"}
+        stage.run("learn", inputs, [output], given, "code", "cpu", 1, "")
+        return job.load(output).attrs
+
+    def cut_off(*given):  # in the second training, on another machine
+        if list(tmp_path.glob(".learned*/*.npz")):
+            raise KeyboardInterrupt
+        return own(*given)
+
+    monkeypatch.setattr(job, "processor", lambda: "aarch64 SVE")
+    monkeypatch.setattr(learning, "train", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        learned()
+    monkeypatch.setattr(learning, "train", own)
+    monkeypatch.setattr(job, "processor", lambda: "x86_64 AVX2")
+    assert learned()["processor"] == "aarch64 SVE, x86_64 AVX2"
+    output.unlink()
+    assert learned()["processor"] == "x86_64 AVX2"
+    monkeypatch.setattr(job, "processor", lambda: "x86_64 AVX512")
+    assert learned(n_seeds=3)["processor"] == "x86_64 AVX2, x86_64 AVX512"  # two are taken over
+
+
+def test_shards_of_several_processors(tmp_path, monkeypatch):
+    """The whole names those that computed, and not the one that put it together."""
+    data, parts = qkv(), []
+    settings = {"feature_map": "performer", "n_features": [3], "n_seeds": 2, "seed": 5, "source": "x"}
+    for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2")):
+        monkeypatch.setattr(job, "processor", lambda: processor)
+        parts.append(tmp_path / f"shards/{place}/states.nc")
+        upstream = {"upstream": {}, "upstream_settings": {}, "code_digest": "", "experiment": "a"}
+        part = simulate(data, attend(data), heads=[[0, place]], device="cpu", **settings)
+        job.save(part, parts[-1], ATTRS | upstream)
+    monkeypatch.setattr(job, "processor", lambda: "aarch64 NEON")
+    stage.put_together(parts, tmp_path / "states.nc")
+    assert job.load(tmp_path / "states.nc").attrs["processor"] == "x86_64 AVX2, x86_64 AVX512"
+
+
+def fake(folder, name, version, module=None):
+    """A distribution as its metadata on the path, and perhaps with its module."""
+    (folder / f"{name}-{version}.dist-info").mkdir(parents=True)
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    (folder / f"{name}-{version}.dist-info/METADATA").write_text(metadata)
+    if module is not None:
+        (folder / name).mkdir()
+        (folder / name / "__init__.py").write_text(module)
+
+
+VERSIONS = """
+import json
+from tripartite import job
+before = job.versions()
+import scipy, netCDF4, xarray
+loaded = [name for name in ("torch", "matplotlib") if name in sys.modules]
+print(json.dumps([before, job.versions(), loaded]))
+"""
+
+
+def test_versions_are_of_what_is_imported_and_not_of_metadata_elsewhere(tmp_path):
+    """A cluster's PYTHONPATH holds metadata of other numpys, and another package of our name."""
+    for name in ("numpy", "xarray", "netCDF4", "torch", "matplotlib"):
+        fake(tmp_path, name, "1.0.4")
+    (tmp_path / "tripartite").mkdir()
+    (tmp_path / "tripartite/__init__.py").write_text("__version__ = '0.0.1'")
+    before, after, loaded = json.loads(python(VERSIONS, PYTHONPATH=str(tmp_path)))
+    assert before == after == job.versions()
+    assert before["numpy"] == np.__version__ and before["torch"] == torch.__version__.split("+")[0]
+    assert loaded == []  # nothing heavy is imported to be asked
+
+
+def test_versions_are_of_the_package_that_would_be_imported(tmp_path):
+    """Another torch before the environment's own is the one that a stage imports; and one without metadata."""
+    fake(tmp_path, "torch", "2.0.1+cpu", module="raise SystemExit('imported')")
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib/__init__.py").write_text("raise SystemExit('imported')")
+    before, _, _ = json.loads(python(VERSIONS, PYTHONPATH=str(tmp_path)))
+    assert before["torch"] == "2.0.1" and before["matplotlib"] == "unknown"
+    assert before["numpy"] == np.__version__
+
+
+def test_two_versions_side_by_side_are_both_named(tmp_path, monkeypatch):
+    """As an upgrade leaves them that was cut off."""
+    fake(tmp_path, "half", "2.0", module="")
+    fake(tmp_path, "half", "1.9")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert job.installed_version("half") == "1.9 or 2.0"
+    assert job.installed_version("never_heard_of") == "not installed"
+
+
+def test_the_photograph_is_that_of_the_matplotlib_that_is_imported(tmp_path):
+    fake(tmp_path, "matplotlib", "1.5.0")
+    code = "from tripartite import pretrained; print(len(pretrained.contents('vit', ['hopper'], {}, {})['hopper']))"
+    assert int(python(code, PYTHONPATH=str(tmp_path))) > 50_000
+
+
 def test_every_edit_is_seen(tmp_path):
     """A well-formed change of one value or one attribute, which no checksum of blocks notices."""
     path = saved(tmp_path)
@@ -71,24 +246,37 @@ def test_every_edit_is_seen(tmp_path):
         job.load(path)
 
 
-def test_flipped_bits_are_seen(tmp_path):
-    """No flip of one bit gives a silently wrong value: it is refused or changes nothing."""
-    path, data = tmp_path / "qkv.nc", qkv(n_tokens=300)
-    job.save(data, path, ATTRS)
-    good = path.read_bytes()
-    rng = np.random.default_rng(0)
-    refused = 0
-    for position in rng.integers(0, len(good), 60):
-        bad = bytearray(good)
-        bad[position] ^= 1 << int(rng.integers(8))
-        path.write_bytes(bad)
+FLIP = """
+import os
+import numpy as np
+from pathlib import Path
+from tripartite import job
+path, good = Path(sys.argv[1]), Path(sys.argv[1]).read_bytes()
+wanted, rng, codes = job.load(path)["q"].values, np.random.default_rng(0), []
+for position in rng.integers(0, len(good), 60):
+    bad = bytearray(good)
+    bad[position] ^= 1 << int(rng.integers(8))
+    path.write_bytes(bad)
+    child = os.fork()
+    if not child:
         try:
-            again = job.load(path)
-        except Breach:
-            refused += 1
-        else:
-            np.testing.assert_array_equal(again["q"].values, data["q"].values)
-    assert refused > 30
+            os._exit(0 if np.array_equal(job.load(path)["q"].values, wanted) else 2)
+        except job.Breach:
+            os._exit(1)
+    codes.append(os.waitpid(child, 0)[1] >> 8)
+print(*codes)
+"""
+
+
+def test_flipped_bits_are_seen(tmp_path):
+    """No flip of one bit gives a silently wrong value: it is refused or changes nothing.
+
+    Each is read by a process of its own, because the HDF5 library may crash after it has read a damaged file.
+    """
+    path = tmp_path / "qkv.nc"
+    job.save(qkv(n_tokens=300), path, ATTRS)
+    codes = python(FLIP, path).split()
+    assert set(codes) == {"0", "1"} and codes.count("1") > 30
 
 
 def test_truncated_file(tmp_path):

@@ -57,6 +57,15 @@ def test_what_it_returns(learned):
     np.testing.assert_array_equal(learned["step"][best], learned["best_step"])
 
 
+def test_the_precision_is_of_the_training_alone(data, learned):
+    """float32 unless the study says otherwise; random features and equal attention do not hear of it."""
+    assert run(data, dtype="float32").identical(learned)
+    fine = run(data, dtype="float64")
+    differ = np.abs(fine["kl"] / learned["kl"] - 1).max(("n_features", "seed", "input", "layer", "head"))
+    assert 1e-9 < differ.sel({"origin": "learned"}) < 1e-2
+    assert (differ.sel({"origin": ["random", "uniform"]}) == 0).all()
+
+
 def test_random_is_the_network_and_uniform_the_mean(data, learned):
     """KL and output error by the explicit loop over queries, with gaps in the tokens."""
     exact = attend(data)

@@ -115,6 +115,46 @@ def test_a_planted_map_is_recovered():
     assert (kl < 1e-3 * of_uniform).all()
 
 
+def test_training_in_float64_is_an_explicit_loop():
+    """Adam in plain numpy, whose gradients come from steps into the complex plane, free of rounding errors."""
+    inputs = [heads(seed, 3.0, n_heads=1, n_tokens=6, d_head=3) for seed in range(2)]
+    start = draws(20, 1, 2, 3)
+    found = train(inputs[:1], inputs[1:], start, max_steps=30)
+    q, k, v, weights, output = (x[0].numpy() for x in inputs[0])
+    scale = [np.sqrt(np.square(x).mean()) for x in (q, k)]
+
+    def log_phi(w, x):
+        drive = x @ w.T
+        parts = [u - np.log(np.exp(u).sum(-1, keepdims=True)) for u in (drive, -drive)]
+        return np.concatenate(parts, -1)
+
+    def loss(w):  # [2, F, D]
+        kernel = np.exp(log_phi(w[0], q / scale[0])) @ np.exp(log_phi(w[1], k / scale[1])).T
+        log_weights = np.log(kernel / kernel.sum(-1, keepdims=True))
+        return -(weights * log_weights).sum(-1).mean()
+
+    w = np.stack([start[0].numpy() / math.sqrt(3)] * 2)
+    first, second = np.zeros_like(w), np.zeros_like(w)
+    curve = []
+    for step in range(31):
+        if step % 10 == 0:
+            curve.append((step, loss(w), w))
+        gradient = np.zeros_like(w)
+        for place in np.ndindex(w.shape):
+            aside = w.astype(complex)
+            aside[place] += 1e-30j
+            gradient[place] = loss(aside).imag / 1e-30
+        first = 0.9 * first + 0.1 * gradient
+        second = 0.99 * second + 0.01 * gradient**2
+        mean, square = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.99 ** (step + 1))
+        w = w - 0.1 * (1 - step / 30) / math.sqrt(3) * mean / np.sqrt(square)
+    steps, losses, of_step = zip(*curve)
+    np.testing.assert_allclose(found.training_loss[:, 0], losses, rtol=1e-12)
+    best = of_step[steps.index(found.best_step[0])]
+    np.testing.assert_allclose(found.query_weights[0], best[0] / scale[0], rtol=1e-10)
+    np.testing.assert_allclose(found.key_weights[0], best[1] / scale[1], rtol=1e-10)
+
+
 def test_trained_features_beat_random_ones():
     """G35: at rho = 3 and 128 features several times; few random ones lose to equal attention."""
     inputs = [heads(seed, 3.0, n_heads=4, n_tokens=256, d_head=16) for seed in range(4)]

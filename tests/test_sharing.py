@@ -17,10 +17,13 @@ import xarray as xr
 from conftest import ROOT, project, snakemake
 from rocrate.rocrate import ROCrate
 from test_contracts import qkv
+from test_job import LESS, python
+from test_learn_stage import with_gaps
 from test_workflow import with_study
 
 from tripartite import agreement, job, sharing
 from tripartite.contracts import CONTRACTS, COORDINATES, Breach
+from tripartite.stages.attend import attend
 
 ATTRS = {"source": "random heads", "settings": {"n_seeds": 3, "dtype": "float64"}, "device": "cpu",
          "code_digest": "0" * 64}  # fmt: skip
@@ -287,6 +290,79 @@ def moved(by, names=WHOLE):
 def nan_at_one(fit):
     fit[NAME][0, 0, 0] = np.nan
     return fit
+
+
+def test_another_processor_is_told_and_is_no_other_study(tmp_path):
+    """Equal values are identical, whatever computed them; a difference is no change of settings."""
+    files = study(tmp_path / "a", processor="x86_64 AVX2")
+    study(tmp_path / "b", processor="aarch64 NEON")
+    found = agreement.compare(files, tmp_path / "b/results/tiny")
+    assert {row.level for row in found.rows} == {"identical"}
+    both = ["small/fit.nc", "small/qkv.nc"]
+    ((what, files_of),) = found.origins.items()
+    assert what == ("processor", "x86_64 AVX2", "aarch64 NEON") and sorted(files_of) == both
+    assert not agreement._is_setting("processor")
+    said = agreement.summary(found, "tiny", "b")
+    assert "| processor | x86_64 AVX2 | aarch64 NEON | 2, such as small/qkv.nc |" in said
+
+
+@pytest.mark.parametrize(
+    ("settings", "wanted"),
+    [
+        ({"settings": {"dtype": "float64"}}, "outside"),
+        ({"settings": {"dtype": "float32"}}, "rounding"),
+        ({"settings": {"dtype": "bfloat16"}}, "rounding"),
+        ({"settings": {}}, "outside"),
+        ({"settings": {"source": "float32"}}, "outside"),  # the name of an experiment
+        ({"settings": {"variants": {"float32": {"feature_map": "relu"}}}}, "outside"),
+        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float32"}}}, "rounding"),
+        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}}, "outside"),
+    ],
+)  # fmt: skip
+def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(settings, wanted, tmp_path):
+    """Of the file and of what it was made of, also where that was not sent along."""
+    name = "log10_features_needed"
+    files = study(tmp_path / "a", **settings)
+    study(tmp_path / "b", moved(1e-6, [name]), **settings)
+    found = agreement.compare(files, tmp_path / "b/results/tiny")
+    assert levels(found.rows)[name] == wanted
+
+
+TRAINED = """
+import json
+from pathlib import Path
+import stage
+folder, dtype = Path(sys.argv[1]), sys.argv[2]
+settings = {
+    "n_features": [8], "n_seeds": 2, "trained_on": ["draw-0"], "validated_on": ["draw-1"], "heads": "all",
+    "loss": "weights", "max_steps": 100, "learning_rate": 0.1, "patience": 100, "seed": 5, "source": "x",
+    "dtype": dtype,
+}
+inputs = [folder / name for name in ("qkv.nc", "attention.nc")]
+stage.run("learn", inputs, [folder / "learned.nc"], settings, "", "cpu", 1, "")
+"""
+LESSER = {  # instructions that all of the libraries leave alone, as on an older processor
+    "NPY_DISABLE_CPU_FEATURES": LESS["NPY_DISABLE_CPU_FEATURES"], "ATEN_CPU_CAPABILITY": "default",
+    "OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "COMPATIBLE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_training_on_another_processor_agrees_within_rounding(dtype, tmp_path):
+    """1e-4 in float32 and 1e-9 in float64, in every head; the data are the same bytes."""
+    data = with_gaps(4)
+    for lab, environment in (("ours", {}), ("theirs", LESSER)):
+        folder = tmp_path / lab / "small"
+        for name, dataset in (("qkv", data), ("attention", attend(data))):
+            job.save(dataset, folder / f"{name}.nc", ATTRS | {"settings": {}, "upstream": {}, "code_digest": ""})
+        python(TRAINED, folder, dtype, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **environment)
+    files = sorted((tmp_path / "ours/small").glob("*.nc"))
+    found = agreement.compare(files, tmp_path / "theirs")
+    assert agreement.failures(found.rows) == []
+    assert {row.level for row in found.rows} <= {"identical", "rounding"}
+    worst = max(row.deviation for row in found.rows)
+    assert worst < agreement.ROUNDING[dtype]
+    assert {what for what, *_ in found.origins} <= {"processor"}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -269,7 +270,7 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
         (
             "symmetries",
             ["center"],
-            "'center' is unknown; choose one of center_keys, center_queries, balance; did you mean center_keys?",
+            "'center' is unknown; choose one of center_keys, center_queries, balance; did you mean center_keys or center_queries?",
         ),
         (
             "calibrated_on",
@@ -699,7 +700,102 @@ figures:
     ]
 
 
+# Words: what was typed, where, and what is to be suggested; nothing where a guess would mislead.
+
+SCHEMA = study.load_schema("study")["properties"]
+SECTION = SCHEMA["experiments"]["additionalProperties"]["properties"]
+KNOWN = {
+    "config": study.load_schema("config")["properties"],
+    "device": ["auto", "cpu", "cuda"],
+    "study": SCHEMA,
+    "experiment": SECTION,
+    "data": SECTION["data"]["properties"],
+    "synthetic": SECTION["data"]["properties"]["synthetic"]["properties"],
+    "network": SECTION["network"]["properties"],
+    "learned": SECTION["learned"]["properties"],
+    "dynamics": SECTION["dynamics"]["properties"],
+    "imaging": SECTION["imaging"]["properties"],
+    "kinds": SECTION["perturbations"]["properties"]["kinds"]["properties"],
+    "figures": study.FIGURES,
+    "model": list(study.MODELS),
+    "map": SECTION["network"]["properties"]["feature_map"]["enum"],
+    "dtype": ["float64", "float32", "bfloat16"],
+    "order": ["bidirectional", "causal"],
+    "loss": ["weights", "outputs"],
+    "smaller": ["nested", "blocks", "disjoint"],
+    "calcium": ["linear", "li_rinzel", "g_chi"],
+    "inputs": ["wittig", "suzuki_coupling", "diels_alder"],
+    "draws": ["draw-0", "draw-1", "draw-2", "draw-3"],
+}
+TYPED = [
+    # typing errors
+    ("config", "stduy", "study"), ("config", "shard", "shards"), ("config", "devcie", "device"),
+    ("study", "sede", "seed"), ("study", "expermients", "experiments"), ("study", "figure", "figures"),
+    ("experiment", "netwrok", "network"), ("experiment", "leanred", "learned"), ("experiment", "symmetry", "symmetries"),
+    ("data", "modle", "model"), ("data", "sames_as", "same_as"), ("network", "n_feature", "n_features"),
+    ("network", "leak_hebian", "leak_hebbian"), ("map", "performr", "performer"), ("map", "rele", "relu"),
+    ("map", "generalised_positive", "generalized_positive"), ("dtype", "flaot32", "float32"),
+    ("inputs", "wittag", "wittig"), ("loss", "weigths", "weights"), ("order", "causl", "causal"),
+    # other letters and signs
+    ("device", "CUDA", "cuda"), ("device", "Cpu", "cpu"), ("network", "N-Features", "n_features"),
+    ("calcium", "Li-Rinzel", "li_rinzel"), ("calcium", "GChI", "g_chi"), ("inputs", "Diels Alder", "diels_alder"),
+    ("synthetic", "sigmaSquared", "sigma_squared"), ("map", "elu-plus-one", "elu_plus_one"),
+    # synonyms
+    ("device", "gpu", "cuda"), ("device", "GPU", "cuda"), ("device", "cuda:0", "cuda"), ("device", "gpu:1", "cuda"),
+    ("device", "nvidia", "cuda"), ("device", "mps", "cuda"), ("config", "ram", "memory_gb"),
+    ("dtype", "double", "float64"), ("dtype", "fp32", "float32"), ("dtype", "bf16", "bfloat16"),
+    ("dtype", "half", "bfloat16"), ("learned", "lr", "learning_rate"), ("learned", "epochs", "max_steps"),
+    ("order", "autoregressive", "causal"), ("network", "precision", "dtype"), ("network", "repeats", "n_seeds"),
+    ("network", "neurons", "n_features"), ("dynamics", "dt", "step_seconds"), ("study", "random_state", "seed"),
+    ("synthetic", "seq_len", "n_tokens"), ("data", "path", "file"),
+    # parts, and more than the name
+    ("config", "memory", "memory_gb"), ("network", "seeds", "n_seeds"), ("network", "number_of_seeds", "n_seeds"),
+    ("synthetic", "tokens", "n_tokens"), ("learned", "steps", "max_steps"), ("smaller", "nest", "nested"),
+    ("inputs", "suzuki", "suzuki_coupling"), ("figures", "trace_plot", "trace"), ("model", "alberta", "albert"),
+    ("network", "leak", "leak_hebbian or leak_presynaptic"), ("figures", "error", "error_vs_features or predicted_error"),
+    ("imaging", "trials", "most_trials"),
+    # other languages
+    ("data", "modèle", "model"), ("data", "Modell", "model"), ("experiment", "réseau", None),
+    ("device", "Grafikkarte", None), ("study", "semilla", None), ("study", "Experimente", "experiments"),
+    # nothing is near, or too much is
+    ("config", "pathvars", None), ("config", "samples", None), ("config", "cores", None), ("config", "threshold", None),
+    ("device", "tpu", None), ("device", "xpu", None), ("model", "gpt2", None), ("model", "llama", None),
+    ("draws", "draw-9", None), ("draws", "draw", None), ("dynamics", "tau", None), ("kinds", "gap_junctions", None),
+    ("map", "softmax", None), ("network", "head_dim", None), ("network", "dropout", None), ("loss", "mse", None),
+    ("calcium", "hodgkin_huxley", None), ("device", "", None), ("device", "--", None),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("where", "typed", "wanted"), TYPED)
+def test_what_was_probably_meant(where, typed, wanted):
+    wanted = f"; did you mean {wanted}?" if wanted else ""
+    assert study._nearest(typed, KNOWN[where]) == wanted
+
+
+def test_synonyms_are_of_names_that_exist():
+    """And none of them is a name itself, where it would never be looked up."""
+    names = {name for known in KNOWN.values() for name in known}
+    assert set(study.SYNONYMS) <= names
+    for name, others in study.SYNONYMS.items():
+        assert all(study._letters(other) == other != name for other in others)
+
+
+
 # The machine.
+
+
+@pytest.mark.parametrize("version", ["3.11.0", "3.11.7", "3.12.1", "3.13.99"])
+def test_a_python_that_serves(version):
+    assert study.python_fault((*map(int, version.split(".")), "final", 0)) is None
+
+
+@pytest.mark.parametrize("version", ["2.7.18", "3.9.1", "3.10.13", "3.14.0", "3.20.0", "4.0.0"])
+def test_a_python_that_does_not_serve_is_told(version):
+    assert study.python_fault((*map(int, version.split(".")), "final", 0)) == (
+        f"Python: got {version}, wanted 3.11 to 3.13; make the environment anew with one of these, as in "
+        "python3.13 -m venv .venv (README.md, Run it)"
+    )
+    assert study.python_fault(sys.version_info) is None
 
 
 def test_faults_of_the_machine_and_of_the_study_come_at_once(root, monkeypatch):
@@ -958,7 +1054,7 @@ def test_valid_sections(root, section):
         ({}, "a", f"got none, wanted exactly one of {', '.join(study.SECTIONS)}"),
         ({"network": NETWORK, "learned": LEARNED}, "a", f"got network and learned, wanted exactly one of {', '.join(study.SECTIONS)}"),
         ({"symetries": {}, "network": NETWORK}, "a.symetries", "unknown key; did you mean symmetries?"),
-        ({"symmetries": {"calibrated_on": ["draw-9"]}}, "a.symmetries.calibrated_on", "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+        ({"symmetries": {"calibrated_on": ["draw-9"]}}, "a.symmetries.calibrated_on", "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
         ({"symmetries": {"calibrated_on": [f"draw-{i}" for i in range(4)]}}, "a.symmetries.calibrated_on", "has all inputs; leave at least one to be tested"),
         ({"symmetries": {"calibrated_on": []}}, "a.symmetries.calibrated_on", "got an empty list, wanted a list of at least one name of an input"),
         ({"comparison": COMPARISON | {"variants": {"one": {}}}}, "a.comparison.variants", "got a mapping, wanted a mapping of at least two variants by their names"),
@@ -975,7 +1071,7 @@ def test_valid_sections(root, section):
         ({"learned": LEARNED | {"learning_rate": 0}}, "a.learned.learning_rate", "got 0, wanted a number above 0, at most 1e+300"),
         ({"learned": LEARNED | {"loss": "weigths"}}, "a.learned.loss", "'weigths' is unknown; choose one of weights, outputs; did you mean weights?"),
         ({"dynamics": DYNAMICS | {"head": [1, 0]}}, "a.dynamics.head", "[1, 0] does not exist; the data has layers 0 to 0 and heads 0 to 0"),
-        ({"dynamics": DYNAMICS | {"input": "draw-7"}}, "a.dynamics.input", "'draw-7' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+        ({"dynamics": DYNAMICS | {"input": "draw-7"}}, "a.dynamics.input", "'draw-7' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
         ({"dynamics": DYNAMICS | {"tau_calcium": 0}}, "a.dynamics.tau_calcium", "got 0, wanted a number above 0, at most 1000000.0"),
         ({"dynamics": DYNAMICS | {"tau_last": -0.1}}, "a.dynamics.tau_last", "got -0.1, wanted a number above 0, at most 1000000.0"),
         ({"dynamics": DYNAMICS | {"step_seconds": 0.03}}, "a.dynamics.step_seconds", "0.03 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (tau_hidden, 0.01 s), 0.0279 s; lower it, or use integrator: adaptive"),
@@ -992,7 +1088,7 @@ def test_valid_sections(root, section):
         ({"retention": {"n_features": [100], "leaks": [[0.1]]}}, "a.retention.leaks", "got [0.1], wanted a pair [leak_hebbian, leak_presynaptic] of numbers of at least 0"),
         ({"imaging": {"n_features": [100], "frame_seconds": 10}}, "a.imaging.frame_seconds", "10 s are 6.4 frames in the 64 s of 64 tokens, wanted at least 20; lower it, or raise read_seconds"),
         ({"explanation": {"n_features": [100, 10]}}, "a.explanation.n_features", "10 comes after 100; wanted rising numbers, each once"),
-        ({"explanation": {"n_features": [100], "inputs": ["draw"]}}, "a.explanation.inputs", "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3; did you mean draw-3?"),
+        ({"explanation": {"n_features": [100], "inputs": ["draw"]}}, "a.explanation.inputs", "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
     ],
 )  # fmt: skip
 def test_faults_of_sections(root, section, key, expected):

@@ -26,6 +26,7 @@ from tripartite.contracts import Breach
 
 RECORDED = (  # attributes of what a stage writes, in order
     "source", "stage", "experiment", "settings", "code_digest", "upstream", "upstream_settings", "device",
+    "processor",
 )  # fmt: skip
 
 
@@ -85,14 +86,19 @@ def run(
         if "device" in wanted:
             arguments["device"] = name
         if "earlier" in wanted:
-            whole = (
-                outputs[0].parents[3] / outputs[0].name if shard else outputs[0]
-            )  # .../shards/5/2/states.nc
+            # the file of which a shard is a part, .../shards/5/2/states.nc
+            whole = outputs[0].parents[3] / outputs[0].name if shard else outputs[0]
             arguments["earlier"] = job.earlier(whole, origin, part_of(stage).EXTENDS)
         dataset = function(**arguments)
+        processors = [job.processor()]
+        if arguments.get("earlier") is not None:
+            processors.append(arguments["earlier"].attrs["processor"])
+        if "kept" in wanted:
+            processors += kept.processors()
         attrs = {
             "source": dataset.attrs.get("source", source),
             "experiment": outputs[0].parent.name,
+            "processor": job.joined(processors),
         }
         attrs = {name: (attrs | origin)[name] for name in RECORDED}
         job.save(dataset, outputs[0], attrs)
@@ -111,6 +117,7 @@ def put_together(inputs: list[Path], output: Path):
     """Save shards as the one file that the simulation would have made without them."""
     parts = [job.load(path) for path in inputs]
     attrs = {name: parts[0].attrs[name] for name in RECORDED} | {"experiment": output.parent.name}
+    attrs["processor"] = job.joined(part.attrs["processor"] for part in parts)
     job.save(part_of("gather").gather(parts), output, attrs)
 
 

@@ -15,7 +15,7 @@ USED = re.compile(
 
 
 def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> str:
-    """Software and devices of the netCDF files, what the stages took, and the settings with all defaults.
+    """Software, devices and processors of the netCDF files, what the stages took, and the settings with all defaults.
 
     results: the folder results/STUDY; asked: settings and code of its files, as plan.asked gives them; logs: the
     folder that holds a folder of logs for each of theirs.
@@ -35,16 +35,17 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     if made:
         software = sorted({attrs["versions"] for attrs in made.values()})
         parts.append("**Software.** " + " Other files: ".join(map(_versions, software)))
-        devices = sorted({attrs["device"] for attrs in made.values()})
+        devices = sorted(
+            {f"{attrs['device']} ({attrs['processor']})" for attrs in made.values()}
+        )
         parts.append(
             f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
         )
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
     parts.append(_table(usage(sorted({path.parent for path in there.values()}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
-    for section in settings[
-        "experiments"
-    ].values():  # the name of a user's file, never where it lies
+    for section in settings["experiments"].values():
+        # the name of a user's file, never where it lies
         if "file" in section["data"]:
             section["data"] = {"file": Path(section["data"]["file"]).name}
     parts.append(

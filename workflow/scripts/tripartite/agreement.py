@@ -87,9 +87,7 @@ def compare(files: list[Path], folder: Path) -> Found:
         upstream = _json(mine, "upstream", ours[key])
         coarse[key] = any(coarse.get(name) for name in upstream)
         foreign[key] = any(foreign.get(name) for name in upstream)
-        coarse[key] |= any(
-            value in ("float32", "bfloat16") for flat in origins for value in flat.values()
-        )
+        coarse[key] |= _is_coarse(mine, ours[key]) or _is_coarse(other, theirs[key])
         n_seeds = _n_seeds(mine, ours[key]), _n_seeds(other, theirs[key])
         rows = agree(key, mine, other, ROUNDING["float32" if coarse[key] else "float64"], n_seeds)
         found.rows.extend(map(_not_judged, rows) if foreign[key] else rows)
@@ -310,7 +308,7 @@ def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
 def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
     """What a file says of how it was made, by the name of each detail."""
     attrs = dataset.attrs
-    flat = {key: attrs.get(key, "") for key in ("source", "device")}
+    flat = {key: attrs.get(key, "") for key in ("source", "device", "processor")}
     flat[f"code of {attrs.get('stage', path.stem)}"] = attrs.get("code_digest", "")
     flat |= {
         f"version of {name}": value for name, value in _json(dataset, "versions", path).items()
@@ -319,7 +317,15 @@ def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
 
 
 def _is_setting(what: str) -> bool:
-    return what not in ("source", "device") and not what.startswith(("code of ", "version of "))
+    return what not in ("source", "device", "processor") and not what.startswith(("code of ", "version of "))
+
+
+def _is_coarse(dataset: xr.Dataset, path: Path) -> bool:
+    """True if a file, or one that it was made of, was computed in less than float64, by its settings."""
+    names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
+    leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
+    types = [value for place, value in leaves if place.rpartition(".")[2] == "dtype"]
+    return any(dtype in ("float32", "bfloat16") for dtype in types)
 
 
 def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:

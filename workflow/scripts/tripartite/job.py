@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -11,7 +12,7 @@ import shutil
 import time
 import zipfile
 import zlib
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterable, Iterator, MutableMapping
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -28,18 +29,60 @@ REFERENCES = (
 )
 
 
+VECTORS = {  # numpy's names of vector instructions, widest first, by which libraries choose the order of sums
+    "AVX512_SKX": "AVX512", "AVX2": "AVX2", "AVX": "AVX", "SSE2": "SSE2", "SVE": "SVE", "ASIMD": "NEON",
+    "VSX4": "VSX4", "VSX3": "VSX3", "VSX2": "VSX2", "VXE": "VXE", "RVV": "RVV", "LSX": "LSX",
+}  # fmt: skip
+MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # what Windows and macOS call them
+
+
 def versions() -> dict[str, str]:
     """Versions of what the numbers depend on."""
     packages = ("numpy", "scipy", "torch", "xarray", "netCDF4", "matplotlib")
     return {
         "tripartite": __version__,
         "python": platform.python_version(),
-        **{name: importlib.metadata.version(name).split("+")[0] for name in packages},
+        **{name: installed_version(name) for name in packages},
     }
 
 
+def installed_version(name: str) -> str:
+    """Version of the package that `import name` gives or has given, which is not imported for this.
+
+    It stands in the metadata beside the package: metadata elsewhere on the path, as PYTHONPATH may bring,
+    belong to other installations.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        return "not installed"
+    folder = str(Path(spec.origin).parents[1])
+    found = importlib.metadata.distributions(name=name, path=[folder])
+    # ASSUME: two of them are left by an interrupted upgrade, of which nobody knows how far it came.
+    return " or ".join(sorted({one.version.split("+")[0] for one in found})) or "unknown"
+
+
+def processor() -> str:
+    """Architecture and widest vector instructions of this processor, such as "x86_64 AVX2".
+
+    Sums are taken in another order on another kind, so that float64 may differ in its last digits.
+    """
+    machine = MACHINES.get(platform.machine(), platform.machine())
+    found = np.show_config(mode="dicts")["SIMD Extensions"]
+    names = {*found.get("baseline", ()), *found.get("found", ())}
+    return " ".join([machine, *(word for name, word in VECTORS.items() if name in names)][:2])
+
+
+def joined(processors: Iterable[str]) -> str:
+    """All processors that computed parts of a file, each once."""
+    return ", ".join(sorted({one for name in processors for one in name.split(", ")}))
+
+
 def content_digest(dataset: xr.Dataset) -> str:
-    """sha256 over names, dims, dtypes and values of all variables, and over all other attributes."""
+    """sha256 over names, dims, dtypes and values of all variables, and over all other attributes.
+
+    But not over the processor: equal values that another one computed are the same content, and what was
+    made of them stays as it is.
+    """
     digest = hashlib.sha256()
     for name in sorted(dataset.variables):
         values = dataset[name].values
@@ -52,7 +95,8 @@ def content_digest(dataset: xr.Dataset) -> str:
         head = json.dumps([name, dataset[name].dims, values.shape, dtype, dataset[name].attrs])
         digest.update(head.encode())
         digest.update(content)
-    attrs = {key: str(value) for key, value in dataset.attrs.items() if key != "content_digest"}
+    left_out = ("content_digest", "processor")
+    attrs = {key: str(value) for key, value in dataset.attrs.items() if key not in left_out}
     digest.update(json.dumps(attrs, sort_keys=True).encode())
     return digest.hexdigest()
 
@@ -75,7 +119,8 @@ def load(path: Path) -> xr.Dataset:
 def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
     """What stands at `path`, if it was made as `origin` says but for the settings `free`; else None.
 
-    origin holds attributes as `save` takes them. Other versions of the software are another origin.
+    origin holds attributes as `save` takes them. Other versions of the software are another origin; another
+    processor is not, and the file that is made of this one names both.
     """
     try:
         dataset = load(path)
@@ -113,12 +158,14 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     """Write `dataset` under the contract of the path's name; the final name is complete or absent.
 
     It is written under a temporary name in the same folder, read back and compared, flushed to disk
-    and renamed. attrs: strings and integers are kept, everything else is stored as JSON.
+    and renamed. attrs: strings and integers are kept, everything else is stored as JSON; `processor` is
+    this one, unless it names those that computed the parts.
     """
     dataset = describe(dataset, path.stem)
     dataset.attrs = {
         "Conventions": "CF-1.11",
         "title": f"tripartite {path.stem}",
+        "processor": processor(),
         **{key: _attribute(value) for key, value in attrs.items()},
         "schema_version": SCHEMA_VERSION,
         "versions": json.dumps(versions()),
@@ -159,6 +206,8 @@ class Kept(MutableMapping):
             raise KeyError(name) from error
 
     def __setitem__(self, name: str, arrays: dict[str, np.ndarray]) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / f"{processor()}.processor").touch()
         with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
             np.savez(temporary, **arrays)
 
@@ -177,6 +226,10 @@ class Kept(MutableMapping):
         self.folder.mkdir(parents=True, exist_ok=True)
         with locks.held(self.folder):
             yield
+
+    def processors(self) -> list[str]:
+        """Those on which parts were computed: a job may be continued on another machine."""
+        return [path.stem for path in self.folder.glob("*.processor")]
 
     def clear(self) -> None:
         """Forget everything, also what dead jobs left of other settings of the same output."""

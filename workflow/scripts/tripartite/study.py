@@ -11,12 +11,14 @@ import json
 import math
 import os
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
 import jsonschema
 import yaml
 
+PYTHONS = ((3, 11), (3, 13))  # the first and the last for which all of envs/requirements.txt has wheels
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SHIPPED = (
@@ -163,6 +165,18 @@ def _written_faults(root: Path, schema: dict) -> list[str]:
 def study_faults(study: dict, file: str, root: Path, machine: dict) -> list[str]:
     """Faults of a study's settings, one line each; file is how the lines call it."""
     return _lines(file, _study_faults(study, root, machine))
+
+
+def python_fault(version_info: tuple) -> str | None:
+    """One line if a Python (sys.version_info) is none of PYTHONS, else None."""
+    if PYTHONS[0] <= tuple(version_info[:2]) <= PYTHONS[1]:
+        return None
+    got = ".".join(map(str, version_info[:3]))
+    first, last = (".".join(map(str, version)) for version in PYTHONS)
+    return (
+        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of these, "
+        f"as in python{last} -m venv .venv (README.md, Run it)"
+    )
 
 
 def cuda_devices() -> int:
@@ -980,9 +994,64 @@ def _list(names: list[str]) -> str:
     return f"; choose one of {', '.join(names)}" if names else "; there is none to choose"
 
 
+SYNONYMS = {  # what others call it, in plain letters
+    "cuda": ("gpu", "nvidia", "mps", "rocm"), "memory_gb": ("ram", "mem"), "shards": ("chunks", "splits"),
+    "float64": ("double", "fp64", "f64"), "float32": ("single", "fp32", "f32"), "bfloat16": ("half", "bf16", "fp16"),
+    "n_features": ("m", "neurons", "nneurons", "hidden", "width"), "seed": ("randomstate", "rng"),
+    "n_seeds": ("repeats", "replicates", "repetitions", "draws"), "n_inputs": ("batch", "batchsize"),
+    "n_tokens": ("length", "seqlen", "sequencelength"), "d_head": ("dim", "headdim", "dimhead"),
+    "dtype": ("precision",), "feature_map": ("kernel", "activation"), "file": ("path", "netcdf"),
+    "causal": ("autoregressive", "unidirectional"), "bidirectional": ("noncausal", "acausal"),
+    "max_steps": ("epochs", "iterations"), "learning_rate": ("lr",), "loss": ("objective",),
+    "step_seconds": ("dt",), "performer": ("favor",),
+}  # fmt: skip
+# Share of letters in common, in their order, from which a word is surely, or likely, a slip of another.
+SURE, LIKELY = 0.9, 0.75
+MOST_NEAR = 3  # more that are equally near are no help
+
+
 def _nearest(name: object, known: list[str]) -> str:
-    near = difflib.get_close_matches(str(name)[:80], list(known), 1, cutoff=0.55)
-    return f"; did you mean {near[0]}?" if near and len(known) > 1 else ""
+    """What of `known` was probably meant: the same letters, a synonym, a part of the name or a slip."""
+    typed = _letters(str(name)[:80])
+    near = []
+    if typed and len(known) > 1:
+        near = [one for one in known if _letters(one) == typed]
+        near = near or [one for one in known if _is_synonym(typed, one)]
+        near = near or _slips(typed, known, SURE)
+        near = near or [one for one in known if _is_part(str(name), one)]
+        near = near or _slips(typed, known, LIKELY)
+    return f"; did you mean {' or '.join(near)}?" if 0 < len(near) <= MOST_NEAR else ""
+
+
+def _letters(text: str) -> str:
+    """Small letters and digits alone: Li-Rinzel and li_rinzel are one word, modèle is modele."""
+    return re.sub(r"[^a-z0-9]", "", unicodedata.normalize("NFKD", text).casefold())
+
+
+def _is_synonym(typed: str, known: str) -> bool:
+    """True also with the number of a device behind it, as in gpu:0."""
+    return bool({typed, typed.rstrip("0123456789")} & {*SYNONYMS.get(known, ())})
+
+
+def _is_part(name: str, known: str) -> bool:
+    """True for the beginning or some words of `known`, as in memory for memory_gb, seeds for n_seeds.
+
+    And for what has `known` as its beginning and not much more, as in trace_plot for trace.
+    """
+    typed, whole = _letters(name), _letters(known)
+    begins = len(typed) > 2 and whole.startswith(typed)
+    begins |= 2 * len(whole) > len(typed) and len(whole) > 3 and typed.startswith(whole)
+    words = [
+        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)} - {"", "n", "num", "number", "of"}
+        for text in (name, known)
+    ]
+    return begins or bool(words[0]) and len(typed) > 2 and words[0] <= words[1]
+
+
+def _slips(typed: str, known: list[str], share: float) -> list[str]:
+    alike = {one: difflib.SequenceMatcher(None, typed, _letters(one)).ratio() for one in known}
+    best = max(alike.values())
+    return [one for one in known if alike[one] == best >= share]
 
 
 def _size(n_bytes: int) -> str:

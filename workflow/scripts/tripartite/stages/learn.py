@@ -49,12 +49,14 @@ def learn(
     source: str,
     device: str,
     kept: MutableMapping[str, dict[str, np.ndarray]],
+    dtype: str = "float32",
     earlier: xr.Dataset | None = None,
 ) -> xr.Dataset:
     """Return how far learned, random and equal attention are from softmax attention, per input.
 
     n_features are even numbers of hidden neurons; heads is "all" or a list of [layer, head]; inputs
-    that are in neither trained_on nor validated_on are tests. loss is "weights" or "outputs".
+    that are in neither trained_on nor validated_on are tests. loss is "weights" or "outputs". dtype, "float32" or
+    "float64", is of the training; what comes of it is evaluated in float64.
     source is the experiment whose qkv.nc is read: the random neurons are those of its networks.
     kept holds what is finished, by size and seed, and is filled as the work goes on, so that a run
     that was cut off can continue; earlier is what this function returned for other sizes or seeds, whose
@@ -86,7 +88,7 @@ def learn(
         found = learning.train(
             of_role["train"], of_role["validate"], torch.stack(draws),
             stream(seed, source, "learned", index, "queries"), loss, max_steps, learning_rate,
-            patience,
+            patience, getattr(torch, dtype),
         )  # fmt: skip
         neurons = [_random_neurons(seed, source, index, pair, m, d_head) for pair in chosen]
         weights, bias = (torch.stack(parts).to(device) for parts in zip(*neurons))
