@@ -108,7 +108,9 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict):
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
     pictures = [path for path in outputs if path.suffix != ".md"]
-    job.save_figure(getattr(figure, outputs[0].stem)(fits, **settings), pictures, upstream)
+    drawn = getattr(figure, outputs[0].stem)(fits, **settings)
+    importlib.import_module("tripartite.figures.palette").mark_empty(drawn)
+    job.save_figure(drawn, pictures, upstream)
     for path in set(outputs) - set(pictures):
         text = figure.table(fits)
         job.save_text(text, path)

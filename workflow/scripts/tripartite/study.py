@@ -87,6 +87,8 @@ STABLE = (
 )
 HELD = ("dynamics", "convergence", "coupling", "perturbations")  # rates of all tokens at a time
 UNSIZED = ("symmetries", "readout", "ablation")  # sections without neurons
+MOST_ADAPTIVE = 2_000_000  # shortest time constants in the time of all tokens: its steps are as short
+LEAST_TOKENS = {"settling": 3}  # sections that read tokens one after another
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
@@ -485,6 +487,10 @@ def _size_faults(
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
                 yield (*where, key), f"[{layer}, {head}] does not exist; the data has {has}"
+    least = LEAST_TOKENS.get(section, 1)
+    if shape.get("tokens", least) < least:
+        text = f"got data with {shape['tokens']} tokens per input, wanted at least {least}; use longer inputs"
+        yield where, text
     leaks = [settings.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
     if None not in leaks and "tokens" in shape:
         growth = (leaks[0] - leaks[1]) * shape["tokens"]
@@ -537,6 +543,13 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{seconds} s are {total / seconds:.0f} in the {total:g} s of {tokens} tokens, wanted at most "
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
+    shortest = min(_time_constants(settings).items(), key=lambda one: one[1], default=None)
+    if settings.get("integrator") == "adaptive" and shortest and total / shortest[1] > MOST_ADAPTIVE:
+        yield (*where, "integrator"), (
+            f"adaptive takes steps as short as the shortest time constant ({shortest[0]}, {shortest[1]:g} s), "
+            f"{total / shortest[1]:.2g} in the {total:g} s of {tokens} tokens, wanted at most {MOST_ADAPTIVE}; "
+            f"raise it to {total / MOST_ADAPTIVE:.2g} s or more, or use exact"
+        )
     frames = settings.get("frame_seconds")
     if frames and 0 < total < LEAST_FRAMES * frames:
         yield (*where, "frame_seconds"), (
@@ -651,15 +664,20 @@ def _learned_faults(
         ), f"{odd[0]} is odd, every hidden neuron makes 2 features; use even numbers"
 
 
-def _dynamics_faults(
-    where: tuple, settings: dict, wrote: dict, names: list[str] | None
-) -> Iterator[Fault]:
-    constants = {key: settings.get(key) for key in settings if key.startswith("tau_")}
+def _time_constants(settings: dict) -> dict[str, float]:
+    """Times (s) in which something relaxes, by the settings that say so."""
+    constants = {key: settings[key] for key in settings if key.startswith("tau_")}
     constants |= {
         f"1 / {key}": 1 / settings[key]
         for key in ("leak_hebbian", "leak_presynaptic") if settings.get(key)
     }  # fmt: skip
-    known = {key: value for key, value in constants.items() if value}
+    return {key: value for key, value in constants.items() if value}
+
+
+def _dynamics_faults(
+    where: tuple, settings: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    known = _time_constants(settings)
     step = settings.get("step_seconds")
     if step and known and settings.get("integrator") in ("exact", "runge_kutta"):
         shortest = min(known, key=known.get)
