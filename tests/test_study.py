@@ -531,7 +531,7 @@ def test_a_plan_over_the_memory_is_refused_with_its_sizes(root):
     ]
     long = {"synthetic": {"sigma_squared": [1], "n_tokens": 65536}}
     (got,) = faults(root, long)
-    assert "needs 206 GB for the attention of one input (1 layers x 1 heads x 65536 x 65536" in got
+    assert "needs 206 GB for the attention of one head to one input (65536 x 65536 tokens, 6" in got
 
 
 def test_memory_needed_is_the_largest_array():
@@ -553,6 +553,31 @@ def test_memory_needed_is_the_largest_array():
     n_bytes, what = study.memory_needed("few", {"experiments": experiments})
     assert n_bytes == 4 * 2**21
     assert what == "the firing rates (a block of neurons at a time, 4 copies)"
+
+
+def test_heads_are_computed_one_at_a_time_and_planned_so(root):
+    """2 inputs of 512 tokens by a model of 7 10^9 weights: all heads fit 8 GB, and so does one."""
+    with netCDF4.Dataset(root / "large.nc", "w") as dataset:
+        for dim, size in zip(study.QKV_DIMS, (2, 32, 32, 512, 128)):
+            dataset.createDimension(dim, size)
+        for name in "qkv":
+            dataset.createVariable(name, "f4", study.QKV_DIMS)
+    large = {"file": "large.nc"}
+    for heads in ("all", [[0, 0]]):
+        assert faults(root, large, NETWORK | {"heads": heads}) == []
+    shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128}
+    needed = dict((what.split(" (")[0], n) for n, what, _ in study.memory_plan(shape, {"n_features": [10], "n_seeds": 2}))  # fmt: skip
+    assert needed["queries, keys, values and outputs"] == 56 * 2 * 32 * 32 * 512 * 128
+    assert needed["the attention of one head to one input"] == 48 * 512**2
+
+
+def test_training_is_planned_for_the_chosen_heads():
+    shape = {"inputs": 3, "layers": 12, "heads": 12, "tokens": 64, "d_head": 8}
+    every, one = (
+        next(n for n, what, _ in study.memory_plan(shape, {"n_features": [16], "heads": heads}, "learned") if "training" in what)
+        for heads in ("all", [[0, 0]])
+    )  # fmt: skip
+    assert every == 144 * one
 
 
 @pytest.mark.parametrize(

@@ -759,15 +759,14 @@ def memory_plan(
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     plan = [
         (
-            3 * 8 * inputs * layers * heads * tokens * d_head,
-            f"queries, keys and values ({queries} x {d_head} d_head)",
+            7 * 8 * inputs * layers * heads * tokens * d_head,  # measured: 57 bytes, in attend and fit
+            f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
             "the number of inputs or tokens",
         ),
         (
-            6 * 8 * layers * heads * tokens**2,
-            f"the attention of one input ({layers} layers x {heads} heads x {tokens} x {tokens} "
-            "tokens, 6 copies)",
-            "the number of tokens or heads",
+            6 * 8 * tokens**2,
+            f"the attention of one head to one input ({tokens} x {tokens} tokens, 6 copies)",
+            "the number of tokens",
         ),
     ]
     if section in UNSIZED:
@@ -782,11 +781,13 @@ def memory_plan(
         ))  # fmt: skip
         return plan
     if section == "learned":
+        chosen = settings.get("heads", "all")
+        n_heads = layers * heads if chosen == "all" else len(chosen)
         rows = "64 queries" if tokens > 64 else f"{tokens} queries"
         plan.append((
-            6 * 8 * layers * heads * min(tokens, 64) * tokens * sizes[-1] // 8,
-            f"training ({layers} layers x {heads} heads x {rows} x {tokens} tokens x {sizes[-1]} n_features)",
-            "n_features or the number of tokens",
+            6 * 8 * n_heads * min(tokens, 64) * tokens * sizes[-1] // 8,
+            f"training ({n_heads} heads x {rows} x {tokens} tokens x {sizes[-1]} n_features)",
+            "n_features or the number of tokens or heads",
         ))  # fmt: skip
         return plan
     kind = settings.get("smaller_networks", "nested")
