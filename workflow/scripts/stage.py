@@ -131,6 +131,7 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str):
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
     pictures = [path for path in outputs if path.suffix != ".md"]
     drawn = getattr(figure, outputs[0].stem)(fits, **settings)
+    importlib.import_module("tripartite.figures.palette").mark_empty(drawn)
     job.save_figure(drawn, pictures, upstream, settings, code)
     for path in set(outputs) - set(pictures):
         text = figure.table(fits)

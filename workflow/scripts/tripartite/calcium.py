@@ -21,7 +21,7 @@ state is missed, and folds and Hopf points are roots along the curve.
 ASSUME: the cell rests in its stable steady state of least calcium.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -35,6 +35,7 @@ NOUGHT = 1e-3  # uM, the curve begins at no stimulus if it begins below
 TINY = 1e-200  # complex step
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 MOST = 1e3  # uM, of a stimulus
+ROUNDING = 1e-9  # uM, a stimulus that is less below 0 is 0
 LEAST_CYCLE = 1e-3  # uM, calcium that varies less is steady
 LONGEST = 4000.0  # s, given to an oscillation to settle
 START = (0.1, 0.8, 0.5, 0.0)  # far from steady states
@@ -319,7 +320,7 @@ def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) ->
         return slopes(_, y)[0]
 
     while begin < LONGEST:
-        run = solve_ivp(slopes, (0, span), state, method="LSODA", events=turn, **TOLERANCE)
+        run = _run_with_turns(slopes, turn, span, state)
         begin, state = begin + span, _finite(run.y[:, -1], begin + span)
         times, heights = run.t_events[0][-6:], run.y_events[0][-6:]
         if len(times) < 6:
@@ -337,13 +338,31 @@ def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) ->
     return nothing
 
 
+def _run_with_turns(slopes: Callable, turn: Callable, span: float, state: np.ndarray):
+    """What solve_ivp returns, with the times of `turn`; without any where the state is at rest.
+
+    Close to rest, rounding alone turns calcium, and brentq finds no root where a step saw a change of sign.
+    """
+    settings = {"method": "LSODA", **TOLERANCE}
+    try:
+        return solve_ivp(slopes, (0, span), state, events=turn, **settings)
+    except ValueError as error:
+        if "different signs" not in str(error):
+            raise
+        run = solve_ivp(slopes, (0, span), state, **settings)
+        run.t_events, run.y_events = [np.empty(0)], [np.empty((0, len(state)))]
+        return run
+
+
 def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
     """C [k] (uM) at the ends of k equal intervals (s) in each of which the stimulus [k] (uM) is constant.
 
-    From the resting state of the first stimulus; where none is stable, from its oscillation. Raises
-    ValueError for a stimulus below 0 or above 1000 uM and Diverged where a variable is not finite.
+    From the resting state of the first stimulus; where none is stable, from its oscillation. Less than
+    nothing by rounding is nothing. Raises ValueError for a stimulus below 0 or above 1000 uM and Diverged
+    where a variable is not finite.
     """
     stimulus = np.asarray(stimulus, dtype=float)
+    stimulus = np.where((stimulus < 0) & (stimulus > -ROUNDING), 0.0, stimulus)
     wrong = ~((stimulus >= 0) & (stimulus <= MOST))
     if wrong.any():
         raise ValueError(

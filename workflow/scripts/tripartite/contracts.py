@@ -951,12 +951,22 @@ class Breach(ValueError):
 
 
 def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
-    """Return `dataset` in the contract's variable order, with units and long names."""
+    """Return `dataset` in the contract's variable order, with units and long names.
+
+    Text becomes Python's own, also where numpy's str stands beside it, which no file can hold; whole numbers
+    become float64 where the contract has that: a study may say 1 for 1.0.
+    """
     variables = CONTRACTS[contract]
     dataset = dataset[list(variables)].copy()
     for name in dataset.variables:
         spec = variables.get(name) or COORDINATES.get(name)
         if spec:
+            got = dataset[name]
+            if spec.dtype == "str" and got.dtype.kind in "OUT":
+                texts = np.array([str(x) for x in got.values.ravel()] or [""], dtype=object)[: got.size]
+                dataset[name] = got.dims, texts.reshape(got.shape)
+            elif spec.dtype == "float64" and got.dtype.kind in "iu":
+                dataset[name] = got.astype(np.float64)
             units = {"units": spec.units} if spec.units else {}
             dataset[name].attrs = {"long_name": spec.long_name, **units}
     return dataset

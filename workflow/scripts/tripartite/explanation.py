@@ -297,7 +297,8 @@ def predicted_inverse_temperature(
     shift it gives the shape and is too low.
     """
     x = reach + shift
-    return 1 - np.exp(-np.square(x) / 2 - math.log(math.sqrt(2 * math.pi)) - log_ndtr(x)) / sigma
+    with np.errstate(over="ignore"):  # far below, where the two exponents differ by rounding alone
+        return 1 - np.exp(-np.square(x) / 2 - math.log(math.sqrt(2 * math.pi)) - log_ndtr(x)) / sigma
 
 
 def inverse_temperature_shift(reach: np.ndarray, sigma: np.ndarray, measured: np.ndarray) -> float:

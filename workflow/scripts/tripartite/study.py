@@ -89,6 +89,8 @@ STABLE = (
 )
 HELD = ("dynamics", "convergence", "coupling", "perturbations")  # rates of all tokens at a time
 UNSIZED = ("symmetries", "readout", "ablation")  # sections without neurons
+MOST_ADAPTIVE = 2_000_000  # shortest time constants in the time of all tokens: its steps are as short
+LEAST_TOKENS = {"settling": 3}  # sections that read tokens one after another
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
@@ -502,6 +504,10 @@ def _size_faults(
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
                 yield (*where, key), f"[{layer}, {head}] does not exist; the data has {has}"
+    least = LEAST_TOKENS.get(section, 1)
+    if shape.get("tokens", least) < least:
+        text = f"got data with {shape['tokens']} tokens per input, wanted at least {least}; use longer inputs"
+        yield where, text
     leaks = [settings.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
     if None not in leaks and "tokens" in shape:
         growth = (leaks[0] - leaks[1]) * shape["tokens"]
@@ -554,6 +560,13 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{seconds} s are {total / seconds:.0f} in the {total:g} s of {tokens} tokens, wanted at most "
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
+    shortest = min(_time_constants(settings).items(), key=lambda one: one[1], default=None)
+    if settings.get("integrator") == "adaptive" and shortest and total / shortest[1] > MOST_ADAPTIVE:
+        yield (*where, "integrator"), (
+            f"adaptive takes steps as short as the shortest time constant ({shortest[0]}, {shortest[1]:g} s), "
+            f"{total / shortest[1]:.2g} in the {total:g} s of {tokens} tokens, wanted at most {MOST_ADAPTIVE}; "
+            f"raise it to {total / MOST_ADAPTIVE:.2g} s or more, or use exact"
+        )
     frames = settings.get("frame_seconds")
     if frames and 0 < total < LEAST_FRAMES * frames:
         yield (*where, "frame_seconds"), (
@@ -668,15 +681,20 @@ def _learned_faults(
         ), f"{odd[0]} is odd, every hidden neuron makes 2 features; use even numbers"
 
 
-def _dynamics_faults(
-    where: tuple, settings: dict, wrote: dict, names: list[str] | None
-) -> Iterator[Fault]:
-    constants = {key: settings.get(key) for key in settings if key.startswith("tau_")}
+def _time_constants(settings: dict) -> dict[str, float]:
+    """Times (s) in which something relaxes, by the settings that say so."""
+    constants = {key: settings[key] for key in settings if key.startswith("tau_")}
     constants |= {
         f"1 / {key}": 1 / settings[key]
         for key in ("leak_hebbian", "leak_presynaptic") if settings.get(key)
     }  # fmt: skip
-    known = {key: value for key, value in constants.items() if value}
+    return {key: value for key, value in constants.items() if value}
+
+
+def _dynamics_faults(
+    where: tuple, settings: dict, wrote: dict, names: list[str] | None
+) -> Iterator[Fault]:
+    known = _time_constants(settings)
     step = settings.get("step_seconds")
     if step and known and settings.get("integrator") in ("exact", "runge_kutta"):
         shortest = min(known, key=known.get)
@@ -758,15 +776,14 @@ def memory_plan(
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     plan = [
         (
-            3 * 8 * inputs * layers * heads * tokens * d_head,
-            f"queries, keys and values ({queries} x {d_head} d_head)",
+            7 * 8 * inputs * layers * heads * tokens * d_head,  # measured: 57 bytes, in attend and fit
+            f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
             "the number of inputs or tokens",
         ),
         (
-            6 * 8 * layers * heads * tokens**2,
-            f"the attention of one input ({layers} layers x {heads} heads x {tokens} x {tokens} "
-            "tokens, 6 copies)",
-            "the number of tokens or heads",
+            6 * 8 * tokens**2,
+            f"the attention of one head to one input ({tokens} x {tokens} tokens, 6 copies)",
+            "the number of tokens",
         ),
     ]
     if section in UNSIZED:
@@ -781,11 +798,13 @@ def memory_plan(
         ))  # fmt: skip
         return plan
     if section == "learned":
+        chosen = settings.get("heads", "all")
+        n_heads = layers * heads if chosen == "all" else len(chosen)
         rows = "64 queries" if tokens > 64 else f"{tokens} queries"
         plan.append((
-            6 * 8 * layers * heads * min(tokens, 64) * tokens * sizes[-1] // 8,
-            f"training ({layers} layers x {heads} heads x {rows} x {tokens} tokens x {sizes[-1]} n_features)",
-            "n_features or the number of tokens",
+            6 * 8 * n_heads * min(tokens, 64) * tokens * sizes[-1] // 8,
+            f"training ({n_heads} heads x {rows} x {tokens} tokens x {sizes[-1]} n_features)",
+            "n_features or the number of tokens or heads",
         ))  # fmt: skip
         return plan
     kind = settings.get("smaller_networks", "nested")

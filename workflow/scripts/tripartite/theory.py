@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+BLOCK_VALUES = 1 << 23  # of queries times keys times d_head at a time
 LOG_R_MIN = 1e-15  # keeps the log finite where the estimate has no variance and R = 1
 
 
@@ -82,10 +83,13 @@ def output_moments(
     covariance [T, E, E], bias [T, E], and the trace [T] of the last covariance.
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
-    spread = w[..., None] * (v - output[:, None])  # [T, T, E]
-    covariance = spread.mT @ (kernel @ spread)
     drawn = w @ kernel  # [T, T]
-    bias = -(drawn[:, None] @ spread)[:, 0]
+    covariance, bias = [], []
+    for rows in torch.arange(len(q)).split(max(1, BLOCK_VALUES // v.numel())):  # bounds the memory
+        spread = w[rows, :, None] * (v - output[rows, None])  # [rows, T, E]
+        covariance.append(spread.mT @ (kernel @ spread))
+        bias.append(-(drawn[rows, None] @ spread)[:, 0])
+    covariance, bias = torch.cat(covariance), torch.cat(bias)
     excess = (drawn * w).sum(-1) - torch.exp(-log_scale)  # R - 1
     separate = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * (output * bias).sum(-1)
     return log_scale, covariance, bias, separate + 2 * output.square().sum(-1) * excess

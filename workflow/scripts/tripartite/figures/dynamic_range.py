@@ -78,7 +78,7 @@ def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
         low = np.fmax(low, middle / 10)  # an interval down to 0 has no place on a log axis
         for part, line in ((finite, "-"), (~finite, "")):
             upper.errorbar(
-                place(thresholds[part]), middle[part], (middle[part] - low[part], high[part] - middle[part]),
+                place(thresholds[part]), middle[part], np.maximum((middle - low, high - middle), 0)[:, part],
                 linestyle=line, marker=marker, markersize=2.5, color=colour, markeredgewidth=0, elinewidth=0.7,
                 label=f"layer {int(one['layer'])} head {int(one['head'])}" if line else None,
             )  # fmt: skip

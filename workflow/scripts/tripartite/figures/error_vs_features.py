@@ -68,7 +68,7 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
             middle, low, high = (one[name + end].values for end in ("", "_low", "_high"))
             middle, low, high = (np.where(np.isfinite(x), x, np.nan) for x in (middle, low, high))
             axis.errorbar(
-                m * shift, middle, (middle - low, high - middle), fmt="o", markersize=3,
+                m * shift, middle, np.maximum((middle - low, high - middle), 0), fmt="o", markersize=3,
                 color=colour, markerfacecolor=fill, markeredgewidth=0.8, elinewidth=0.8,
             )  # fmt: skip
         needed = palette.power(one["log10_features_needed"])

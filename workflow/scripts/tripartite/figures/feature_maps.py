@@ -69,7 +69,7 @@ def draw_variant(axis, one: xr.Dataset, colour: str, marker: str) -> None:
             seen &= low > 0
         middle, low, high = (np.where(seen, x, np.nan) for x in (middle, low, high))
         axis.errorbar(
-            m, middle, (middle - np.fmax(low, middle / 10), high - middle), linestyle=line,
+            m, middle, np.maximum((middle - np.fmax(low, middle / 10), high - middle), 0), linestyle=line,
             marker=marker, markersize=2.5, color=colour, markerfacecolor=fill, markeredgewidth=0.7,
             linewidth=0.9, elinewidth=0.7,
         )  # fmt: skip

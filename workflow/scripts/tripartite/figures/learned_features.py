@@ -63,7 +63,7 @@ def draw(axis, fit: xr.Dataset) -> None:
         axis.errorbar(
             m * shift,
             middle,
-            (middle - low, high - middle),
+            np.maximum((middle - low, high - middle), 0),
             fmt="none",
             color=colour,
             elinewidth=0.8,

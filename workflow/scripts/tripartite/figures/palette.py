@@ -1,8 +1,12 @@
 """One look for all figures: a colour per meaning (Okabe & Ito, safe for colour-blind readers)."""
 
+from collections.abc import Iterator
+
 import matplotlib
+import numpy as np
 
 matplotlib.use("agg")
+from matplotlib.collections import QuadMesh
 from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
@@ -55,6 +59,57 @@ def title(axis, source: str, plain: str = "") -> None:
         plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * len(lines)), xycoords="axes fraction",
         textcoords="offset points", weight="bold", annotation_clip=False,
     )  # fmt: skip
+
+
+def mark_empty(figure) -> None:
+    """Say in every panel that shows no number why it is empty."""
+    for axis in figure.axes:
+        if not (axis.axison and axis.get_visible()) or axis.images or axis.get_label() == "<colorbar>":
+            continue
+        places = [np.empty((0, 2)), *_places(axis)]
+        places = np.concatenate(places)
+        places = places[np.isfinite(places).all(1)]
+        if _has_words(axis):
+            continue
+        words = "nothing to show: no finite number\n(the file's notes say why)"
+        if len(places):
+            with np.errstate(all="ignore"):
+                seen = axis.transData.transform(places)
+            if np.isfinite(seen).all(1).any():
+                box = axis.get_window_extent()
+                low, high = np.array([box.min, box.max]) + [[-1], [1]]
+                if ((seen >= low) & (seen <= high)).all(1).any():
+                    continue
+                words = "all values are beyond the axes"
+        axis.annotate(
+            words, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.35",
+            fontsize=6, annotation_clip=False,
+        ).set_in_layout(False)  # fmt: skip
+
+
+def _places(axis) -> Iterator[np.ndarray]:
+    """Points [n, 2] in the data's coordinates of all marks; lines across the axes are none."""
+    for line in axis.lines:
+        if line.get_transform() == axis.transData:
+            yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
+    for marks in axis.collections:
+        if isinstance(marks, QuadMesh):
+            if np.isfinite(np.ma.filled(marks.get_array(), np.nan)).any():
+                yield marks.get_coordinates().reshape(-1, 2)
+        elif marks.get_transform() == axis.transData:
+            yield from (path.vertices for path in marks.get_paths())
+        elif marks.get_offset_transform() == axis.transData:
+            yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
+    for patch in axis.patches:
+        if patch.get_data_transform() == axis.transData:
+            yield patch.get_patch_transform().transform(patch.get_path().vertices)
+
+
+def _has_words(axis) -> bool:
+    """Whether a text stands inside the panel: titles stand above it."""
+    box = axis.get_window_extent()
+    boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
+    return any(box.contains((x.x0 + x.x1) / 2, (x.y0 + x.y1) / 2) for x in boxes)
 
 
 def plain_text(text: str) -> str:

@@ -95,7 +95,7 @@ def draw_ages(axis, fit: xr.Dataset, heads: list) -> None:
         colour = plt.get_cmap("viridis")(0.9 * rank / max(len(equal) - 1, 1))
         axis.plot(age[known], np.exp(law[known]), color=colour, linewidth=0.9)
         dots = known[np.linspace(0, len(known) - 1, DOTS).round().astype(int)]
-        bars(axis, age[dots], tuple(np.exp(x[dots]) for x in triple), colour, "o")
+        bars(axis, age[dots], tuple(np.exp(x[dots].clip(max=700)) for x in triple), colour, "o")
         axis.plot([], [], "o-", color=colour, markersize=3, label=f"{hebbian[point]:g} /s ({half})")
     axis.set_yscale("log")
     bottom, top = axis.get_ylim()

@@ -51,7 +51,7 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
             )  # fmt: skip
             if x:
                 low, high = (float(one[f"reduction_all_{end}"]) for end in ("low", "high"))
-                words += f"\n{-float(one['reduction_all']):+.1f} [{-high:+.1f}, {-low:+.1f}]"
+                words += f"\n{_change(-float(one['reduction_all']))} [{_change(-high)}, {_change(-low)}]"
             labels.append(words.replace("-", "−"))
         axis.set_xticks(place, labels, rotation=90, fontsize=6)
         axis.set(ylim=(2, MOST), xlim=(-0.4, place[-1] + 0.4))
@@ -61,3 +61,8 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
         "log$_{10}$ hidden neurons\nfor 10 % rms normaliser error\n(median query)"
     )
     return figure
+
+
+def _change(x: float) -> str:
+    """With one decimal; with three digits where queries of huge norm make it long."""
+    return f"{x:+.1f}" if not abs(x) >= 1000 else f"{x:+.3g}"

@@ -20,14 +20,14 @@ def attend(
     mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
     log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
     output = np.full(qkv["v"].shape, np.nan)
-    for i in range(qkv.sizes["input"]):  # one input at a time bounds the memory
-        present = mask[i].numpy()
-        q, k, v = (torch.from_numpy(qkv[name].values[i][:, :, present]).double() for name in "qkv")
-        everything = torch.ones(q.shape[:-1], dtype=torch.bool)
+    for at in np.ndindex(log_normalizer.shape[:3]):  # one head and input at a time bounds the memory
+        present = mask[at[0]].numpy()
+        q, k, v = (torch.from_numpy(qkv[name].values[at][present]).double() for name in "qkv")
+        everything = torch.ones(len(q), dtype=torch.bool)
         leak = (leak_hebbian, leak_presynaptic)
         log_z, o = softmax_attention(q, k, v, everything, order == "causal", leak)
-        log_normalizer[i][:, :, present] = log_z.numpy()  # [layer, head, token(, d_head)]
-        output[i][:, :, present] = o.numpy()
+        log_normalizer[at][present] = log_z.numpy()  # [token(, d_head)]
+        output[at][present] = o.numpy()
     return xr.Dataset(
         {
             "log_normalizer": (qkv["q"].dims[:-1], log_normalizer),

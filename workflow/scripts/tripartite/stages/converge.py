@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from tripartite import dynamics
+from tripartite.contracts import Breach
 from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.statistics import over_seeds
 from tripartite.streams import stream
@@ -105,7 +106,10 @@ def _errors(rates_k: Tensor, rates_q: Tensor, v: Tensor, ratios: list[float]) ->
     laws = float(change_o.norm() / output.norm()), _median(change_p)
     errors = []
     for ratio in ratios:
-        written = dynamics.write(rest, rates_k, v, 1.0, constants_of(ratio))
+        try:
+            written = dynamics.write(rest, rates_k, v, 1.0, constants_of(ratio))
+        except dynamics.Diverged as error:
+            raise Breach(f"convergence: ratios: {ratio:g}: {error}") from None
         p, o = dynamics.read_out(written.hebbian, written.presynaptic, rates_q)
         measured = float((o - output).norm() / output.norm()), _median(p / calcium - 1)
         errors.append([measured[0], ratio * laws[0], measured[1], ratio * laws[1]])

@@ -122,7 +122,7 @@ def _explain_one(
         values = {name: fitted.estimates[name] for name in ESTIMATES[:3]}
         values |= {
             "key_bias_sd": fitted.estimates["key_bias"].std(),
-            "output_gain": (output * best).sum() / np.square(best).sum(),
+            "output_gain": (output * best).sum() / (np.square(best).sum() or np.nan),
             "aic": fitted.aic,
             "bic": fitted.aic + (math.log(len(weights)) - 2) * fitted.n_parameters,
             "kl": float(entropy.mean()) - fitted.log_likelihood / len(weights),

@@ -86,7 +86,10 @@ def fit(
 def _seen(
     qkv: xr.Dataset, log_z: np.ndarray, states: xr.Dataset, mask: np.ndarray, order: str, leak: float
 ) -> Iterator[tuple]:  # fmt: skip
-    """What the networks were given, input by input: q, k, ln Z, ln weight of the keys, and a."""
+    """What the networks were given, input by input: q, k, ln Z, ln weight and ln gain of the keys, and a.
+
+    ln weight [T or 1, T] is the same for all heads, all else begins with [layer, head].
+    """
     symmetry = Symmetry(*(torch.from_numpy(states[name].values) for name in Symmetry._fields))
     a = torch.from_numpy(states["feature_a"].values)
     for i in np.flatnonzero(mask.any(1)):
@@ -94,23 +97,28 @@ def _seen(
         q, k = (torch.from_numpy(qkv[name].values[i][:, :, present]).double() for name in "qk")
         q, k, log_gain, log_shift = transform(q, k, symmetry)
         log_normalizer = torch.from_numpy(log_z[i][:, :, present]) - log_shift
-        everything = torch.ones(log_normalizer.shape, dtype=torch.bool)
-        log_weight = log_key_weight(everything, order == "causal", leak) + log_gain[..., None, :]
-        yield q, k, log_normalizer, log_weight, a
+        everything = torch.ones(log_normalizer.shape[-1], dtype=torch.bool)
+        yield q, k, log_normalizer, log_key_weight(everything, order == "causal", leak), log_gain, a
+
+
+def _of_head(one: tuple, at: tuple[int, int]) -> tuple:
+    """q, k, ln Z, ln weight of the keys [T or 1, T], and a of one head: squares of T for one at a time."""
+    q, k, log_normalizer, log_weight, log_gain, a = one
+    return q[at], k[at], log_normalizer[at], log_weight + log_gain[at], a[at]
 
 
 def log_variances(seen: list[tuple], feature_map: str) -> torch.Tensor:
     """ln of the relative variance of one neuron's estimate, of all queries [layer, head, query]."""
     parts = []
-    for q, k, log_normalizer, log_weight, a in seen:
-        if feature_map not in CLOSED_FORM:
-            parts.append(torch.full_like(log_normalizer, torch.nan))
-            continue
-        log_r = theory.log_second_moment(q, k, log_normalizer, log_weight, a)
-        log_variance = theory.log_variance(log_r)
-        if feature_map == "hyperbolic":
-            log_mirror = theory.log_mirror_moment(q, k, log_normalizer, log_weight)
-            log_variance = theory.log_mirrored_variance(log_variance, log_mirror)
+    for one in seen:
+        log_variance = torch.full_like(one[2], torch.nan)
+        for at in np.ndindex(log_variance.shape[:2]) if feature_map in CLOSED_FORM else ():
+            q, k, log_normalizer, log_weight, a = _of_head(one, at)
+            log_r = theory.log_second_moment(q, k, log_normalizer, log_weight, a)
+            log_variance[at] = theory.log_variance(log_r)
+            if feature_map == "hyperbolic":
+                log_mirror = theory.log_mirror_moment(q, k, log_normalizer, log_weight)
+                log_variance[at] = theory.log_mirrored_variance(log_variance[at], log_mirror)
         parts.append(log_variance)
     return torch.cat(parts, dim=-1)
 
@@ -127,18 +135,19 @@ def output_closed_forms(
         name: np.full((*run.shape, len(inputs)), np.nan)
         for name in ("output_error", "output_error_separate", "gain")
     }
-    for place, (i, (q, k, log_normalizer, log_weight, a)) in enumerate(zip(inputs, seen)):
+    for place, (i, one) in enumerate(zip(inputs, seen)):
         for at in zip(*np.nonzero(run)):
+            q, k, log_normalizer, log_weight, a = _of_head(one, at)
             values, exact = (
                 torch.from_numpy(x[i][at][mask[i]]).double() for x in (v, output)
             )  # [T, E]
             norm = 2 * exact.norm().log()
             log_scale, covariance, bias, separate = theory.output_moments(
-                q[at], k[at], values, exact, log_normalizer[at], log_weight[at], a[at]
+                q, k, values, exact, log_normalizer, log_weight, a
             )
             traces = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-            for name, one in (("output_error", traces), ("output_error_separate", separate)):
-                squares = torch.logsumexp(log_scale + one.clamp_min(0).log(), 0)
+            for name, trace in (("output_error", traces), ("output_error_separate", separate)):
+                squares = torch.logsumexp(log_scale + trace.clamp_min(0).log(), 0)
                 results[name][(*at, place)] = squares - norm
             along = (exact * bias).sum(-1) * torch.exp(log_scale - norm)
             results["gain"][(*at, place)] = along.sum()

@@ -114,7 +114,9 @@ def integrate(
                     part = period._replace(seconds=seconds)
                     state = INTEGRATORS[integrator](state, part, constants, step_seconds)
                 except Diverged as error:
-                    raise Breach(f"in the {seconds:g} s before {float(end):g} s: {error}") from None
+                    raise Breach(
+                        f"dynamics: step_seconds: in the {seconds:g} s before {float(end):g} s: {error}"
+                    ) from None
                 if not sampled:
                     continue
                 on.append(token if period.r else -1)
@@ -272,7 +274,16 @@ def _intracellular(model: str, calcium: np.ndarray, seconds: float) -> np.ndarra
         return np.full(len(calcium), np.nan)
     least, gain = STIMULUS[model]
     mean = calcium.mean()
+    stimulus = least + gain * calcium / (mean or 1.0)
+    if stimulus.max() > calcium_models.MOST:
+        raise Breach(
+            f"dynamics: calcium: {model}: one query has {calcium.max() / mean:.0f} times the mean response, and "
+            f"would drive it with {stimulus.max():.0f} uM of {calcium_models.STIMULI[model]}, wanted at most "
+            f"{calcium_models.MOST:g}; use linear, or another head or input"
+        )
     try:
-        return calcium_models.drive(model, least + gain * calcium / (mean or 1.0), seconds)
+        return calcium_models.drive(model, stimulus, seconds)
     except calcium_models.Diverged as error:
-        raise Breach(f"calcium: {model}: {error}; lower sample_seconds, or use linear") from None
+        raise Breach(
+            f"dynamics: calcium: {model}: {error}; lower sample_seconds, or use linear"
+        ) from None

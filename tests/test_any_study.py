@@ -1,0 +1,282 @@
+"""Whatever the schema accepts ends well: random studies, from the refusal to the figure.
+
+A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of a
+user. It is refused in lines before any job, or all of its stages and figures survive: numbers that do
+not exist are NaN. Warnings are errors here as everywhere. A job may still refuse what is known only from
+the values of the data, in lines as well.
+"""
+
+import json
+import math
+import re
+import signal
+import string
+import tempfile
+import types
+from pathlib import Path
+
+import hypothesis
+import netCDF4
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from matplotlib import pyplot
+
+import stage
+from tripartite import job, study
+from tripartite.contracts import Breach
+
+SCHEMA = study.load_schema("study")
+EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
+SECTIONS = [name for name in study.SECTIONS if name != "ablation"]  # it needs a model's own weights
+STAGES = {  # what is run after attend, by section
+    "network": ("simulate", "fit"), "symmetries": ("calibrate",), "comparison": ("compare",),
+    "learned": ("learn",), "explanation": ("explain",), "dynamics": ("integrate",),
+    "convergence": ("converge",), "settling": ("settle",), "readout": ("respond",),
+    "coupling": ("couple",), "perturbations": ("perturb",), "retention": ("retain",),
+    "imaging": ("image",),
+}  # fmt: skip
+LARGEST = {  # of integers, so that a study takes a fraction of a second
+    "n_inputs": 3, "n_tokens": 6, "d_head": 4, "n_seeds": 4, "max_steps": 25, "steps": 40,
+    "processes_per_head": 4, "n_features": 40, "most_trials": 1000,
+}  # fmt: skip
+TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
+LONGEST = 60  # seconds of one study; more is a hang
+SETTINGS = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+
+
+def numbers(schema: dict) -> st.SearchStrategy:
+    """Numbers that a schema allows: its ends, what lies close to them, and ordinary ones."""
+    least = schema.get("minimum", schema.get("exclusiveMinimum"))
+    most = schema["maximum"]
+    ends = [most, most * (1 - 2**-53), least if "minimum" in schema else 5e-324]
+    small = [x for x in (1e-300, 1e-12, 1e-6) if least <= x <= most]
+    low, high = max(least, 1e-4), min(most, 30)
+    logarithmic = st.floats(math.log10(low), math.log10(high)).map(lambda x: min(10**x, most))
+    return st.one_of(logarithmic, logarithmic, st.sampled_from(ends + small), st.integers(1, 2).filter(lambda x: least <= x <= most))  # fmt: skip
+
+
+def values(schema: dict, key: str = "") -> st.SearchStrategy:
+    """Whatever a part of the schema allows, within LARGEST."""
+    if "enum" in schema:
+        return st.sampled_from(schema["enum"])
+    kind = schema.get("type")
+    if kind == "integer":
+        return st.integers(schema["minimum"], min(schema["maximum"], LARGEST.get(key, 1000)))
+    if kind == "number":
+        return numbers(schema)
+    if kind == "array" and "items" in schema:
+        least = schema.get("minItems", 0)
+        sizes = {"min_size": least, "max_size": min(schema.get("maxItems", least + 2), least + 2)}
+        unique = {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)} if schema.get("uniqueItems") else {}
+        return st.lists(values(schema["items"], key), **sizes, **unique)
+    if kind == "object" and "properties" in schema:
+        parts = {name: values(part, name) for name, part in schema["properties"].items()}
+        return _object(parts, schema)
+    raise NotImplementedError(key)
+
+
+def _object(parts: dict[str, st.SearchStrategy], schema: dict) -> st.SearchStrategy:
+    needed = schema.get("required", [])
+    return st.fixed_dictionaries(
+        {name: parts[name] for name in parts if name in needed},
+        optional={name: part for name, part in parts.items() if name not in needed},
+    ).filter(lambda x: len(x) >= schema.get("minProperties", 0))
+
+
+ARRAYS = {  # of a user: what q, k and v hold
+    "normal": lambda rng, shape: rng.standard_normal(shape),
+    "zero": lambda rng, shape: np.zeros(shape),
+    "equal": lambda rng, shape: np.broadcast_to(rng.standard_normal((*shape[:3], 1, shape[4])), shape),
+    "ones": lambda rng, shape: np.ones(shape),
+    "large": lambda rng, shape: 12 * rng.standard_normal(shape),
+    "huge": lambda rng, shape: 1e18 * rng.standard_normal(shape),
+    "tiny": lambda rng, shape: 1e-30 * rng.standard_normal(shape),
+    "beyond": lambda rng, shape: 1e150 * rng.standard_normal(shape),
+    "below": lambda rng, shape: 1e-150 * rng.standard_normal(shape),
+    "mixed": lambda rng, shape: rng.standard_normal(shape) * 10.0 ** rng.integers(-20, 3, shape[:4])[..., None],
+    "one": lambda rng, shape: np.eye(shape[3], shape[4])[None, None, None] + np.zeros(shape),
+}  # fmt: skip
+
+
+@st.composite
+def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict | None, list[str]]:
+    """A study of one experiment, how its file of q, k, v is made (or None), and a figure (or none)."""
+    recipe = None
+    if draw(st.booleans()):
+        data = {"synthetic": draw(values(EXPERIMENT["data"]["properties"]["synthetic"]))}
+        drawn = {"n_inputs": draw(st.integers(1, 4)), "n_tokens": draw(st.sampled_from([1, 2, 3, 6, 12])),
+                 "d_head": draw(st.sampled_from([1, 2, 4, 8]))}  # fmt: skip
+        data["synthetic"] = drawn | {"sigma_squared": data["synthetic"]["sigma_squared"]}
+        n_inputs, n_tokens = drawn["n_inputs"], drawn["n_tokens"]
+        n_layers, n_heads = 1, len(data["synthetic"]["sigma_squared"])
+        names = [f"draw-{i}" for i in range(n_inputs)]
+    else:
+        data = {"file": "mine.nc"}
+        n_inputs, n_layers, n_heads = (draw(st.integers(1, most)) for most in (4, 2, 2))
+        n_tokens = draw(st.sampled_from([1, 2, 3, 6]))
+        recipe = {
+            "shape": (n_inputs, n_layers, n_heads, n_tokens, draw(st.sampled_from([1, 2, 4]))),
+            "kinds": [draw(st.sampled_from(sorted(ARRAYS))) for _ in "qkv"],
+            "tokens": draw(st.none() | st.lists(st.integers(1, n_tokens), min_size=n_inputs, max_size=n_inputs)),
+            "dtype": draw(st.sampled_from(["f4", "f8"])),
+        }  # fmt: skip
+        names = [f"input-{i}" for i in range(n_inputs)]
+    settings = draw(_section(section, n_layers, n_heads, names))
+    if section == "network" and draw(st.booleans()):
+        for key in study.MAP_SETTINGS.values():
+            settings.pop(key, None)
+        settings |= draw(one_map(EXPERIMENT["network"] | {"properties": {key: EXPERIMENT["network"]["properties"][key] for key in ("feature_map", "threshold", "a")}}))  # fmt: skip
+    total = n_tokens * sum(
+        settings.get(key, EXPERIMENT[section]["properties"].get(key, {}).get("default", 0))
+        for key in ("token_seconds", "read_seconds")
+    )
+    for key in TIMES:  # not millions of steps
+        if key in EXPERIMENT[section]["properties"]:
+            parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
+            settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
+    if section == "dynamics":
+        shortest = min(study._time_constants(study.complete(settings, EXPERIMENT[section])).values())
+        settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
+        hypothesis.assume(total / settings["step_seconds"] < 3000)
+        hypothesis.assume(settings.get("integrator") != "adaptive" or total / shortest < 300)
+    names = [name for name, of in study.FIGURES.items() if of == section]
+    chosen = names if every_figure else draw(st.sampled_from([[], []] + [[name] for name in names]))
+    written = {
+        "seed": draw(st.sampled_from([0, 1, 2023, 2**63 - 1])),
+        "experiments": {"any": {"data": data, section: settings}},
+    }
+    return written, recipe, chosen
+
+
+def some_of(items: list) -> st.SearchStrategy:
+    """A part of a list, in its order."""
+    chosen = st.lists(st.booleans(), min_size=len(items), max_size=len(items))
+    return chosen.map(lambda x: [item for item, there in zip(items, x) if there])
+
+
+def one_map(schema: dict) -> st.SearchStrategy:
+    """A feature map with the settings that belong to it, as a rule."""
+    parts = schema["properties"]
+
+    def with_own(name: str) -> st.SearchStrategy:
+        own = {key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name}
+        return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
+
+    return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
+
+
+def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.SearchStrategy:
+    """The settings of a section, for data of so many layers and heads and of inputs of these names."""
+    schema = EXPERIMENT[section]
+    pairs = [list(pair) for pair in np.ndindex(n_layers, n_heads)]
+    sizes = st.sets(st.integers(1, LARGEST["n_features"]), min_size=1, max_size=6).map(sorted)
+    sizes |= sizes.map(lambda x: [2 * m for m in x])  # hyperbolic and learned features are pairs
+    # Names have one role each as a rule, or most studies would be refused.
+    first, middle, last = names[:1], names[1:2], names[2:] or names[1:]
+    special = {
+        "heads": st.just("all") | some_of(pairs).filter(len),
+        "head": st.sampled_from(pairs),
+        "input": st.sampled_from(names),
+        "inputs": st.just("all") | some_of(last).filter(len) if last else st.just("all"),
+        "n_features": sizes if schema["properties"].get("n_features", {}).get("type") == "array"
+        else st.integers(1, LARGEST["n_features"]),
+        **{key: st.just(first) | some_of(names) for key in ("calibrated_on", "trained_on")},
+        "validated_on": st.just(middle) | some_of(names),
+    }  # fmt: skip
+    parts = {
+        key: special[key] if key in special else None
+        for key in schema["properties"]
+    }
+    for key in parts:
+        if parts[key] is None and key == "variants":
+            one = schema["properties"][key]["additionalProperties"]
+            name = st.text(string.ascii_lowercase, min_size=1, max_size=3)
+            parts[key] = st.dictionaries(name, one_map(one), min_size=2, max_size=3)
+        elif parts[key] is None:
+            parts[key] = values(schema["properties"][key], key)
+    needed = {*schema.get("required", []), *({"n_seeds"} & {*parts})}
+    if section == "learned":
+        parts["n_features"] = sizes.map(lambda x: [2 * m for m in x[:2]])
+    if section in ("explanation", "retention"):  # fits of every network
+        parts["n_features"] = sizes.map(lambda x: x[:2])
+    if section == "dynamics":  # mostly of the order of a token, so that its steps are not too many
+        for key in parts:
+            if key.startswith("tau_"):
+                parts[key] = st.sampled_from([0.01, 0.1, 1, 10]) | parts[key]
+        parts["token_seconds"] = parts["read_seconds"] = st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
+    return _object(parts, schema | {"required": needed})
+
+
+def write(recipe: dict, path: Path) -> None:
+    """A user's netCDF file of q, k, v and mask."""
+    dims = dict(zip(study.QKV_DIMS, recipe["shape"]))
+    with netCDF4.Dataset(path, "w") as file:
+        for name, n in dims.items():
+            file.createDimension(name, n)
+        for name, kind in zip("qkv", recipe["kinds"]):
+            rng = np.random.default_rng(ord(name))
+            with np.errstate(over="ignore"):
+                file.createVariable(name, recipe["dtype"], tuple(dims))[:] = ARRAYS[kind](rng, recipe["shape"]).astype(recipe["dtype"])  # fmt: skip
+        if recipe["tokens"]:
+            there = np.arange(dims["token"]) < np.array(recipe["tokens"])[:, None]
+            file.createVariable("mask", "i1", ("input", "token"))[:] = there
+
+
+def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) -> str:
+    """Run a study as Snakemake does, up to its figures; return "refused", "stopped" or "drawn"."""
+    if recipe:
+        write(recipe, folder / "mine.nc")
+    written = json.loads(json.dumps(written))
+    faults = study.study_faults(written, "any.yaml", folder, {"memory_gb": 8})
+    if faults:
+        assert all(fault.startswith("any.yaml: ") and "\n" not in fault for fault in faults)
+        return f"refused: {faults[0]}"
+    whole = study.complete(written, SCHEMA)
+    experiment = whole["experiments"]["any"]
+    (section,) = study.sections(experiment)
+    settings = experiment[section] | {"seed": whole["seed"], "source": "any"}
+    special = section == "network" and (
+        settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
+    )
+    keys = ("order", "leak_hebbian", "leak_presynaptic")
+    made = {name: folder / "any" / f"{name}.nc" for name in ("qkv", "attention", *study.SECTIONS[section])}
+
+    def go(name: str, inputs: list[Path], output: str, settings: dict) -> None:
+        stage.run(name, inputs, [made[output]], settings, "", "cpu", 1, "")
+
+    data = {"data": experiment["data"], "seed": whole["seed"], "experiment": "any"}
+    try:
+        go("generate", [folder / "mine.nc"] if recipe else [], "qkv", data)
+        attended = {key: settings[key] for key in keys} if special else {}
+        go("attend", [made["qkv"]], "attention", attended)
+        if section == "network":
+            go("simulate", [made["qkv"], made["attention"]], "states", settings)
+            fitted = {key: settings[key] for key in ("feature_map", *keys)}
+            go("fit", [made["qkv"], made["attention"], made["states"]], "fit", fitted)
+        else:
+            (name,), (output,) = STAGES[section], study.SECTIONS[section]
+            go(name, [made["qkv"], made["attention"]], output, settings)
+    except Breach as error:
+        return f"stopped: {error}"
+    for name in figures:
+        picture = folder / "figures" / f"{name}.svg"
+        stage.run("draw", [made[study.SECTIONS[section][-1]]], [picture], {}, "", "cpu", 1, "")
+        pyplot.close("all")
+        assert not re.search(r"[\" ](nan|inf)\b", picture.read_text().split("</metadata>")[1])
+    return "drawn"
+
+
+@pytest.fixture
+def limit():
+    """Stop what takes longer than LONGEST."""
+
+    def stop(*_):
+        raise TimeoutError(f"longer than {LONGEST} s")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    yield types.SimpleNamespace(
+        start=lambda: signal.alarm(LONGEST), end=lambda: signal.alarm(0)
+    )
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
