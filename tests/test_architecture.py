@@ -9,8 +9,8 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "job", "sharing"}  # labels and files
-LIGHT = {"study"}  # read by every parse of the Snakefile
+DOORS = {"about", "agreement", "contracts", "foreign", "job", "sharing"}  # labels and files
+LIGHT = {"foreign", "study"}  # read by every parse of the Snakefile
 
 
 def imports(path: Path) -> set[str]:

@@ -64,6 +64,7 @@ FILES = [
     "tripartite/figures/symmetries",
     "tripartite/figures/synapse",
     "tripartite/figures/trace",
+    "tripartite/foreign",
     "tripartite/gap_junctions",
     "tripartite/imaging",
     "tripartite/job",

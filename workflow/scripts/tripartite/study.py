@@ -7,6 +7,7 @@ the Snakefile imports it: no torch, no xarray.
 """
 
 import difflib
+import importlib.util
 import json
 import math
 import os
@@ -17,6 +18,17 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+def _beside(name: str):
+    """A light module of ours by its file, as this one is loaded: no installation is needed."""
+    spec = importlib.util.spec_from_file_location(
+        f"tripartite_{name}", Path(__file__).with_name(f"{name}.py")
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+foreign = _beside("foreign")
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SHIPPED = (
@@ -69,8 +81,8 @@ QUESTIONS = {  # in the report, by the section of a figure; all others are of th
 KINDS = {figure: QUESTIONS.get(section, "Biology") for figure, section in FIGURES.items()}
 
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
-QKV_DIMS = ("input", "layer", "head", "token", "d_head")
-QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
+QKV_DIMS = foreign.DIMS
+QKV_SIZES = foreign.SIZES  # their lengths
 
 # What feature maps take beyond the number of neurons, and those that bfloat16 serves, as in features.py.
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
@@ -825,7 +837,7 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
     elif "model" in data:
         shape = {**MODELS[data["model"]], "inputs": len(data.get("inputs", []))}
     elif "file" in data:
-        shape = _header(root / data["file"])[0]
+        shape = foreign.header(root / data["file"])["sizes"]
     else:
         shape = {}
     return {size: shape[size] for size in QKV_SIZES if shape.get(size)}
@@ -844,8 +856,8 @@ def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
         return n and [f"draw-{i:0{len(str(n - 1))}}" for i in range(n)]
     if "model" in data:
         return [name for name in data.get("inputs", []) if name] or None
-    if "file" in data and not file_faults(root / data["file"]):
-        return _file_inputs(root / data["file"])
+    if "file" in data:
+        return foreign.header(root / data["file"])["inputs"] or None
     return None
 
 
@@ -875,65 +887,8 @@ def packages(model: str, inputs: list[str]) -> list[str]:
 
 
 def file_faults(path: Path) -> list[str]:
-    """Faults in the header of a user's file of q, k and v, one line each; no values are read."""
-    return _header(path)[1]
-
-
-def _file_inputs(path: Path) -> list[str]:
-    """Names of the inputs of a user's file: its coordinate, or input-0 and so on."""
-    import netCDF4
-
-    with netCDF4.Dataset(path) as dataset:
-        if "input" in dataset.variables:
-            names = dataset.variables["input"]
-            return [str(name) for name in names[:]]
-        return [f"input-{i}" for i in range(len(dataset.dimensions["input"]))]
-
-
-def _header(path: Path) -> tuple[dict[str, int], list[str]]:
-    """QKV_SIZES and faults of a user's file."""
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
-        return {}, ["there is no such file; give its path from the folder where Snakemake runs"]
-    import netCDF4
-
-    try:
-        with netCDF4.Dataset(path) as dataset:
-            if not dataset.data_model.startswith("NETCDF4"):
-                return {}, [
-                    f"got a {dataset.data_model} file, wanted netCDF-4; convert it (nccopy -4)"
-                ]
-            faults = list(_header_faults(dataset))
-            lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
-    except (OSError, RuntimeError, ValueError):
-        return {}, ["not a readable netCDF-4 file (truncated?)"]
-    shape = {} if faults else {size: lengths[dim] for size, dim in zip(QKV_SIZES, QKV_DIMS)}
-    return shape, faults
-
-
-def _header_faults(dataset) -> Iterator[str]:
-    for name in ("q", "k", "v", "mask"):
-        dims, kinds, wanted = QKV_DIMS, "f", "float32 or float64"
-        if name == "mask":
-            dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
-        if name not in dataset.variables:
-            if name != "mask":
-                has = ", ".join(dataset.variables) or "none"
-                yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}"
-            continue
-        variable = dataset.variables[name]
-        if variable.dimensions != dims:
-            yield f"{name}: got dims ({', '.join(variable.dimensions)}), wanted ({', '.join(dims)})"
-        if getattr(variable.dtype, "kind", "text") not in kinds:
-            yield f"{name}: got {getattr(variable.dtype, 'name', 'text')}, wanted {wanted}"
-    if "input" in dataset.variables:
-        names = dataset.variables["input"]
-        if names.dimensions != ("input",) or names.dtype is not str:
-            yield "input: the names of the inputs must be one string each, with dims (input)"
-        elif len(set(names[:])) < len(names[:]):
-            yield "input: two inputs have the same name; give each a name of its own"
-    for dim in QKV_DIMS:
-        if dim in dataset.dimensions and len(dataset.dimensions[dim]) == 0:
-            yield f"dimension {dim} is empty, wanted at least 1"
+    """Faults of a user's file of q, k and v, one line each; no values of theirs are read."""
+    return foreign.header(path)["faults"]
 
 
 # Words.
