@@ -656,7 +656,7 @@ def test_an_empty_dimension_and_a_bad_mask(tmp_path):
             dataset.createVariable(name, "f4", study.QKV_DIMS)
         dataset.createVariable("mask", "f4", ("token", "input"))
     assert study.file_faults(tmp_path / "my.nc") == [
-        "mask: got dims (token, input), wanted (input, token)",
+        "mask: got dims (token, input), wanted (input, token); transpose it",
         "mask: got float32, wanted a bool or integer type",
         "dimension token is empty, wanted at least 1",
     ]

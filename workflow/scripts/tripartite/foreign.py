@@ -383,7 +383,7 @@ def _type(variable, stored: dict | None) -> tuple[str, str]:
         bits = 8 * stored["float_bytes"]
         return "odd", f"{bits}-bit floats (convert them: x.float() in torch, astype('float32'))"
     name = type(variable.datatype).__name__
-    if name in ("CompoundType", "VLType"):
+    if name in ("CompoundType", "VLType") and variable.dtype is not str:
         return name, {"CompoundType": "a compound type", "VLType": "lists"}[name]
     return getattr(variable.dtype, "kind", "text"), getattr(variable.dtype, "name", "text")
 
