@@ -63,7 +63,8 @@ FILTERS = {  # of HDF5, by their registered numbers
     4: "szip", 5: "nbit", 6: "scaleoffset", 307: "bzip2", 32000: "lzf", 32001: "blosc", 32003: "snappy", 32004: "lz4",
     32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
 }  # fmt: skip
-NO_LIBRARY = 3  # what the child returns where there is no netCDF4
+DAMAGED = f"it is damaged, or has what netCDF does not know; {AGAIN}"
+NO_LIBRARY, DAMAGED_VALUES = 3, 4  # what the child returns where there is no netCDF4, or values cannot be read
 BLOCK_BYTES = 1 << 24  # of values that are sent at a time
 FLOAT = 1  # a class of HDF5's types
 COMPACT, CHUNKED, VIRTUAL = 0, 2, 3  # HDF5's layouts
@@ -167,8 +168,10 @@ def _ending(code: int, seconds: float) -> str:
         return "cannot be read: this Python has no netCDF4"
     if code == -signal.SIGKILL:
         return "reading it was killed from outside; is the memory large enough?"
+    if code == DAMAGED_VALUES:
+        return f"not a readable netCDF-4 file: some of its values are damaged; {AGAIN}"
     how = f"crashed (signal {-code})" if code < 0 else f"failed (code {code})"
-    return f"the library that reads it {how}: it is damaged, or has what netCDF does not know; {AGAIN}"
+    return f"the library that reads it {how}: {DAMAGED}"
 
 
 def _look(path) -> dict[str, str]:
@@ -289,28 +292,31 @@ def main(mode: str, path: str) -> int:
     import netCDF4
 
     _limit(HEADER_SECONDS)
+    stage = "header"
     try:
         stored = _stored(path)
         with netCDF4.Dataset(path) as dataset:
             dataset.set_auto_maskandscale(False)
             told = _told(dataset, stored, MOST_MASK if mode == "header" else sys.maxsize)
-            if mode == "header" or told["faults"]:
-                out.write(json.dumps(told).encode() + b"\n")
-            else:
+            if mode == "values" and not told["faults"]:
+                stage = "values"
                 _send_values(dataset, stored, told, out)
     except UnicodeDecodeError:
-        fault = "a name of a variable, dimension or attribute is no UTF-8 text; rename it"
-        out.write(json.dumps({"faults": [fault]}).encode() + b"\n")
+        told = {"faults": ["a name of a variable, dimension or attribute is no UTF-8 text; rename it"]}
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
+        if stage == "values":
+            os._exit(DAMAGED_VALUES)
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(": '")[0]
-        fault = f"not a readable netCDF-4 file ({reason}): it is damaged, or has what netCDF does not know; {AGAIN}"
-        out.write(json.dumps({"faults": [fault]}).encode() + b"\n")
+        told = {"faults": [f"not a readable netCDF-4 file ({reason}): {DAMAGED}"]}
+    if stage == "header":
+        out.write(json.dumps(told).encode() + b"\n")
     out.flush()
     os._exit(0)  # what HDF5's library does at an exit may crash as well
 
 
 def _limit(seconds: float) -> None:
     """Let the system end this process when it has computed for so long, whatever library it is in."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
