@@ -9,8 +9,8 @@ from pathlib import Path
 from conftest import ROOT
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "job", "sharing"}  # labels and files
-LIGHT = {"locks", "plan", "study"}  # read by every parse of the Snakefile
+DOORS = {"about", "agreement", "contracts", "foreign", "job", "sharing"}  # labels and files
+LIGHT = {"foreign", "locks", "plan", "study"}  # read by every parse of the Snakefile
 HEAVY = {"matplotlib", "netCDF4", "numpy", "pandas", "scipy", "torch", "xarray"}
 
 

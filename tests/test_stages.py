@@ -87,8 +87,9 @@ def test_own_mask_is_taken_as_stored(tmp_path):
         data = adopt(job.read_foreign(tmp_path / "mine.nc"), "mine.nc")
         np.testing.assert_array_equal(data["mask"].values, [[True, True, False]])
     foreign["mask"][0, 2] = -100
+    foreign.to_netcdf(tmp_path / "mine.nc")
     with pytest.raises(Breach, match="mine.nc: mask: has other values than 0"):
-        adopt(foreign, "mine.nc")
+        job.read_foreign(tmp_path / "mine.nc")
 
 
 def test_own_values_beyond_float32_are_named():

@@ -69,6 +69,7 @@ FILES = [
     "tripartite/figures/symmetries",
     "tripartite/figures/synapse",
     "tripartite/figures/trace",
+    "tripartite/foreign",
     "tripartite/gap_junctions",
     "tripartite/imaging",
     "tripartite/job",
@@ -217,7 +218,9 @@ if CORES == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
 CLUSTER = sends_jobs_away()
-MACHINE, CHOSEN = checked(study_module.check, typed_config(), Path("."), CLUSTER, OWN)
+MACHINE, CHOSEN = checked(
+    study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS
+)
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 
@@ -231,7 +234,7 @@ wildcard_constraints:
 def study(name):
     "The settings of a study, checked when the first of its files is asked for."
     if name not in STUDIES:
-        STUDIES[name] = checked(study_module.load_study, name, Path("."), MACHINE)
+        STUDIES[name] = checked(study_module.load_study, name, Path("."), MACHINE, RESULTS)
     return STUDIES[name]
 
 
@@ -303,14 +306,19 @@ def raw_files(wildcards, input):
     "The files beside wheels from which data are generated: texts of a model, or the user's own file."
     data = plan.data_of(named(wildcards, "experiment"), wildcards.experiment)
     if "file" in data:
-        return [str(data["file"])]
+        return [str(study_module.own_file(data))]
     return [str(path) for path in plan.texts(data, Path("."))]
 
 
 def settings(file):
     "Parameter function: the settings of the stage that makes a file of an experiment, as JSON."
     return lambda wildcards: plan.text(
-        plan.settings(named(wildcards, "experiment"), wildcards.experiment, file)
+        plan.settings(
+            named(wildcards, "experiment"),
+            wildcards.experiment,
+            file,
+            Path(RESULTS) / wildcards.study,
+        )
     )
 
 

@@ -54,8 +54,8 @@ def main() -> int:
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
     given = parser.parse_args()
     try:
-        settings = study.load_study(given.study, Path("."), {})
-        asked = plan.asked(settings)
+        settings = study.load_study(given.study, Path("."), {}, str(given.results.parent))
+        asked = plan.asked(settings, given.results)
         files = [given.results / name for name in asked]
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))

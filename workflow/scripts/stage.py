@@ -25,7 +25,7 @@ from tripartite import job
 from tripartite.contracts import Breach
 
 RECORDED = (  # attributes of what a stage writes, in order
-    "source", "stage", "experiment", "settings", "code_digest", "upstream", "upstream_settings", "device",
+    "source", "labels", "stage", "experiment", "settings", "code_digest", "upstream", "upstream_settings", "device",
     "processor",
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def run(
     function = getattr(part_of(stage), stage)
     wanted = inspect.signature(function).parameters
     arguments = {name: value for name, value in settings.items() if name in wanted}
-    upstream, upstream_settings, source = {}, {}, ""
+    upstream, upstream_settings, names = {}, {}, {"source": ""}
     if "sources" in wanted:
         arguments["sources"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
@@ -57,7 +57,7 @@ def run(
             arguments[path.stem] = dataset = job.load(path)
             upstream[job.key(path)] = dataset.attrs["content_digest"]
             upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
-            source = dataset.attrs["source"]
+            names |= named(dataset)
     if "workers" in wanted:
         arguments["workers"] = workers
     if "kept" in wanted:
@@ -95,12 +95,9 @@ def run(
             processors.append(arguments["earlier"].attrs["processor"])
         if "kept" in wanted:
             processors += kept.processors()
-        attrs = {
-            "source": dataset.attrs.get("source", source),
-            "experiment": outputs[0].parent.name,
-            "processor": job.joined(processors),
-        }
-        attrs = {name: (attrs | origin)[name] for name in RECORDED}
+        origin |= {"experiment": outputs[0].parent.name, "processor": job.joined(processors)}
+        attrs = names | named(dataset) | origin
+        attrs = {name: attrs[name] for name in RECORDED if name in attrs}
         job.save(dataset, outputs[0], attrs)
         if "kept" in wanted:
             kept.clear()
@@ -113,11 +110,17 @@ def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict):
         raise Breach(f"{inputs[0]}: was written to after Snakemake had read it; run again")
 
 
+def named(dataset) -> dict[str, str]:
+    """What data are called, in all that is made from them: their source, and labels of layers and heads."""
+    return {key: dataset.attrs[key] for key in ("source", "labels") if key in dataset.attrs}
+
+
 def put_together(inputs: list[Path], output: Path):
     """Save shards as the one file that the simulation would have made without them."""
     parts = [job.load(path) for path in inputs]
-    attrs = {name: parts[0].attrs[name] for name in RECORDED} | {"experiment": output.parent.name}
+    attrs = parts[0].attrs | {"experiment": output.parent.name}
     attrs["processor"] = job.joined(part.attrs["processor"] for part in parts)
+    attrs = {name: attrs[name] for name in RECORDED if name in attrs}
     job.save(part_of("gather").gather(parts), output, attrs)
 
 

@@ -9,6 +9,8 @@ import os
 import platform
 import re
 import shutil
+import sys
+import threading
 import time
 import zipfile
 import zlib
@@ -20,7 +22,7 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 
-from tripartite import __version__, locks
+from tripartite import __version__, foreign, locks
 from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
 
 REFERENCES = (
@@ -140,18 +142,49 @@ def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.
 
 
 def read_foreign(path: Path) -> xr.Dataset:
-    """Read a user's own netCDF file whole, without a contract.
+    """A user's q, k, v and mask as they are stored, names of inputs, and labels of layers and heads.
 
-    A mask is taken as it is stored: a fill value of 0 or 1 would turn absent tokens into present ones.
+    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. Breach if anything is off.
     """
-    return _read(path, mask_and_scale={"mask": False}, decode_times=False)
-
-
-def _read(path: Path, **decoding) -> xr.Dataset:
     try:
-        return xr.load_dataset(path, engine="netcdf4", **decoding)
+        told, arrays = foreign.values(path)
+    except foreign.Refused as refusal:
+        raise Breach("\n".join(f"{path}: {line}" for line in str(refusal).splitlines())) from None
+    return xr.Dataset(arrays, {"input": told["inputs"], **told["labels"]})
+
+
+def _read(path: Path) -> xr.Dataset:
+    try:
+        with _watched(path):
+            return xr.load_dataset(path, engine="netcdf4")
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
         raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
+
+
+READ_SECONDS = 30  # of computing, and one more for each megabyte's fifth, by which any whole file is read
+
+
+@contextlib.contextmanager
+def _watched(path: Path):
+    """End the process with one line if a file cannot be read through: damaged ones keep HDF5's library busy for ever."""
+    done, begin = threading.Event(), time.process_time()
+    limit = READ_SECONDS + path.stat().st_size / 2e5 if path.is_file() else READ_SECONDS
+
+    def watch():
+        while not done.wait(1):
+            if time.process_time() - begin > limit:
+                print(
+                    f"error: {path}: reading it did not end within {limit:.0f} s of computing and was stopped: it is "
+                    "damaged; delete it and run again",
+                    file=sys.stderr, flush=True,
+                )  # fmt: skip
+                os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:

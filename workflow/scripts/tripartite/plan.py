@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from . import foreign
 from . import study as study_module
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -166,10 +167,10 @@ def figure_files(study: dict) -> list[str]:
     return [f"figures/{name}.{suffix}" for name in study["figures"] for suffix in FIGURE_SUFFIXES]
 
 
-def settings(study: dict, name: str, file: str, root: Path = Path(".")) -> dict:
-    """Settings with which the stage makes a file of an experiment, such as "fit"."""
+def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".")) -> dict:
+    """Settings with which the stage makes a file of an experiment, such as "fit"; made: the folder of its results."""
     if file == "qkv":
-        return generate_settings(study, name, root)
+        return generate_settings(study, name, made, root)
     if file == "attention":
         return attention_settings(study["experiments"][name])
     if file == "fit":
@@ -185,13 +186,19 @@ def settings(study: dict, name: str, file: str, root: Path = Path(".")) -> dict:
     return {**chosen, "seed": study["seed"], "source": owner(study, name, "qkv")}
 
 
-def generate_settings(study: dict, name: str, root: Path) -> dict:
-    """Settings of data generation: raw data by their digests, never by their paths."""
+def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
+    """Settings of data generation: raw data by their digests, never by their paths.
+
+    Of a user's file that is gone, the digest is the one that stands in what was made of it.
+    """
     data = study["experiments"][name]["data"]
     if "synthetic" in data:
         return {"data": data, "seed": study["seed"], "experiment": name}
     if "file" in data:
-        return {"data": {"file": digest(root / data["file"])}}
+        file = study_module.own_file(data, root)
+        if os.path.exists(file):
+            return {"data": {"file": digest(file)}}
+        return json.loads(foreign.header(made / name / "qkv.nc")["settings"] or "{}")
     return {"data": data, **model_settings(data, root)}
 
 
@@ -208,12 +215,25 @@ def text(settings: dict) -> str:
     return json.dumps(dict(sorted(settings.items())))
 
 
-def asked(study: dict, root: Path = Path(".")) -> dict[str, dict]:
-    """Settings and code of every file of a study, by experiment/file.nc or figures/figure.svg."""
+def asked(study: dict, made: Path, root: Path = Path(".")) -> dict[str, dict]:
+    """Settings and code of every file of a study, by experiment/file.nc or figures/figure.svg.
+
+    made: the folder results/STUDY.
+    """
     found = {}
     for key in experiment_files(study):
         name, file = key.removesuffix(".nc").split("/")
-        found[key] = {"settings": settings(study, name, file, root), "code": stage_code(file)}
+        found[key] = {"settings": settings(study, name, file, made, root), "code": stage_code(file)}
     for key in figure_files(study):
         found[key] = {"settings": {}, "code": figure_code(Path(key).stem)}
     return found
+
+
+def own_files(study: dict, root: Path = Path(".")) -> tuple[list[Path], list[str]]:
+    """The users' files that a study reads, and the names of those that are not there."""
+    files = [
+        study_module.own_file(section["data"], root)
+        for section in study["experiments"].values() if "file" in section["data"]
+    ]  # fmt: skip
+    there = [file for file in dict.fromkeys(files) if os.path.exists(file)]
+    return there, [file.name for file in dict.fromkeys(files) if file not in there]

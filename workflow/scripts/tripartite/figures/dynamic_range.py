@@ -80,7 +80,7 @@ def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
             upper.errorbar(
                 place(thresholds[part]), middle[part], np.maximum((middle - low, high - middle), 0)[:, part],
                 linestyle=line, marker=marker, markersize=2.5, color=colour, markeredgewidth=0, elinewidth=0.7,
-                label=f"layer {int(one['layer'])} head {int(one['head'])}" if line else None,
+                label=palette.head_name(fit, one["layer"], one["head"]) if line else None,
             )  # fmt: skip
             lower.plot(
                 place(thresholds[part]), one["log10_rate_range"].values[part], linestyle=line,

@@ -77,7 +77,7 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
             [],
             [],
             color=colour,
-            label=f"layer {layer} head {head}: {needed}" + (" ↑" if above else ""),
+            label=f"{palette.head_name(fit, layer, head)}: {needed}" + (" ↑" if above else ""),
         )
     axis.set(xscale="log", yscale="log", xlim=(m[0] / 1.5, m[-1] * 1.5), ylim=ERROR)
     if m[-1] < 10 * m[0]:  # matplotlib would label every 10^2.1 in between

@@ -64,7 +64,7 @@ def chosen(fit: xr.Dataset) -> list[tuple[int, int]]:
 
 def words_of(fit: xr.Dataset, at: tuple[int, int]) -> str:
     middle, low, high = (palette.percent(x) for x in ends(largest(fit, at), "signal_sd"))
-    place = f"layer {fit['layer'].values[at[0]]}, head {fit['head'].values[at[1]]}"
+    place = palette.head_name(fit, fit["layer"][at[0]], fit["head"][at[1]])
     return f"{place} ({middle}, {low} to {high})"
 
 
@@ -81,7 +81,7 @@ def draw_trace(axis, fit: xr.Dataset) -> None:
     seconds, noise = fit["trace_seconds"].values, fit["noise"].values
     point = int(np.abs(np.log(noise)).argmin())
     name = palette.plain_text(str(fit["trace_input"].values).replace("_", " "))
-    place = f"layer {int(fit['trace_layer'])}, head {int(fit['trace_head'])}"
+    place = palette.head_name(fit, fit["trace_layer"], fit["trace_head"])
     palette.title(
         axis, fit.attrs["source"],
         f"a recording while “{name}” is read: {place}, $m$ = {fit['n_features'].values[-1]}, "

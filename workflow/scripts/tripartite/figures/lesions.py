@@ -132,7 +132,7 @@ def head_legend(axis, fit: xr.Dataset, heads: list[tuple[int, int]]) -> None:
     handles = [
         plt.Line2D(
             [], [], color=palette.HEADS[rank], marker=palette.MARKERS[rank], markersize=3,
-            label=f"layer {fit['layer'].values[layer]}, head {fit['head'].values[head]}",
+            label=palette.head_name(fit, fit["layer"][layer], fit["head"][head]),
         )
         for rank, (layer, head) in enumerate(heads)
     ]  # fmt: skip

@@ -1,5 +1,6 @@
 """One look for all figures: a colour per meaning (Okabe & Ito, safe for colour-blind readers)."""
 
+import json
 from collections.abc import Iterator
 
 import matplotlib
@@ -124,6 +125,18 @@ def labels(fits: dict) -> list[str]:
         plain_text(source if sources.count(source) == 1 else f"{source} ({name})")
         for name, source in zip(fits, sources)
     ]
+
+
+def head_name(fit, layer: int, head: int) -> str:
+    """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
+    (layer_label,), (head_label,) = tick_labels(fit, "layer", [layer]), tick_labels(fit, "head", [head])
+    return f"layer {layer_label}, head {head_label}"
+
+
+def tick_labels(fit, dim: str, places) -> list[str]:
+    """What some layers or heads are called."""
+    labels = json.loads(fit.attrs.get("labels", "{}")).get(dim)
+    return [plain_text(labels[int(place)]) if labels else str(int(place)) for place in places]
 
 
 def power(x: float) -> str:

@@ -56,7 +56,7 @@ def chosen(fit: xr.Dataset) -> list[tuple[int, int]]:
 
 
 def words_of(fit: xr.Dataset, at: tuple[int, int]) -> str:
-    return f"layer {fit['layer'].values[at[0]]}, head {fit['head'].values[at[1]]}"
+    return palette.head_name(fit, fit["layer"][at[0]], fit["head"][at[1]])
 
 
 def ends(one: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

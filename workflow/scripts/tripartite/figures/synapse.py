@@ -213,7 +213,7 @@ def scale(panels, name: str, parts: list[xr.Dataset]) -> None:
 def name_panels(axes, fit: xr.Dataset) -> None:
     """What is shown, with all time constants, and the phase above each window."""
     name = palette.plain_text(str(fit["input"].values).replace("_", " "))
-    place = f"layer {int(fit['layer'])}, head {int(fit['head'])}, $m$ = {int(fit['n_features'])}"
+    place = f"{palette.head_name(fit, fit['layer'], fit['head'])}, $m$ = {int(fit['n_features'])}"
     symbols = {"h": "hidden", r"\ell": "last", "H": "hebbian", "g": "presynaptic", "p": "calcium"}
     times = [rf"$\tau_{x}$ = {duration(fit[f'tau_{key}'])}" for x, key in symbols.items()]
     write, read = (duration(fit[f"{phase}_seconds"]) for phase in ("token", "read"))

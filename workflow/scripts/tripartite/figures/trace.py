@@ -85,7 +85,7 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     )
     order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
     upper.set_title(
-        f"layer {layer}, head {head}: {order} of {n_heads}\n"
+        f"{palette.head_name(fit, layer, head)}: {order} of {n_heads}\n"
         f"10 % rms error takes {palette.power(needed)} neurons\n"
         f"at {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, median error {palette.percent(error)}",
         loc="left",

@@ -1,5 +1,7 @@
 """Data generation: queries, keys and values of every layer and head, from whatever an experiment names."""
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +9,7 @@ import xarray as xr
 
 from tripartite import job, pretrained
 from tripartite.contracts import Breach, check
+from tripartite.foreign import NEVER_WRITTEN, is_drawable
 from tripartite.streams import stream
 
 DIMS = ("input", "layer", "head", "token", "d_head")
@@ -65,25 +68,77 @@ def synthetic(
 def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
 
-    Nothing else is taken from the file, so that text is empty.
+    foreign holds values as they are stored. Layers and heads are numbered; what the file calls them stands in the
+    attribute labels. Nothing else is taken from it, so that text is empty. Breach if a value at a token was never
+    written, or is marked as missing.
     """
     missing = [name for name in ("q", "k", "v") if name not in foreign]
     if missing:
         raise Breach(f"{where}: has no variable {', '.join(missing)}")
-    if "input" in foreign.coords and foreign["input"].dims != ("input",):
-        raise Breach(f"{where}: input: got dims {foreign['input'].dims}, wanted ('input',)")
-    inputs = (
-        [str(name) for name in foreign["input"].values]
-        if "input" in foreign.coords
-        else [f"input-{i}" for i in range(foreign.sizes["input"])]
-    )
-    mask = None
+    inputs = [f"input-{i}" for i in range(foreign.sizes["input"])]
+    if "input" in foreign.coords:
+        inputs = [str(name) for name in foreign["input"].values]
+    mask = np.ones((foreign.sizes["input"], foreign.sizes["token"]), dtype=bool)
     if "mask" in foreign:
-        if not np.isin(foreign["mask"].values, (0, 1)).all():
-            raise Breach(f"{where}: mask: has other values than 0 (no token) and 1 (a token)")
         mask = foreign["mask"].values.astype(bool)
+    if reason := _looks_inverted(foreign, mask):
+        print(
+            f"warning: {where}: mask: {reason}; it must be 1 where there is a token, the opposite of torch's "
+            "key_padding_mask"
+        )
+    faults = [
+        f"{where}: {fault}"
+        for name in ("q", "k", "v")
+        for fault in _absent_values(foreign[name], mask, inputs)
+    ]
+    if faults:
+        raise Breach("\n".join(faults))
     arrays = {name: foreign[name].values for name in ("q", "k", "v")}
-    return _dataset(arrays, Path(where).stem, inputs, mask)
+    dataset = _dataset(arrays, _source(where), inputs, mask)
+    labels = {
+        dim: [str(label) for label in foreign[dim].values]
+        for dim in ("layer", "head")
+        if dim in foreign.coords
+        and foreign[dim].values.tolist() != list(range(foreign.sizes[dim]))
+    }
+    return dataset.assign_attrs(labels=json.dumps(labels)) if labels else dataset
+
+
+def _looks_inverted(foreign: xr.Dataset, mask: np.ndarray) -> str:
+    """Why a mask may be true where there is no token; "" where nothing speaks for it."""
+    if not mask[:, 0].any():
+        return "every input begins with absent tokens"
+    values = foreign["k"].values.swapaxes(1, 3)  # [input, token, head, layer, d_head]
+    there = (np.isfinite(values) & (values != 0) & (values != NEVER_WRITTEN)).any((2, 3, 4))
+    if not mask.all() and there[~mask].all() and not there[mask].all():
+        return "all keys at absent tokens have values, and some at tokens have none"
+    return ""
+
+
+def _absent_values(x: xr.DataArray, mask: np.ndarray, inputs: list[str]) -> Iterator[str]:
+    """Values at tokens that say that there is none: netCDF's default, or what the attributes of x name.
+
+    A fill value of 0 names nothing: true zeros are common.
+    """
+    reasons = {NEVER_WRITTEN: "was never written"}
+    for key in ("missing_value", "_FillValue"):
+        value = x.attrs.get(key)
+        if value and value == value and value not in reasons:
+            reasons[value] = f"is {value:g}, which the attribute {key} marks as missing,"
+    token = mask[:, None, None, :, None]
+    for value, reason in reasons.items():
+        bad = (x.values == x.dtype.type(value)) & token
+        if bad.any():
+            i, layer, head, place, d = np.argwhere(bad)[0]
+            yield (
+                f"{x.name}: {reason} at input {inputs[i]}, layer {layer}, head {head}, token {place}, d_head {d} "
+                f"({bad.sum()} such values); every value at a token must be there"
+            )
+
+
+def _source(where: str) -> str:
+    """The name of a file, as figures show it: without what no format of figures can hold."""
+    return "".join(letter if is_drawable(letter) else "?" for letter in Path(where).stem)
 
 
 def from_model(

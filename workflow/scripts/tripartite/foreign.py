@@ -1,0 +1,643 @@
+"""A user's file of queries, keys and values: what it may be, and in one line why it is refused.
+
+A damaged or odd file can crash the libraries of netCDF or keep them busy for ever. So a file is looked at from
+outside first (its kind, rights, locks and first bytes); the rest is read in a child process with limits:
+
+    python foreign.py header FILE    prints as JSON: sizes, names of inputs, labels, faults
+    python foreign.py values FILE    prints the same and the arrays, then their bytes
+
+Values are taken as they are stored: nothing is masked, scaled or decoded. Light, because every parse of the
+Snakefile imports it: numpy and netCDF4 are imported where values are read.
+"""
+
+import codecs
+import contextlib
+import ctypes
+import errno
+import fcntl
+import functools
+import json
+import importlib.util
+import os
+import signal
+import stat
+import subprocess
+import sys
+import warnings
+import unicodedata
+
+DIMS = ("input", "layer", "head", "token", "d_head")
+SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
+NEVER_WRITTEN = 9.969209968386869e36  # what netCDF gives for floats that were never written
+MOST_INPUTS = 100_000
+MOST_MASK = 10**7  # values of a mask that are looked at before any job
+
+HEADER_SECONDS = 2  # of computing, after which reading a header cannot end any more
+VALUES_SECONDS = 10  # the same for values, and one second more for each BYTES_PER_SECOND
+BYTES_PER_SECOND = 10**7
+WAIT_SECONDS = 60  # for a disk that does not answer
+
+NO_FILE = "there is no such file; give its path from the folder where Snakemake runs"
+AGAIN = "copy it or export it again"
+TO_NETCDF = "write it with xarray's to_netcdf or with netCDF4"
+FIRST_BYTES = {  # what a file is, and what to do
+    b"CDF\x01": "got a NETCDF3_CLASSIC file, wanted netCDF-4; convert it (nccopy -4)",
+    b"CDF\x02": "got a NETCDF3_64BIT_OFFSET file, wanted netCDF-4; convert it (nccopy -4)",
+    b"CDF\x05": "got a NETCDF3_64BIT_DATA (CDF-5) file, wanted netCDF-4; convert it (nccopy -4)",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it (git lfs pull)",
+    b"/annex/objects/": "is a pointer of git-annex, not the file itself; fetch it (git annex get)",
+    b"PK\x03\x04": f"is a zip archive (npz, torch or zarr), wanted netCDF-4; {TO_NETCDF}",
+    b"\x93NUMPY": f"is a numpy file, wanted netCDF-4; {TO_NETCDF}",
+    **{
+        bytes([0x80, version]): f"is a file of torch.save or of Python objects, wanted netCDF-4; {TO_NETCDF}"
+        for version in range(2, 6)
+    },
+    b"\x0e\x03\x13\x01": f"is an HDF4 file, wanted netCDF-4; {TO_NETCDF}",
+    b"\x1f\x8b": "is compressed by gzip; unpack it (gunzip)",
+    b"BZh": "is compressed by bzip2; unpack it (bunzip2)",
+    b"\xfd7zXZ": "is compressed by xz; unpack it (unxz)",
+    b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it (unzstd)",
+}
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+FILTERS = {  # of HDF5, by their registered numbers
+    4: "szip", 5: "nbit", 6: "scaleoffset", 307: "bzip2", 32000: "lzf", 32001: "blosc", 32003: "snappy", 32004: "lz4",
+    32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
+}  # fmt: skip
+DAMAGED = f"it is damaged, or has what netCDF does not know; {AGAIN}"
+NO_LIBRARY, DAMAGED_VALUES = 3, 4  # what the child returns where there is no netCDF4, or values cannot be read
+BLOCK_BYTES = 1 << 24  # of values that are sent at a time
+FLOAT = 1  # a class of HDF5's types
+COMPACT, CHUNKED, VIRTUAL = 0, 2, 3  # HDF5's layouts
+
+
+class Refused(ValueError):
+    """Why a file cannot be read, one line per fault, without its path."""
+
+
+# From outside.
+
+
+def header(path) -> dict:
+    """What a file holds: {sizes, inputs, labels, settings, faults}; no values of q, k and v are read.
+
+    sizes maps SIZES to lengths, inputs are names, and settings is the text with which our own files say how they
+    were made; all are empty where there is a fault, and everything is
+    where this Python has no netCDF4: then the job checks alone. A file that has not changed is read once.
+    """
+    try:
+        status = os.stat(path)
+        seen = status.st_size, status.st_mtime_ns, status.st_mode
+    except (OSError, ValueError):
+        seen = None
+    return _header(os.path.abspath(path), seen)
+
+
+@functools.lru_cache
+def _header(path: str, seen: tuple | None) -> dict:
+    told = {"sizes": {}, "inputs": [], "labels": {}, "settings": "", "faults": []}
+    try:
+        with _child("header", path) as process:
+            try:
+                line = process.communicate(timeout=WAIT_SECONDS)[0]
+            except subprocess.TimeoutExpired as error:
+                raise Refused(
+                    f"reading its header took more than {WAIT_SECONDS} s; is its disk there?"
+                ) from error
+            if process.returncode not in (0, NO_LIBRARY):
+                raise Refused(_ending(process.returncode, HEADER_SECONDS))
+            return told | json.loads(line or "{}")
+    except Refused as refusal:
+        return told | {"faults": [str(refusal)]}
+
+
+def values(path) -> tuple[dict, dict]:
+    """What `header` tells, and by name (dims, values as stored, attributes); Refused if there is a fault.
+
+    Attributes are _FillValue and missing_value, where they are numbers. Places of q, k and v for which nothing
+    was ever written into the file are NEVER_WRITTEN.
+    """
+    import numpy as np
+
+    arrays, seconds = {}, HEADER_SECONDS
+    with _child("values", os.path.abspath(path)) as process:
+
+        def check(n_bytes: int) -> None:
+            if not n_bytes:
+                raise Refused(_ending(process.wait(), seconds))
+
+        line = process.stdout.readline()
+        check(len(line))
+        told = json.loads(line)
+        if told["faults"]:
+            raise Refused("\n".join(told["faults"]))
+        seconds = told["seconds"]
+        for name, dims, shape, dtype, attributes in told["arrays"]:
+            array = np.empty(shape, dtype)
+            memory, n = memoryview(array.reshape(-1).view("u1")), 0
+            while n < array.nbytes:
+                got = process.stdout.readinto(memory[n:])
+                check(got)
+                n += got
+            arrays[name] = (dims, array, attributes)
+    return told, arrays
+
+
+@contextlib.contextmanager
+def _child(mode: str, path: str):
+    """The process that reads a file, after a look from outside; gone at the end whatever has happened."""
+    command = [sys.executable, "-E", "-s", "-P", __file__, mode, path]
+    process = subprocess.Popen(
+        command, env=os.environ | _look(path),
+        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.stdout.close()
+        process.wait()
+
+
+def _ending(code: int, seconds: float) -> str:
+    """Why a child ended before it had told everything."""
+    if code == -signal.SIGPROF:
+        return (
+            f"reading it did not end within {seconds:g} s of computing and was stopped: it is damaged, or its "
+            f"links lead in a circle; {AGAIN}"
+        )
+    if code == NO_LIBRARY:
+        return "cannot be read: this Python has no netCDF4"
+    if code == -signal.SIGKILL:
+        return "reading it was killed from outside; is the memory large enough?"
+    if code == DAMAGED_VALUES:
+        return f"not a readable netCDF-4 file: some of its values are damaged; {AGAIN}"
+    how = f"crashed (signal {-code})" if code < 0 else f"failed (code {code})"
+    return f"the library that reads it {how}: {DAMAGED}"
+
+
+def _look(path) -> dict[str, str]:
+    """Refuse what no library should see; variables of the environment with which it can be read."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise Refused(_why_not_there(path, error)) from error
+    if stat.S_ISDIR(mode):
+        zarr = any(
+            os.path.exists(os.path.join(path, name)) for name in (".zgroup", "zarr.json")
+        )
+        raise Refused(
+            f"is a {'zarr store' if zarr else 'folder'}, wanted a netCDF-4 file"
+            + f"; {TO_NETCDF}" * zarr
+        )
+    if not stat.S_ISREG(mode):
+        raise Refused("is a pipe, socket or device, wanted a file on disk")
+    try:
+        with open(path, "rb") as file:
+            environment = _locked(file)
+            _check_bytes(file, os.fstat(file.fileno()).st_size)
+    except PermissionError as error:
+        raise Refused("may not be read (permission denied); ask its owner, or chmod u+r") from error
+    except OSError as error:
+        raise Refused(f"cannot be read ({error.strerror})") from error
+    return environment
+
+
+def _why_not_there(path, error: Exception) -> str:
+    if getattr(error, "errno", None) == errno.ELOOP:
+        return "is a symbolic link that leads back to itself; link to the file"
+    if isinstance(error, PermissionError):
+        return "a folder of its path may not be entered (permission denied); ask its owner"
+    try:
+        target = os.readlink(path)
+    except (OSError, ValueError):
+        return NO_FILE
+    if "annex/objects" in target:
+        return "is a link of git-annex, and the file itself is not here; fetch it (git annex get)"
+    return "is a symbolic link to a file that is not there; link to the file, or mount its disk"
+
+
+def _locked(file) -> dict[str, str]:
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        fcntl.flock(file, fcntl.LOCK_UN)
+    except BlockingIOError as error:
+        raise Refused(
+            "is open for writing in another program (a notebook?); close it there"
+        ) from error
+    except OSError:  # a file system without locks, on which HDF5's library would insist
+        return {"HDF5_USE_FILE_LOCKING": "FALSE"}
+    return {}
+
+
+def _check_bytes(file, size: int) -> None:
+    """Refuse what is no HDF5 file, or not the whole of one."""
+    if not size:
+        raise Refused(f"is empty (0 bytes): writing it failed or goes on; {AGAIN}")
+    start = file.read(1024)
+    for beginning, reason in FIRST_BYTES.items():
+        if start.startswith(beginning):
+            raise Refused(reason)
+    if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
+        raise Refused(f"is a safetensors file, wanted netCDF-4; {TO_NETCDF}")
+    offset = 0
+    while True:  # HDF5 begins at 0, 512, 1024, ...
+        file.seek(offset)
+        block = file.read(64)
+        if block.startswith(SIGNATURE):
+            break
+        offset = max(512, 2 * offset)
+        if offset >= size:
+            raise Refused(_kind_of(start))
+    version = block[8] if len(block) > 8 else 0
+    eof = block[28:36] if version > 1 else block[40 + 4 * version : 48 + 4 * version]
+    wanted = int.from_bytes(eof, "little")
+    if (block[9] if version > 1 else block[13]) == 8 and size < wanted < 1 << 62:
+        raise Refused(f"is truncated: it has {size} bytes of {wanted}; {AGAIN}")
+    if version == 3 and block[11] & 1:
+        raise Refused(
+            "was never closed by what wrote it (killed?); export it again, or repair it (h5clear -s)"
+        )
+
+
+def _kind_of(start: bytes) -> str:
+    """What a file is that is not HDF5."""
+    if not any(start):
+        return f"begins with zeros: it was copied or written in part; {AGAIN}"
+    try:
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(start).strip()
+    except UnicodeDecodeError:
+        text = "\0"
+    if text.lower().startswith(("<!doctype html", "<html")):
+        return f"is a page of the web (HTML), wanted netCDF-4; {AGAIN}"
+    if all(letter.isprintable() or letter.isspace() for letter in text):
+        return f"is a text ({' '.join(text.split())[:40]!r} ...), wanted netCDF-4; {AGAIN}"
+    return f"not a readable netCDF-4 file (it is no HDF5 file at all); {AGAIN}"
+
+
+# In the child.
+
+
+def main(mode: str, path: str) -> int:
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # where a library crashes, no file is left behind
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # whatever a library prints
+    warnings.simplefilter("ignore")
+    package = importlib.util.find_spec("netCDF4")
+    if not package:
+        return NO_LIBRARY
+    folders = [os.environ.get("HDF5_PLUGIN_PATH", ""), *package.submodule_search_locations]
+    folders[1:] = [os.path.join(folder, "plugins") for folder in folders[1:]]
+    os.environ["HDF5_PLUGIN_PATH"] = os.pathsep.join(filter(None, folders))
+    import netCDF4
+
+    _limit(HEADER_SECONDS)
+    stage = "header"
+    try:
+        stored = _stored(path)
+        with netCDF4.Dataset(path) as dataset:
+            dataset.set_auto_maskandscale(False)
+            told = _told(dataset, stored, MOST_MASK if mode == "header" else sys.maxsize)
+            if mode == "values" and not told["faults"]:
+                stage = "values"
+                _send_values(dataset, stored, told, out)
+    except UnicodeDecodeError:
+        told = {"faults": ["a name of a variable, dimension or attribute is no UTF-8 text; rename it"]}
+    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
+        if stage == "values":
+            os._exit(DAMAGED_VALUES)
+        reason = (str(error).splitlines() or [type(error).__name__])[0].split(": '")[0]
+        told = {"faults": [f"not a readable netCDF-4 file ({reason}): {DAMAGED}"]}
+    if stage == "header":
+        out.write(json.dumps(told).encode() + b"\n")
+    out.flush()
+    os._exit(0)  # what HDF5's library does at an exit may crash as well
+
+
+def _limit(seconds: float) -> None:
+    """Let the system end this process when it has computed for so long, whatever library it is in."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, seconds)
+
+
+def _told(dataset, stored: dict, most_mask: int) -> dict:
+    """sizes, inputs, labels and faults of an open file."""
+    lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
+    faults = [fault for name in ("q", "k", "v", "mask") for fault in _variable_faults(dataset, name, stored.get(name))]
+    faults += [
+        f"dimension {dim} is empty, wanted at least 1" for dim in DIMS if lengths.get(dim) == 0
+    ]
+    n_inputs, names, labels = lengths.get("input", 0), [], {}
+    if n_inputs > MOST_INPUTS:
+        faults.append(f"dimension input has {n_inputs} entries, the limit is {MOST_INPUTS}")
+    else:
+        names = [f"input-{i}" for i in range(n_inputs)]
+        if "input" in dataset.variables:
+            names, wrong = _texts(dataset.variables["input"], "input")
+            faults += wrong
+    for dim in ("layer", "head"):
+        if dim in dataset.variables and lengths.get(dim, 0) <= MOST_INPUTS:
+            texts, wrong = _labels(dataset.variables[dim], dim)
+            faults += wrong
+            if texts:
+                labels[dim] = texts
+    if not faults and "mask" in dataset.variables and dataset.variables["mask"].size <= most_mask:
+        faults += _mask_faults(dataset.variables["mask"], names, stored.get("mask"))
+    if faults:
+        return {"faults": faults}
+    sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
+    settings = dataset.getncattr("settings") if "settings" in dataset.ncattrs() else ""
+    return {"sizes": sizes, "inputs": names, "labels": labels, "settings": str(settings), "faults": []}
+
+
+def _variable_faults(dataset, name: str, stored: dict | None):
+    dims, kinds, wanted = DIMS, "f", "float32 or float64"
+    if name == "mask":
+        dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
+    if name not in dataset.variables:
+        if name != "mask":
+            has = ", ".join(dataset.variables) or "none"
+            hidden = "; variables of groups are not read" if dataset.groups else ""
+            yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}{hidden}"
+        return
+    variable = dataset.variables[name]
+    if variable.dimensions != dims:
+        got, remedy = ", ".join(variable.dimensions), _dims_remedy(name, variable.dimensions, dims)
+        yield f"{name}: got dims ({got}), wanted ({', '.join(dims)}){remedy}"
+    kind, words = _type(variable, stored)
+    if kind not in kinds:
+        yield f"{name}: got {words}, wanted {wanted}"
+        return
+    for key, plain in (("scale_factor", 1), ("add_offset", 0)):
+        if key in variable.ncattrs() and variable.getncattr(key) != plain:
+            yield (
+                f"{name}: has the attribute {key}, by which its numbers would have to be scaled; write it "
+                "without (as float32) or take the attribute away"
+            )
+    if stored and stored["elsewhere"]:
+        yield f"{name}: its values lie in other files; write them into this one"
+    for number, said in stored["filters"] if stored else ():
+        known = FILTERS.get(number, said or "unknown")
+        yield (
+            f"{name}: is compressed by the filter {known} ({number}), which netCDF does not have here; write it "
+            "with zlib or zstd"
+        )
+
+
+def _type(variable, stored: dict | None) -> tuple[str, str]:
+    """The kind of a variable's type, as numpy's kinds where it is plain, and what it is called."""
+    if stored and stored["float_bytes"] not in (0, 4, 8):  # which netCDF takes for text, and crashes
+        bits = 8 * stored["float_bytes"]
+        return "odd", f"{bits}-bit floats (convert them: x.float() in torch, astype('float32'))"
+    name = type(variable.datatype).__name__
+    if name in ("CompoundType", "VLType") and variable.dtype is not str:
+        return name, {"CompoundType": "a compound type", "VLType": "lists"}[name]
+    return getattr(variable.dtype, "kind", "text"), getattr(variable.dtype, "name", "text")
+
+
+def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> str:
+    """What to do about other dimensions, or nothing."""
+    if any(dim.startswith("phony_dim_") for dim in got):
+        return f"; an HDF5 file without the dimensions of netCDF: {TO_NETCDF}"
+    if sorted(got) == sorted(wanted):
+        return "; transpose it"
+    if name == "mask":
+        return "; causal masks and masks of pairs are not covered" * (len(got) > 2)
+    if len(got) < len(wanted):
+        missing = ", ".join(dim for dim in wanted if dim not in got)
+        return f"; add what is missing with length 1 ({missing})" * (set(got) < set(wanted))
+    if len(got) > len(wanted):
+        return ""
+    differ = [dim for dim, other in zip(wanted, got) if dim != other]
+    if len(differ) > 2:
+        return "; rename its dimensions"
+    remedies = {
+        "head": "repeat keys and values of grouped queries, so that each query head has its own",
+        "d_head": "pad the narrower of q, k and v with zeros, which changes no result",
+        "token": "keys of other tokens than the queries (cross-attention) are not covered",
+    }
+    return "".join(f"; {remedies.get(dim, 'rename the dimension ' + dim)}" for dim in differ)
+
+
+def _texts(variable, name: str) -> tuple[list[str], list[str]]:
+    """Names along the dimension `name`, and their faults."""
+    if variable.dimensions != (name,) or variable.dtype is not str:
+        return [], [f"{name}: the names of the {name}s must be one string each, with dims ({name})"]
+    try:
+        texts = [str(text) for text in variable[:]]
+    except UnicodeDecodeError:
+        return [], [f"{name}: {_first_undecodable(variable)} is no UTF-8 text; encode it as UTF-8"]
+    for i, text in enumerate(texts):
+        if not text.strip():
+            return texts, [f"{name}: name {i} is empty; give it a name"]
+        if not is_drawable(text):
+            return texts, [
+                f"{name}: name {i} ({text[:40]!r}) has a line break or a control character; take it out"
+            ]
+    if len(set(texts)) < len(texts):
+        return texts, [f"{name}: two {name}s have the same name; give each a name of its own"]
+    return texts, []
+
+
+def _first_undecodable(variable) -> str:
+    for i in range(len(variable)):
+        try:
+            variable[i]
+        except UnicodeDecodeError:
+            return f"name {i}"
+    return "a name"
+
+
+def is_drawable(text: str) -> bool:
+    """True for one line of letters that any format of figures can hold."""
+    return all(
+        unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") and ord(letter) & 0xFFFE != 0xFFFE
+        for letter in text
+    )
+
+
+def _labels(variable, name: str) -> tuple[list[str], list[str]]:
+    """What a file calls its layers or heads, where that is more than their places; and its faults."""
+    if variable.dimensions != (name,):
+        return [], []
+    if variable.dtype is str:
+        return _texts(variable, name)
+    if getattr(variable.dtype, "kind", "text") not in "iu" or type(variable.datatype).__name__ == "VLType":
+        return [], []
+    numbers = variable[:].tolist()
+    own = numbers != list(range(len(numbers))) and len(set(numbers)) == len(numbers)
+    return [str(number) for number in numbers] * own, []
+
+
+def _mask_faults(variable, names: list[str], stored: dict | None):
+    import netCDF4
+    import numpy as np
+
+    if stored and not stored["written"]:
+        yield "mask: nothing was ever written into it; write it, or leave it out if all tokens are there"
+        return
+    mask = variable[...]
+    odd = [int(value) for value in np.unique(mask) if value not in (0, 1)]
+    if odd:
+        shown = ", ".join(map(str, odd[:3]))
+        default = netCDF4.default_fillvals.get(variable.dtype.str[1:])
+        remedy = "write mask != 0 if all of these mark tokens"
+        if default in odd and (len(odd) > 1 or 1 in mask):
+            remedy = f"{int(default)} is what netCDF gives where nothing was written"
+        yield f"mask: has other values than 0 (no token) and 1 (a token): {shown}; {remedy}"
+        return
+    for i in np.flatnonzero(~(mask == 1).any(1))[:1]:
+        yield (
+            f"mask: input {names[i]} has no token; 1 is where there is a token, the opposite of torch's "
+            "key_padding_mask"
+        )
+
+
+def _send_values(dataset, stored: dict, told: dict, out) -> None:
+    """The line of `values`, then the bytes of q, k, v and mask, some inputs at a time."""
+    import numpy as np
+
+    present = [name for name in ("q", "k", "v", "mask") if name in dataset.variables]
+    arrays, n_bytes = [], 0
+    for name in present:
+        variable = dataset.variables[name]
+        dtype = variable.dtype.newbyteorder("=")
+        n_bytes += variable.size * dtype.itemsize
+        attributes = {
+            key: float(variable.getncattr(key)) for key in ("_FillValue", "missing_value")
+            if key in variable.ncattrs() and np.ndim(variable.getncattr(key)) == 0
+            and np.asarray(variable.getncattr(key)).dtype.kind in "fiu"
+        }  # fmt: skip
+        arrays.append([name, variable.dimensions, variable.shape, dtype.str, attributes])
+    seconds = VALUES_SECONDS + n_bytes / BYTES_PER_SECOND
+    _limit(seconds)
+    out.write(json.dumps(told | {"arrays": arrays, "seconds": round(seconds)}).encode() + b"\n")
+    for name in present:
+        variable = dataset.variables[name]
+        chunks = variable.chunking()
+        rows = chunks[0] if isinstance(chunks, list) else 1
+        row_bytes = max(1, variable.size * variable.dtype.itemsize // variable.shape[0])
+        rows *= max(1, BLOCK_BYTES // (rows * row_bytes))
+        for start in range(0, variable.shape[0], rows):
+            block = np.ascontiguousarray(variable[start : start + rows])
+            if name != "mask" and stored.get(name):
+                _mark_unwritten(block, start, stored[name])
+            out.write(block.astype(block.dtype.newbyteorder("="), copy=False).data.cast("B"))
+
+
+def _mark_unwritten(block, start: int, stored: dict) -> None:
+    """NEVER_WRITTEN where the file has no chunk at all; block begins at place `start` of the first axis."""
+    import numpy as np
+
+    if not stored["written"]:
+        block[...] = NEVER_WRITTEN
+    if not stored["offsets"]:
+        return
+    shape = stored["chunks"]
+    counts = [-(-size // length) for size, length in zip(block.shape, shape)]
+    written = np.zeros(counts, dtype=bool)
+    for offset in stored["offsets"]:
+        place = [(x - start * (not axis)) // shape[axis] for axis, x in enumerate(offset)]
+        if all(0 <= i < n for i, n in zip(place, counts)):
+            written[tuple(place)] = True
+    if not written.all():
+        for axis, length in enumerate(shape):
+            written = written.repeat(length, axis)
+        block[~written[tuple(map(slice, block.shape))]] = NEVER_WRITTEN
+
+
+# What HDF5's library says of a file, and netCDF's does not.
+
+
+def _stored(path: str) -> dict[str, dict]:
+    """How q, k, v and mask are stored; empty where HDF5's library cannot be called.
+
+    float_bytes: size of its floats in memory, 0 for other types. filters: those that are not there, as pairs of
+    number and name. elsewhere: whether values lie in other files. written: whether there are any values. offsets:
+    where its chunks of the shape `chunks` lie, if some are missing.
+    """
+    import netCDF4
+
+    try:
+        library = ctypes.CDLL(netCDF4._netCDF4.__file__)
+        call = functools.partial(_call, library)
+        call("H5Eset_auto2", 0, None, None)
+        file = call("H5Fopen", os.fsencode(path), 0, 0)
+    except (AttributeError, OSError):
+        return {}
+    if file < 0:
+        return {}
+    stored = {}
+    for name in ("q", "k", "v", "mask"):
+        variable = call("H5Dopen2", file, name.encode(), 0)
+        if variable >= 0:
+            stored[name] = _stored_variable(call, variable)
+            call("H5Dclose", variable)
+    call("H5Fclose", file)
+    return stored
+
+
+def _call(library, function: str, *arguments):
+    function = getattr(library, function)
+    function.restype = ctypes.c_int64  # an identifier, a size or a state: all are non-negative if all went well
+    integers = [ctypes.c_int64(x) if isinstance(x, int) else x for x in arguments]
+    return function(*integers)
+
+
+def _stored_variable(call, variable: int) -> dict:
+    kind = call("H5Tget_native_type", call("H5Dget_type", variable), 0)
+    plan = call("H5Dget_create_plist", variable)
+    filters = []
+    for i in range(_int(call("H5Pget_nfilters", plan))):
+        name, flags, config = ctypes.create_string_buffer(64), ctypes.c_uint(), ctypes.c_uint()
+        n = ctypes.c_size_t(0)
+        number = _int(call(
+            "H5Pget_filter2", plan, i, ctypes.byref(flags), ctypes.byref(n), None, 64, name,
+            ctypes.byref(config),
+        ))  # fmt: skip
+        if _int(call("H5Zfilter_avail", number)) <= 0:
+            said = name.value.decode("ascii", "replace").split(";")[0]
+            filters.append((number, "".join(letter for letter in said if letter.isprintable())))
+    layout = _int(call("H5Pget_layout", plan))
+    chunks, offsets = [], []
+    if layout == CHUNKED:
+        lengths = (ctypes.c_uint64 * 32)()
+        chunks = list(lengths[: _int(call("H5Pget_chunk", plan, 32, lengths))])
+        offsets = _chunk_offsets(call, variable, len(chunks))
+    return {
+        "float_bytes": call("H5Tget_size", kind) if _int(call("H5Tget_class", kind)) == FLOAT else 0,
+        "filters": filters,
+        "elsewhere": layout == VIRTUAL or _int(call("H5Pget_external_count", plan)) > 0,
+        "written": layout == COMPACT or call("H5Dget_storage_size", variable) > 0,
+        "chunks": chunks,
+        "offsets": offsets,
+    }
+
+
+def _chunk_offsets(call, variable: int, n_dims: int) -> list[tuple[int, ...]]:
+    """Where the chunks that the file holds begin."""
+    found = []
+    kind = ctypes.CFUNCTYPE(
+        ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint, ctypes.c_uint64,
+        ctypes.c_uint64, ctypes.c_void_p,
+    )  # fmt: skip
+
+    def note(offset, *_):
+        found.append(tuple(offset[:n_dims]))
+        return 0
+
+    try:
+        call("H5Dchunk_iter", variable, 0, kind(note), None)
+    except AttributeError:  # before HDF5 1.14
+        return []
+    return found
+
+
+def _int(value: int) -> int:
+    """C's int out of the 64 bits in which it came."""
+    return ctypes.c_int32(value & 0xFFFFFFFF).value
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
