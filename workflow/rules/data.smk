@@ -24,7 +24,7 @@ rule generate:
     input:
         data=wheels,
     output:
-        qkv="<results>/{study}/{experiment}/qkv.nc",
+        qkv=update("<results>/{study}/{experiment}/qkv.nc"),  # kept where the raw data are gone
     log:
         "<logs>/{study}/{experiment}/generate.log",
     conda:

@@ -104,7 +104,7 @@ Fault = tuple[tuple, str]
 # The whole check, as the Snakefile calls it.
 
 
-def check(config: dict, root: Path, cluster: bool = False, own: bool = True) -> tuple[dict, dict]:
+def check(config: dict, root: Path, cluster: bool = False, own: bool = True, results: str = "results") -> tuple[dict, dict]:
     """Return the settings of the machine and of the chosen study, defaults filled in.
 
     config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
