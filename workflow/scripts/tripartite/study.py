@@ -18,6 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
+
 def _beside(name: str):
     """A light module of ours by its file, as this one is loaded: no installation is needed."""
     spec = importlib.util.spec_from_file_location(
