@@ -410,10 +410,15 @@ for _format in ("NETCDF3_CLASSIC", "NETCDF3_64BIT_OFFSET", "NETCDF3_64BIT_DATA")
     KINDS[_format] = KINDS.pop("_classic")
 
 
-@kind(r"truncated: it has 20 bytes|not a readable")
+@kind("truncated: it has 20 bytes; copy it")
 def a_beginning(path):
     write(path)
     path.write_bytes(path.read_bytes()[:20])
+
+
+@kind("truncated: it has 9 bytes")
+def hardly_a_beginning(path):
+    path.write_bytes(foreign.SIGNATURE + b"\0")
 
 
 @kind(r"is truncated: it has 3000 bytes of \d+; copy it or export it again")
@@ -454,10 +459,18 @@ def long_doubles(path):
     raw(path, lambda call, file: create(call, file, "q", named(call, "H5T_NATIVE_LDOUBLE_g")))
 
 
-for _number, _filter in {32004: "lz4", 32001: None, 32000: "lzf", 32026: "blosc2", 31999: "unknown"}.items():
+for _number, _filter in {
+    32004: "lz4",
+    32001: None,
+    32000: "lzf",
+    32026: "blosc2",
+    31999: "unknown",
+}.items():
     if _filter:
 
-        @kind(rf"q: is compressed by the filter {_filter} \({_number}\).*write it with zlib or zstd")
+        @kind(
+            rf"q: is compressed by the filter {_filter} \({_number}\).*write it with zlib or zstd"
+        )
         def _filtered(path, number=_number):
             write(path, only="kv")
             float32 = lambda call: named(call, "H5T_IEEE_F32LE_g")  # noqa: E731
@@ -512,7 +525,9 @@ def no_keys(path):
 
 @kind("q: missing.*the variables are none; variables of groups are not read")
 def all_in_a_group(path):
-    write(path, only="", file=lambda d: d.createGroup("model").createVariable("q", "f4", foreign.DIMS))
+    write(
+        path, only="", file=lambda d: d.createGroup("model").createVariable("q", "f4", foreign.DIMS)
+    )
 
 
 @kind("q: got dims .input, head, layer, token, d_head.*; transpose it")
@@ -660,7 +675,9 @@ def names_of_letters(path):
 # Refused when values are read.
 
 
-@kind(values="q: was never written at input input-0, layer 0, head 0, token 0, d_head 0 .192 such values")
+@kind(
+    values="q: was never written at input input-0, layer 0, head 0, token 0, d_head 0 .192 such values"
+)
 def queries_never_written(path):
     write(path, only="kv", file=lambda d: d.createVariable("q", "f4", foreign.DIMS))
 
@@ -699,7 +716,17 @@ def values_of_an_input_less(path):
     write(path, sizes={"input": None}, file=file)
 
 
-@kind(values="q: is -999, which the attribute missing_value marks as missing, at input input-1, layer 0, head 1")
+@kind(values="v: was never written at input input-2")
+def values_of_an_input_less_where_fill_is_zero(path):
+    def file(dataset):
+        dataset["q"][2] = dataset["k"][2] = 1
+
+    write(path, sizes={"input": None}, fill_value=0, file=file)
+
+
+@kind(
+    values="q: is -999, which the attribute missing_value marks as missing, at input input-1, layer 0, head 1"
+)
 def a_missing_value(path):
     def file(dataset):
         dataset["q"].missing_value = np.float64(-999)
@@ -855,7 +882,11 @@ def test_a_file_that_may_not_be_read():
             os.seteuid(65534)
         try:
             (fault,) = foreign.header(path)["faults"]
-            os.chmod(folder, 0) if not root else os.seteuid(0) or os.chmod(folder, 0) or os.seteuid(65534)
+            (
+                os.chmod(folder, 0)
+                if not root
+                else os.seteuid(0) or os.chmod(folder, 0) or os.seteuid(65534)
+            )
             (of_folder,) = foreign.header(path)["faults"]
         finally:
             if root:
@@ -882,7 +913,7 @@ def test_a_python_without_netcdf(tmp_path, monkeypatch):
     write(tmp_path / "my.nc", only="q")
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin/python"
-    python.write_text(f"#!/bin/sh\nexec {sys.executable} -S \"$@\"\n")
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} -S "$@"\n')
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     told = foreign.header(tmp_path / "my.nc")
@@ -1033,7 +1064,9 @@ def test_a_mask_that_looks_inverted_is_told(tmp_path, capsys):
     write(tmp_path / "my.nc", mask=(~present).astype("i1"))
     adopt(job.read_foreign(tmp_path / "my.nc"), "own/my.nc")
     said = capsys.readouterr().out
-    assert said.startswith("warning: own/my.nc: mask: every input begins with absent tokens; it must be 1")
+    assert said.startswith(
+        "warning: own/my.nc: mask: every input begins with absent tokens; it must be 1"
+    )
     assert "the opposite of torch's key_padding_mask" in said and said.count("\n") == 1
 
     def file(dataset):
@@ -1041,8 +1074,13 @@ def test_a_mask_that_looks_inverted_is_told(tmp_path, capsys):
 
     write(tmp_path / "left.nc", mask=np.int8([[1] * 6, [1, 1, 1, 0, 0, 0]]), file=file)
     adopt(job.read_foreign(tmp_path / "left.nc"), "left.nc")
-    assert "all keys at absent tokens have values, and some at tokens have none" in capsys.readouterr().out
-    write(tmp_path / "ok.nc", mask=np.int8([[1] * 6, [0, 0, 0, 1, 1, 1]]), file=file)  # padded on the left
+    assert (
+        "all keys at absent tokens have values, and some at tokens have none"
+        in capsys.readouterr().out
+    )
+    write(
+        tmp_path / "ok.nc", mask=np.int8([[1] * 6, [0, 0, 0, 1, 1, 1]]), file=file
+    )  # padded on the left
     adopt(job.read_foreign(tmp_path / "ok.nc"), "ok.nc")
     assert capsys.readouterr().out == ""
 

@@ -3,8 +3,8 @@
 A damaged or odd file can crash the libraries of netCDF or keep them busy for ever. So a file is looked at from
 outside first (its kind, rights, locks and first bytes); the rest is read in a child process with limits:
 
-    python foreign.py header FILE    prints as JSON: sizes, names of inputs, labels, faults
-    python foreign.py values FILE    prints the same and the arrays, then their bytes
+    python foreign.py header FILE SECONDS    prints as JSON: sizes, names of inputs, labels, faults
+    python foreign.py values FILE SECONDS    prints the same and the arrays, then their bytes
 
 Values are taken as they are stored: nothing is masked, scaled or decoded. Light, because every parse of the
 Snakefile imports it: numpy and netCDF4 are imported where values are read.
@@ -16,15 +16,16 @@ import ctypes
 import errno
 import fcntl
 import functools
-import json
 import importlib.util
+import json
+import math
 import os
 import signal
 import stat
 import subprocess
 import sys
-import warnings
 import unicodedata
+import warnings
 
 DIMS = ("input", "layer", "head", "token", "d_head")
 SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
@@ -40,6 +41,7 @@ WAIT_SECONDS = 60  # for a disk that does not answer
 NO_FILE = "there is no such file; give its path from the folder where Snakemake runs"
 AGAIN = "copy it or export it again"
 TO_NETCDF = "write it with xarray's to_netcdf or with netCDF4"
+OF_PYTHON = "is a file of torch.save or of Python objects"
 FIRST_BYTES = {  # what a file is, and what to do
     b"CDF\x01": "got a NETCDF3_CLASSIC file, wanted netCDF-4; convert it (nccopy -4)",
     b"CDF\x02": "got a NETCDF3_64BIT_OFFSET file, wanted netCDF-4; convert it (nccopy -4)",
@@ -48,10 +50,10 @@ FIRST_BYTES = {  # what a file is, and what to do
     b"/annex/objects/": "is a pointer of git-annex, not the file itself; fetch it (git annex get)",
     b"PK\x03\x04": f"is a zip archive (npz, torch or zarr), wanted netCDF-4; {TO_NETCDF}",
     b"\x93NUMPY": f"is a numpy file, wanted netCDF-4; {TO_NETCDF}",
-    **{
-        bytes([0x80, version]): f"is a file of torch.save or of Python objects, wanted netCDF-4; {TO_NETCDF}"
-        for version in range(2, 6)
-    },
+    b"\x80\x02": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
+    b"\x80\x03": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
+    b"\x80\x04": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
+    b"\x80\x05": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
     b"\x0e\x03\x13\x01": f"is an HDF4 file, wanted netCDF-4; {TO_NETCDF}",
     b"\x1f\x8b": "is compressed by gzip; unpack it (gunzip)",
     b"BZh": "is compressed by bzip2; unpack it (bunzip2)",
@@ -64,7 +66,8 @@ FILTERS = {  # of HDF5, by their registered numbers
     32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
 }  # fmt: skip
 DAMAGED = f"it is damaged, or has what netCDF does not know; {AGAIN}"
-NO_LIBRARY, DAMAGED_VALUES = 3, 4  # what the child returns where there is no netCDF4, or values cannot be read
+NO_LIBRARY = 3  # what the child returns where there is no netCDF4
+DAMAGED_VALUES = 4  # and where values cannot be read
 BLOCK_BYTES = 1 << 24  # of values that are sent at a time
 FLOAT = 1  # a class of HDF5's types
 COMPACT, CHUNKED, VIRTUAL = 0, 2, 3  # HDF5's layouts
@@ -96,7 +99,7 @@ def header(path) -> dict:
 def _header(path: str, seen: tuple | None) -> dict:
     told = {"sizes": {}, "inputs": [], "labels": {}, "settings": "", "faults": []}
     try:
-        with _child("header", path) as process:
+        with _child("header", path, HEADER_SECONDS) as process:
             try:
                 line = process.communicate(timeout=WAIT_SECONDS)[0]
             except subprocess.TimeoutExpired as error:
@@ -118,8 +121,10 @@ def values(path) -> tuple[dict, dict]:
     """
     import numpy as np
 
-    arrays, seconds = {}, HEADER_SECONDS
-    with _child("values", os.path.abspath(path)) as process:
+    path, arrays, seconds = os.path.abspath(path), {}, VALUES_SECONDS
+    if os.path.isfile(path):
+        seconds += os.path.getsize(path) // BYTES_PER_SECOND
+    with _child("values", path, seconds) as process:
 
         def check(n_bytes: int) -> None:
             if not n_bytes:
@@ -143,9 +148,9 @@ def values(path) -> tuple[dict, dict]:
 
 
 @contextlib.contextmanager
-def _child(mode: str, path: str):
+def _child(mode: str, path: str, seconds: int):
     """The process that reads a file, after a look from outside; gone at the end whatever has happened."""
-    command = [sys.executable, "-E", "-s", "-P", __file__, mode, path]
+    command = [sys.executable, "-E", "-s", "-P", __file__, mode, path, str(seconds)]
     process = subprocess.Popen(
         command, env=os.environ | _look(path),
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
@@ -182,9 +187,7 @@ def _look(path) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise Refused(_why_not_there(path, error)) from error
     if stat.S_ISDIR(mode):
-        zarr = any(
-            os.path.exists(os.path.join(path, name)) for name in (".zgroup", "zarr.json")
-        )
+        zarr = any(os.path.exists(os.path.join(path, name)) for name in (".zgroup", "zarr.json"))
         raise Refused(
             f"is a {'zarr store' if zarr else 'folder'}, wanted a netCDF-4 file"
             + f"; {TO_NETCDF}" * zarr
@@ -248,7 +251,9 @@ def _check_bytes(file, size: int) -> None:
         offset = max(512, 2 * offset)
         if offset >= size:
             raise Refused(_kind_of(start))
-    version = block[8] if len(block) > 8 else 0
+    if len(block) < 48:
+        raise Refused(f"is truncated: it has {size} bytes; {AGAIN}")
+    version = block[8]
     eof = block[28:36] if version > 1 else block[40 + 4 * version : 48 + 4 * version]
     wanted = int.from_bytes(eof, "little")
     if (block[9] if version > 1 else block[13]) == 8 and size < wanted < 1 << 62:
@@ -277,10 +282,10 @@ def _kind_of(start: bytes) -> str:
 # In the child.
 
 
-def main(mode: str, path: str) -> int:
+def main(mode: str, path: str, seconds: str) -> int:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # where a library crashes, no file is left behind
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file behind
     out = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints
     warnings.simplefilter("ignore")
@@ -292,10 +297,10 @@ def main(mode: str, path: str) -> int:
     os.environ["HDF5_PLUGIN_PATH"] = os.pathsep.join(filter(None, folders))
     import netCDF4
 
-    _limit(HEADER_SECONDS)
+    _limit(float(seconds))
     stage = "header"
     try:
-        stored = _stored(path)
+        stored = _stored(path, mode == "values")
         with netCDF4.Dataset(path) as dataset:
             dataset.set_auto_maskandscale(False)
             told = _told(dataset, stored, MOST_MASK if mode == "header" else sys.maxsize)
@@ -303,7 +308,8 @@ def main(mode: str, path: str) -> int:
                 stage = "values"
                 _send_values(dataset, stored, told, out)
     except UnicodeDecodeError:
-        told = {"faults": ["a name of a variable, dimension or attribute is no UTF-8 text; rename it"]}
+        fault = "a name of a variable, dimension or attribute is no UTF-8 text; rename it"
+        told = {"faults": [fault]}
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
         if stage == "values":
             os._exit(DAMAGED_VALUES)
@@ -324,7 +330,11 @@ def _limit(seconds: float) -> None:
 def _told(dataset, stored: dict, most_mask: int) -> dict:
     """sizes, inputs, labels and faults of an open file."""
     lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
-    faults = [fault for name in ("q", "k", "v", "mask") for fault in _variable_faults(dataset, name, stored.get(name))]
+    faults = [
+        fault
+        for name in ("q", "k", "v", "mask")
+        for fault in _variable_faults(dataset, name, stored.get(name))
+    ]
     faults += [
         f"dimension {dim} is empty, wanted at least 1" for dim in DIMS if lengths.get(dim) == 0
     ]
@@ -387,7 +397,11 @@ def _variable_faults(dataset, name: str, stored: dict | None):
 
 def _type(variable, stored: dict | None) -> tuple[str, str]:
     """The kind of a variable's type, as numpy's kinds where it is plain, and what it is called."""
-    if stored and stored["float_bytes"] not in (0, 4, 8):  # which netCDF takes for text, and crashes
+    if stored and stored["float_bytes"] not in (
+        0,
+        4,
+        8,
+    ):  # which netCDF takes for text, and crashes
         bits = 8 * stored["float_bytes"]
         return "odd", f"{bits}-bit floats (convert them: x.float() in torch, astype('float32'))"
     name = type(variable.datatype).__name__
@@ -452,7 +466,8 @@ def _first_undecodable(variable) -> str:
 def is_drawable(text: str) -> bool:
     """True for one line of letters that any format of figures can hold."""
     return all(
-        unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp") and ord(letter) & 0xFFFE != 0xFFFE
+        unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp")
+        and ord(letter) & 0xFFFE != 0xFFFE
         for letter in text
     )
 
@@ -463,7 +478,10 @@ def _labels(variable, name: str) -> tuple[list[str], list[str]]:
         return [], []
     if variable.dtype is str:
         return _texts(variable, name)
-    if getattr(variable.dtype, "kind", "text") not in "iu" or type(variable.datatype).__name__ == "VLType":
+    if (
+        getattr(variable.dtype, "kind", "text") not in "iu"
+        or type(variable.datatype).__name__ == "VLType"
+    ):
         return [], []
     numbers = variable[:].tolist()
     own = numbers != list(range(len(numbers))) and len(set(numbers)) == len(numbers)
@@ -510,9 +528,9 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
             and np.asarray(variable.getncattr(key)).dtype.kind in "fiu"
         }  # fmt: skip
         arrays.append([name, variable.dimensions, variable.shape, dtype.str, attributes])
-    seconds = VALUES_SECONDS + n_bytes / BYTES_PER_SECOND
+    seconds = VALUES_SECONDS + n_bytes // BYTES_PER_SECOND
     _limit(seconds)
-    out.write(json.dumps(told | {"arrays": arrays, "seconds": round(seconds)}).encode() + b"\n")
+    out.write(json.dumps(told | {"arrays": arrays, "seconds": seconds}).encode() + b"\n")
     for name in present:
         variable = dataset.variables[name]
         chunks = variable.chunking()
@@ -532,30 +550,33 @@ def _mark_unwritten(block, start: int, stored: dict) -> None:
 
     if not stored["written"]:
         block[...] = NEVER_WRITTEN
+    block[max(0, stored["extent"][0] - start) :] = (
+        NEVER_WRITTEN  # an input that only other variables have
+    )
+    for axis, size in enumerate(stored["extent"][1:], 1):
+        block.swapaxes(0, axis)[size:] = NEVER_WRITTEN
     if not stored["offsets"]:
         return
-    shape = stored["chunks"]
-    counts = [-(-size // length) for size, length in zip(block.shape, shape)]
-    written = np.zeros(counts, dtype=bool)
-    for offset in stored["offsets"]:
-        place = [(x - start * (not axis)) // shape[axis] for axis, x in enumerate(offset)]
-        if all(0 <= i < n for i, n in zip(place, counts)):
-            written[tuple(place)] = True
-    if not written.all():
-        for axis, length in enumerate(shape):
-            written = written.repeat(length, axis)
-        block[~written[tuple(map(slice, block.shape))]] = NEVER_WRITTEN
+    offsets, lengths = np.array(stored["offsets"]), np.array(stored["chunks"])
+    offsets = offsets[(offsets[:, 0] >= start) & (offsets[:, 0] < start + len(block))]
+    places = (offsets - [start, 0, 0, 0, 0]) // lengths  # [chunk, axis]
+    written = np.zeros(-(-np.array(block.shape) // lengths), dtype=bool)
+    written[tuple(places.T)] = True
+    for axis, length in enumerate(lengths):
+        written = written.repeat(min(length, block.shape[axis]), axis)
+    block[~written[tuple(map(slice, block.shape))]] = NEVER_WRITTEN
 
 
 # What HDF5's library says of a file, and netCDF's does not.
 
 
-def _stored(path: str) -> dict[str, dict]:
+def _stored(path: str, chunks: bool) -> dict[str, dict]:
     """How q, k, v and mask are stored; empty where HDF5's library cannot be called.
 
     float_bytes: size of its floats in memory, 0 for other types. filters: those that are not there, as pairs of
-    number and name. elsewhere: whether values lie in other files. written: whether there are any values. offsets:
-    where its chunks of the shape `chunks` lie, if some are missing.
+    number and name. elsewhere: whether values lie in other files. written: whether there are any values. extent: its
+    lengths, where those of netCDF's dimensions may be larger. offsets:
+    where its chunks of the shape `chunks` begin, if some are missing and chunks are asked for.
     """
     import netCDF4
 
@@ -572,7 +593,7 @@ def _stored(path: str) -> dict[str, dict]:
     for name in ("q", "k", "v", "mask"):
         variable = call("H5Dopen2", file, name.encode(), 0)
         if variable >= 0:
-            stored[name] = _stored_variable(call, variable)
+            stored[name] = _stored_variable(call, variable, chunks)
             call("H5Dclose", variable)
     call("H5Fclose", file)
     return stored
@@ -580,13 +601,22 @@ def _stored(path: str) -> dict[str, dict]:
 
 def _call(library, function: str, *arguments):
     function = getattr(library, function)
-    function.restype = ctypes.c_int64  # an identifier, a size or a state: all are non-negative if all went well
+    function.restype = (
+        ctypes.c_int64
+    )  # an identifier, a size or a state: all are non-negative if all went well
     integers = [ctypes.c_int64(x) if isinstance(x, int) else x for x in arguments]
     return function(*integers)
 
 
-def _stored_variable(call, variable: int) -> dict:
-    kind = call("H5Tget_native_type", call("H5Dget_type", variable), 0)
+def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
+    of_file = call("H5Dget_type", variable)
+    kind = call("H5Tget_native_type", of_file, 0)
+    floats = _int(call("H5Tget_class", kind)) == FLOAT
+    float_bytes = call("H5Tget_size", kind) if floats else 0
+    call("H5Tclose", kind), call("H5Tclose", of_file)
+    space, lengths = call("H5Dget_space", variable), (ctypes.c_uint64 * 32)()
+    extent = list(lengths[: _int(call("H5Sget_simple_extent_dims", space, lengths, None))])
+    call("H5Sclose", space)
     plan = call("H5Dget_create_plist", variable)
     filters = []
     for i in range(_int(call("H5Pget_nfilters", plan))):
@@ -602,34 +632,41 @@ def _stored_variable(call, variable: int) -> dict:
     layout = _int(call("H5Pget_layout", plan))
     chunks, offsets = [], []
     if layout == CHUNKED:
-        lengths = (ctypes.c_uint64 * 32)()
         chunks = list(lengths[: _int(call("H5Pget_chunk", plan, 32, lengths))])
-        offsets = _chunk_offsets(call, variable, len(chunks))
+        if look_for_gaps:
+            offsets = _chunk_offsets(call, variable, extent, chunks)
+    elsewhere = layout == VIRTUAL or _int(call("H5Pget_external_count", plan)) > 0
+    call("H5Pclose", plan)
     return {
-        "float_bytes": call("H5Tget_size", kind) if _int(call("H5Tget_class", kind)) == FLOAT else 0,
+        "float_bytes": float_bytes,
         "filters": filters,
-        "elsewhere": layout == VIRTUAL or _int(call("H5Pget_external_count", plan)) > 0,
+        "elsewhere": elsewhere,
         "written": layout == COMPACT or call("H5Dget_storage_size", variable) > 0,
+        "extent": extent,
         "chunks": chunks,
         "offsets": offsets,
     }
 
 
-def _chunk_offsets(call, variable: int, n_dims: int) -> list[tuple[int, ...]]:
-    """Where the chunks that the file holds begin."""
-    found = []
+def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tuple[int, ...]]:
+    """Where the chunks that the file holds begin, if some are missing."""
+    found, n_chunks = [], ctypes.c_uint64()
     kind = ctypes.CFUNCTYPE(
         ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint, ctypes.c_uint64,
         ctypes.c_uint64, ctypes.c_void_p,
     )  # fmt: skip
 
     def note(offset, *_):
-        found.append(tuple(offset[:n_dims]))
+        found.append(tuple(offset[: len(chunks)]))
         return 0
 
+    wanted = math.prod(-(-size // length) for size, length in zip(extent, chunks))
     try:
+        call("H5Dget_num_chunks", variable, 0, ctypes.byref(n_chunks))
+        if n_chunks.value == wanted:
+            return []
         call("H5Dchunk_iter", variable, 0, kind(note), None)
-    except AttributeError:  # before HDF5 1.14
+    except AttributeError:  # HDF5 before 1.14
         return []
     return found
 

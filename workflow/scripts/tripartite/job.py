@@ -161,7 +161,9 @@ def _read(path: Path) -> xr.Dataset:
         raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
 
 
-READ_SECONDS = 30  # of computing, and one more for each megabyte's fifth, by which any whole file is read
+READ_SECONDS = (
+    30  # of computing, and one more for each megabyte's fifth, by which any whole file is read
+)
 
 
 @contextlib.contextmanager

@@ -53,7 +53,9 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
                 f"{int((needed <= 5).sum())} of {needed.size} heads with up to $10^5$"
             )
         palette.title(axis, fit.attrs["source"], words)
-        heads, layers = (palette.tick_labels(fit, dim, fit[dim].values) for dim in ("head", "layer"))
+        heads, layers = (
+            palette.tick_labels(fit, dim, fit[dim].values) for dim in ("head", "layer")
+        )
         upright = 90 if max(map(len, heads)) > 3 else 0
         axis.set_xticks(np.arange(fit.sizes["head"]) + 0.5, heads, rotation=upright)
         axis.set_yticks(np.arange(fit.sizes["layer"]) + 0.5, layers, rotation=0)

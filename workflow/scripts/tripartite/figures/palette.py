@@ -129,7 +129,9 @@ def labels(fits: dict) -> list[str]:
 
 def head_name(fit, layer: int, head: int) -> str:
     """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
-    (layer_label,), (head_label,) = tick_labels(fit, "layer", [layer]), tick_labels(fit, "head", [head])
+    (layer_label,), (head_label,) = tick_labels(fit, "layer", [layer]), tick_labels(
+        fit, "head", [head]
+    )
     return f"layer {layer_label}, head {head_label}"
 
 

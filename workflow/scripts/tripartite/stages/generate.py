@@ -98,8 +98,7 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     labels = {
         dim: [str(label) for label in foreign[dim].values]
         for dim in ("layer", "head")
-        if dim in foreign.coords
-        and foreign[dim].values.tolist() != list(range(foreign.sizes[dim]))
+        if dim in foreign.coords and foreign[dim].values.tolist() != list(range(foreign.sizes[dim]))
     }
     return dataset.assign_attrs(labels=json.dumps(labels)) if labels else dataset
 
