@@ -125,7 +125,7 @@ def test_same_study_same_bytes(archive, tmp_path):
 
 
 def test_the_commit_of_a_clone_is_named(tmp_path):
-    assert sharing._commit(tmp_path)[0] == ""
+    assert sharing._commit(tmp_path) is None
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
     for words in (
         ["init"],
@@ -135,10 +135,14 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
                        env=os.environ | {"GIT_COMMITTER_DATE": "2020-01-02T12:00:00+0000"})  # fmt: skip
     commit, date = sharing._commit(tmp_path)
     assert len(commit) == 40 and date == "2020-01-02"
-    (tmp_path / "new").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").touch()
+    assert sharing._commit(tmp_path) == (commit, date), "what is not packed as it is does not count"
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").touch()
     assert sharing._commit(tmp_path)[0] == f"{commit}, with changes"
-    (tmp_path / "within").mkdir()
-    assert sharing._commit(tmp_path / "within")[0] == ""
+    assert sharing._commit(tmp_path / "workflow") is None
 
 
 def test_all_that_is_packed_is_fetched():
@@ -275,7 +279,7 @@ def test_the_same_results_are_identical(archive, tmp_path):
 
 
 NAME = "normalizer_error"
-ROW = agreement.Row("a/fit.nc", "y", "interval", 1.0, "", True, np.ones(5))
+ROW = agreement.Row("a/fit.nc", "y", "agrees", 1.0, "", True, np.ones(5))
 WHOLE = (NAME, f"{NAME}_low", f"{NAME}_high")
 
 
@@ -293,17 +297,17 @@ def nan_at_one(fit):
     ("change", "name", "wanted"),
     [
         (moved(1e-12), NAME, "rounding"),
-        (moved(1e-6), NAME, "interval"),
+        (moved(1e-6), NAME, "agrees"),
         (moved(1e-12, ["log10_features_needed"]), "log10_features_needed", "rounding"),
-        (moved(1e-6, ["log10_features_needed"]), "log10_features_needed", "outside"),
-        (moved(0.5), NAME, "outside"),
-        (moved(1e-6, [f"{NAME}_low"]), NAME, "interval"),
-        (nan_at_one, NAME, "outside"),
+        (moved(1e-6, ["log10_features_needed"]), "log10_features_needed", "not judged"),
+        (moved(0.5), NAME, "contradicts"),
+        (moved(1e-6, [f"{NAME}_low"]), NAME, "agrees"),
+        (nan_at_one, NAME, "contradicts"),
         (lambda fit: fit.assign_coords(head=[0, 2]), NAME, "missing"),
-        (lambda fit: fit.assign_coords(head=[2, 3]), NAME, "outside"),
-        (lambda fit: fit.assign_coords(head=[0, 2]), "head", "outside"),
+        (lambda fit: fit.assign_coords(head=[2, 3]), NAME, "missing"),
+        (lambda fit: fit.assign_coords(head=[0, 2]), "head", "not judged"),
         (lambda fit: fit.isel(layer=[0]), NAME, "missing"),
-        (lambda fit: moved(0.5)(fit.isel(layer=[0])), NAME, "outside"),
+        (lambda fit: moved(0.5)(fit.isel(layer=[0])), NAME, "contradicts"),
     ],
 )  # fmt: skip
 def test_levels(change, name, wanted, tmp_path):
@@ -312,8 +316,8 @@ def test_levels(change, name, wanted, tmp_path):
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     assert levels(found.rows)[name] == wanted
     failed = {row.variable for row in agreement.failures(found.rows)}
-    assert (name in failed) == (wanted in ("outside", "missing") and name == NAME)
-    assert found.figures == {"other": 1}
+    assert (name in failed) == (wanted in ("contradicts", "missing") and name == NAME)
+    assert found.figures == {"different": 1}
 
 
 def test_labels_that_only_they_have_are_no_fault(tmp_path):
@@ -335,7 +339,7 @@ def test_wider_intervals_are_told(tmp_path):
     study(tmp_path / "theirs", wide)
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "interval" and row.note == "their intervals are 90 times as wide"
+    assert row.level == "agrees" and row.note == "their intervals are 90 times as wide"
 
 
 def test_what_has_no_interval_is_not_judged(tmp_path):
@@ -353,11 +357,11 @@ def test_what_has_no_interval_is_not_judged(tmp_path):
     study(tmp_path / "theirs", without(0.5))
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "interval" and row.note == "4 of 8 have no interval"
+    assert row.level == "agrees" and row.note == "4 of 8 have no interval"
     assert not agreement.failures(found.rows)
 
 
-def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
+def test_no_interval_at_all_is_not_judged_and_no_failure(tmp_path):
     def without(by):
         def change(fit):
             fit = moved(by, [NAME])(fit)
@@ -369,7 +373,7 @@ def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
     study(tmp_path / "theirs", without(0.5))
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "outside" and "have no interval" in row.note
+    assert row.level == "not judged" and "have no interval" in row.note
     assert not agreement.failures(found.rows)
 
 
@@ -388,9 +392,9 @@ def without_fits(n, names=(NAME,)):
 @pytest.mark.parametrize(
     ("ours", "theirs", "settings", "level", "note"),
     [
-        (0, 1, {"n_seeds": 4}, "interval", "0 only here, 1 only there"),
-        (0, 1, {"n_seeds": 3}, "outside", "0 only here, 1 only there"),
-        (0, 8, {"n_seeds": 4}, "interval", "0 only here, 8 only there"),
+        (0, 1, {"n_seeds": 4}, "agrees", "0 only here, 1 only there"),
+        (0, 1, {"n_seeds": 3}, "contradicts", "0 only here, 1 only there"),
+        (0, 8, {"n_seeds": 4}, "agrees", "0 only here, 8 only there"),
         (8, 8, {"n_seeds": 4}, "identical", ""),
     ],
 )
@@ -406,14 +410,14 @@ def test_fits_that_one_lab_could_not_do(ours, theirs, settings, level, note, tmp
     ]
     assert row.level == level and (level == "identical" or row.note == note)
     failed = {row.variable for row in agreement.failures(found.rows)}
-    assert failed == ({NAME} if level == "outside" else set())
+    assert failed == ({NAME} if level == "contradicts" else set())
 
 
 def test_fits_that_only_one_lab_could_do_are_no_chance():
     """Many in one variable, or all of a file: 20 of 20 heads, or whatever there is."""
     row = ROW._replace(alone=(20, 0))
-    assert agreement._judged(row, 100, True).level == "outside"
-    assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "interval"
+    assert agreement._judged(row, 100, True).level == "contradicts"
+    assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "agrees"
 
 
 def test_a_file_without_any_fit_in_common_fails(tmp_path):
@@ -442,11 +446,15 @@ def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
     found = agreement.compare(files, theirs)
     (row,) = [row for row in found.rows if row.variable == NAME]
     other = "seed" in settings
-    assert row.level == "outside" and row.fitted != other and bool(row.chances.size) != other
+    assert (
+        row.level == ("not judged" if other else "contradicts")
+        and row.fitted != other
+        and bool(row.chances.size) != other
+    )
     monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(tmp_path / "x")])  # fmt: skip
     assert share.main() == 1
     said = capsys.readouterr()
-    wanted = "no fitted value that can be judged" if other else "fitted values that do not agree"
+    wanted = "no fitted value that can be judged" if other else "fitted values contradict those of"
     assert wanted in said.err and said.err.count("\n") == 1
     assert "**The data differ** (small/qkv.nc)" in said.out
 
@@ -493,7 +501,7 @@ def test_replicates_agree_and_others_do_not():
         ours, theirs = (scale * rng.standard_normal((n, 300)) for n in sizes)
         theirs[:, 0] += shift * scale[0]
         p = agreement.chances(lab(ours), lab(theirs), "y", sizes)
-        return agreement._judged(ROW._replace(chances=p), 1, False).level == "interval"
+        return agreement._judged(ROW._replace(chances=p), 1, False).level == "agrees"
 
     for sizes in ((3, 3), (5, 5), (10, 10), (5, 40)):
         same = np.mean([agree(sizes) for _ in range(1000)])
@@ -555,14 +563,15 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
     assert f"small/fit.nc {NAME}" in said.err
     text = (folder / "tiny.md").read_text()
-    assert text.startswith(said.out.split("\nAll that was compared: ")[0]) and "\x1b" not in text
+    assert text.startswith(said.out[said.out.index("# ") :].split("\nAll that was compared: ")[0])
+    assert "\x1b" not in text
     for row in (
         "| n_seeds | 3 | 4 | small/fit.nc |",
         "| device | cpu | cuda | small/fit.nc |",
         "| source | random heads | a / b?[31m | small/fit.nc |",
         "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
         "| small/qkv.nc | all | missing | – |  |",
-        f"| small/fit.nc | {NAME} | outside | 0.75 | their intervals are 4 times as wide; 8 of 8 leave, p down to 3e-07 |",
+        f"| small/fit.nc | {NAME} | contradicts | 0.75 | their intervals are 4 times as wide; 8 of 8 differ, p down to 3e-07 |",
     ):
         assert row in text.splitlines()
     assert "Only the other has extra/fit.nc, extra/qkv.nc." in text
@@ -607,8 +616,11 @@ def test_export_and_compare_end_to_end(tmp_path):
         assert not any("private" in name for name in opened.namelist())
         opened.extractall(tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked"
-    said = snakemake(unpacked, "compare", "--config", "study=tiny", f"other={archive}")
-    assert said.returncode == 0 and "1 of 1 rows of fitted values agree" in said.stdout
+    said = snakemake(unpacked, "compare", "--config", f"other={archive}")  # it names its study
+    assert (
+        said.returncode == 0
+        and "1 of 1 rows of fitted values agree. All 4 rows are identical" in said.stdout
+    )
     for option, words in (
         ("device=cpu", "other: is missing; add the archive or folder"),
         ("other=no.zip", "other: 'no.zip': there is no such archive or folder"),

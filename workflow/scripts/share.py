@@ -1,7 +1,8 @@
 """Share a finished study: python share.py export|compare|about --files RESULTS ...
 
 export packs it into one archive; compare sets another lab's archive or results folder beside it (see
-workflow/rules/sharing.smk); about prints what made it, for the report.
+workflow/rules/sharing.smk), for which read, in a process of its own, reads their files first; about prints
+what made it, for the report.
 """
 
 import argparse
@@ -17,8 +18,9 @@ from tripartite.figures import agreement as figure
 
 def compare(files: list[Path], other: Path, folder: Path) -> None:
     """Write and print how far the other results agree; Breach where a fitted value does not."""
+    job.verify(files)
     study = files[0].parts[-3]
-    with sharing.opened(other, folder) as theirs:
+    with sharing.opened(other, folder, files) as theirs:
         found = agreement.compare(files, theirs)
     text = agreement.summary(found, study, other.name)
     job.save_text(f"{text}\n{agreement.table(found)}", folder / f"{study}.md")
@@ -28,36 +30,49 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
     if faults := agreement.failures(found.rows):
         names = ", ".join(f"{row.file} {row.variable}".strip() for row in faults[:3])
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise Breach(
-            f"{folder / study}.md: fitted values that do not agree with {other.name}, or are missing "
-            f"there: {names}{more}"
-        )
-    if not any(row.fitted for row in found.rows):
-        raise Breach(
-            f"{folder / study}.md: {other.name} has no fitted value that can be judged, as its data are those of "
-            "other settings; compare studies of the same data"
-        )
+        words = f"fitted values contradict those of {other.name}, or are missing there"
+        if not any(row.fitted for row in found.rows):
+            words = (
+                f"there is no fitted value that can be judged (its data are those of other settings, or it has no "
+                f"intervals), and other values differ from those of {other.name}, or are missing there"
+            )
+        raise Breach(f"{folder / study}.md: {words}: {names}{more}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("export", "compare", "about"))
+    parser.add_argument("what", choices=("export", "compare", "about", "read"))
     parser.add_argument(
         "--files", nargs="+", type=Path, required=True, help="all results of a study"
     )
     parser.add_argument(
         "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
     )
+    parser.add_argument(
+        "--own", nargs="*", type=Path, default=[], help="export: the user's own files of q, k and v"
+    )
+    parser.add_argument(
+        "--absent", nargs="*", default=[], help="export: names of own files that are not there"
+    )
+    parser.add_argument(
+        "--machine", type=json.loads, default={}, help="export: settings of the machine, as JSON"
+    )
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
     parser.add_argument("--output", type=Path, help="the archive, or a folder")
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
     parser.add_argument("--study", type=json.loads, help="about: the study, with all defaults")
+    parser.add_argument("--limits", nargs="+", type=int, help="read: most bytes of each file")
     given = parser.parse_args()
     try:
         if given.what == "export":
-            sharing.export(given.files, given.settings, Path(__file__).parents[2], given.output)
+            root = Path(__file__).parents[2]
+            sharing.export(
+                given.files, given.settings, root, given.output, given.own, given.absent, given.machine
+            )  # fmt: skip
         elif given.what == "about":
             print(about(given.files, given.logs, given.study))
+        elif given.what == "read":
+            sharing.read_all(dict(zip(given.files, given.limits)))
         else:
             compare(given.files, given.other, given.output)
     except Breach as error:
