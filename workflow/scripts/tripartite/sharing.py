@@ -57,13 +57,15 @@ PROFILES = {  # beside Workflow RO-Crate, which the library adds
     "https://w3id.org/ro/wfrun/process/0.6": "Process Run Crate",
     "https://w3id.org/ro/wfrun/workflow/0.6": "Workflow Run Crate",
 }
+PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # YAML without quotes
 # What file managers leave behind: nobody wrote it, nothing of it is read.
 JUNK = {
     "__macosx", ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
     "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir",
 }  # fmt: skip
-OTHER_ARCHIVES = {  # by their first bytes
-    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar", b"\x28\xb5\x2f\xfd": "zstd",
+OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
+    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar",
+    b"\x28\xb5\x2f\xfd": "zstd", b"ustar": "tar",
 }  # fmt: skip
 # Of another lab's archive or folder; more is refused before it is read.
 MOST_BYTES = 20_000_000_000
@@ -188,7 +190,7 @@ def config_text(text: str, machine: dict, root: Path) -> str:
     schema = yaml.safe_load(_text(root / "workflow/schemas/config.schema.yaml"))
     wanted = {key: spec["default"] for key, spec in schema["properties"].items()}
     wanted |= {key: machine[key] for key in ("study", "memory_gb") if key in machine}
-    with contextlib.suppress(yaml.YAMLError, AttributeError, ValueError):
+    with contextlib.suppress(yaml.YAMLError, AttributeError, TypeError, ValueError):
         pairs = [(key.value, value) for key, value in yaml.compose(text).value]
         lacking = {key: value for key, value in wanted.items() if key not in dict(pairs)}
         new = _replaced(text, [(node, wanted[key]) for key, node in pairs if key in wanted])
@@ -207,10 +209,10 @@ def _replaced(text: str, values: list[tuple[yaml.Node, object]]) -> str:
     for node, value in sorted(values, key=lambda pair: -pair[0].start_mark.index):
         before, after = text[: node.start_mark.index], text[node.end_mark.index :]
         old = text[node.start_mark.index : node.end_mark.index]
-        if isinstance(node, yaml.ScalarNode) and yaml.safe_load(old or "~") == value:
-            continue
         space = "" if before[-1:].isspace() else " "
-        new = json.dumps(value, ensure_ascii=False)
+        new = str(value)
+        if not PLAIN.fullmatch(new) or yaml.safe_load(new) != value:
+            new = json.dumps(value, ensure_ascii=False)
         text = before + space + new + "\n" * old.endswith("\n") + after
     return text
 
@@ -400,7 +402,8 @@ def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
                 raise Breach(
                     f"{other}: is neither a file nor a folder; give an archive made by export, or a folder"
                 )
-            check_files(results, files)
+            if theirs := byte_limits(results, files):
+                read_apart(theirs)
         except Breach:
             raise
         except (
@@ -473,34 +476,35 @@ def _holds_results(folder: Path) -> bool:
     return any(job.is_contract(path) for part in _listed(folder) for path in _listed(part))
 
 
-def check_files(folder: Path, files: list[Path]) -> None:
-    """Read those netCDF files of another lab that ours are compared with, in a process of its own.
+def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
+    """The netCDF files of another lab that ours are compared with, and the most bytes that each may take.
 
-    Breach if one is no file, declares far more than ours, is damaged, or makes the library fail or wait for ever.
+    Breach if one is no file, or is larger.
     """
-    limits = {}
+    found = {}
     for mine in filter(job.is_contract, files):
         path = folder / job.key(mine)
         if not os.path.lexists(path):
             continue
         if not path.is_file():
-            raise Breach(f"{path}: is no file, or a link to nowhere")
-        limits[path] = max(LEAST_BYTES, TIMES_OURS * declared_bytes(mine))
-        if (size := path.stat().st_size) > limits[path]:
-            raise Breach(f"{path}: has {size / 1e9:.1f} GB, at most {limits[path] / 1e9:.1f} GB are read: "
+            raise Breach(
+                f"{path}: is no file, or a link to nowhere; give results as they were made"
+            )
+        found[path] = max(LEAST_BYTES, TIMES_OURS * declared_bytes(mine))
+        if (size := path.stat().st_size) > found[path]:
+            raise Breach(f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
                          f"{TIMES_OURS} times what ours takes")  # fmt: skip
-    if not limits:
-        return
+    return found
+
+
+def read_apart(limits: dict[Path, int]) -> None:
+    """Read files of another lab in a process of its own, before they are read in this one.
+
+    Breach if one is damaged, takes more bytes than its limit, or makes the library fail or wait for ever.
+    """
     script = Path(__file__).parents[1] / "share.py"
-    command = [
-        sys.executable,
-        script,
-        "read",
-        "--files",
-        *limits,
-        "--limits",
-        *map(str, limits.values()),
-    ]
+    command = [sys.executable, script, "read", "--files", *limits]
+    command += ["--limits", *map(str, limits.values())]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     ) as reader:
@@ -510,11 +514,8 @@ def check_files(folder: Path, files: list[Path]) -> None:
                 ready, _, _ = select.select([reader.stdout], [], [], seconds)
                 line = reader.stdout.readline() if ready else b""
                 if not line:
-                    did = (
-                        "makes the netCDF library fail"
-                        if ready
-                        else f"cannot be read within {seconds:.0f} s"
-                    )
+                    did = "makes the netCDF library fail"
+                    did = did if ready else f"cannot be read within {seconds:.0f} s"
                     raise Breach(f"{path}: {did}; it may be damaged: ask for it again")
                 if fault := json.loads(line):
                     raise Breach(fault)
@@ -578,9 +579,9 @@ def unpack(archive: Path, folder: Path) -> Path:
     large, or has names that lead elsewhere.
     """
     with open(archive, "rb") as file:
-        first = file.read(6)
+        first = file.read(262)
     for start, kind in OTHER_ARCHIVES.items():
-        if first.startswith(start):
+        if first.startswith(start) or kind == "tar" and first.endswith(start):
             raise Breach(
                 f"{archive}: is an archive of another kind ({kind}); unpack it and give its folder"
             )
@@ -680,12 +681,7 @@ def _fault(entry: zipfile.ZipInfo) -> str:
         return "is no plain path below the archive"
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is a link or another special file"
-    if entry.compress_type not in (
-        zipfile.ZIP_STORED,
-        zipfile.ZIP_DEFLATED,
-        zipfile.ZIP_BZIP2,
-        zipfile.ZIP_LZMA,
-    ):
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):
         return (
             "is compressed in a way that is not read here: unpack the archive and give its folder"
         )
@@ -693,8 +689,11 @@ def _fault(entry: zipfile.ZipInfo) -> str:
 
 
 def _block(entry: zipfile.ZipInfo) -> int:
-    """Bytes to read at a time: of what may unpack to very much more, as little as goes."""
-    return 1 << 20 if entry.compress_type in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) else 1 << 12
+    """Bytes to read at a time: zipfile unpacks LZMA, of which 4 kB hold 30 MB, without a limit of its own.
+
+    Of bzip2, 4 kB hold gigabytes: it is refused.
+    """
+    return 1 << 12 if entry.compress_type == zipfile.ZIP_LZMA else 1 << 20
 
 
 def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, str]:
