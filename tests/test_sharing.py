@@ -4,17 +4,30 @@ import json
 import os
 import re
 import shutil
+import socket
 import stat
 import subprocess
+import sys
+import tarfile
+import tracemalloc
+import unicodedata
+import warnings
 import zipfile
+import zlib
 from pathlib import Path
+from urllib.parse import unquote
 
+import hypothesis
+import hypothesis.strategies as st
+import netCDF4
 import numpy as np
 import pytest
 import scipy.stats
 import share
 import xarray as xr
+import yaml
 from conftest import ROOT, project, snakemake
+from matplotlib import pyplot as plt
 from rocrate.rocrate import ROCrate
 from test_contracts import qkv
 from test_job import LESS, python
@@ -23,6 +36,7 @@ from test_workflow import with_study
 
 from tripartite import agreement, job, sharing
 from tripartite.contracts import CONTRACTS, COORDINATES, Breach
+from tripartite.figures import agreement as figure
 from tripartite.stages.attend import attend
 
 ATTRS = {"source": "random heads", "settings": {"n_seeds": 3, "dtype": "float64"}, "device": "cpu",
@@ -128,7 +142,7 @@ def test_same_study_same_bytes(archive, tmp_path):
 
 
 def test_the_commit_of_a_clone_is_named(tmp_path):
-    assert sharing._commit(tmp_path)[0] == ""
+    assert sharing._commit(tmp_path) is None
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
     for words in (
         ["init"],
@@ -138,10 +152,14 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
                        env=os.environ | {"GIT_COMMITTER_DATE": "2020-01-02T12:00:00+0000"})  # fmt: skip
     commit, date = sharing._commit(tmp_path)
     assert len(commit) == 40 and date == "2020-01-02"
-    (tmp_path / "new").touch()
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/config.yaml").touch()
+    assert sharing._commit(tmp_path) == (commit, date), "what is not packed as it is does not count"
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/Snakefile").touch()
     assert sharing._commit(tmp_path)[0] == f"{commit}, with changes"
-    (tmp_path / "within").mkdir()
-    assert sharing._commit(tmp_path / "within")[0] == ""
+    assert sharing._commit(tmp_path / "workflow") is None
 
 
 def test_all_that_is_packed_is_fetched():
@@ -163,7 +181,9 @@ def test_only_a_whole_study_is_packed(tmp_path):
     files = study(tmp_path)
     path = tmp_path / "results/tiny/small/fit.nc"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Breach, match="fit.nc: not a readable netCDF-4 file"):
+    with pytest.raises(
+        Breach, match=r"fit.nc: cannot be read \(.*\); it may be damaged: ask for it again"
+    ):
         sharing.export(files, [], ROOT, tmp_path / "x.zip")
     assert not list(tmp_path.glob("*.zip"))
 
@@ -278,7 +298,7 @@ def test_the_same_results_are_identical(archive, tmp_path):
 
 
 NAME = "normalizer_error"
-ROW = agreement.Row("a/fit.nc", "y", "interval", 1.0, "", True, np.ones(5))
+ROW = agreement.Row("a/fit.nc", "y", "agrees", 1.0, "", True, np.ones(5))
 WHOLE = (NAME, f"{NAME}_low", f"{NAME}_high")
 
 
@@ -369,17 +389,17 @@ def test_training_on_another_processor_agrees_within_rounding(dtype, tmp_path):
     ("change", "name", "wanted"),
     [
         (moved(1e-12), NAME, "rounding"),
-        (moved(1e-6), NAME, "interval"),
+        (moved(1e-6), NAME, "agrees"),
         (moved(1e-12, ["log10_features_needed"]), "log10_features_needed", "rounding"),
-        (moved(1e-6, ["log10_features_needed"]), "log10_features_needed", "outside"),
-        (moved(0.5), NAME, "outside"),
-        (moved(1e-6, [f"{NAME}_low"]), NAME, "interval"),
-        (nan_at_one, NAME, "outside"),
+        (moved(1e-6, ["log10_features_needed"]), "log10_features_needed", "not judged"),
+        (moved(0.5), NAME, "contradicts"),
+        (moved(1e-6, [f"{NAME}_low"]), NAME, "agrees"),
+        (nan_at_one, NAME, "contradicts"),
         (lambda fit: fit.assign_coords(head=[0, 2]), NAME, "missing"),
-        (lambda fit: fit.assign_coords(head=[2, 3]), NAME, "outside"),
-        (lambda fit: fit.assign_coords(head=[0, 2]), "head", "outside"),
+        (lambda fit: fit.assign_coords(head=[2, 3]), NAME, "missing"),
+        (lambda fit: fit.assign_coords(head=[0, 2]), "head", "not judged"),
         (lambda fit: fit.isel(layer=[0]), NAME, "missing"),
-        (lambda fit: moved(0.5)(fit.isel(layer=[0])), NAME, "outside"),
+        (lambda fit: moved(0.5)(fit.isel(layer=[0])), NAME, "contradicts"),
     ],
 )  # fmt: skip
 def test_levels(change, name, wanted, tmp_path):
@@ -388,8 +408,8 @@ def test_levels(change, name, wanted, tmp_path):
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     assert levels(found.rows)[name] == wanted
     failed = {row.variable for row in agreement.failures(found.rows)}
-    assert (name in failed) == (wanted in ("outside", "missing") and name == NAME)
-    assert found.figures == {"other": 1}
+    assert (name in failed) == (wanted in ("contradicts", "missing") and name == NAME)
+    assert found.figures == {"different": 1}
 
 
 def test_labels_that_only_they_have_are_no_fault(tmp_path):
@@ -411,7 +431,7 @@ def test_wider_intervals_are_told(tmp_path):
     study(tmp_path / "theirs", wide)
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "interval" and row.note == "their intervals are 90 times as wide"
+    assert row.level == "agrees" and row.note == "their intervals are 90 times as wide"
 
 
 def test_what_has_no_interval_is_not_judged(tmp_path):
@@ -429,11 +449,11 @@ def test_what_has_no_interval_is_not_judged(tmp_path):
     study(tmp_path / "theirs", without(0.5))
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "interval" and row.note == "4 of 8 have no interval"
+    assert row.level == "agrees" and row.note == "4 of 8 have no interval"
     assert not agreement.failures(found.rows)
 
 
-def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
+def test_no_interval_at_all_is_not_judged_and_no_failure(tmp_path):
     def without(by):
         def change(fit):
             fit = moved(by, [NAME])(fit)
@@ -445,7 +465,7 @@ def test_no_interval_at_all_is_outside_but_no_failure(tmp_path):
     study(tmp_path / "theirs", without(0.5))
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     (row,) = [row for row in found.rows if row.variable == NAME]
-    assert row.level == "outside" and "have no interval" in row.note
+    assert row.level == "not judged" and "have no interval" in row.note
     assert not agreement.failures(found.rows)
 
 
@@ -464,9 +484,9 @@ def without_fits(n, names=(NAME,)):
 @pytest.mark.parametrize(
     ("ours", "theirs", "settings", "level", "note"),
     [
-        (0, 1, {"n_seeds": 4}, "interval", "0 only here, 1 only there"),
-        (0, 1, {"n_seeds": 3}, "outside", "0 only here, 1 only there"),
-        (0, 8, {"n_seeds": 4}, "interval", "0 only here, 8 only there"),
+        (0, 1, {"n_seeds": 4}, "agrees", "0 only here, 1 only there"),
+        (0, 1, {"n_seeds": 3}, "contradicts", "0 only here, 1 only there"),
+        (0, 8, {"n_seeds": 4}, "agrees", "0 only here, 8 only there"),
         (8, 8, {"n_seeds": 4}, "identical", ""),
     ],
 )
@@ -482,14 +502,14 @@ def test_fits_that_one_lab_could_not_do(ours, theirs, settings, level, note, tmp
     ]
     assert row.level == level and (level == "identical" or row.note == note)
     failed = {row.variable for row in agreement.failures(found.rows)}
-    assert failed == ({NAME} if level == "outside" else set())
+    assert failed == ({NAME} if level == "contradicts" else set())
 
 
 def test_fits_that_only_one_lab_could_do_are_no_chance():
     """Many in one variable, or all of a file: 20 of 20 heads, or whatever there is."""
     row = ROW._replace(alone=(20, 0))
-    assert agreement._judged(row, 100, True).level == "outside"
-    assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "interval"
+    assert agreement._judged(row, 100, True).level == "contradicts"
+    assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "agrees"
 
 
 def test_a_file_without_any_fit_in_common_fails(tmp_path):
@@ -518,11 +538,15 @@ def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
     found = agreement.compare(files, theirs)
     (row,) = [row for row in found.rows if row.variable == NAME]
     other = "seed" in settings
-    assert row.level == "outside" and row.fitted != other and bool(row.chances.size) != other
+    assert (
+        row.level == ("not judged" if other else "contradicts")
+        and row.fitted != other
+        and bool(row.chances.size) != other
+    )
     monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(tmp_path / "x")])  # fmt: skip
     assert share.main() == 1
     said = capsys.readouterr()
-    wanted = "no fitted value that can be judged" if other else "fitted values that do not agree"
+    wanted = "no fitted value that can be judged" if other else "fitted values contradict those of"
     assert wanted in said.err and said.err.count("\n") == 1
     assert "**The data differ** (small/qkv.nc)" in said.out
 
@@ -569,7 +593,7 @@ def test_replicates_agree_and_others_do_not():
         ours, theirs = (scale * rng.standard_normal((n, 300)) for n in sizes)
         theirs[:, 0] += shift * scale[0]
         p = agreement.chances(lab(ours), lab(theirs), "y", sizes)
-        return agreement._judged(ROW._replace(chances=p), 1, False).level == "interval"
+        return agreement._judged(ROW._replace(chances=p), 1, False).level == "agrees"
 
     for sizes in ((3, 3), (5, 5), (10, 10), (5, 40)):
         same = np.mean([agree(sizes) for _ in range(1000)])
@@ -631,14 +655,15 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
     assert f"small/fit.nc {NAME}" in said.err
     text = (folder / "tiny.md").read_text()
-    assert text.startswith(said.out.split("\nAll that was compared: ")[0]) and "\x1b" not in text
+    assert text.startswith(said.out[said.out.index("# ") :].split("\nAll that was compared: ")[0])
+    assert "\x1b" not in text
     for row in (
         "| n_seeds | 3 | 4 | small/fit.nc |",
         "| device | cpu | cuda | small/fit.nc |",
         "| source | random heads | a / b?[31m | small/fit.nc |",
         "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
         "| small/qkv.nc | all | missing | – |  |",
-        f"| small/fit.nc | {NAME} | outside | 0.75 | their intervals are 4 times as wide; 8 of 8 leave, p down to 3e-07 |",
+        f"| small/fit.nc | {NAME} | contradicts | 0.75 | their intervals are 4 times as wide; 8 of 8 differ, p down to 3e-07 |",
     ):
         assert row in text.splitlines()
     assert "Only the other has extra/fit.nc, extra/qkv.nc." in text
@@ -654,6 +679,799 @@ def test_fitted_values_that_are_missing_fail(tmp_path):
     (tmp_path / "ours/results/tiny/small/qkv.nc").unlink()
     with pytest.raises(Breach, match="qkv.nc: is missing; run the study first"):
         agreement.compare(files, tmp_path / "theirs/results/tiny")
+
+
+# Archives that went through other hands, and folders.
+
+SOME = "größe 模.nc"  # a user's own file, whose name not every archiver writes alike
+
+
+@pytest.fixture(scope="module")
+def travelled(tmp_path_factory):
+    """An archive with an own file, and our results, which are the same."""
+    folder = tmp_path_factory.mktemp("travelled")
+    own = folder / SOME
+    own.write_bytes(b"q, k and v")
+    files = study(folder)
+    return packed_of(folder, files, own=[own]), files
+
+
+def packed_of(folder: Path, files: list[Path], text="experiments: {}\n", **options) -> Path:
+    settings = folder / "config/studies/tiny.yaml"
+    settings.parent.mkdir(parents=True, exist_ok=True)
+    settings.write_text(text)
+    sharing.export(files, [settings], ROOT, folder / "own.zip", **options)
+    return folder / "own.zip"
+
+
+@pytest.fixture
+def here(monkeypatch):
+    """Read their files in this process: starting another one takes longer than all the rest."""
+
+    def read(limits):
+        for path, limit in limits.items():
+            if fault := sharing._fault_of(path, limit):
+                raise Breach(fault)
+
+    monkeypatch.setattr(sharing, "read_apart", read)
+
+
+def repacked(
+    archive: Path,
+    target: Path,
+    name=lambda name: name,
+    more=(),
+    method=zipfile.ZIP_STORED,
+    order=sorted,
+):
+    """The archive as another program packs the same files."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w", method) as new:
+        for member in order(old.namelist()):
+            new.writestr(name(member), old.read(member))
+        for junk in more:
+            new.writestr(junk, "" if junk.endswith("/") else "x")
+    return target
+
+
+def below(folder: str):
+    return lambda name: f"{folder}/{name}"
+
+
+def as_cp437(name: str) -> str:
+    """A name in the alphabet of another machine, read as that of DOS, which zip files fall back to."""
+    return name.encode("utf-8").decode("cp437")
+
+
+def decomposed(name: str) -> str:
+    return unicodedata.normalize("NFD", name)
+
+
+def unpacked(archive: Path, folder: Path) -> Path:
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(folder)
+    return folder
+
+
+def self_extracting(archive: Path, target: Path) -> Path:
+    target.write_bytes(b"MZ a program that unpacks what follows" + archive.read_bytes())
+    return target
+
+
+def foreign_modes(archive: Path, target: Path) -> Path:
+    """Other modes and dates, as after a copy to another file system."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for entry in old.infolist():
+            other = zipfile.ZipInfo(entry.filename, (2026, 1, 2, 3, 4, 6))
+            other.create_system, other.external_attr = 0, 0x20
+            new.writestr(other, old.read(entry))
+    return target
+
+
+def large_headers(archive: Path, target: Path) -> Path:
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            with new.open(name, "w", force_zip64=True) as member:
+                member.write(old.read(name))
+    return target
+
+
+def linked(archive: Path, target: Path) -> Path:
+    target.symlink_to(archive)
+    return target
+
+
+def in_a_folder(archive: Path, target: Path) -> Path:
+    """Unpacked by a Mac: a folder around everything, and traces of the Finder beside it."""
+    unpacked(archive, target / "mine")
+    (target / "__MACOSX/mine/results/tiny/small").mkdir(parents=True)
+    (target / "__MACOSX/mine/results/tiny/small/._fit.nc").write_text("x")
+    return target
+
+
+def beside_others(archive: Path, target: Path) -> Path:
+    """A project with results of several studies, of which one is called like ours, and a link in a circle."""
+    unpacked(archive, target)
+    shutil.copytree(target / "results/tiny", target / "results/large")
+    (target / "results/circle").symlink_to("circle")
+    (target / "results/up").symlink_to(target)
+    return target
+
+
+def renamed(archive: Path, target: Path) -> Path:
+    unpacked(archive, target)
+    return (target / "results/tiny").rename(target / "of another name")
+
+
+def with_a_pipe(archive: Path, target: Path) -> Path:
+    """What nobody reads may be anything."""
+    unpacked(archive, target)
+    os.mkfifo(target / "results/tiny/small/states.nc.tmp")
+    os.mkfifo(target / "results/tiny/figures/other.svg")
+    return target
+
+
+SAME = {
+    "finder": lambda a, b: repacked(a, b, below("mine"), ["__MACOSX/mine/._README.md", "mine/.DS_Store"]),
+    "ds_store": lambda a, b: repacked(a, b, more=[".DS_Store", "results/.DS_Store"]),
+    "appledouble": lambda a, b: repacked(a, b, more=["._README.md", "results/tiny/small/._fit.nc"]),
+    "explorer": lambda a, b: repacked(a, b, below("mine"), ["mine/Thumbs.db", "mine/results/desktop.ini"]),
+    "network drive": lambda a, b: repacked(a, b, more=["@eaDir/README.md", ".directory", "Icon\r"]),
+    "deflated": lambda a, b: repacked(a, b, method=zipfile.ZIP_DEFLATED),
+    "lzma": lambda a, b: repacked(a, b, method=zipfile.ZIP_LZMA),
+    "folders": lambda a, b: repacked(a, b, more=["results/", "results/tiny/", "empty/"]),
+    "order": lambda a, b: repacked(a, b, order=lambda names: sorted(names, reverse=True)),
+    "two folders": lambda a, b: repacked(a, b, below("a/b")),
+    "dots": lambda a, b: repacked(a, b, below(".")),
+    "backslashes": lambda a, b: repacked(a, b, lambda name: name.replace("/", "\\")),
+    "backslashes in a folder": lambda a, b: repacked(a, b, lambda name: f"mine\\{name}", ["mine\\results\\"]),
+    "decomposed names": lambda a, b: repacked(a, b, decomposed),
+    "another alphabet": lambda a, b: repacked(a, b, as_cp437),
+    "zip64": large_headers,
+    "self-extracting": self_extracting,
+    "modes": foreign_modes,
+    "link": linked,
+    "unpacked": unpacked,
+    "its results": lambda a, b: unpacked(a, b) / "results",
+    "its study": lambda a, b: unpacked(a, b) / "results/tiny",
+    "another study's name": renamed,
+    "unpacked in a folder": in_a_folder,
+    "beside others": beside_others,
+    "with a pipe": with_a_pipe,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("hands", SAME)
+def test_an_archive_from_other_hands_is_compared(hands, travelled, here, tmp_path):
+    archive, files = travelled
+    other = SAME[hands](archive, tmp_path / "other")
+    with sharing.opened(other, tmp_path / "x", files) as theirs:
+        found = agreement.compare(files, theirs)
+    assert {(row.file, row.level) for row in found.rows} == {
+        ("small/qkv.nc", "identical"),
+        ("small/fit.nc", "identical"),
+    }
+    assert found.figures == {"identical": 1} and not agreement.failures(found.rows)
+    assert not list((tmp_path / "x").glob("*"))
+
+
+def tarred(archive: Path, target: Path, mode="w") -> Path:
+    with tarfile.open(target, mode) as packed:
+        packed.add(archive, "mine.zip")
+    return target
+
+
+def starting(start: bytes):
+    return lambda archive, target: target.write_bytes(start + bytes(300)) and target
+
+
+def twice(archive: Path, target: Path) -> Path:
+    """An archive in an archive, as some sites hand files out."""
+    with zipfile.ZipFile(target, "w") as packed:
+        packed.write(archive, "mine.zip")
+    return target
+
+
+def broken(method: int, shift: int):
+    """The largest member compressed, and its stream damaged."""
+
+    def write(archive: Path, target: Path) -> Path:
+        repacked(archive, target, method=method)
+        with zipfile.ZipFile(target) as packed:
+            largest = max(packed.infolist(), key=lambda entry: entry.compress_size)
+        data = bytearray(target.read_bytes())
+        start = largest.header_offset + 30 + len(largest.filename) + shift
+        data[start : start + 40] = b"\xff" * 40
+        target.write_bytes(data)
+        return target
+
+    return write
+
+
+def patched(offset: int, value: bytes):
+    """Other bytes in the entry of the first member in the directory and before its data."""
+
+    def write(archive: Path, target: Path) -> Path:
+        data = bytearray(archive.read_bytes())
+        with zipfile.ZipFile(archive) as packed:
+            start = packed.start_dir
+        data[start + offset + 2 : start + offset + 2 + len(value)] = value
+        data[offset : offset + len(value)] = value
+        target.write_bytes(data)
+        return target
+
+    return write
+
+
+def metadata(text: bytes):
+    def write(archive: Path, target: Path) -> Path:
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(
+            target, "w", zipfile.ZIP_DEFLATED
+        ) as new:
+            for name in old.namelist():
+                new.writestr(name, text if name == META else old.read(name))
+        return target
+
+    return write
+
+
+def listed_twice(archive: Path, target: Path) -> Path:
+    repacked(archive, target)
+    with zipfile.ZipFile(target, "a") as packed, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        packed.writestr("README.md", "x")
+    return target
+
+
+def two_studies(archive: Path, target: Path) -> Path:
+    """An archive that lists results of two studies, with their SHA-256."""
+    with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+        for name in old.namelist():
+            data = old.read(name)
+            if name == META:
+                crate = json.loads(data)
+                (fit,) = [
+                    part for part in crate["@graph"] if part["@id"] == "results/tiny/small/fit.nc"
+                ]
+                crate["@graph"].append(fit | {"@id": "results/large/small/fit.nc"})
+                data = json.dumps(crate)
+            new.writestr(name, data)
+        new.writestr("results/large/small/fit.nc", old.read("results/tiny/small/fit.nc"))
+    return target
+
+
+def pipe(archive: Path, target: Path) -> Path:
+    os.mkfifo(target)
+    return target
+
+
+def socket_file(archive: Path, target: Path) -> Path:
+    with socket.socket(socket.AF_UNIX) as opened:
+        opened.bind(os.path.relpath(target))
+    return target
+
+
+def circle(archive: Path, target: Path) -> Path:
+    target.symlink_to(target)
+    return target
+
+
+def folder_with(**content):
+    """An unpacked archive in which something else stands in the place of fit.nc."""
+
+    def write(archive: Path, target: Path) -> Path:
+        path = unpacked(archive, target) / "results/tiny/small/fit.nc"
+        path.unlink()
+        ((kind, value),) = content.items()
+        getattr(path, kind)(*value)
+        return target
+
+    return write
+
+
+def pipe_within(archive: Path, target: Path) -> Path:
+    path = unpacked(archive, target) / "results/tiny/small/fit.nc"
+    path.unlink()
+    os.mkfifo(path)
+    return target
+
+
+def sparse(archive: Path, target: Path) -> Path:
+    path = unpacked(archive, target) / "results/tiny/small/fit.nc"
+    os.truncate(path, 10**12)
+    return target
+
+
+def crowded(archive: Path, target: Path) -> Path:
+    folder = target / "results/tiny/small"
+    folder.mkdir(parents=True)
+    for i in range(sharing.MOST_FILES + 1):
+        os.mknod(folder / str(i))
+    return target
+
+
+def several(archive: Path, target: Path) -> Path:
+    unpacked(archive, target)
+    shutil.copytree(target / "results/tiny", target / "results/a")
+    (target / "results/tiny").rename(target / "results/b")
+    return target
+
+
+def tampered(change):
+    """An unpacked archive whose fit.nc was changed by somebody who knows of its digest."""
+
+    def write(archive: Path, target: Path) -> Path:
+        path = unpacked(archive, target) / "results/tiny/small/fit.nc"
+        fit = xr.load_dataset(path)
+        fit = change(fit) or fit
+        fit.attrs["content_digest"] = job.content_digest(fit)
+        path.unlink()
+        fit.to_netcdf(path, engine="netcdf4")
+        return target
+
+    return write
+
+
+def attribute(**attrs):
+    return tampered(lambda fit: fit.attrs.update(attrs))
+
+
+def rewritten_file(change, keep=True):
+    """An unpacked archive whose fit.nc was changed through the library below."""
+
+    def write(archive: Path, target: Path) -> Path:
+        path = unpacked(archive, target) / "results/tiny/small/fit.nc"
+        with netCDF4.Dataset(path, "a" if keep else "w") as data:
+            change(data)
+        return target
+
+    return write
+
+
+def huge(data):
+    """4 TB that take no room on the disk."""
+    data.createDimension("x", 10**12)
+    data.createVariable("x", "f4", ("x",), chunksizes=(1000,), zlib=True)
+
+
+def huge_chunk(data):
+    """One value, for which the library takes memory for a chunk of a billion."""
+    data.createDimension("x", None)
+    data.createVariable("x", "f4", ("x",), chunksizes=(10**9,), zlib=True)
+
+
+def many_strings(data):
+    data.createDimension("x", 10**9)
+    data.createVariable("x", str, ("x",), chunksizes=(1000,))
+
+
+def own_type(data):
+    data.createDimension("x", 2)
+    data.createVariable("x", data.createVLType(np.int32, "list"), ("x",))
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+ODD = {
+    "missing": (lambda a, b: b, "No such file"),
+    "pipe": (pipe, "is neither a file nor a folder"),
+    "socket": (socket_file, "is neither a file nor a folder"),
+    "device": (lambda a, b: Path("/dev/zero"), "is neither a file nor a folder"),
+    "circle": (circle, "Too many levels of symbolic links"),
+    "empty folder": (lambda a, b: b.mkdir() or b, "holds no results"),
+    "tar": (tarred, r"another kind \(tar\); unpack it"),
+    "tar.gz": (lambda a, b: tarred(a, b, "w:gz"), r"another kind \(gzip\); unpack it"),
+    "tar.xz": (lambda a, b: tarred(a, b, "w:xz"), r"another kind \(xz\); unpack it"),
+    "7z": (starting(b"7z\xbc\xaf\x27\x1c"), r"another kind \(7z\); unpack it"),
+    "rar": (starting(b"Rar!\x1a\x07"), r"another kind \(rar\); unpack it"),
+    "zip in zip": (twice, "unpack it and give 'mine.zip'"),
+    "encrypted": (patched(6, b"\x01"), "is encrypted"),
+    "deflate64": (patched(8, b"\x09"), "unpack the archive and give its folder"),
+    "broken lzma": (broken(zipfile.ZIP_LZMA, 9), "cannot be read as an archive|Bad CRC"),
+    "broken lzma header": (broken(zipfile.ZIP_LZMA, 0), "cannot be read as an archive"),
+    "bzip2": (lambda a, b: repacked(a, b, method=zipfile.ZIP_BZIP2), "unpack the archive and give its folder"),
+    "broken deflate": (broken(zipfile.ZIP_DEFLATED, 4), "cannot be read as an archive"),
+    "one name twice": (listed_twice, "has several files of one name"),
+    "something within": (lambda a, b: repacked(a, b, below("mine"), ["mine/evil.py"]), "'evil.py' is not listed"),
+    "something around": (lambda a, b: repacked(a, b, below("mine"), ["evil.py"]), "'evil.py' is not listed"),
+    "backslashes upwards": (lambda a, b: repacked(a, b, more=["..\\x"]), "is no plain path"),
+    "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no plain path"),
+    "two studies": (two_studies, "holds results of 2 studies"),
+    "metadata too large": (metadata(bytes(sharing.MOST_METADATA_BYTES + 1)), "is larger than 20 MB"),
+    "metadata is a list": (metadata(b"[]"), "cannot be read; ask"),
+    "metadata is a number": (metadata(b'{"@graph": 7}'), "cannot be read; ask"),
+    "metadata has odd names": (metadata(b'{"@graph": [{"@id": [], "sha256": 1}]}'), "cannot be read; ask"),
+    "metadata is UTF-16": (metadata("{}".encode("utf-16")), "cannot be read; ask"),
+    "too many files": (crowded, "holds more than 20000 files"),
+    "several studies": (several, r"holds 2 studies \(a, b\); give the folder of one"),
+    "pipe within": (pipe_within, "is no file"),
+    "folder within": (folder_with(mkdir=()), "is no file"),
+    "device within": (folder_with(symlink_to=("/dev/zero",)), "is no file"),
+    "circle within": (folder_with(symlink_to=("fit.nc",)), "is no file, or a link to nowhere"),
+    "text within": (folder_with(write_text=("version https://git-lfs",)), "cannot be read"),
+    "empty file within": (folder_with(write_text=("",)), "cannot be read"),
+    "huge file within": (sparse, "has 1000.0 GB, at most 0.1 GB are read"),
+    "huge array": (rewritten_file(huge), "would take 4000.0 GB of memory"),
+    "huge chunk": (rewritten_file(huge_chunk), "would take 4.0 GB of memory"),
+    "huge texts": (rewritten_file(many_strings), "would take 64.0 GB of memory"),
+    "a type of its own": (rewritten_file(own_type), "'x' is of a type of its own"),
+    "no contract": (rewritten_file(lambda data: None, keep=False), "got schema version no"),
+    "source is an array": (attribute(source=np.arange(3)), "got ndarray as its attribute source, wanted a text"),
+    "source is a number": (attribute(source=1), "as its attribute source, wanted a text"),
+    "source is a list": (attribute(source=["a", "b"]), "got list as its attribute source"),
+    "source is huge": (attribute(source="x" * 1_000_001), "got a text of more than 1 MB"),
+    "device is an array": (attribute(device=np.ones(2)), "got ndarray as its attribute device"),
+    "stage is an array": (attribute(stage=np.ones(2)), "got ndarray as its attribute stage"),
+    "code is an array": (attribute(code_digest=np.ones(2)), "got ndarray as its attribute code_digest"),
+    "schema is an array": (attribute(schema_version=np.ones(2)), "cannot be read|got schema version"),
+    "settings are nested": (attribute(settings=DEEP), "its attribute settings is missing or damaged"),
+    "settings are nested less": (attribute(settings='{"a":' * 60 + "1" + "}" * 60), "attribute settings is missing"),
+    "settings are a number": (attribute(settings=3), "as its attribute settings, wanted a text"),
+    "settings are a list": (attribute(settings='[["a", 1]]'), "its attribute settings is missing or damaged"),
+    "settings have a huge number": (attribute(settings='{"n_seeds": ' + "9" * 5000 + "}"), "attribute settings is"),
+    "no settings": (tampered(lambda fit: fit.attrs.pop("settings") and None), "attribute settings is missing"),
+    "versions are an array": (attribute(versions=np.ones(2)), "got ndarray as its attribute versions"),
+    "versions are no JSON": (attribute(versions="torch"), "its attribute versions is missing or damaged"),
+    "upstream settings are a text": (attribute(upstream_settings='"a"'), "its attribute upstream_settings is"),
+    "two equal heads": (tampered(lambda fit: fit.assign_coords(head=[1, 1])), "head has the label 1 twice"),
+    "two equal phases": (tampered(lambda fit: fit.assign_coords(phase=["a", "a"])), "phase has the label a twice"),
+    "heads are no integers": (tampered(lambda fit: fit.assign_coords(head=[0.0, np.nan])), "head: got float64"),
+    "heads are names": (tampered(lambda fit: fit.assign_coords(head=["0", "1"])), "head: got str"),
+    "no labels": (tampered(lambda fit: fit.drop_vars("head")), "head: missing"),
+    "damaged label": (tampered(lambda fit: fit.assign_coords(token=[0, 1])), "token: unknown variable|cannot be read"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_archives_and_folders_are_one_line(
+    kind, travelled, here, tmp_path, monkeypatch, capsys
+):
+    """Each ends at once, and leaves nothing behind."""
+    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    (tmp_path / "there").mkdir()
+    archive, files = travelled
+    make, words = ODD[kind]
+    other = make(archive, tmp_path / "there/other")
+    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(other), "--output", str(tmp_path / "x")])  # fmt: skip
+    assert share.main() == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {other}") and said.count("\n") == 1
+    assert re.search(words, said)
+    assert not list((tmp_path / "x").glob("*"))
+
+
+def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatch):
+    """One that makes the library wait or fail is named; so is one that is damaged."""
+    archive, files = travelled
+    with sharing.opened(archive, tmp_path / "x", files) as folder:
+        assert (folder / "small/fit.nc").exists()
+    damaged = unpacked(archive, tmp_path / "y") / "results/tiny"
+    os.truncate(damaged / "small/fit.nc", 5000)
+    with pytest.raises(
+        Breach, match=r"fit.nc: cannot be read \(.*\); it may be damaged: ask for it again"
+    ):
+        with sharing.opened(damaged, tmp_path / "x", files):
+            pass
+    monkeypatch.setattr(sharing, "READ_SECONDS", 20)
+    os.mkfifo(tmp_path / "pipe.nc")
+    with pytest.raises(Breach, match="pipe.nc: cannot be read within 20 s; it may be damaged"):
+        sharing.read_apart({tmp_path / "pipe.nc": 10})
+    monkeypatch.setattr("sys.executable", "/bin/false")
+    with pytest.raises(Breach, match="fit.nc: makes the netCDF library fail"):
+        sharing.read_apart({damaged / "small/fit.nc": 10})
+
+
+def test_a_bomb_that_lies_about_its_size_takes_little_memory(archive, tmp_path):
+    """A member that says 100 bytes and unpacks to a gigabyte: the checksum refuses it, and memory stays."""
+    for method, pack in ((zipfile.ZIP_LZMA, raw_lzma), (zipfile.ZIP_DEFLATED, raw_deflate)):
+        bomb = pack(bytes(400_000_000))
+        target = tmp_path / f"{method}.zip"
+        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, bomb if name == "README.md" else old.read(name))
+        data = bytearray(target.read_bytes())
+        for mark, offset in ((b"PK\3\4", 8), (b"PK\1\2", 10)):
+            start = data.find(
+                b"README.md", data.find(mark) if offset == 8 else data.rfind(b"PK\5\6") - 30000
+            )
+            start = data.rfind(mark, 0, start)
+            data[start + offset : start + offset + 2] = method.to_bytes(2, "little")
+            data[start + offset + 14 : start + offset + 18] = (100).to_bytes(4, "little")
+        target.write_bytes(data)
+        tracemalloc.start()
+        with pytest.raises(Breach, match="Bad CRC-32|differs from its SHA-256"):
+            with sharing.opened(target, tmp_path / "x"):
+                pass
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 100_000_000
+
+
+def raw_lzma(data: bytes) -> bytes:
+    packer = zipfile.LZMACompressor()
+    return packer.compress(data) + packer.flush()
+
+
+def raw_deflate(data: bytes) -> bytes:
+    packer = zlib.compressobj(9, zlib.DEFLATED, -15)
+    return packer.compress(data) + packer.flush()
+
+
+# Own files, and equal bytes.
+
+
+def test_own_files_travel_under_their_names(tmp_path, capsys):
+    """A study of files in several folders; nothing says where they were."""
+    paths = {name: tmp_path / "secret project" / name for name in ("my model.nc", "other.nc")}
+    paths["my model.nc"].parent.mkdir()
+    for name, path in paths.items():
+        path.write_bytes(name.encode())
+    text = (
+        "# kept\nexperiments:\n"
+        f"  a: {{data: {{file: '{paths['my model.nc']}'}}}} # mine\n"
+        f"  b:\n    data:\n      file: >-\n        {paths['other.nc']}\n    network: {{n_features: [1]}}\n"
+        "  c: {data: {file: ../hidden place/gone.nc}}\n"
+        "  d: {data: {file: plain.nc}}\n"
+    )
+    upstream = {name: job.file_digest(path) for name, path in paths.items()}
+    files = study(tmp_path)
+    attrs = ATTRS | {"stage": "qkv", "upstream": upstream}
+    job.save(qkv(), tmp_path / "results/tiny/own/qkv.nc", attrs)
+    files.append(tmp_path / "results/tiny/own/qkv.nc")
+    archive = packed_of(
+        tmp_path, files, text, own=[*paths.values(), paths["other.nc"]], absent=["gone.nc"]
+    )
+    said = capsys.readouterr().out
+    assert said.count("gone.nc: is not there, so that it is not in the archive") == 1
+    folder = unpacked(archive, tmp_path / "unpacked")
+    assert (folder / "config/inputs/own/my model.nc").read_bytes() == b"my model.nc"
+    wanted = (
+        '# kept\nexperiments:\n  a: {data: {file: "my model.nc"}} # mine\n'
+        "  b:\n    data:\n      file: other.nc\n    network: {n_features: [1]}\n"
+        "  c: {data: {file: gone.nc}}\n  d: {data: {file: plain.nc}}\n"
+    )
+    assert (folder / "config/studies/tiny.yaml").read_text() == wanted
+    for path in folder.rglob("*"):
+        assert path.is_dir() or not re.search(
+            b"secret project|hidden place", path.read_bytes()
+        ), path
+    crate = ROCrate(folder)
+    (action,) = crate.root_dataset["mentions"]
+    assert {unquote(part.id) for part in action["object"]} == {
+        "config/studies/tiny.yaml", "config/inputs/own/my model.nc", "config/inputs/own/other.nc"
+    }  # fmt: skip
+    paths["other.nc"].write_bytes(b"new")
+    with pytest.raises(Breach, match="other.nc: was changed after the results were made from it"):
+        packed_of(tmp_path, files, text, own=[*paths.values()])
+
+
+@pytest.mark.parametrize("name", ["a.nc", "A.nc", "é.nc"])
+def test_own_files_of_one_name(name, tmp_path):
+    """Also where a system knows no difference; the same file twice is one file."""
+    for folder, other in (("a", name), ("b", decomposed(name.lower()))):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / other).write_text(folder)
+    paths = [path for folder in "ab" for path in (tmp_path / folder).iterdir()]
+    with pytest.raises(Breach, match="there is another file of the name"):
+        sharing.own_members(paths, [])
+    paths[1].write_text("a")
+    assert set(sharing.own_members(paths, [])) <= {
+        f"config/inputs/own/{n}" for n in (name, name.lower())
+    }
+
+
+@pytest.mark.parametrize("name", ["a\\b.nc", "a\nb.nc"])
+def test_own_files_that_no_other_system_can_unpack(name, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(Breach, match="not every system can unpack"):
+        sharing.own_members([tmp_path / name], [])
+    with pytest.raises(Breach, match="gone.nc: is no file that can be packed"):
+        sharing.own_members([tmp_path / "gone.nc"], [])
+
+
+NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="/\\\ufeff\ufffe\uffff{}<>"), min_size=1).filter(lambda name: name.strip() == name and name[0] != "-")  # fmt: skip
+
+
+@hypothesis.given(
+    NAMES, st.sampled_from(["", "/home/a/", "../", "x y/"]), st.sampled_from("'\""), st.booleans()
+)
+def test_only_the_names_of_own_files_are_replaced(name, folder, quote, flow):
+    """Whatever the name, the rest of the study is the same text, and the study has the name."""
+    value = json.dumps(folder + name, ensure_ascii=False) if quote == '"' else "'" + (folder + name).replace("'", "''") + "'"  # fmt: skip
+    before, after = (
+        ("data: {a: [1,2],  file: ", " , b: é} # c\n")
+        if flow
+        else ("data:\n  file: ", "   # c\n  b: é\n")
+    )
+    new = sharing.named_only(before + value + after)
+    assert new.startswith(before) and new.endswith(after)
+    assert yaml.safe_load(new)["data"]["file"] == unicodedata.normalize("NFC", name)
+
+
+def test_the_config_of_an_archive(tmp_path):
+    """Its study and limit of memory; comments stay, and nothing of the machine is in it."""
+    shipped = (ROOT / "config/config.yaml").read_text()
+    machine = {
+        "study": "mine",
+        "memory_gb": 64,
+        "device": "cuda",
+        "shards": 7,
+        "other": "/home/me/x.zip",
+    }
+    text = sharing.config_text(shipped, machine, ROOT)
+    assert text == shipped.replace("study: default", "study: mine").replace(
+        "memory_gb: 8", "memory_gb: 64"
+    )
+    wanted = {"study": "mine", "device": "auto", "memory_gb": 64, "shards": 1, "other": ""}
+    for mine in (
+        "", "- 1", "7", "a: [", "study: x\npathvars: {results: /scratch/me}\n", "{study: a, other: b}",
+        "study: x\nother:\n# kept", "study: >-\n  a\nother: /home/me\r\nshards: 7\r\n", "study: &a b\nother: *a\n",
+    ):  # fmt: skip
+        text = sharing.config_text(mine, machine, ROOT)
+        assert yaml.safe_load(text) == wanted and "me" not in text.replace("memory_gb", ""), mine
+        assert ("# kept" in text) == ("# kept" in mine)
+
+
+EXPORT = """
+import os, sys
+from pathlib import Path
+os.umask(int(sys.argv[2], 8))
+sys.path.insert(0, sys.argv[1] + "/workflow/scripts")
+from tripartite import sharing
+files = sorted(path for path in Path("results/tiny").rglob("*.*") if path.is_file())
+settings = [Path("config/inputs/passages/darwin.txt"), Path("config/studies/tiny.yaml")]
+own = [path for path in map(Path, ("config/inputs/own/my.nc", "../data/my.nc", "my.nc")) if path.exists()][:1]
+sharing.export(files, settings, Path(sys.argv[1]), Path("results/export/tiny.zip"), own)
+"""
+
+
+def exported_from(root: Path, umask: str, **environment) -> tuple[bytes, str]:
+    """Bytes of the archive that a lab packs there, in a process of its own, and what it says."""
+    done = subprocess.run([sys.executable, "-c", EXPORT, root, umask], cwd=root, text=True, capture_output=True,
+                          env={"PATH": os.environ["PATH"], "HOME": str(root)} | environment)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return (root / "results/export/tiny.zip").read_bytes(), done.stdout
+
+
+@pytest.mark.slow
+def test_equal_results_give_equal_archives(tmp_path):
+    """From other folders, by other users, in other time zones, with and without the clone; and packed again."""
+    first = project(tmp_path / "a föhn")
+    study(first)
+    (first / "my.nc").write_text("q")
+    text = "experiments: {{a: {{data: {{file: {}}}}}}} # mine\n"
+    (first / "config/studies/tiny.yaml").write_text(text.format("my.nc"))
+    bare, said = exported_from(first, "077", TZ="Asia/Tokyo", LC_ALL="C", PYTHONHASHSEED="1")
+    assert "the commit of the workflow is not known here" in said
+    second = tmp_path / "b"
+    shutil.copytree(first, second)
+    shutil.rmtree(second / "results/export")
+    (second / "my.nc").unlink()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/my.nc").write_text("q")
+    (second / "config/studies/tiny.yaml").write_text(text.format("../data/my.nc"))
+    config = second / "config/config.yaml"
+    config.write_text(
+        config.read_text()
+        .replace("study: default", "study: tiny")
+        .replace("shards: 1", "shards: 9")
+    )
+    for path in second.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+    (second / "workflow/scripts/tripartite/._job.py").write_text("x")
+    assert exported_from(second, "022", TZ="America/Lima", LANG="C.UTF-8")[0] == bare
+
+    git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
+    for words in (["init", "-q"], ["add", "workflow", "envs", "config", "Snakefile", "README.md", "LICENSE", "CITATION.cff"],
+                  ["commit", "-qm", "x"]):  # fmt: skip
+        subprocess.run([*git, *words], cwd=first, check=True, capture_output=True)
+    cloned, said = exported_from(first, "022")
+    assert cloned != bare and "not known" not in said
+    os.chown(first, 1000, 1000)  # a clone of somebody else, which git calls dubious
+    os.chown(first / ".git", 1000, 1000)
+    (first / "notes.txt").write_text("private")
+    (first / "workflow/Snakefile").chmod(0o755)
+    variables = {"TZ": "Asia/Tokyo", "GIT_DIR": "/nowhere", "LANGUAGE": "de"}
+    assert exported_from(first, "077", **variables)[0] == cloned
+    archive = first / "results/export/tiny.zip"
+    third = unpacked(archive, tmp_path / "c")
+    again, said = exported_from(third, "022")
+    assert again == cloned and "not known" not in said
+    with open(third / "workflow/Snakefile", "a") as file:
+        file.write("\n")
+    other, said = exported_from(third, "022")
+    assert other != cloned and "the commit of the workflow is not known here" in said
+
+
+def test_no_commit_is_said_in_the_archive(tmp_path):
+    """And the date is that of the release, not today's."""
+    for name in ("CITATION.cff",):
+        shutil.copy(ROOT / name, tmp_path)
+    commit, date = sharing._commit_and_date(tmp_path, {})
+    released = yaml.safe_load((ROOT / "CITATION.cff").read_text())["date-released"].isoformat()
+    assert (commit, date) == ("not known: packed outside a clone", released)
+    for text in ("[" * 100_000, "{}", '{"@graph": [{"@id": "#git-commit", "value": "x"}]}', "\x00"):
+        (tmp_path / META).write_text(text)
+        assert sharing._commit_and_date(tmp_path, {}) == (commit, date)
+    (tmp_path / "CITATION.cff").write_text("version: 1\n")
+    with pytest.raises(Breach, match="has no date-released"):
+        sharing._commit_and_date(tmp_path, {})
+
+
+# Equal results of every kind.
+
+
+@pytest.mark.parametrize("contract", sorted(CONTRACTS))
+@pytest.mark.parametrize("values", ["numbers", "no intervals", "nothing"])
+def test_equal_results_of_every_kind_agree(contract, values, tmp_path, here, monkeypatch, capsys):
+    """Also where no value has an interval, or none is a number; and there may be no figure."""
+    dataset = qkv() if contract == "qkv" else made(contract)
+    for name in () if contract == "qkv" else dataset.data_vars:
+        ends = name.endswith(("_low", "_high")) and values == "no intervals"
+        if dataset[name].dtype.kind == "f" and (ends or values == "nothing"):
+            dataset[name] = dataset[name] * np.nan
+    path = tmp_path / "results/tiny/small" / f"{contract}.nc"
+    job.save(dataset, path, ATTRS | {"stage": contract, "upstream": {}, "settings": {"n_seeds": 1}})
+    found = agreement.compare([path], tmp_path / "results/tiny")
+    assert [row.level for row in found.rows] == ["identical"]
+    assert not agreement.failures(found.rows) and not found.figures
+    if (contract, values) == ("states", "nothing"):
+        monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", str(path), "--other", str(tmp_path / "results/tiny"), "--output", str(tmp_path / "x")])  # fmt: skip
+        assert share.main() == 0
+        said = capsys.readouterr().out
+        assert "All 1 rows are identical or differ by rounding only." in said
+        assert "Figures" not in said and "There is no fitted value that can be judged" in said
+
+
+def test_what_cannot_be_judged_and_differs_fails(tmp_path):
+    """A study without intervals: identical it agrees, within rounding it agrees, and else nothing says so."""
+    for folder, factor in (("ours", 1), ("same", 1), ("rounding", 1 + 1e-12), ("other", 2)):
+        attention = made("attention")
+        attention["output"] = attention["output"] * factor
+        path = tmp_path / folder / "results/tiny/small/attention.nc"
+        job.save(attention, path, ATTRS | {"stage": "attention", "upstream": {}})
+    files = [tmp_path / "ours/results/tiny/small/attention.nc"]
+    failed = {
+        folder: [row.level for row in agreement.failures(agreement.compare(files, tmp_path / folder / "results/tiny").rows)]
+        for folder in ("same", "rounding", "other")
+    }  # fmt: skip
+    assert failed == {"same": [], "rounding": [], "other": ["not judged"]}
+
+
+def test_our_own_results_are_checked_first(travelled, tmp_path, monkeypatch, capsys):
+    """A comparison of what does not belong together says nothing."""
+    archive, _ = travelled
+    files = study(tmp_path)
+    job.save(
+        made("fit", 1),
+        tmp_path / "results/tiny/small/fit.nc",
+        ATTRS | {"stage": "fit", "upstream": {}},
+    )
+    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(archive), "--output", str(tmp_path / "x")])  # fmt: skip
+    assert share.main() == 1
+    assert "trace.svg: was made from another small/fit.nc" in capsys.readouterr().err
+
+
+def test_levels_stand_in_table_summary_and_figure(tmp_path):
+    """One word for each outcome, wherever it is read."""
+    judged = ("agrees", "contradicts")
+    rows = [
+        agreement.Row("a/fit.nc", f"y{i}", level, 10.0**-i, "", level in judged)
+        for i, level in enumerate(agreement.LEVELS)
+    ]
+    found = agreement.Found(rows, {}, [f"b/{i}.nc" for i in range(9)], {"identical": 3})
+    said = agreement.summary(found, "tiny", "theirs.zip") + agreement.table(found)
+    assert all(f"| {level} |" in said for level in agreement.LEVELS)
+    assert (
+        "1 of 2 rows of fitted values agree. Rows that differ or are missing, and are not judged: 2."
+        in said
+    )
+    assert "and 4 more" in said
+    drawn = figure.agreement(rows, "tiny")
+    labels = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
+    assert labels == [f"{level} (1)" for level in agreement.LEVELS]
+    drawn.canvas.draw()
+    box = drawn.axes[0].get_legend().get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1
+    plt.close(drawn)
 
 
 # As users do it.
@@ -683,8 +1501,11 @@ def test_export_and_compare_end_to_end(tmp_path):
         assert not any("private" in name for name in opened.namelist())
         opened.extractall(tmp_path / "unpacked")
     unpacked = tmp_path / "unpacked"
-    said = snakemake(unpacked, "compare", "--config", "study=tiny", f"other={archive}")
-    assert said.returncode == 0 and "1 of 1 rows of fitted values agree" in said.stdout
+    said = snakemake(unpacked, "compare", "--config", f"other={archive}")  # it names its study
+    assert (
+        said.returncode == 0
+        and "1 of 1 rows of fitted values agree. All 4 rows are identical" in said.stdout
+    )
     for option, words in (
         ("device=cpu", "other: is missing; add the archive or folder"),
         ("other=no.zip", "other: 'no.zip': there is no such archive or folder"),

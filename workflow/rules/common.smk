@@ -218,9 +218,7 @@ if CORES == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
 CLUSTER = sends_jobs_away()
-MACHINE, CHOSEN = checked(
-    study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS
-)
+MACHINE, CHOSEN = checked(study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS)
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 

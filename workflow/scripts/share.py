@@ -1,8 +1,8 @@
 """Share a finished study: python share.py verify|export|compare|about --study NAME --results FOLDER ...
 
 verify holds its results against what the study asks for; export packs them into one archive; compare sets
-another lab's archive or results folder beside them (see workflow/rules/sharing.smk); about prints what made
-them, for the report.
+another lab's archive or results folder beside them (see workflow/rules/sharing.smk), for which read, in a
+process of its own, reads their files first; about prints what made them, for the report.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from tripartite.figures import agreement as figure
 def compare(files: list[Path], other: Path, folder: Path) -> None:
     """Write and print how far the other results agree; Breach where a fitted value does not."""
     study = files[0].parts[-3]
-    with sharing.opened(other, folder) as theirs:
+    with sharing.opened(other, folder, files) as theirs:
         found = agreement.compare(files, theirs)
     text = agreement.summary(found, study, other.name)
     job.save_text(f"{text}\n{agreement.table(found)}", folder / f"{study}.md")
@@ -29,31 +29,36 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
     if faults := agreement.failures(found.rows):
         names = ", ".join(f"{row.file} {row.variable}".strip() for row in faults[:3])
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
-        raise Breach(
-            f"{folder / study}.md: fitted values that do not agree with {other.name}, or are missing "
-            f"there: {names}{more}"
-        )
-    if not any(row.fitted for row in found.rows):
-        raise Breach(
-            f"{folder / study}.md: {other.name} has no fitted value that can be judged, as its data are those of "
-            "other settings; compare studies of the same data"
-        )
+        words = f"fitted values contradict those of {other.name}, or are missing there"
+        if not any(row.fitted for row in found.rows):
+            words = (
+                f"there is no fitted value that can be judged (its data are those of other settings, or it has no "
+                f"intervals), and other values differ from those of {other.name}, or are missing there"
+            )
+        raise Breach(f"{folder / study}.md: {words}: {names}{more}")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("verify", "export", "compare", "about"))
-    parser.add_argument("--study", required=True, help="name of a file of config/studies")
-    parser.add_argument("--results", type=Path, required=True, help="the folder results/STUDY")
+    parser.add_argument("what", choices=("verify", "export", "compare", "about", "read"))
+    parser.add_argument("--study", help="name of a file of config/studies")
+    parser.add_argument("--results", type=Path, help="the folder results/STUDY")
     parser.add_argument(
         "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
     )
-    parser.add_argument("--machine", type=json.loads, help="export: the settings of the machine")
+    parser.add_argument(
+        "--machine", type=json.loads, default={}, help="export: settings of the machine, as JSON"
+    )
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
     parser.add_argument("--output", type=Path, help="the archive, or a folder")
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
+    parser.add_argument("--files", nargs="+", type=Path, help="read: files of another lab")
+    parser.add_argument("--limits", nargs="+", type=int, help="read: most bytes of each file")
     given = parser.parse_args()
     try:
+        if given.what == "read":
+            sharing.read_all(dict(zip(given.files, given.limits)))
+            return 0
         settings = study.load_study(given.study, Path("."), {}, str(given.results.parent))
         asked = plan.asked(settings, given.results)
         files = [given.results / name for name in asked]
@@ -62,7 +67,11 @@ def main() -> int:
             return 0
         job.verify(given.results, asked)
         if given.what == "export":
-            sharing.export(files, given.settings, Path(__file__).parents[2], given.output)
+            root = Path(__file__).parents[2]
+            own, absent = plan.own_files(settings)
+            sharing.export(
+                files, given.settings, root, given.output, own, absent, given.machine
+            )  # fmt: skip
         if given.what == "compare":
             compare(files, given.other, given.output)
     except ValueError as error:  # a Breach, or faults of the study

@@ -2,14 +2,16 @@
 
 Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no element differs
 by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more.
-Fitted values, which have 95 % intervals, also agree if Student's t test of the two intervals cannot tell them
-apart: at 5 % for all values of all variables together, so that independent replicates agree in all of them
-with 95 %. A fit that only one lab could do is no fault if settings differ, as many fail here as there, and the
-file has others. What is fitted to other data, because their settings differ, is shown but not judged.
+Fitted values, which have 95 % intervals, also agree if a t test does not reject equality: at 5 % for all values
+of all variables together (Bonferroni), so that 95 % of independent replicates agree in all of them; else they
+contradict each other. A fit that only one lab could do is no fault if settings differ, as many fail here as
+there, and the file has others. Not judged is whatever else differs: values without intervals, and what is
+fitted to other data, because their settings differ.
 """
 
 import json
 from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,11 +27,17 @@ ROUNDING = {"float64": 1e-9, "float32": 1e-4}
 LEVELS = {  # from best to worst
     "identical": "all values are equal",
     "rounding": "numbers differ by no more than rounding",
-    "interval": "fitted values differ by no more than their intervals allow",
-    "outside": "values differ by more",
-    "missing": "the other results have no such file, or not all of its labels",
+    "agrees": "fitted values differ by no more than their intervals allow",
+    "not judged": "values differ by more than rounding, and there are no intervals to judge them by, or the data differ",
+    "contradicts": "fitted values differ by more than their intervals allow",
+    "missing": "the other results have no such file or variable, or not all of its labels",
 }
+EQUAL = ("identical", "rounding")
 FREEDOM = 3  # degrees of freedom of intervals that are not over seeds: of four inputs
+MOST_SEEDS = 1_000_000  # that a file may name; a larger number is none
+MOST_LETTERS = 1_000_000  # of an attribute of another lab
+DEEPEST = 50  # brackets within brackets in an attribute of another lab
+LONGEST = 100  # rows of a table that are written out
 NO_INTERVALS = (  # their ends are not those of an interval that holds the value of a replicate
     "log_calcium",  # quantiles of networks
     "power_simulated",  # of a simulation of trials whose number differs
@@ -54,7 +62,7 @@ class Found(NamedTuple):
         tuple[str, str, str], list[str]
     ]  # (what, ours, theirs) -> files of which it differs
     extra: list[str]  # files that only the others have
-    figures: dict[str, int]  # how many are identical, other or missing
+    figures: dict[str, int]  # how many are identical, different or missing
 
 
 def compare(files: list[Path], folder: Path) -> Found:
@@ -68,7 +76,7 @@ def compare(files: list[Path], folder: Path) -> Found:
     }
     if not ours.keys() & theirs.keys():
         raise Breach(
-            f"{folder}: holds {', '.join(sorted(theirs)[:3])}, but no file of this study, such as "
+            f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this study, such as "
             f"{sorted(ours)[0]}; give results of the same study"
         )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
@@ -83,6 +91,7 @@ def compare(files: list[Path], folder: Path) -> Found:
             found.rows.append(Row(key, "", "missing", np.nan, fitted=fitted))
             continue
         mine, other = job.load(ours[key]), job.load(theirs[key])
+        _check_labels(other, theirs[key])
         origins = _origin(mine, ours[key]), _origin(other, theirs[key])
         upstream = _json(mine, "upstream", ours[key])
         coarse[key] = any(coarse.get(name) for name in upstream)
@@ -96,10 +105,10 @@ def compare(files: list[Path], folder: Path) -> Found:
         }
         if ours[key].stem == "qkv":
             coarse[key] = any(row.level != "identical" for row in rows)
-            foreign[key] = any(row.level == "outside" for row in rows)
+            foreign[key] = any(row.level in ("not judged", "missing") for row in rows)
             foreign[key] &= any(_is_setting(what) for what in differ)
         for what in sorted(differ):
-            pair = (str(flat.get(what, "not there")) for flat in origins)
+            pair = (_cell(str(flat.get(what, "not there"))) for flat in origins)
             found.origins.setdefault((what, *pair), []).append(key)
     chance = any(_is_setting(what) for what, *_ in found.origins)
     n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in found.rows))
@@ -108,8 +117,9 @@ def compare(files: list[Path], folder: Path) -> Found:
     for path in files:
         if not job.is_contract(path):
             other = folder / path.parent.name / path.name
-            same = other.is_file() and other.read_bytes() == path.read_bytes()
-            level = "identical" if same else "other" if other.is_file() else "missing"
+            same = other.is_file() and other.stat().st_size == path.stat().st_size
+            same = same and other.read_bytes() == path.read_bytes()
+            level = "identical" if same else "different" if other.is_file() else "missing"
             found.figures[level] = found.figures.get(level, 0) + 1
     return found
 
@@ -119,7 +129,7 @@ def agree(
 ) -> list[Row]:
     """One row for each variable of two files of the same name, or a single one if all are identical.
 
-    Ends of an interval stand with their estimate. "interval" is still to be judged.
+    Ends of an interval stand with their estimate. "agrees" is still to be judged.
     """
     names = [name for name in ours.variables if not _is_end(name, ours.variables)]
     rows = [_agree(key, name, ours, theirs, rounding, n_seeds) for name in names]
@@ -144,12 +154,12 @@ def _agree(
         return Row(key, name, "missing", np.nan, f"no {absent[0]}", fitted)
     ours, theirs, lost, note = _shared(names, ours, theirs)
     if ours is None:
-        return Row(key, name, "outside", np.nan, note, fitted)
+        return Row(key, name, "missing", np.nan, note, fitted)
     a, b = ours[name].values, theirs[name].values
     if a.dtype.kind != "f":
         n_other = int((a != b).sum())
         note = "; ".join(filter(None, [note, f"{n_other} of {a.size} differ" if n_other else ""]))
-        level = "outside" if n_other else "missing" if lost else "identical"
+        level = "not judged" if n_other else "missing" if lost else "identical"
         return Row(key, name, level, np.nan if n_other else 0, note, fitted)
     if a.dtype == np.float32:
         rounding = ROUNDING["float32"]
@@ -158,46 +168,46 @@ def _agree(
     ends = max(
         [deviations(ours[part].values, theirs[part].values).max(initial=0) for part in names]
     )
-    level = "identical" if not ends else "rounding" if ends <= rounding else "interval"
+    level = "identical" if not ends else "rounding" if ends <= rounding else "agrees"
     chance = chances(ours, theirs, name, n_seeds) if fitted else np.full(a.shape, np.nan)
     judged = ~np.isnan(chance)
     chance[judged & (differ <= rounding)] = 1.0
     known = np.isfinite(a), np.isfinite(b)
     only = [int((known[i] & ~known[1 - i]).sum()) if fitted else 0 for i in (0, 1)]
     notes = [note] * bool(note)
-    if level == "interval" and not fitted:
-        level = "outside"
-        notes.append(f"{(differ > rounding).sum()} of {(known[0] | known[1]).sum()} leave")
-    elif level == "interval":
+    if level == "agrees" and not fitted:
+        level = "not judged"
+        notes.append(f"{(differ > rounding).sum()} of {(known[0] | known[1]).sum()} differ")
+    elif level == "agrees":
         open_ = known[0] & known[1] & ~judged & (differ > rounding)  # nothing to judge them by
         if open_.any():
             notes.append(f"{open_.sum()} of {(known[0] | known[1]).sum()} have no interval")
         if judged.any() and not 0.5 <= (wider := _wider(ours, theirs, name)) <= 2:
             notes.append(f"their intervals are {wider:.2g} times as wide")
         if not judged.any() and not any(only):
-            level = "outside"  # as what has no intervals at all, and no more a failure than that
+            level = "not judged"
     fitted = fitted and bool(judged.any() or any(only) or lost)
-    level = "missing" if lost and level != "outside" else level
+    level = "missing" if lost and level != "not judged" else level
     return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], tuple(only))
 
 
 def _judged(row: Row, n_rows: int, chance: bool) -> Row:
     """A row whose values differ by more than rounding, as the intervals say; chance: settings differ."""
-    if row.level not in ("interval", "missing"):
+    if row.level not in ("agrees", "missing"):
         return row
-    outside, notes = False, [row.note] * bool(row.note)
-    if n_leave := int((row.chances < 0.05 / n_rows / max(1, row.chances.size)).sum()):
-        outside = True
-        notes.append(f"{n_leave} of {row.chances.size} leave, p down to {row.chances.min():.1g}")
+    contradicts, notes = False, [row.note] * bool(row.note)
+    if n_differ := int((row.chances < 0.05 / n_rows / max(1, row.chances.size)).sum()):
+        contradicts = True
+        notes.append(f"{n_differ} of {row.chances.size} differ, p down to {row.chances.min():.1g}")
     if any(row.alone):
-        outside |= not chance or binomtest(row.alone[0], sum(row.alone)).pvalue < 0.05 / n_rows
+        contradicts |= not chance or binomtest(row.alone[0], sum(row.alone)).pvalue < 0.05 / n_rows
         notes.append(f"{row.alone[0]} only here, {row.alone[1]} only there")
-    return row._replace(level="outside" if outside else row.level, note="; ".join(notes))
+    return row._replace(level="contradicts" if contradicts else row.level, note="; ".join(notes))
 
 
 def _not_judged(row: Row) -> Row:
     """A row of what is fitted to data of other settings."""
-    level = "outside" if row.level == "interval" else row.level
+    level = "not judged" if row.level == "agrees" else row.level
     return row._replace(level=level, fitted=False, chances=np.empty(0), alone=(0, 0))
 
 
@@ -255,8 +265,21 @@ def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def failures(rows: list[Row]) -> list[Row]:
-    """Fitted values that are outside or missing."""
-    return [row for row in rows if row.fitted and row.level in ("outside", "missing")]
+    """Fitted values that contradict each other or are missing.
+
+    Where no fitted value could be judged, all that differs or is missing: nothing says that the two agree.
+    """
+    if any(row.fitted for row in rows):
+        return [row for row in rows if row.fitted and row.level in ("contradicts", "missing")]
+    return [row for row in rows if row.level not in EQUAL]
+
+
+def _check_labels(dataset: xr.Dataset, path: Path) -> None:
+    """Breach if an axis has two equal labels: values could not be set beside each other."""
+    for dim, index in dataset.indexes.items():
+        if not index.is_unique:
+            label = _cell(str(index[index.duplicated()][0]))
+            raise Breach(f"{path}: {dim} has the label {label} twice; ask for it again")
 
 
 def _rank(stem: str) -> int:
@@ -274,7 +297,8 @@ def _shared(
     lost, notes = False, []
     for dim in ours[names[0]].dims:
         if dim in ours.coords and dim in theirs.coords and names[0] != dim:
-            common = [label for label in ours[dim].values if label in theirs[dim].values]
+            known = set(theirs[dim].values.tolist())
+            common = [label for label in ours[dim].values if label in known]
             if not common:
                 return None, None, True, f"other {dim}"
             if len(common) < max(ours.sizes[dim], theirs.sizes[dim]):
@@ -293,23 +317,36 @@ def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
     found = [n for place, n in leaves if place.rpartition(".")[2] == "n_seeds"]
-    return min((n for n in found if isinstance(n, int)), default=0)
+    return min((n for n in found if type(n) is int and 0 <= n <= MOST_SEEDS), default=0)
+
+
+def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
+    """An attribute that must be a text, empty where there is none; Breach if it is an array, a number or huge."""
+    text = dataset.attrs.get(key, "")
+    if not isinstance(text, str) or len(text) > MOST_LETTERS:
+        got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
+        raise Breach(f"{path}: got {got} as its attribute {key}, wanted a text; ask for it again")
+    return text
 
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
+    """An attribute that holds a mapping as JSON; Breach if it does not, or is nested too deeply to be compared."""
+    text = _text(dataset, key, path)
+    depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
     try:
-        return dict(json.loads(dataset.attrs[key]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise Breach(
-            f"{path}: its attribute {key} is missing or damaged; ask for it again"
-        ) from error
+        found = json.loads(text) if depth <= DEEPEST else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise Breach(f"{path}: its attribute {key} is missing or damaged; ask for it again")
+    return found
 
 
 def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
     """What a file says of how it was made, by the name of each detail."""
-    attrs = dataset.attrs
-    flat = {key: attrs.get(key, "") for key in ("source", "device", "processor")}
-    flat[f"code of {attrs.get('stage', path.stem)}"] = attrs.get("code_digest", "")
+    flat = {key: _text(dataset, key, path) for key in ("source", "device", "processor")}
+    stage = _text(dataset, "stage", path) or path.stem
+    flat[f"code of {stage}"] = _text(dataset, "code_digest", path)
     flat |= {
         f"version of {name}": value for name, value in _json(dataset, "versions", path).items()
     }
@@ -341,14 +378,20 @@ def summary(found: Found, study: str, other: str) -> str:
     counts = {level: sum(row.level == level for row in found.rows) for level in LEVELS}
     fitted = [row for row in found.rows if row.fitted]
     bad = failures(found.rows)
-    rest = sum(row.level in ("outside", "missing") and not row.fitted for row in found.rows)
+    rest = sum(row.level not in EQUAL and not row.fitted for row in found.rows)
     judged = [row.chances for row in found.rows if row.chances.size]
     unlike = sum(int((chance < 0.05).sum()) for chance in judged)
-    data = [row.file for row in found.rows if "/qkv." in row.file and row.level == "outside"]
+    data = [row.file for row in found.rows if "/qkv." in row.file and row.level == "not judged"]
+    verdict = f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree."
+    if not fitted:
+        verdict = "There is no fitted value that can be judged."
+    if not any(row.level not in EQUAL for row in found.rows):
+        verdict += f" All {len(found.rows)} rows are identical or differ by rounding only."
+    elif rest:
+        verdict += f" Rows that differ or are missing, and are not judged: {rest}."
     lines = [
         f"# {study}, beside {_cell(other)}", "",
-        f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree; {rest} others, not judged, are outside or "
-        "missing.", "",
+        verdict, "",
         *([f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
            "is not judged if their settings differ.", ""] if data else []),
         "| level | means | rows |", "|---|---|---|",
@@ -358,16 +401,19 @@ def summary(found: Found, study: str, other: str) -> str:
         f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in {len(judged)} variables, "
         "at 5 % for all of them together (Bonferroni over variables, and over the values of each). "
         f"{unlike} differ at 5 % for each alone; of replicates about 5 % do.",
-        "Figures, byte by byte: " + ", ".join(f"{n} {level}" for level, n in found.figures.items()) + ".",
-        *([f"Only the other has {', '.join(map(_cell, found.extra))}."] if found.extra else []), "",
+        *(["Figures, byte by byte: " + ", ".join(f"{n} {level}" for level, n in found.figures.items()) + "."]
+          if found.figures else []),
+        *([f"Only the other has {_several(found.extra)}."] if found.extra else []), "",
         "## How they were made", "",
     ]  # fmt: skip
     if found.origins:
         lines += ["| what differs | ours | theirs | files |", "|---|---|---|---|"]
-        for (what, *pair), files in found.origins.items():
+        for (what, *pair), files in list(found.origins.items())[:LONGEST]:
             shown = [_cell(value[:12] if what.startswith("code of") else value) for value in pair]
             where = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
             lines.append(f"| {_cell(what)} | {' | '.join(shown)} | {where} |")
+        if len(found.origins) > LONGEST:
+            lines += ["", f"{len(found.origins) - LONGEST} more differ."]
     else:
         lines.append("What both have was made with the same settings, code, versions and device.")
     if bad:
@@ -390,6 +436,12 @@ def _listed(rows: list[Row]) -> list[str]:
         cells = row.file, row.variable or "all", row.level, deviation, row.note
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _several(names: list[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+    return ", ".join(map(_cell, names[:5])) + more
 
 
 def _cell(text: str) -> str:

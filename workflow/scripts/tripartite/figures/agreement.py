@@ -9,11 +9,12 @@ from matplotlib.figure import Figure
 from tripartite.figures import palette
 
 COLOURS = {
-    "identical": palette.EXACT, "rounding": palette.HEADS[0], "interval": palette.HEADS[2],
-    "outside": palette.LARGE, "missing": palette.HEADS[7],
+    "identical": palette.EXACT, "rounding": palette.HEADS[0], "agrees": palette.HEADS[2],
+    "not judged": palette.HEADS[4], "contradicts": palette.LARGE, "missing": palette.HEADS[7],
 }  # fmt: skip
 LEAST, MOST = 1e-18, 1e4  # of deviations: those below, as 0, and those beyond stand at the borders
 NO_NUMBER = 1e6
+NAMED = ("not judged", "contradicts")  # of these the variable that differs most is named
 
 
 def agreement(rows: list, study: str) -> Figure:
@@ -40,8 +41,8 @@ def agreement(rows: list, study: str) -> Figure:
             axis.plot(np.array(x)[at], np.array(y)[at], "x" if missing else marker, **look)
     for kind in kinds:
         worst = max(
-            (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level == "outside"),
-            key=lambda row: (row.fitted, np.nan_to_num(row.deviation, nan=-1)), default=None,
+            (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level in NAMED),
+            key=lambda row: (NAMED.index(row.level), np.nan_to_num(row.deviation, nan=-1)), default=None,
         )  # fmt: skip
         if worst:
             lines = wrap(worst.variable.replace("_", "_ "), 22)
@@ -60,8 +61,8 @@ def agreement(rows: list, study: str) -> Figure:
         axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel(
-        "largest relative deviation of a variable (diamonds: fitted); right: the worst outside, fitted first"
+        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, contradictions first"
     )
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=5, handletextpad=0.2)
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
     axis.set_title(palette.plain_text(study), loc="right")
     return figure
