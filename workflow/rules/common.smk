@@ -17,7 +17,8 @@ from snakemake.logging import logger
 
 # Jobs run with the interpreter that runs Snakemake, whether or not its environment is activated,
 # unless it is a plain Snakemake: then an environment manager's Python comes first in PATH.
-if all(map(importlib.util.find_spec, ("netCDF4", "torch", "xarray"))):
+COMPLETE = all(map(importlib.util.find_spec, ("netCDF4", "torch", "xarray")))
+if COMPLETE:
     os.environ.update(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.getenv('PATH', '')}")
 # Jobs see neither PYTHONPATH nor packages of the user's home, which modules of a cluster may have set.
 PYTHON = "python -E -s"
@@ -167,6 +168,10 @@ def stop(message):
     sys.exit(message)
 
 
+if COMPLETE and (fault := study_module.python_fault(sys.version_info)):
+    stop(fault)
+
+
 def checked(function, *arguments):
     "Call a check of the configuration; its faults, one line each, stop Snakemake."
     try:
@@ -199,6 +204,17 @@ def sends_jobs_away():
         return workflow.remote_exec
     line = command_line()
     return line is None or line.executor not in (None, "local", "dryrun", "touch")
+
+
+def only_looks():
+    "Whether no stage runs: results are checked, compared or reported, which takes little memory."
+    looks = ("verify", "compare", "--report", "--unlock", "--summary", "-S", "--detailed-summary", "-D")
+    line = command_line() if OWN and any(word in sys.argv for word in looks) else None
+    if line is None:
+        return False
+    reports = line.report and not line.report_after_run
+    named = set(line.targets or [""]) <= {"verify", "compare"}
+    return bool(named or reports or line.unlock or line.summary or line.detailed_summary)
 
 
 def typed_config():

@@ -104,12 +104,20 @@ Fault = tuple[tuple, str]
 # The whole check, as the Snakefile calls it.
 
 
-def check(config: dict, root: Path, cluster: bool = False, own: bool = True, results: str = "results") -> tuple[dict, dict]:
+def check(
+    config: dict,
+    root: Path,
+    cluster: bool = False,
+    own: bool = True,
+    results: str = "results",
+    runs: bool = True,
+) -> tuple[dict, dict]:
     """Return the settings of the machine and of the chosen study, defaults filled in.
 
     config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
     other GPUs than here; own says whether all of config is ours: in another workflow, of which this one is a
-    module, other keys are its own. results: the folder of all results. Raises ValueError with all faults of both, one per line.
+    module, other keys are its own. results: the folder of all results; runs says whether stages may run, so
+    that their memory counts. Raises ValueError with all faults of both, one per line.
     """
     schema = load_schema("config")
     if not own:
@@ -119,7 +127,8 @@ def check(config: dict, root: Path, cluster: bool = False, own: bool = True, res
     study = {}
     if not any(fault.startswith("config: study: ") for fault in faults):
         try:
-            study = load_study(machine["study"], root, machine, results)
+            limits = machine if runs else machine | {"memory_gb": None}
+            study = load_study(machine["study"], root, limits, results)
         except ValueError as error:
             faults += str(error).splitlines()
     if faults:
