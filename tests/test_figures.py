@@ -1,5 +1,7 @@
 """Figures draw what the fits hold: every panel, the same bytes each time, and nothing else."""
 
+import json
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -78,6 +80,22 @@ def test_map_shows_the_numbers(fits):
     numbers = [text for text in written if text.replace(".", "").isdigit()]
     needed = fits["all"]["log10_features_needed"].values.ravel()
     assert [f"{x:.1f}" if x < 9.95 else f"{x:.0f}" for x in needed] == numbers
+
+
+def test_heads_are_called_as_the_data_call_them(fits):
+    """By the labels of a user's file, at ticks and in legends; without labels by their places."""
+    fit = fits["all"]
+    places = [str(head) for head in fit["head"].values]
+    heads = [f"head_${i}" for i in range(fit.sizes["head"])]
+    named = fit.assign_attrs(labels=json.dumps({"head": heads}))
+    for data, wanted in ((fit, places), (named, [palette.plain_text(head) for head in heads])):
+        axis = FIGURES["features_needed"]({"all": data}).axes[0]
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == wanted
+        assert [tick.get_text() for tick in axis.get_yticklabels()] == [
+            str(layer) for layer in fit["layer"].values
+        ]
+        curves = texts(FIGURES["error_vs_features"]({"all": data}))
+        assert f"head {wanted[0]}:" in " ".join(curves)
 
 
 def test_trace_draws_the_medians(fits):

@@ -496,7 +496,7 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
         yield "mask: nothing was ever written into it; write it, or leave it out if all tokens are there"
         return
     mask = variable[...]
-    odd = [int(value) for value in np.unique(mask) if value not in (0, 1)]
+    odd = np.unique(mask[(mask != 0) & (mask != 1)]).tolist()
     if odd:
         shown = ", ".join(map(str, odd[:3]))
         default = netCDF4.default_fillvals.get(variable.dtype.str[1:])

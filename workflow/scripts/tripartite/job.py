@@ -25,6 +25,8 @@ from PIL import Image
 from tripartite import __version__, foreign, locks
 from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
 
+READ_SECONDS = 30  # of computing in which any result is read, beside one more for each READ_BYTES
+READ_BYTES = 2 * 10**5  # even where they hold a thousand times as much, compressed
 REFERENCES = (
     "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), "
     "doi:10.1073/pnas.2219150120"
@@ -161,16 +163,11 @@ def _read(path: Path) -> xr.Dataset:
         raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
 
 
-READ_SECONDS = (
-    30  # of computing, and one more for each megabyte's fifth, by which any whole file is read
-)
-
-
 @contextlib.contextmanager
 def _watched(path: Path):
     """End the process with one line if a file cannot be read through: damaged ones keep HDF5's library busy for ever."""
     done, begin = threading.Event(), time.process_time()
-    limit = READ_SECONDS + path.stat().st_size / 2e5 if path.is_file() else READ_SECONDS
+    limit = READ_SECONDS + (path.stat().st_size // READ_BYTES if path.is_file() else 0)
 
     def watch():
         while not done.wait(1):
