@@ -105,6 +105,7 @@ def test_check_returns_machine_and_study_and_reads_text_of_the_command_line(root
         "memory_gb": 2.5,
         "shards": 1,
         "other": "",
+        "pathvars": {},
     }
     assert list(chosen["experiments"]) == ["a", "b"]
 
