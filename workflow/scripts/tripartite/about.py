@@ -22,7 +22,9 @@ def about(results: list[Path], logs: Path, settings: dict) -> str:
     made = [job.load(path).attrs for path in results if job.is_contract(path)]
     software = sorted({attrs["versions"] for attrs in made})
     parts = ["**Software.** " + " Other files: ".join(map(_versions, software))]
-    devices = sorted({f"{attrs['device']} ({attrs['processor']})" for attrs in made})
+    devices = sorted(
+        {f"{attrs['device']} ({attrs.get('processor', 'not recorded')})" for attrs in made}
+    )
     parts.append(
         f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
     )

@@ -18,7 +18,10 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-PYTHONS = ((3, 11), (3, 13))  # the first and the last for which all of envs/requirements.txt has wheels
+PYTHONS = (
+    (3, 11),
+    (3, 13),
+)  # the first and the last for which all of envs/requirements.txt has wheels
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SHIPPED = (
@@ -1039,7 +1042,8 @@ def _is_part(name: str, known: str) -> bool:
     begins = len(typed) > 2 and whole.startswith(typed)
     begins |= 2 * len(whole) > len(typed) and len(whole) > 3 and typed.startswith(whole)
     words = [
-        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)} - {"", "n", "num", "number", "of"}
+        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)}
+        - {"", "n", "num", "number", "of"}
         for text in (name, known)
     ]
     return begins or bool(words[0]) and len(typed) > 2 and words[0] <= words[1]
