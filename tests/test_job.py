@@ -21,6 +21,7 @@ from test_contracts import qkv
 from test_learn_stage import SETTINGS, with_gaps
 
 from tripartite import job, learning, locks
+from tripartite.about import about
 from tripartite.contracts import Breach
 from tripartite.figures import palette
 from tripartite.stages.attend import attend
@@ -163,7 +164,13 @@ def test_a_job_that_goes_on_elsewhere_names_both_processors(tmp_path, monkeypatc
 def test_shards_of_several_processors(tmp_path, monkeypatch):
     """The whole names those that computed, and not the one that put it together."""
     data, parts = qkv(), []
-    settings = {"feature_map": "performer", "n_features": [3], "n_seeds": 2, "seed": 5, "source": "x"}
+    settings = {
+        "feature_map": "performer",
+        "n_features": [3],
+        "n_seeds": 2,
+        "seed": 5,
+        "source": "x",
+    }
     for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2")):
         monkeypatch.setattr(job, "processor", lambda: processor)
         parts.append(tmp_path / f"shards/{place}/states.nc")
@@ -173,6 +180,15 @@ def test_shards_of_several_processors(tmp_path, monkeypatch):
     monkeypatch.setattr(job, "processor", lambda: "aarch64 NEON")
     stage.put_together(parts, tmp_path / "states.nc")
     assert job.load(tmp_path / "states.nc").attrs["processor"] == "x86_64 AVX2, x86_64 AVX512"
+
+
+def test_the_report_names_every_device_with_its_processor(tmp_path):
+    for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2", "x86_64 AVX2")):
+        made = {"processor": processor, "device": "cuda" if place == 2 else "cpu"}
+        job.save(qkv(), tmp_path / f"results/{place}/qkv.nc", ATTRS | made)
+    said = about(list(tmp_path.rglob("*.nc")), tmp_path / "logs", {})
+    wanted = "cpu (x86_64 AVX2) and cpu (x86_64 AVX512) and cuda (x86_64 AVX2)"
+    assert f"**Computed on** {wanted}; code and data" in said
 
 
 def fake(folder, name, version, module=None):

@@ -61,7 +61,9 @@ def test_the_precision_is_of_the_training_alone(data, learned):
     """float32 unless the study says otherwise; random features and equal attention do not hear of it."""
     assert run(data, dtype="float32").identical(learned)
     fine = run(data, dtype="float64")
-    differ = np.abs(fine["kl"] / learned["kl"] - 1).max(("n_features", "seed", "input", "layer", "head"))
+    differ = np.abs(fine["kl"] / learned["kl"] - 1).max(
+        ("n_features", "seed", "input", "layer", "head")
+    )
     assert 1e-9 < differ.sel({"origin": "learned"}) < 1e-2
     assert (differ.sel({"origin": ["random", "uniform"]}) == 0).all()
 

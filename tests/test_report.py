@@ -14,6 +14,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
+from tripartite import job
 from tripartite.about import usage
 from tripartite.study import FIGURES, KINDS
 
@@ -86,7 +87,7 @@ def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
     for words in (
         "study: mini",
         f"torch {torch.__version__.split('+')[0]}",
-        "Computed on cpu",
+        f"Computed on cpu ({job.processor()})",
         "sigma_squared:",
     ):
         assert words in front

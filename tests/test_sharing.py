@@ -339,7 +339,9 @@ def test_another_processor_is_told_and_is_no_other_study(tmp_path):
         ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}}, "outside"),
     ],
 )  # fmt: skip
-def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(settings, wanted, tmp_path):
+def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(
+    settings, wanted, tmp_path
+):
     """Of the file and of what it was made of, also where that was not sent along."""
     name = "log10_features_needed"
     files = study(tmp_path / "a", **settings)
@@ -374,7 +376,11 @@ def test_training_on_another_processor_agrees_within_rounding(dtype, tmp_path):
     for lab, environment in (("ours", {}), ("theirs", LESSER)):
         folder = tmp_path / lab / "small"
         for name, dataset in (("qkv", data), ("attention", attend(data))):
-            job.save(dataset, folder / f"{name}.nc", ATTRS | {"settings": {}, "upstream": {}, "code_digest": ""})
+            job.save(
+                dataset,
+                folder / f"{name}.nc",
+                ATTRS | {"settings": {}, "upstream": {}, "code_digest": ""},
+            )
         python(TRAINED, folder, dtype, OMP_NUM_THREADS="1", MKL_NUM_THREADS="1", **environment)
     files = sorted((tmp_path / "ours/small").glob("*.nc"))
     found = agreement.compare(files, tmp_path / "theirs")

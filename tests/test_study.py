@@ -797,7 +797,6 @@ def test_synonyms_are_of_names_that_exist():
         assert all(study._letters(other) == other != name for other in others)
 
 
-
 # The machine.
 
 

@@ -354,7 +354,9 @@ def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
 
 
 def _is_setting(what: str) -> bool:
-    return what not in ("source", "device", "processor") and not what.startswith(("code of ", "version of "))
+    return what not in ("source", "device", "processor") and not what.startswith(
+        ("code of ", "version of ")
+    )
 
 
 def _is_coarse(dataset: xr.Dataset, path: Path) -> bool:

@@ -20,7 +20,8 @@ import yaml
 
 from . import foreign
 
-PYTHONS = ((3, 11), (3, 13))  # the first and the last for which all of envs/requirements.txt has wheels
+# The first and the last Python for which all of envs/requirements.txt can be installed without a compiler.
+PYTHONS = (3, 11), (3, 13)
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
 SHIPPED = (
@@ -1004,13 +1005,13 @@ MOST_NEAR = 3  # more that are equally near are no help
 
 def _nearest(name: object, known: list[str]) -> str:
     """What of `known` was probably meant: the same letters, a synonym, a part of the name or a slip."""
-    typed = _letters(str(name)[:80])
-    near = []
+    text = str(name)[:80]
+    typed, near = _letters(text), []
     if typed and len(known) > 1:
         near = [one for one in known if _letters(one) == typed]
         near = near or [one for one in known if _is_synonym(typed, one)]
         near = near or _slips(typed, known, SURE)
-        near = near or [one for one in known if _is_part(str(name), one)]
+        near = near or [one for one in known if _is_part(text, one)]
         near = near or _slips(typed, known, LIKELY)
     return f"; did you mean {' or '.join(near)}?" if 0 < len(near) <= MOST_NEAR else ""
 
@@ -1034,7 +1035,8 @@ def _is_part(name: str, known: str) -> bool:
     begins = len(typed) > 2 and whole.startswith(typed)
     begins |= 2 * len(whole) > len(typed) and len(whole) > 3 and typed.startswith(whole)
     words = [
-        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)} - {"", "n", "num", "number", "of"}
+        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)}
+        - {"", "n", "num", "number", "of"}
         for text in (name, known)
     ]
     return begins or bool(words[0]) and len(typed) > 2 and words[0] <= words[1]
