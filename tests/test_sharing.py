@@ -28,6 +28,7 @@ import xarray as xr
 import yaml
 from conftest import ROOT, project, snakemake
 from matplotlib import pyplot as plt
+from matplotlib.text import Text
 from rocrate.rocrate import ROCrate
 from test_contracts import qkv
 from test_workflow import with_study
@@ -1060,6 +1061,7 @@ def test_odd_archives_and_folders_are_one_line(
     assert not list((tmp_path / "x").glob("*"))
 
 
+@pytest.mark.slow
 def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatch):
     """One that makes the library wait or fail is named; so is one that is damaged."""
     archive, files = travelled
@@ -1447,12 +1449,14 @@ def test_levels_stand_in_table_summary_and_figure(tmp_path):
         in said
     )
     assert "and 4 more" in said
-    drawn = figure.agreement(rows, "tiny")
+    drawn = figure.agreement(rows, "n" * 40)
     labels = [text.get_text() for text in drawn.axes[0].get_legend().get_texts()]
     assert labels == [f"{level} (1)" for level in agreement.LEVELS]
     drawn.canvas.draw()
-    box = drawn.axes[0].get_legend().get_window_extent()
-    assert box.x0 >= 0 and box.x1 <= drawn.bbox.x1
+    legend = drawn.axes[0].get_legend().get_window_extent()
+    (title,) = (text for text in drawn.axes[0].findobj(Text) if text.get_text() == "n" * 40)
+    assert legend.x0 >= 0 and legend.x1 <= drawn.bbox.x1
+    assert not legend.overlaps(title.get_window_extent())
     plt.close(drawn)
 
 
