@@ -107,7 +107,8 @@ def export(
             for name, content in sorted(members.items()):
                 with _reading(content) as source, packed.open(_entry(name, content), "w") as target:
                     checksums[name] = _copy(source, target)
-            crate = describe(members, checksums, origins, root, study)
+            commit, date = _commit_and_date(root, checksums)
+            crate = describe(members, checksums, origins, study, commit, date)
             text = json.dumps(crate, indent=2, sort_keys=True) + "\n"
             packed.writestr(_entry(METADATA, text.encode()), text)
     size = sum(map(_size, members.values()))
@@ -117,7 +118,7 @@ def export(
     for name in sorted(set(map(own_name, absent))):
         print(f"{name}: is not there, so that it is not in the archive: its results can be verified, compared and "
               "drawn, but not computed anew")  # fmt: skip
-    if _commit_and_date(root, checksums)[0] == NO_COMMIT:
+    if commit == NO_COMMIT:
         print(
             "the commit of the workflow is not known here, and not in the archive; the SHA-256 of its files are"
         )
@@ -191,11 +192,8 @@ def config_text(text: str, machine: dict, root: Path) -> str:
         pairs = [(key.value, value) for key, value in yaml.compose(text).value]
         lacking = {key: value for key, value in wanted.items() if key not in dict(pairs)}
         new = _replaced(text, [(node, wanted[key]) for key, node in pairs if key in wanted])
-        new = (
-            new.removesuffix("\n")
-            + "\n"
-            + "".join(f"{key}: {json.dumps(value)}\n" for key, value in lacking.items())
-        )
+        more = "".join(f"{key}: {json.dumps(value)}\n" for key, value in lacking.items())
+        new = new.removesuffix("\n") + "\n" + more
         if yaml.safe_load(new) == wanted:
             return new
     return yaml.safe_dump(wanted, sort_keys=False)
@@ -231,12 +229,14 @@ def describe(
     members: dict[str, Path | bytes],
     checksums: dict[str, str],
     origins: list[dict],
-    root: Path,
     study: str,
+    commit: str,
+    date: str,
 ) -> dict:
     """The metadata of a crate: what was run, on what, with which software, and what came out.
 
-    Who ran it and when is not said: results do not know. origins: attributes of the netCDF files; study: the name of its file.
+    Who ran it and when is not said: results do not know. origins: attributes of the netCDF files; study: the name
+    of its file; commit: of the workflow, and its day.
     """
     crate = ROCrate()
     files = {}
@@ -262,7 +262,6 @@ def describe(
         "A transformer built from neurons and astrocytes: the settings, results and figures of a study, "
         "with the workflow that made them"
     )
-    commit, date = _commit_and_date(root, checksums)
     crate.root_dataset["datePublished"] = date
     if "LICENSE" in files:
         crate.license = files["LICENSE"]
@@ -402,9 +401,7 @@ def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
                 read_apart(theirs)
         except Breach:
             raise
-        except (
-            Exception
-        ) as error:  # a damaged archive surfaces as almost any error of the libraries below
+        except Exception as error:  # a damaged archive surfaces as almost any error
             remedy = "; it may be truncated or damaged: ask for it again" if folder else ""
             what = " as an archive" if folder else ""
             raise Breach(f"{other}: cannot be read{what} ({_words(error)}){remedy}") from error
@@ -430,40 +427,36 @@ def find_results(other: Path, study: str) -> Path:
     """
     os.scandir(other).close()  # a folder that may not be read is told as such
     folders = _listed(other)
-    levels = (
-        [other],
-        _listed(other / "results"),  # a project
-        folders,  # its folder results
-        [
-            path for folder in folders for path in _listed(folder / "results")
-        ],  # a project in a folder
-    )
-    for level in levels:
+    in_folders = [path for folder in folders for path in _listed(folder / "results")]
+    # It is given itself, in a project, in the folder results, or in a project in a folder.
+    for level in ([other], _listed(other / "results"), folders, in_folders):
         found = [folder for folder in level if _holds_results(folder)]
-        if named := [folder for folder in found if folder.name == study] or found[:1] * (
-            len(found) == 1
-        ):
-            return named[0]
-        if found:
-            names = ", ".join(folder.name for folder in found[:3]) + ", ..." * (len(found) > 3)
-            raise Breach(
-                f"{other}: holds {len(found)} studies ({names}); give the folder of one, such as {found[0]}"
+        if len(found) > 1:
+            found = [folder for folder in found if folder.name == study] or found
+        if len(found) > 1:
+            names = ", ".join(repr(folder.name) for folder in found[:3]) + ", ..." * (
+                len(found) > 3
             )
+            raise Breach(
+                f"{other}: holds {len(found)} studies ({names}); give the folder of one of them"
+            )
+        for folder in found:
+            if any(len(_listed(part)) > MOST_FILES for part in (folder, *_listed(folder))):
+                raise Breach(
+                    f"{other}: has a folder of more than {MOST_FILES} files in it; give results as they were made"
+                )
+            return folder
     raise Breach(f"{other}: holds no results; give a folder such as results/quick, with "
                  "<experiment>/fit.nc in it, or an archive made by export")  # fmt: skip
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What a folder holds, sorted, without links to nowhere; nothing where it is none or may not be read."""
+    """What a folder holds, or no more than a little too much of it; nothing where it is none or may not be read."""
     try:
         with os.scandir(folder) as entries:
             names = [entry.name for entry in itertools.islice(entries, MOST_FILES + 1)]
     except OSError:
         return []
-    if len(names) > MOST_FILES:
-        raise Breach(
-            f"{folder}: holds more than {MOST_FILES} files; give a folder such as results/quick"
-        )
     return [folder / name for name in sorted(names)]
 
 
@@ -539,6 +532,7 @@ def _fault_of(path: Path, limit: int) -> str:
         job.load(path)
     except Breach as fault:
         first, *more = str(fault).splitlines()
+        first = "".join(letter if letter.isprintable() else "?" for letter in first)
         first = re.sub(r"; delete (it|the file) and run again$", "; ask for it again", first)
         return first + f" (and {len(more)} more faults)" * bool(more)
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
@@ -582,8 +576,8 @@ def unpack(archive: Path, folder: Path) -> Path:
             )
     with zipfile.ZipFile(archive) as packed:
         entries, checksums = _members(packed, archive)
-        size = sum(entry.file_size for entry in entries.values())
         wanted = {name for name in entries if _is_result(PurePosixPath(name))}
+        size = sum(entries[name].file_size for name in wanted)
         studies = {PurePosixPath(name).parts[1] for name in wanted}
         if len(studies) != 1:
             raise Breach(f"{archive}: holds results of {len(studies)} studies, wanted one")

@@ -64,5 +64,5 @@ def agreement(rows: list, study: str) -> Figure:
         "largest relative deviation of a variable (diamonds: fitted); right: what differs most, contradictions first"
     )
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
-    axis.set_title(palette.plain_text(study), loc="right")
+    axis.set_title(palette.plain_text(study), loc="left", pad=18)  # above the legend
     return figure
