@@ -42,7 +42,11 @@ LARGEST = {  # of integers, so that a study takes a fraction of a second
 }  # fmt: skip
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
 LONGEST = 60  # seconds of one study; more is a hang
-SETTINGS = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
+SETTINGS = {
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+}
 
 
 def numbers(schema: dict) -> st.SearchStrategy:
@@ -68,7 +72,11 @@ def values(schema: dict, key: str = "") -> st.SearchStrategy:
     if kind == "array" and "items" in schema:
         least = schema.get("minItems", 0)
         sizes = {"min_size": least, "max_size": min(schema.get("maxItems", least + 2), least + 2)}
-        unique = {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)} if schema.get("uniqueItems") else {}
+        unique = (
+            {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)}
+            if schema.get("uniqueItems")
+            else {}
+        )
         return st.lists(values(schema["items"], key), **sizes, **unique)
     if kind == "object" and "properties" in schema:
         parts = {name: values(part, name) for name, part in schema["properties"].items()}
@@ -136,7 +144,9 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
     if section == "dynamics":
-        shortest = min(study._time_constants(study.complete(settings, EXPERIMENT[section])).values())
+        shortest = min(
+            study._time_constants(study.complete(settings, EXPERIMENT[section])).values()
+        )
         settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
         hypothesis.assume(total / settings["step_seconds"] < 3000)
         hypothesis.assume(settings.get("integrator") != "adaptive" or total / shortest < 300)
@@ -160,7 +170,9 @@ def one_map(schema: dict) -> st.SearchStrategy:
     parts = schema["properties"]
 
     def with_own(name: str) -> st.SearchStrategy:
-        own = {key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name}
+        own = {
+            key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name
+        }
         return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
 
     return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
@@ -184,10 +196,7 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         **{key: st.just(first) | some_of(names) for key in ("calibrated_on", "trained_on")},
         "validated_on": st.just(middle) | some_of(names),
     }  # fmt: skip
-    parts = {
-        key: special[key] if key in special else None
-        for key in schema["properties"]
-    }
+    parts = {key: special[key] if key in special else None for key in schema["properties"]}
     for key in parts:
         if parts[key] is None and key == "variants":
             one = schema["properties"][key]["additionalProperties"]
@@ -204,7 +213,9 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         for key in parts:
             if key.startswith("tau_"):
                 parts[key] = st.sampled_from([0.01, 0.1, 1, 10]) | parts[key]
-        parts["token_seconds"] = parts["read_seconds"] = st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
+        parts["token_seconds"] = parts["read_seconds"] = (
+            st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
+        )
     return _object(parts, schema | {"required": needed})
 
 
@@ -240,7 +251,10 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
         settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
     )
     keys = ("order", "leak_hebbian", "leak_presynaptic")
-    made = {name: folder / "any" / f"{name}.nc" for name in ("qkv", "attention", *study.SECTIONS[section])}
+    made = {
+        name: folder / "any" / f"{name}.nc"
+        for name in ("qkv", "attention", *study.SECTIONS[section])
+    }
 
     def go(name: str, inputs: list[Path], output: str, settings: dict) -> None:
         stage.run(name, inputs, [made[output]], settings, "", "cpu", 1, "")
@@ -275,8 +289,6 @@ def limit():
         raise TimeoutError(f"longer than {LONGEST} s")
 
     before = signal.signal(signal.SIGALRM, stop)
-    yield types.SimpleNamespace(
-        start=lambda: signal.alarm(LONGEST), end=lambda: signal.alarm(0)
-    )
+    yield types.SimpleNamespace(start=lambda: signal.alarm(LONGEST), end=lambda: signal.alarm(0))
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -65,6 +65,21 @@ def made(contract: str, seed: int = 0) -> xr.Dataset:
     return xr.Dataset(variables, coords=coords)
 
 
+def command(monkeypatch, files, *words):
+    """Let share.py have such a command line, and a study that asks for these files as they were made."""
+
+    def made(path):
+        try:
+            return job.origin(path)
+        except Breach:
+            return {"settings": {}, "code": ""}
+
+    asked = {"/".join(path.parts[-2:]): made(path) for path in files}
+    monkeypatch.setattr(share, "requested", lambda name, results: ({"experiments": {}}, asked))
+    line = ["share.py", *words, "--study", "tiny", "--results", files[0].parents[1]]
+    monkeypatch.setattr("sys.argv", [*map(str, line)])
+
+
 def study(folder: Path, change=None, **attrs) -> list[Path]:
     """Data, a fit made of them and a figure of it, as a finished study; change(fit) gives another fit."""
     fit = change(made("fit")) if change else made("fit")
@@ -75,7 +90,8 @@ def study(folder: Path, change=None, **attrs) -> list[Path]:
         upstream[job.key(path)] = job.load(path).attrs["content_digest"]
     picture = folder / "results/tiny/figures/trace.svg"
     picture.parent.mkdir()
-    picture.write_text(f'<svg><description>{json.dumps({"small/fit.nc": upstream["small/fit.nc"]})}</description></svg>')  # fmt: skip
+    origin = {"upstream": {"small/fit.nc": upstream["small/fit.nc"]}, "settings": {}, "code": ""}
+    picture.write_text(f"<svg><description>{json.dumps(origin)}</description></svg>")
     return sorted((folder / "results/tiny").rglob("*.*"))
 
 
@@ -245,7 +261,7 @@ def test_a_bad_archive_is_one_line_and_writes_nothing(
     files = study(tmp_path)
     before = {path for path in tmp_path.rglob("*") if path.is_file()}
     folder = tmp_path / "results/comparison"
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(archive), "--output", str(folder)])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(archive), "--output", str(folder))
     assert share.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {archive}: ") and said.count("\n") == 1
@@ -328,14 +344,14 @@ def test_another_processor_is_told_and_is_no_other_study(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "wanted"),
     [
-        ({"settings": {"dtype": "float64"}}, "outside"),
+        ({"settings": {"dtype": "float64"}}, "not judged"),
         ({"settings": {"dtype": "float32"}}, "rounding"),
         ({"settings": {"dtype": "bfloat16"}}, "rounding"),
-        ({"settings": {}}, "outside"),
-        ({"settings": {"source": "float32"}}, "outside"),  # the name of an experiment
-        ({"settings": {"variants": {"float32": {"feature_map": "relu"}}}}, "outside"),
+        ({"settings": {}}, "not judged"),
+        ({"settings": {"source": "float32"}}, "not judged"),  # the name of an experiment
+        ({"settings": {"variants": {"float32": {"feature_map": "relu"}}}}, "not judged"),
         ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float32"}}}, "rounding"),
-        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}}, "outside"),
+        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}}, "not judged"),
     ],
 )  # fmt: skip
 def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(
@@ -548,7 +564,7 @@ def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
         and row.fitted != other
         and bool(row.chances.size) != other
     )
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(tmp_path / "x")])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(theirs), "--output", str(tmp_path / "x"))
     assert share.main() == 1
     said = capsys.readouterr()
     wanted = "no fitted value that can be judged" if other else "fitted values contradict those of"
@@ -611,7 +627,7 @@ def test_another_study_is_one_line(tmp_path, monkeypatch, capsys):
     other = tmp_path / "theirs/results/tiny"
     study(tmp_path / "theirs")
     (other / "small").rename(other / "large")
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(other), "--output", str(tmp_path / "x")])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(other), "--output", str(tmp_path / "x"))
     assert share.main() == 1
     assert capsys.readouterr().err == f"error: {other}: holds large/fit.nc, large/qkv.nc, but no file of this study, such as small/fit.nc; give results of the same study\n"  # fmt: skip
 
@@ -654,7 +670,7 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     shutil.copytree(theirs / "small", theirs / "extra")
     (theirs / "small/qkv.nc").unlink()
     folder = tmp_path / "comparison"
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(theirs), "--output", str(folder)])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(theirs), "--output", str(folder))
     assert share.main() == 1
     said = capsys.readouterr()
     assert said.err.startswith("error: ") and said.err.count("\n") == 1
@@ -1135,7 +1151,7 @@ def test_odd_archives_and_folders_are_one_line(
     archive, files = travelled
     make, words = ODD[kind]
     other = make(archive, tmp_path / "there/other")
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(other), "--output", str(tmp_path / "x")])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(other), "--output", str(tmp_path / "x"))
     assert share.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {other}") and said.count("\n") == 1
@@ -1272,26 +1288,13 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
         "shards": 8,
         "other": "/home/me",
     }
-    arguments = [
-        "export",
-        "--files",
-        *files,
-        "--settings",
-        settings,
-        "--output",
-        tmp_path / "tiny.zip",
-    ]
-    own = [
-        "--own",
-        tmp_path / "my.nc",
-        "--absent",
-        "a.nc",
-        "b.nc",
-        "--machine",
-        json.dumps(machine),
-    ]
-    for more in ([], own):
-        monkeypatch.setattr("sys.argv", ["share.py", *map(str, [*arguments, *more])])
+    own = [tmp_path / "my.nc"], ["a.nc", "b.nc"]
+    for files_of_users in (([], []), own):
+        monkeypatch.setattr(share.plan, "own_files", lambda _, found=files_of_users: found)
+        command(
+            monkeypatch, files, "export", "--settings", settings, "--output", tmp_path / "tiny.zip",
+            "--machine", json.dumps(machine),
+        )  # fmt: skip
         assert share.main() == 0
     said = capsys.readouterr().out
     assert all(said.count(f"{name}: is not there, so that") == 1 for name in ("a.nc", "b.nc"))
@@ -1303,6 +1306,7 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
         "memory_gb": 64.5,
         "shards": 1,
         "other": "",
+        "pathvars": {},
     }
     assert (folder / "config/inputs/own/my.nc").read_text() == "q"
     assert (
@@ -1367,7 +1371,14 @@ def test_the_config_of_an_archive(tmp_path):
     assert text == shipped.replace("study: default", "study: mine").replace(
         "memory_gb: 8", "memory_gb: 64"
     )
-    wanted = {"study": "mine", "device": "auto", "memory_gb": 64, "shards": 1, "other": ""}
+    wanted = {
+        "study": "mine",
+        "device": "auto",
+        "memory_gb": 64,
+        "shards": 1,
+        "other": "",
+        "pathvars": {},
+    }
     for mine in (
         "", "- 1", "7", "a: [", "study: x\npathvars: {results: /scratch/me}\n", "{study: a, other: b}",
         "study: x\nother:\n# kept", "study: >-\n  a\nother: /home/me\r\nshards: 7\r\n", "study: &a b\nother: *a\n",
@@ -1480,7 +1491,15 @@ def test_equal_results_of_every_kind_agree(contract, values, tmp_path, here, mon
     assert [row.level for row in found.rows] == ["identical"]
     assert not agreement.failures(found.rows) and not found.figures
     if (contract, values) == ("states", "nothing"):
-        monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", str(path), "--other", str(tmp_path / "results/tiny"), "--output", str(tmp_path / "x")])  # fmt: skip
+        command(
+            monkeypatch,
+            [path],
+            "compare",
+            "--other",
+            str(tmp_path / "results/tiny"),
+            "--output",
+            str(tmp_path / "x"),
+        )
         assert share.main() == 0
         said = capsys.readouterr().out
         assert "All 1 rows are identical or differ by rounding only." in said
@@ -1511,7 +1530,7 @@ def test_our_own_results_are_checked_first(travelled, tmp_path, monkeypatch, cap
         tmp_path / "results/tiny/small/fit.nc",
         ATTRS | {"stage": "fit", "upstream": {}},
     )
-    monkeypatch.setattr("sys.argv", ["share.py", "compare", "--files", *map(str, files), "--other", str(archive), "--output", str(tmp_path / "x")])  # fmt: skip
+    command(monkeypatch, files, "compare", "--other", str(archive), "--output", str(tmp_path / "x"))
     assert share.main() == 1
     assert "trace.svg: was made from another small/fit.nc" in capsys.readouterr().err
 

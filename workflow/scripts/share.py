@@ -16,6 +16,12 @@ from tripartite.contracts import Breach
 from tripartite.figures import agreement as figure
 
 
+def requested(name: str, results: Path) -> tuple[dict, dict[str, dict]]:
+    """A study, and settings and code of all its results as they are asked for now; ValueError with its faults."""
+    settings = study.load_study(name, Path("."), {}, str(results.parent))
+    return settings, plan.asked(settings, results)
+
+
 def compare(files: list[Path], other: Path, folder: Path) -> None:
     """Write and print how far the other results agree; Breach where a fitted value does not."""
     study = files[0].parts[-3]
@@ -59,8 +65,7 @@ def main() -> int:
         if given.what == "read":
             sharing.read_all(dict(zip(given.files, given.limits)))
             return 0
-        settings = study.load_study(given.study, Path("."), {}, str(given.results.parent))
-        asked = plan.asked(settings, given.results)
+        settings, asked = requested(given.study, given.results)
         files = [given.results / name for name in asked]
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))

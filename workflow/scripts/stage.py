@@ -37,7 +37,7 @@ def part_of(stage: str):
 
 def run(
     stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
-    workers: int, shard: str, shards: list[Path],
+    workers: int, shard: str, shards: list[Path] = (),
 ):  # fmt: skip
     """Load the inputs through their contracts, call the stage, save what it returns."""
     if stage == "draw":

@@ -36,7 +36,10 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
         software = sorted({attrs["versions"] for attrs in made.values()})
         parts.append("**Software.** " + " Other files: ".join(map(_versions, software)))
         devices = sorted(
-            {f"{attrs['device']} ({attrs.get('processor', 'not recorded')})" for attrs in made.values()}
+            {
+                f"{attrs['device']} ({attrs.get('processor', 'not recorded')})"
+                for attrs in made.values()
+            }
         )
         parts.append(
             f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."

@@ -963,7 +963,9 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
         if spec:
             got = dataset[name]
             if spec.dtype == "str" and got.dtype.kind in "OUT":
-                texts = np.array([str(x) for x in got.values.ravel()] or [""], dtype=object)[: got.size]
+                texts = np.array([str(x) for x in got.values.ravel()] or [""], dtype=object)[
+                    : got.size
+                ]
                 dataset[name] = got.dims, texts.reshape(got.shape)
             elif spec.dtype == "float64" and got.dtype.kind in "iu":
                 dataset[name] = got.astype(np.float64)

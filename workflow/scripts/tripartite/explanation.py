@@ -298,7 +298,9 @@ def predicted_inverse_temperature(
     """
     x = reach + shift
     with np.errstate(over="ignore"):  # far below, where the two exponents differ by rounding alone
-        return 1 - np.exp(-np.square(x) / 2 - math.log(math.sqrt(2 * math.pi)) - log_ndtr(x)) / sigma
+        return (
+            1 - np.exp(-np.square(x) / 2 - math.log(math.sqrt(2 * math.pi)) - log_ndtr(x)) / sigma
+        )
 
 
 def inverse_temperature_shift(reach: np.ndarray, sigma: np.ndarray, measured: np.ndarray) -> float:

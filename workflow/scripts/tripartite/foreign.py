@@ -358,7 +358,13 @@ def _told(dataset, stored: dict, most_mask: int) -> dict:
         return {"faults": faults}
     sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
     settings = dataset.getncattr("settings") if "settings" in dataset.ncattrs() else ""
-    return {"sizes": sizes, "inputs": names, "labels": labels, "settings": str(settings), "faults": []}
+    return {
+        "sizes": sizes,
+        "inputs": names,
+        "labels": labels,
+        "settings": str(settings),
+        "faults": [],
+    }
 
 
 def _variable_faults(dataset, name: str, stored: dict | None):

@@ -93,7 +93,9 @@ STABLE = (
 )
 HELD = ("dynamics", "convergence", "coupling", "perturbations")  # rates of all tokens at a time
 UNSIZED = ("symmetries", "readout", "ablation")  # sections without neurons
-MOST_ADAPTIVE = 2_000_000  # shortest time constants in the time of all tokens: its steps are as short
+MOST_ADAPTIVE = (
+    2_000_000  # shortest time constants in the time of all tokens: its steps are as short
+)
 LEAST_TOKENS = {"settling": 3}  # sections that read tokens one after another
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
@@ -586,7 +588,11 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
     shortest = min(_time_constants(settings).items(), key=lambda one: one[1], default=None)
-    if settings.get("integrator") == "adaptive" and shortest and total / shortest[1] > MOST_ADAPTIVE:
+    if (
+        settings.get("integrator") == "adaptive"
+        and shortest
+        and total / shortest[1] > MOST_ADAPTIVE
+    ):
         yield (*where, "integrator"), (
             f"adaptive takes steps as short as the shortest time constant ({shortest[0]}, {shortest[1]:g} s), "
             f"{total / shortest[1]:.2g} in the {total:g} s of {tokens} tokens, wanted at most {MOST_ADAPTIVE}; "
@@ -801,7 +807,13 @@ def memory_plan(
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     plan = [
         (
-            7 * 8 * inputs * layers * heads * tokens * d_head,  # measured: 57 bytes, in attend and fit
+            7
+            * 8
+            * inputs
+            * layers
+            * heads
+            * tokens
+            * d_head,  # measured: 57 bytes, in attend and fit
             f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
             "the number of inputs or tokens",
         ),

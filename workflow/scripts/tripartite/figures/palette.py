@@ -65,7 +65,11 @@ def title(axis, source: str, plain: str = "") -> None:
 def mark_empty(figure) -> None:
     """Say in every panel that shows no number why it is empty."""
     for axis in figure.axes:
-        if not (axis.axison and axis.get_visible()) or axis.images or axis.get_label() == "<colorbar>":
+        if (
+            not (axis.axison and axis.get_visible())
+            or axis.images
+            or axis.get_label() == "<colorbar>"
+        ):
             continue
         places = [np.empty((0, 2)), *_places(axis)]
         places = np.concatenate(places)

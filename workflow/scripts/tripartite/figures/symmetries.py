@@ -51,7 +51,9 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
             )  # fmt: skip
             if x:
                 low, high = (float(one[f"reduction_all_{end}"]) for end in ("low", "high"))
-                words += f"\n{_change(-float(one['reduction_all']))} [{_change(-high)}, {_change(-low)}]"
+                words += (
+                    f"\n{_change(-float(one['reduction_all']))} [{_change(-high)}, {_change(-low)}]"
+                )
             labels.append(words.replace("-", "−"))
         axis.set_xticks(place, labels, rotation=90, fontsize=6)
         axis.set(ylim=(2, MOST), xlim=(-0.4, place[-1] + 0.4))

@@ -20,7 +20,9 @@ def attend(
     mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
     log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
     output = np.full(qkv["v"].shape, np.nan)
-    for at in np.ndindex(log_normalizer.shape[:3]):  # one head and input at a time bounds the memory
+    for at in np.ndindex(
+        log_normalizer.shape[:3]
+    ):  # one head and input at a time bounds the memory
         present = mask[at[0]].numpy()
         q, k, v = (torch.from_numpy(qkv[name].values[at][present]).double() for name in "qkv")
         everything = torch.ones(len(q), dtype=torch.bool)
