@@ -66,6 +66,7 @@ def mark_empty(figure) -> None:
     for axis in figure.axes:
         if not (axis.axison and axis.get_visible()) or axis.images or axis.get_label() == "<colorbar>":
             continue
+        axis.get_xlim()  # lets an axis find its limits, which it puts off
         places = [np.empty((0, 2)), *_places(axis)]
         places = np.concatenate(places)
         places = places[np.isfinite(places).all(1)]
@@ -90,18 +91,18 @@ def mark_empty(figure) -> None:
 def _places(axis) -> Iterator[np.ndarray]:
     """Points [n, 2] in the data's coordinates of all marks; lines across the axes are none."""
     for line in axis.lines:
-        if line.get_transform() == axis.transData:
+        if line.get_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
     for marks in axis.collections:
         if isinstance(marks, QuadMesh):
             if np.isfinite(np.ma.filled(marks.get_array(), np.nan)).any():
                 yield marks.get_coordinates().reshape(-1, 2)
-        elif marks.get_transform() == axis.transData:
+        elif marks.get_transform() is axis.transData:
             yield from (path.vertices for path in marks.get_paths())
-        elif marks.get_offset_transform() == axis.transData:
+        elif marks.get_offset_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
     for patch in axis.patches:
-        if patch.get_data_transform() == axis.transData:
+        if patch.get_data_transform() is axis.transData:
             yield patch.get_patch_transform().transform(patch.get_path().vertices)
 
 
