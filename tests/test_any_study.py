@@ -294,6 +294,50 @@ def check(drawn: tuple) -> None:
         ), ended
 
 
+def one(section: str, settings: dict, recipe: dict | None = None, **synthetic) -> tuple:
+    """A study as `studies` draws it, with every figure of its section."""
+    data = {"synthetic": synthetic} if recipe is None else {"file": "mine.nc"}
+    figures = [name for name, of in study.FIGURES.items() if of == section]
+    return {"experiments": {"any": {"data": data, section: settings}}}, recipe, figures
+
+
+ZERO_VALUES = {"shape": (2, 1, 1, 3, 2), "kinds": ["normal", "mixed", "zero"], "tokens": None, "dtype": "f4"}
+HUGE_LOGITS = {"shape": (2, 1, 1, 3, 1), "kinds": ["huge", "huge", "tiny"], "tokens": [3, 1], "dtype": "f8"}
+ONCE_FAILED = {
+    "notes of two kinds of text": one(
+        "retention", {"n_features": [10], "n_seeds": 2, "leaks": [[0.1, 1], [1, 1], [1, 0.1]]},
+        sigma_squared=[1e-300, 1, 50], n_inputs=1, n_tokens=2, d_head=8,
+    ),
+    "whole seconds": one(
+        "retention", {"n_features": [10], "n_seeds": 2, "token_seconds": 1, "leaks": [[1, 1]]},
+        sigma_squared=[1], n_inputs=1, n_tokens=3, d_head=2,
+    ),
+    "calcium at rest": one(
+        "readout", {"models": ["li_rinzel"], "operating_points": [1.8e-5, 0.05], "depths": [1e-6, 10]},
+        sigma_squared=[1], n_inputs=2, n_tokens=4, d_head=2,
+    ),
+    "rounding below a median": one(
+        "network", {"n_features": [10, 20, 30], "n_seeds": 3, "dtype": "bfloat16"},
+        sigma_squared=[1e-9], n_inputs=2, n_tokens=4, d_head=2,
+    ),
+    "values of zero": one(
+        "perturbations", {"n_features": [8], "n_seeds": 2, "kinds": {"heterogeneity": [1], "neurons": [0.5], "knockout_mean": [1]}},
+        ZERO_VALUES,
+    ),
+    "logits of zero values explained": one("explanation", {"n_features": [4], "n_seeds": 2}, ZERO_VALUES),
+    "huge logits": one("symmetries", {"calibrated_on": ["input-0"]}, HUGE_LOGITS),
+    "no thresholds": one(
+        "comparison", {"n_features": [4], "n_seeds": 3, "variants": {"x": {}, "y": {"feature_map": "relu"}}},
+        sigma_squared=[1e-300], n_inputs=1, n_tokens=1, d_head=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONCE_FAILED)
+def test_what_once_ended_in_a_traceback(name, tmp_path):
+    assert run(*ONCE_FAILED[name], tmp_path) == "drawn"
+
+
 @pytest.mark.parametrize("section", SECTIONS)
 def test_whatever_the_schema_accepts_ends_well(section):
     """The same studies each time: some 200 in all sections."""

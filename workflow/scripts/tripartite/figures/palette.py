@@ -134,8 +134,15 @@ def power(x: float) -> str:
     return f"$10^{{{round(float(x), 1):g}}}$"
 
 
+def decimal(x: float) -> str:
+    """x with two decimals; a dash where it is not known."""
+    return "–" if x != x else f"{x:.2f}"
+
+
 def percent(x: float) -> str:
-    """A share in percent with two digits, without exponents."""
+    """A share in percent with two digits, without exponents; a dash where x is not known."""
+    if not np.isfinite(x):
+        return "–" if x != x else "∞"
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
 
 
