@@ -543,6 +543,11 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{seconds} s are {total / seconds:.0f} in the {total:g} s of {tokens} tokens, wanted at most "
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
+    sample = settings.get("sample_seconds")
+    if sample and 0 < total < sample:
+        yield (*where, "sample_seconds"), (
+            f"{sample} s is longer than the {total:g} s of {tokens} tokens; lower it"
+        )
     shortest = min(_time_constants(settings).items(), key=lambda one: one[1], default=None)
     if settings.get("integrator") == "adaptive" and shortest and total / shortest[1] > MOST_ADAPTIVE:
         yield (*where, "integrator"), (
