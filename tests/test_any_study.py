@@ -12,7 +12,6 @@ import re
 import signal
 import string
 import tempfile
-import types
 from pathlib import Path
 
 import hypothesis
@@ -23,8 +22,9 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import job, study
+from tripartite import study
 from tripartite.contracts import Breach
+from tripartite.stages import respond
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
@@ -41,12 +41,9 @@ LARGEST = {  # of integers, so that a study takes a fraction of a second
     "processes_per_head": 4, "n_features": 40, "most_trials": 1000,
 }  # fmt: skip
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
+FEW = {"network": 10, "explanation": 8, "comparison": 10}  # slow sections; others have 18 studies each
 LONGEST = 60  # seconds of one study; more is a hang
-SETTINGS = {
-    "deadline": None,
-    "database": None,
-    "suppress_health_check": list(hypothesis.HealthCheck),
-}
+SETTINGS = {"deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck)}
 
 
 def numbers(schema: dict) -> st.SearchStrategy:
@@ -72,11 +69,7 @@ def values(schema: dict, key: str = "") -> st.SearchStrategy:
     if kind == "array" and "items" in schema:
         least = schema.get("minItems", 0)
         sizes = {"min_size": least, "max_size": min(schema.get("maxItems", least + 2), least + 2)}
-        unique = (
-            {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)}
-            if schema.get("uniqueItems")
-            else {}
-        )
+        unique = {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)} if schema.get("uniqueItems") else {}
         return st.lists(values(schema["items"], key), **sizes, **unique)
     if kind == "object" and "properties" in schema:
         parts = {name: values(part, name) for name, part in schema["properties"].items()}
@@ -144,9 +137,7 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
     if section == "dynamics":
-        shortest = min(
-            study._time_constants(study.complete(settings, EXPERIMENT[section])).values()
-        )
+        shortest = min(study._time_constants(study.complete(settings, EXPERIMENT[section])).values())
         settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
         hypothesis.assume(total / settings["step_seconds"] < 3000)
         hypothesis.assume(settings.get("integrator") != "adaptive" or total / shortest < 300)
@@ -170,9 +161,7 @@ def one_map(schema: dict) -> st.SearchStrategy:
     parts = schema["properties"]
 
     def with_own(name: str) -> st.SearchStrategy:
-        own = {
-            key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name
-        }
+        own = {key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name}
         return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
 
     return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
@@ -196,7 +185,10 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         **{key: st.just(first) | some_of(names) for key in ("calibrated_on", "trained_on")},
         "validated_on": st.just(middle) | some_of(names),
     }  # fmt: skip
-    parts = {key: special[key] if key in special else None for key in schema["properties"]}
+    parts = {
+        key: special[key] if key in special else None
+        for key in schema["properties"]
+    }
     for key in parts:
         if parts[key] is None and key == "variants":
             one = schema["properties"][key]["additionalProperties"]
@@ -213,9 +205,7 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         for key in parts:
             if key.startswith("tau_"):
                 parts[key] = st.sampled_from([0.01, 0.1, 1, 10]) | parts[key]
-        parts["token_seconds"] = parts["read_seconds"] = (
-            st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
-        )
+        parts["token_seconds"] = parts["read_seconds"] = st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
     return _object(parts, schema | {"required": needed})
 
 
@@ -251,10 +241,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
         settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
     )
     keys = ("order", "leak_hebbian", "leak_presynaptic")
-    made = {
-        name: folder / "any" / f"{name}.nc"
-        for name in ("qkv", "attention", *study.SECTIONS[section])
-    }
+    made = {name: folder / "any" / f"{name}.nc" for name in ("qkv", "attention", *study.SECTIONS[section])}
 
     def go(name: str, inputs: list[Path], output: str, settings: dict) -> None:
         stage.run(name, inputs, [made[output]], settings, "", "cpu", 1, "")
@@ -281,14 +268,97 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
     return "drawn"
 
 
-@pytest.fixture
-def limit():
-    """Stop what takes longer than LONGEST."""
+@pytest.fixture(autouse=True)
+def limits(monkeypatch):
+    """Fewer points of the calcium models' curves; what takes longer than LONGEST is a hang."""
 
     def stop(*_):
         raise TimeoutError(f"longer than {LONGEST} s")
 
+    monkeypatch.setattr(respond, "CURVE", 8)
     before = signal.signal(signal.SIGALRM, stop)
-    yield types.SimpleNamespace(start=lambda: signal.alarm(LONGEST), end=lambda: signal.alarm(0))
+    yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+def check(drawn: tuple) -> None:
+    """Run a drawn study; whatever refuses it does so in lines that name the setting or the file."""
+    signal.alarm(LONGEST)
+    with tempfile.TemporaryDirectory() as folder:
+        ended = run(*drawn, Path(folder))
+    signal.alarm(0)
+    hypothesis.event(ended.split(":")[0])
+    if ended.startswith("stopped"):
+        assert "every value at a token must be finite" in ended or re.match(
+            r"stopped: (layer \d+, head \d+: |[a-z]+: )", ended
+        ), ended
+
+
+def one(section: str, settings: dict, recipe: dict | None = None, **synthetic) -> tuple:
+    """A study as `studies` draws it, with every figure of its section."""
+    data = {"synthetic": synthetic} if recipe is None else {"file": "mine.nc"}
+    figures = [name for name, of in study.FIGURES.items() if of == section]
+    return {"experiments": {"any": {"data": data, section: settings}}}, recipe, figures
+
+
+ZERO_VALUES = {"shape": (2, 1, 1, 3, 2), "kinds": ["normal", "mixed", "zero"], "tokens": None, "dtype": "f4"}
+HUGE_LOGITS = {"shape": (2, 1, 1, 3, 1), "kinds": ["huge", "huge", "tiny"], "tokens": [3, 1], "dtype": "f8"}
+ONCE_FAILED = {
+    "notes of two kinds of text": one(
+        "retention", {"n_features": [10], "n_seeds": 2, "leaks": [[0.1, 1], [1, 1], [1, 0.1]]},
+        sigma_squared=[1e-300, 1, 50], n_inputs=1, n_tokens=2, d_head=8,
+    ),
+    "whole seconds": one(
+        "retention", {"n_features": [10], "n_seeds": 2, "token_seconds": 1, "leaks": [[1, 1]]},
+        sigma_squared=[1], n_inputs=1, n_tokens=3, d_head=2,
+    ),
+    "calcium at rest": one(
+        "readout", {"models": ["li_rinzel"], "operating_points": [1.8e-5, 0.05], "depths": [1e-6, 10]},
+        sigma_squared=[1], n_inputs=2, n_tokens=4, d_head=2,
+    ),
+    "rounding below a median": one(
+        "network", {"n_features": [10, 20, 30], "n_seeds": 3, "dtype": "bfloat16"},
+        sigma_squared=[1e-9], n_inputs=2, n_tokens=4, d_head=2,
+    ),
+    "values of zero": one(
+        "perturbations", {"n_features": [8], "n_seeds": 2, "kinds": {"heterogeneity": [1], "neurons": [0.5], "knockout_mean": [1]}},
+        ZERO_VALUES,
+    ),
+    "logits of zero values explained": one("explanation", {"n_features": [4], "n_seeds": 2}, ZERO_VALUES),
+    "huge logits": one("symmetries", {"calibrated_on": ["input-0"]}, HUGE_LOGITS),
+    "no thresholds": one(
+        "comparison", {"n_features": [4], "n_seeds": 3, "variants": {"x": {}, "y": {"feature_map": "relu"}}},
+        sigma_squared=[1e-300], n_inputs=1, n_tokens=1, d_head=1,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ONCE_FAILED)
+def test_what_once_ended_in_a_traceback(name, tmp_path):
+    assert run(*ONCE_FAILED[name], tmp_path) == "drawn"
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_whatever_the_schema_accepts_ends_well(section):
+    """The same studies each time: some 200 in all sections."""
+
+    @hypothesis.settings(max_examples=FEW.get(section, 18), derandomize=True, **SETTINGS)
+    @hypothesis.given(studies(section))
+    def any_study(drawn):
+        check(drawn)
+
+    any_study()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("section", SECTIONS)
+def test_many_more_end_well(section):
+    """Others each time, some 2,000 with all figures; --hypothesis-seed=N repeats a run that printed N."""
+
+    @hypothesis.settings(max_examples=154, print_blob=True, **SETTINGS)
+    @hypothesis.given(studies(section, every_figure=True))
+    def any_study(drawn):
+        check(drawn)
+
+    any_study()

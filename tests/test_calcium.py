@@ -242,6 +242,64 @@ def test_a_stimulus_that_cannot_be_is_told(bad):
         calcium.drive("li_rinzel", np.array([0.2, bad]), 0.1)
 
 
+def test_less_than_nothing_by_rounding_is_nothing():
+    stimulus = np.array([0.5, 0.0, 0.5])
+    np.testing.assert_array_equal(
+        calcium.drive("g_chi", stimulus - [0, 1e-18, 0], 0.1), calcium.drive("g_chi", stimulus, 0.1)
+    )
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_no_oscillation_is_found_where_rounding_alone_turns_calcium(model):
+    """Stimuli that leave the cell at rest, from none to the least of a study."""
+    for stimulus in (1e-301, 1e-9, 1.840470353959032e-05):
+        assert np.isnan(calcium.limit_cycle(model, stimulus).period)
+
+
+def nest_astrocyte(ip3):
+    """Period (ms), lowest and highest calcium (uM) of NEST's astrocyte_lr_1994 at constant IP3 (uM).
+
+    Its equations and default parameters as its manual has them, in ms and uM, with what the store holds
+    (calc_ER) written out and calcium kept between 0 and the total inside the right-hand side.
+    """
+    total, ratio, rate_ip3r, rate_l, rate_serca = 2.0, 0.185, 0.006, 0.00011, 0.0009
+    km_serca, kd_act, kd_inh, kd_ip3_1, kd_ip3_2, k_ip3r = 0.1, 0.08234, 1.049, 0.13, 0.9434, 0.0002
+
+    def slopes(_, y):
+        calc, h = max(0.0, min(y[0], total)), y[1]
+        calc_er = (total - calc) / ratio
+        open_share = ip3 / (ip3 + kd_ip3_1) * calc / (calc + kd_act) * h
+        channel = ratio * rate_ip3r * open_share**3 * (calc_er - calc)
+        leak = ratio * rate_l * (calc_er - calc)
+        pump = rate_serca * calc**2 / (km_serca**2 + calc**2)
+        alpha = k_ip3r * kd_inh * (ip3 + kd_ip3_1) / (ip3 + kd_ip3_2)
+        return [channel - pump + leak, alpha * (1 - h) - k_ip3r * calc * h]
+
+    def peak(t, y):
+        return slopes(t, y)[0]
+
+    peak.direction = -1
+    run = solve_ivp(
+        slopes, (0, 1.5e6), [0.1, 0.8], method="LSODA", rtol=1e-10, atol=1e-12, events=peak, dense_output=True
+    )  # fmt: skip
+    before, last = run.t_events[0][-2:]
+    cycle = run.sol(np.linspace(before, last, 20001))[0]
+    return last - before, cycle.min(), cycle.max()
+
+
+@pytest.mark.parametrize("ip3", [0.36, 0.4, 0.5, 0.63])
+def test_li_rinzel_is_the_astrocyte_of_nest(ip3):
+    """In 1 / s where NEST has 1 / ms: rates times 1000, concentrations as they are."""
+    period, lowest, highest = nest_astrocyte(ip3)
+    ours = calcium.limit_cycle("li_rinzel", ip3)
+    np.testing.assert_allclose(ours[:3], [period / 1000, lowest, highest], rtol=1e-3)
+
+
+def test_the_astrocyte_of_nest_oscillates_between_its_hopf_points():
+    hopf = [b.stimulus for b in calcium.bifurcations("li_rinzel") if b.kind == "hopf"]
+    np.testing.assert_allclose(hopf, [0.354, 0.637], atol=6e-4)
+
+
 def test_divergence_names_variable_and_time(monkeypatch):
     def diverging(model, state, stimulus):
         return [1e3 * state[0] ** 2 if stimulus > 0.3 else 0.0, 0.0]

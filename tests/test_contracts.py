@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tripartite.contracts import AXES, CONTRACTS, COORDINATES, Breach, check
+from tripartite.contracts import AXES, CONTRACTS, COORDINATES, Breach, Variable, check, describe
 
 
 def qkv(n_tokens=3, **changes):
@@ -20,6 +20,18 @@ def qkv(n_tokens=3, **changes):
 
 def test_a_good_dataset_passes():
     check(qkv(), "qkv", "x/qkv.nc")
+
+
+@pytest.mark.parametrize("text", ["gone", np.str_("gone")])
+def test_text_of_any_kind_and_whole_numbers_can_be_saved(text):
+    """numpy's str beside Python's, and 1 for 1.0, as a study may say it."""
+    empty = xr.Dataset({"note": ("x", np.array([text, "", np.str_("mixed")], dtype=object)), "age": ("token", np.arange(3))})
+    contract = {"note": Variable("x", "str", "", ""), "age": Variable("token", "float64", "s", "")}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CONTRACTS, "small", contract)
+        saved = describe(empty, "small")
+    assert {type(x) for x in saved["note"].values} == {str} and saved["age"].dtype == np.float64
+    assert saved["note"].values.tolist() == ["gone", "", "mixed"]
 
 
 def test_every_breach_is_named_at_once():

@@ -39,6 +39,29 @@ def fits():
     return found
 
 
+def test_an_empty_panel_says_why():
+    """No finite number, or none within the axes; what shows something or has a word is left alone."""
+    figure, axes = plt.subplots(2, 4)
+    empty, lines, beyond, shown, mapped, worded, off, bars = axes.flat
+    empty.set_title("a title is not a reason", loc="left")
+    palette.title(empty, "neither", "is a name")
+    empty.axhline(1)
+    lines.plot([1, 2], [np.nan, np.inf])
+    beyond.plot([1, 2], [5, 6])
+    beyond.set_ylim(0, 1)
+    shown.plot([1, 2], [np.nan, 3], "o")
+    mapped.pcolormesh([0, 1], [0, 1], [[2.0]])
+    worded.annotate("no thresholds", (0.5, 0.5), xycoords="axes fraction")
+    off.set_axis_off()
+    bars.vlines([1], [2], [3])
+    before = {axis: len(axis.texts) for axis in axes.flat}
+    palette.mark_empty(figure)
+    added = {axis: axis.texts[-1].get_text() for axis in axes.flat if len(axis.texts) > before[axis]}
+    plt.close(figure)
+    nothing = "nothing to show: no finite number\n(the file's notes say why)"
+    assert added == {empty: nothing, lines: nothing, beyond: "all values are beyond the axes"}
+
+
 @pytest.fixture(autouse=True)
 def closed():
     yield

@@ -12,7 +12,7 @@ from tripartite import calcium, job
 from tripartite.contracts import Breach, check, describe
 from tripartite.stages.attend import attend
 from tripartite.stages.generate import synthetic
-from tripartite.stages.integrate import _parts, integrate
+from tripartite.stages.integrate import _intracellular, _parts, integrate
 from tripartite.streams import stream
 
 SETTINGS = {
@@ -237,9 +237,22 @@ def test_calcium_model_is_driven(data, monkeypatch, traces):
 
     monkeypatch.setattr(calcium, "drive", diverge)
     with pytest.raises(
-        Breach, match="^calcium: li_rinzel: calcium is not finite at 3 s; lower sample"
+        Breach, match="^dynamics: calcium: li_rinzel: calcium is not finite at 3 s; lower sample"
     ):
         run(data, calcium="li_rinzel")
+
+
+def test_one_query_with_nearly_all_of_the_response_is_told_in_a_line():
+    """1,300 times the mean drives G-ChI beyond the glutamate for which it is meant."""
+    response = np.full(1999, 1e-3)
+    response[7] = 3.0
+    with pytest.raises(Breach) as error:
+        _intracellular("g_chi", response, 0.1)
+    assert str(error.value) == (
+        "dynamics: calcium: g_chi: one query has 1200 times the mean response, and would drive it with 1200 uM "
+        "of glutamate, wanted at most 1000; use linear, or another head or input"
+    )
+    assert np.isfinite(_intracellular("g_chi", response[:300], 0.1)).all()
 
 
 @pytest.mark.parametrize("model", ["li_rinzel", "g_chi"])

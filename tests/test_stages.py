@@ -269,6 +269,53 @@ def test_low_norm_heads_follow_the_closed_form(sigma_squared):
     assert (abs(per_seed.mean("seed") - predicted) < 3.5 * standard_error).all()
 
 
+def test_the_question_of_performer_pytorch_69():
+    """73 % error, was reported, at d = 128, 24 tokens and 1024 features: neither the code nor bad luck.
+
+    A head of standard normal q and k needs 10^12 neurons. The response is frozen: unbiased networks of
+    1024 err by more than uniform attention does, which is what the reported 73 % are: the 1e-4 that is
+    added to each feature there outweighs them.
+    """
+    rng = np.random.default_rng(0)
+    dims = ("input", "layer", "head", "token", "d_head")
+    scales = {"q": 128**-0.25, "k": 128**-0.25, "v": 1.0}
+    arrays = {
+        name: (dims, scale * rng.standard_normal((2, 1, 1, 24, 128)))
+        for name, scale in scales.items()
+    }
+    data = adopt(xr.Dataset(arrays), "mine.nc")
+    exact = attend(data)
+    for feature_map in ("performer", "orthogonal"):
+        run = simulate(
+            data, exact, n_features=[1024], n_seeds=20, heads="all", **SETTINGS | {"feature_map": feature_map}
+        )  # fmt: skip
+        found = fit(data, exact, run, feature_map)
+        assert 1.3 < found["output_error"] < 1.8
+        if feature_map == "performer":
+            assert found["phase_of"].item() == "frozen"
+            assert 11.5 < found["log10_features_needed"] < 13
+
+    q, k, v = (data[name].values[0, 0, 0].astype(float) for name in "qkv")
+    wanted = exact["output"].values[0, 0, 0]
+    errors = {"theirs": [], "ours": [], "uniform": []}
+    for seed in range(20):
+        omega = np.random.default_rng(seed).standard_normal((1024, 128))
+        drives = q @ omega.T, k @ omega.T
+        largest = drives[0].max(1, keepdims=True), drives[1].max()
+        phi_q, phi_k = (
+            np.exp(drive - np.square(x).sum(1, keepdims=True) / 2 - most)
+            for x, drive, most in zip((q, k), drives, largest)
+        )
+        for name, added in (("theirs", 1e-4), ("ours", 0.0)):
+            a = (phi_q + added) @ (phi_k + added).T
+            output = a @ v / a.sum(1, keepdims=True)
+            errors[name].append(np.abs(output - wanted).mean() / np.abs(wanted).mean())
+        errors["uniform"].append(np.abs(v.mean(0) - wanted).mean() / np.abs(wanted).mean())
+    means = {name: np.mean(values) for name, values in errors.items()}
+    assert abs(means["theirs"] - 0.73) < 0.1 and abs(means["uniform"] - 0.73) < 0.1
+    assert 1.3 < means["ours"] < 1.8
+
+
 BALANCED = {"symmetries": ["center_keys", "center_queries", "balance"], "calibrated_on": ["b"]}
 
 

@@ -590,6 +590,32 @@ def test_sizes_are_short(n_bytes, text):
     assert study._size(n_bytes) == text
 
 
+def test_what_a_section_cannot_do_with_short_data_or_time_constants_is_told(root):
+    short = {"synthetic": {"sigma_squared": [1], "n_tokens": 2}}
+    stiff = {"n_features": 10, "head": [0, 0], "input": "draw-0", "integrator": "adaptive"}
+    settling = {"n_features": [10], "ratios": [0.1, 1, 10]}
+    study_of = {
+        "a": {"data": short, "settling": settling},
+        "b": {"data": short, "dynamics": stiff | {"tau_calcium": 1e-7}},
+        "c": {"data": short, "dynamics": stiff | {"sample_seconds": 3}},
+    }
+    assert faults_of(root, json.dumps({"experiments": study_of})) == [
+        line(
+            "experiments.a.settling",
+            "got data with 2 tokens per input, wanted at least 3; use longer inputs",
+        ),
+        line(
+            "experiments.b.dynamics.integrator",
+            "adaptive takes steps as short as the shortest time constant (tau_calcium, 1e-07 s), 2.5e+07 in the "
+            "2.5 s of 2 tokens, wanted at most 2000000; raise it to 1.3e-06 s or more, or use exact",
+        ),
+        line(
+            "experiments.c.dynamics.sample_seconds",
+            "3 s is longer than the 2.5 s of 2 tokens; lower it",
+        ),
+    ]
+
+
 # A user's file.
 
 

@@ -6,7 +6,9 @@ Calcium C of the cytosol (uM) and the share h of receptors that are not inactiva
     dh/dt = O_2 (Q_2 (1 - h) - C h)
     m = I / (I + d_1) C / (C + d_5),    Q_2 = d_2 (I + d_1) / (I + d_3)
 
-(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994, `chi` those of the networks
+(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994 (its rates are per ms, and
+1000 times as large per s: rate_IP3R 0.006 is Omega_C 6, rate_L 0.00011 Omega_L 0.11, rate_SERCA 0.0009 O_P
+0.9, k_IP3R 0.0002 O_2 0.2; concentrations in uM and ratio_ER_cyt, rho_A, are the same), `chi` those of the networks
 of Stimberg et al. (2019), after De Pitta et al. (2009); both are driven by IP3. `g_chi` has those of their
 figure 2 and is driven by glutamate Y (uM), which binds a share Gamma of the receptors; IP3 is a variable:
 

@@ -107,7 +107,8 @@ class Network:
 
     @cached_property
     def size(self) -> float:
-        return float(np.square(self.output).sum())
+        """|O^|^2; NaN where the output is 0, and no change relative to it is known."""
+        return float(np.square(self.output).sum()) or math.nan
 
 
 class Law(NamedTuple):
@@ -168,7 +169,7 @@ def knockout(log_changed: Callable[[Array, float], Array]) -> Kind:
     def law(net: Network, dose: float) -> Law:
         log_gain = net.log_normalizer - log_changed(net.log_normalizer, dose)
         gain, size = np.exp(log_gain), np.square(net.exact).sum(1)
-        added = (np.square(gain - 1) * size).sum() / size.sum()
+        added = (np.square(gain - 1) * size).sum() / (size.sum() or math.nan)
         return Law(float(added), gain, log_gain_variance=float(log_gain.var()))
 
     return Kind(perturbed, law)

@@ -587,6 +587,11 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{seconds} s are {total / seconds:.0f} in the {total:g} s of {tokens} tokens, wanted at most "
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
+    sample = settings.get("sample_seconds")
+    if sample and 0 < total < sample:
+        yield (*where, "sample_seconds"), (
+            f"{sample} s is longer than the {total:g} s of {tokens} tokens; lower it"
+        )
     shortest = min(_time_constants(settings).items(), key=lambda one: one[1], default=None)
     if (
         settings.get("integrator") == "adaptive"
@@ -596,7 +601,7 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
         yield (*where, "integrator"), (
             f"adaptive takes steps as short as the shortest time constant ({shortest[0]}, {shortest[1]:g} s), "
             f"{total / shortest[1]:.2g} in the {total:g} s of {tokens} tokens, wanted at most {MOST_ADAPTIVE}; "
-            f"raise it to {total / MOST_ADAPTIVE:.2g} s or more, or use exact"
+            f"raise it to {1.05 * total / MOST_ADAPTIVE:.2g} s or more, or use exact"
         )
     frames = settings.get("frame_seconds")
     if frames and 0 < total < LEAST_FRAMES * frames:

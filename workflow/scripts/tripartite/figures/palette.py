@@ -71,6 +71,7 @@ def mark_empty(figure) -> None:
             or axis.get_label() == "<colorbar>"
         ):
             continue
+        axis.get_xlim()  # lets an axis find its limits, which it puts off
         places = [np.empty((0, 2)), *_places(axis)]
         places = np.concatenate(places)
         places = places[np.isfinite(places).all(1)]
@@ -95,18 +96,18 @@ def mark_empty(figure) -> None:
 def _places(axis) -> Iterator[np.ndarray]:
     """Points [n, 2] in the data's coordinates of all marks; lines across the axes are none."""
     for line in axis.lines:
-        if line.get_transform() == axis.transData:
+        if line.get_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
     for marks in axis.collections:
         if isinstance(marks, QuadMesh):
             if np.isfinite(np.ma.filled(marks.get_array(), np.nan)).any():
                 yield marks.get_coordinates().reshape(-1, 2)
-        elif marks.get_transform() == axis.transData:
+        elif marks.get_transform() is axis.transData:
             yield from (path.vertices for path in marks.get_paths())
-        elif marks.get_offset_transform() == axis.transData:
+        elif marks.get_offset_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
     for patch in axis.patches:
-        if patch.get_data_transform() == axis.transData:
+        if patch.get_data_transform() is axis.transData:
             yield patch.get_patch_transform().transform(patch.get_path().vertices)
 
 
@@ -152,8 +153,15 @@ def power(x: float) -> str:
     return f"$10^{{{round(float(x), 1):g}}}$"
 
 
+def decimal(x: float) -> str:
+    """x with two decimals; a dash where it is not known."""
+    return "–" if x != x else f"{x:.2f}"
+
+
 def percent(x: float) -> str:
-    """A share in percent with two digits, without exponents."""
+    """A share in percent with two digits, without exponents; a dash where x is not known."""
+    if not np.isfinite(x):
+        return "–" if x != x else "∞"
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
 
 

@@ -87,7 +87,7 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     upper.set_title(
         f"{palette.head_name(fit, layer, head)}: {order} of {n_heads}\n"
         f"10 % rms error takes {palette.power(needed)} neurons\n"
-        f"at {palette.power(np.log10(sizes[-1]))}: $r = {r:.2f}$, median error {palette.percent(error)}",
+        f"at {palette.power(np.log10(sizes[-1]))}: $r = {palette.decimal(r)}$, median error {palette.percent(error)}",
         loc="left",
     )
 

@@ -199,12 +199,12 @@ def _check_samples(total: float, sample_seconds: float) -> None:
     n = total / sample_seconds
     if n > MOST_SAMPLES:
         raise Breach(
-            f"sample_seconds: got {sample_seconds:g} s, {n:.0f} samples in {total:g} s, wanted at most "
+            f"dynamics: sample_seconds: got {sample_seconds:g} s, {n:.0f} samples in {total:g} s, wanted at most "
             f"{MOST_SAMPLES}; raise it to {1.05 * total / MOST_SAMPLES:.2g} s or more"
         )
     if n < 1:
         raise Breach(
-            f"sample_seconds: got {sample_seconds:g} s, wanted at most the {total:g} s that all tokens "
+            f"dynamics: sample_seconds: got {sample_seconds:g} s, wanted at most the {total:g} s that all tokens "
             "take; lower it"
         )
 
