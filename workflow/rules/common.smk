@@ -208,10 +208,21 @@ def sends_jobs_away():
 
 def only_looks():
     "Whether no stage runs: results are checked, compared or reported, which takes little memory."
-    looks = ("verify", "compare", "--report", "--unlock", "--summary", "-S", "--detailed-summary", "-D")
+    looks = (
+        "verify",
+        "compare",
+        "--report",
+        "--unlock",
+        "--summary",
+        "-S",
+        "--detailed-summary",
+        "-D",
+    )
     line = command_line() if OWN and any(word in sys.argv for word in looks) else None
     if line is None:
         return False
+    if line.report:  # wherever it shall lie
+        Path(line.report).absolute().parent.mkdir(parents=True, exist_ok=True)
     reports = line.report and not line.report_after_run
     named = set(line.targets or [""]) <= {"verify", "compare"}
     return bool(named or reports or line.unlock or line.summary or line.detailed_summary)
@@ -234,7 +245,9 @@ if CORES == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
 CLUSTER = sends_jobs_away()
-MACHINE, CHOSEN = checked(study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS)
+MACHINE, CHOSEN = checked(
+    study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS, not only_looks()
+)
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 

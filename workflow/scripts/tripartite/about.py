@@ -26,11 +26,11 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
     parts = []
     if len(there) < len(asked):
-        parts.append(f"**{len(asked) - len(there)} of {len(asked)} files are not there yet.**")
+        parts.append(f"**Not there yet: {len(asked) - len(there)} of {len(asked)} files.**")
     if stale := [key for key in there if job.outdated(job.origin(there[key]), asked[key])]:
         more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
         parts.append(
-            f"**{len(stale)} files are out of date** ({', '.join(stale[:3])}{more}): *snakemake verify* says why."
+            f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); *snakemake verify* says why."
         )
     if made:
         software = sorted({attrs["versions"] for attrs in made.values()})

@@ -55,7 +55,9 @@ def code(*names: str) -> str:
         path = queue.pop()
         name = path.relative_to(SCRIPTS).as_posix()
         if name not in seen:
-            seen[name] = path.read_text(encoding="utf-8")
+            seen[name] = path.read_text(
+                encoding="utf-8"
+            ).rstrip()  # as Snakemake does to what it fetches
             queue += _imports(path)
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
