@@ -225,11 +225,13 @@ def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
     return float((target * np.where(target > 0, log_p, 0.0)).sum())
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def score(
     target: np.ndarray, logits: np.ndarray, age: np.ndarray, values: dict, names: list[str], with_bias: bool
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Gradient [p] and expected information [p, p]: scalars first, then key biases [N] of mean 0.
 
+    Not finite where a key gets weight that the explanation has nearly none for: nothing can be fitted there.
     With u = d ln P / d parameter, they are sum y u and sum_t n_t sum_j P_tj u u^T, n_t the total of row t.
     """
     log_p, log_s = log_attention(values, logits, age)

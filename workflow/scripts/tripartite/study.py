@@ -13,6 +13,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import jsonschema
@@ -588,7 +589,8 @@ def _duration_faults(where: tuple, settings: dict, shape: dict[str, int]) -> Ite
                 f"{most}; raise it to {total / most:.2g} s or more"
             )
     sample = settings.get("sample_seconds")
-    if sample and 0 < total < sample:
+    exact = tokens * (Fraction(str(token_seconds)) + Fraction(str(settings.get("read_seconds", 0))))
+    if sample and 0 < exact < Fraction(str(sample)):
         yield (*where, "sample_seconds"), (
             f"{sample} s is longer than the {total:g} s of {tokens} tokens; lower it"
         )

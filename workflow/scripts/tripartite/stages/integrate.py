@@ -66,7 +66,7 @@ def integrate(
     present = qkv["mask"].values[i]
     n_tokens, causal = int(present.sum()), order == "causal"
     total = n_tokens * (Fraction(str(token_seconds)) + Fraction(str(read_seconds)))
-    _check_samples(float(total), sample_seconds)
+    _check_samples(total, sample_seconds)
     q, k, v = (torch.from_numpy(qkv[x].values[i, layer, place, present]).double() for x in "qkv")
     log_z, exact = (
         torch.from_numpy(attention[x].values[i, layer, place, present])
@@ -195,17 +195,17 @@ def _check(qkv: xr.Dataset, head: list[int], name: str) -> int:
     return names.index(name)
 
 
-def _check_samples(total: float, sample_seconds: float) -> None:
-    n = total / sample_seconds
+def _check_samples(total: Fraction, sample_seconds: float) -> None:
+    n = total / Fraction(str(sample_seconds))
     if n > MOST_SAMPLES:
         raise Breach(
-            f"dynamics: sample_seconds: got {sample_seconds:g} s, {n:.0f} samples in {total:g} s, wanted at most "
-            f"{MOST_SAMPLES}; raise it to {1.05 * total / MOST_SAMPLES:.2g} s or more"
+            f"dynamics: sample_seconds: got {sample_seconds:g} s, {float(n):.0f} samples in {float(total):g} s, "
+            f"wanted at most {MOST_SAMPLES}; raise it to {1.05 * float(total) / MOST_SAMPLES:.2g} s or more"
         )
     if n < 1:
         raise Breach(
-            f"dynamics: sample_seconds: got {sample_seconds:g} s, wanted at most the {total:g} s that all tokens "
-            "take; lower it"
+            f"dynamics: sample_seconds: got {sample_seconds:g} s, wanted at most the {float(total):g} s that all "
+            "tokens take; lower it"
         )
 
 
