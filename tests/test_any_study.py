@@ -330,6 +330,14 @@ ONCE_FAILED = {
     ),
     "logits of zero values explained": one("explanation", {"n_features": [4], "n_seeds": 2}, ZERO_VALUES),
     "huge logits": one("symmetries", {"calibrated_on": ["input-0"]}, HUGE_LOGITS),
+    "an interval beyond float64": one(
+        "network", {"n_features": [16, 20, 36, 42, 70], "n_seeds": 2},
+        {"shape": (4, 2, 1, 2, 4), "kinds": ["mixed", "below", "mixed"], "tokens": None, "dtype": "f8"},
+    ),
+    "a score beyond float64": one(
+        "explanation", {"n_features": [4, 11], "n_seeds": 4},
+        sigma_squared=[1.0, 1e-06, 1e-06], n_inputs=2, n_tokens=6, d_head=1,
+    ),
     "no thresholds": one(
         "comparison", {"n_features": [4], "n_seeds": 3, "variants": {"x": {}, "y": {"feature_map": "relu"}}},
         sigma_squared=[1e-300], n_inputs=1, n_tokens=1, d_head=1,

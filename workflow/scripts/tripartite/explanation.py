@@ -225,13 +225,11 @@ def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
     return float((target * np.where(target > 0, log_p, 0.0)).sum())
 
 
-@np.errstate(over="ignore", invalid="ignore")
 def score(
     target: np.ndarray, logits: np.ndarray, age: np.ndarray, values: dict, names: list[str], with_bias: bool
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Gradient [p] and expected information [p, p]: scalars first, then key biases [N] of mean 0.
 
-    Not finite where a key gets weight that the explanation has nearly none for: nothing can be fitted there.
     With u = d ln P / d parameter, they are sum y u and sum_t n_t sum_j P_tj u u^T, n_t the total of row t.
     """
     log_p, log_s = log_attention(values, logits, age)
@@ -266,7 +264,10 @@ def score(
 
 
 def _inverse(information: np.ndarray, n_open: int) -> np.ndarray | None:
-    """Covariance [p, p]; None where more directions are open than n_open, the mean of the biases."""
+    """Covariance [p, p]; None where it is beyond float64, or more directions are open than n_open.
+
+    The mean of the biases is open.
+    """
     scale = np.sqrt(np.diagonal(information))
     if not (scale > 0).all() or not np.isfinite(information).all():
         return None
@@ -274,8 +275,10 @@ def _inverse(information: np.ndarray, n_open: int) -> np.ndarray | None:
     known = values > SINGULAR * values[-1]
     if (~known).sum() > n_open:
         return None
-    vectors = vectors[:, known] / scale[:, None]
-    return (vectors / values[known]) @ vectors.T
+    with np.errstate(over="ignore", invalid="ignore"):
+        vectors = vectors[:, known] / scale[:, None]
+        covariance = (vectors / values[known]) @ vectors.T
+    return covariance if np.isfinite(covariance).all() else None
 
 
 def _moved(values: dict, names: list[str], with_bias: bool, step: np.ndarray) -> dict:
