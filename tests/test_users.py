@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from pathlib import Path
@@ -360,6 +361,36 @@ def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
     assert "my_model.nc: is not there" in done.stdout
 
 
+def test_only_what_was_made_of_a_file_stands_for_it(copy):
+    """Not what was made of another file, nor of no file at all: a slip in the name is told as ever."""
+    settings = copy / "config/studies/mine.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("my_model.nc", "my_modle.nc"))
+    said = snakemake(copy, "--dry-run", "--config", "study=mine").stdout
+    one_line(said, "experiments.mine.data.file: 'my_modle.nc': there is no such file")
+    (copy / "my_model.nc").unlink()
+    settings.write_text(text)
+    assert NOTHING in snakemake(copy, "--dry-run", "--config", "study=mine").stdout
+    shutil.copy(copy / "results/mini/small/qkv.nc", copy / "results/mine/mine/qkv.nc")
+    said = snakemake(copy, "--dry-run", "--config", "study=mine").stdout
+    one_line(said, "experiments.mine.data.file: 'my_model.nc': there is no such file")
+
+
+def test_an_archive_is_packed_anew_when_what_it_holds_has_changed(copy):
+    """The file of a user that was away and is back, and a text of the project."""
+    config = ("--config", "study=mine")
+    (copy / "my_model.nc").rename(copy / "tape.nc")
+    done = snakemake(copy, "export", *config)
+    assert done.returncode == 0 and "my_model.nc: is not there" in done.stdout, done.stdout
+    assert NOTHING in snakemake(copy, "export", "--dry-run", *config).stdout
+    (copy / "tape.nc").rename(copy / "my_model.nc")
+    assert re.search(r"^export +1$", snakemake(copy, "export", "--dry-run", *config).stdout, re.M)
+    done = snakemake(copy, "export", *config)
+    assert done.returncode == 0 and "is not there" not in done.stdout
+    (copy / "README.md").write_text("changed")
+    assert re.search(r"^export +1$", snakemake(copy, "export", "--dry-run", *config).stdout, re.M)
+
+
 def test_results_hold_the_name_of_a_users_file_and_never_its_path(copy):
     """C14: in the results, the report and the archive."""
     secret = copy / "secret-project"
@@ -568,6 +599,26 @@ def test_two_snakemakes_in_one_folder(copy):
         assert "7 files are whole" in snakemake(copy, "verify", "--config", f"study={name}").stdout
 
 
+def test_clearing_does_not_mind_what_others_change(tmp_path):
+    """Folders that vanish while they are walked, as other jobs end."""
+    stop = threading.Event()
+
+    def others():
+        while not stop.is_set():
+            with locks.temporary_folder(tmp_path / "a/b", "states.nc"):
+                pass
+            shutil.rmtree(tmp_path / "a", ignore_errors=True)
+
+    busy = threading.Thread(target=others)
+    busy.start()
+    try:
+        for _ in range(300):
+            locks.clear([tmp_path, tmp_path / "nowhere"])
+    finally:
+        stop.set()
+        busy.join()
+
+
 # A calm command line.
 
 
@@ -599,11 +650,9 @@ def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):
         sum("nan at input input-1, layer 0, head 1, token 3, d_head 2" in line for line in lines)
         == 1
     )
-    assert len([line for line in lines if line.strip()]) < 12, "\n".join(lines)
-    assert (
-        "CalledProcessError" not in done.stdout
-        and "generate failed (logs/mine/mine/generate.log)" in lines
-    )
+    assert len([line for line in lines if line.strip()]) < 16, "\n".join(lines)
+    assert "CalledProcessError" not in done.stdout and "stage.py" not in done.stdout
+    assert "Error in rule generate:" in lines and "    message: told above" in lines
 
 
 def test_a_fault_of_ours_keeps_its_traceback(copy):
@@ -712,3 +761,41 @@ def test_odd_command_lines(fresh):
         assert says.strip() in said, (words, said)
         ours = "workflow/rules/" in said and "Traceback" in said
         assert not ours and "Error in file" not in said and " in file " not in said, (words, said)
+
+
+def test_a_name_in_quotes_is_that_name(fresh):
+    said = snakemake(fresh, "--dry-run", "--config", 'study="mini"').stdout
+    assert STATES in said, said
+
+
+@pytest.mark.parametrize("target", ["/nowhere/scratch", "elsewhere"])
+def test_a_link_to_a_disk_that_is_not_there_is_one_line(fresh, target):
+    (fresh / "results").symlink_to(target)
+    try:
+        done = snakemake(fresh, "--config", "study=mini")
+    finally:
+        (fresh / "results").unlink()
+    assert done.returncode == 1
+    one_line(done.stdout, "results: files cannot be written there")
+
+
+def test_failures_of_a_labs_own_rules_are_told_as_ever(tmp_path):
+    """A log with a line that begins with error: is no fault of ours."""
+    folder = lab(
+        tmp_path / "lab",
+        f"""
+        module tripartite:
+            snakefile: "{ROOT}/workflow/Snakefile"
+            config: {{"study": "mini"}}
+
+        use rule * from tripartite as tripartite_*
+
+        rule own:
+            output: "own.txt"
+            log: "own.log"
+            shell: "echo 'error: of the lab' 2>&1 | tee {{log}}; exit 3"
+        """,
+    )
+    done = snakemake(folder, "own.txt")
+    assert done.returncode == 1
+    assert "Error in rule own" in done.stdout and "exit 3" in done.stdout, done.stdout

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from conftest import project, requirements, snakemake
 
-from tripartite import job
+from tripartite import job, locks
 from tripartite.study import SECTIONS
 
 NOTHING = "Nothing to be done"
@@ -368,6 +368,7 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     }
     for leftover in leftovers.values():
         leftover.mkdir(exist_ok=True)
+        (leftover / locks.LOCK).touch()
     snakemake(folder, "--config", "study=tiny", "--unlock")
     done = snakemake(folder, "--rerun-incomplete", "--config", "study=tiny")
     assert done.returncode == 0, done.stdout

@@ -39,12 +39,12 @@ rule measure:
         runtime=doubling(60),
     params:
         stage=script("stage"),
-        settings=plan.text({"peers": f"{RESOURCES}/peers", "seed": 2023}),
+        settings=plan.text({"seed": 2023}),
         code=plan.code("stage", "tripartite/stages/measure"),
     message:
         "Time the network and its peers."
     shell:
-        command("measure", "--device {resources.device}")
+        command("measure", "--peers {input.peers:q} --device {resources.device}")
 
 
 rule benchmark:

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from snakemake.io import flag
@@ -190,6 +191,8 @@ def command_line():
     "The command line as Snakemake reads it, with its profiles; None where Snakemake is called otherwise."
     from snakemake.cli import parse_args
 
+    if Path(sys.argv[0]).name not in ("snakemake", "__main__.py"):
+        return None
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -208,31 +211,29 @@ def sends_jobs_away():
 
 def only_looks():
     "Whether no stage runs: results are checked, compared or reported, which takes little memory."
-    looks = (
-        "verify",
-        "compare",
-        "--report",
-        "--unlock",
-        "--summary",
-        "-S",
-        "--detailed-summary",
-        "-D",
-    )
-    line = command_line() if OWN and any(word in sys.argv for word in looks) else None
+    line = command_line() if OWN else None
     if line is None:
         return False
-    if line.report:  # wherever it shall lie
-        Path(line.report).absolute().parent.mkdir(parents=True, exist_ok=True)
-    reports = line.report and not line.report_after_run
     named = set(line.targets or [""]) <= {"verify", "compare"}
+    reports = line.report and not line.report_after_run
     return bool(named or reports or line.unlock or line.summary or line.detailed_summary)
+
+
+def checked_config():
+    "The settings of the machine and of the chosen study; their faults stop Snakemake."
+    arguments = (typed_config(), Path("."), CLUSTER, OWN, RESULTS)
+    try:
+        return study_module.check(*arguments)
+    except ValueError as faults:
+        too_large = "memory_gb allows" in str(faults) and only_looks()
+        return checked(study_module.check, *arguments, not too_large)
 
 
 def typed_config():
     "The configuration, with texts as they were typed: Snakemake reads study=007 as the number 7."
     typed = dict(part.partition("=")[::2] for part in workflow.config_settings.config_args or [])
-    named = {key: typed[key] for key in ("study", "other") if key in typed} if OWN else {}
-    return dict(config) | {key: value for key, value in named.items() if key in config}
+    keys = [key for key in ("study", "other") if key in typed and OWN]
+    return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
 
 
 # Whether this is the main workflow; in another one, of which it is a module, targets, texts of the command
@@ -245,9 +246,7 @@ if CORES == 0:
     stop("--cores: got 0, with which no job can ever start; give 1 or more")
 RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
 CLUSTER = sends_jobs_away()
-MACHINE, CHOSEN = checked(
-    study_module.check, typed_config(), Path("."), CLUSTER, OWN, RESULTS, not only_looks()
-)
+MACHINE, CHOSEN = checked_config()
 STUDY = MACHINE["study"]
 STUDIES = {STUDY: CHOSEN}
 
@@ -414,6 +413,13 @@ def packed(wildcards, input):
     return [str(file) for file in [*files, study_module.find_study(STUDY, folders)]]
 
 
+def packed_content(wildcards):
+    "What tells one archive from another beside the results: all else that is packed."
+    there, absent = plan.own_files(CHOSEN)
+    files = [*map(Path, packed(None, None)), *PACKED, *SOURCES.values(), *there]
+    return [plan.digest(file) for file in files] + absent + [MACHINE["memory_gb"]]
+
+
 def other_results(wildcards):
     "What `other` names; nothing is compared without it."
     path = MACHINE["other"]
@@ -433,6 +439,8 @@ class About(str):
         line = [sys.executable, "-E", "-s", SOURCES["share"], "about", "--study", STUDY]
         line += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
         said = subprocess.run(line, text=True, capture_output=True)
+        if line := command_line():  # the report may lie anywhere
+            Path(line.report or ".").absolute().parent.mkdir(parents=True, exist_ok=True)
         return said.stdout or said.stderr
 
 
@@ -442,43 +450,46 @@ if OWN:
 
 def usable(folder):
     "Whether files can be written below a folder, which may still have to be made."
-    nearest = next(
-        path for path in (Path(folder), *Path(folder).absolute().parents) if path.exists()
-    )
-    return nearest.is_dir() and os.access(nearest, os.W_OK | os.X_OK)
+    nearest = Path(folder).absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    return os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
 
 
 for place in (RESULTS, LOGS, RESOURCES):
     if workflow.is_main_process and not usable(place):
         line = command_line()
-        if line is None or not (line.dryrun or line.report):
+        looks = line and (line.dryrun or line.report or place != LOGS and only_looks())
+        if not looks:
             stop(f"{place}: files cannot be written there; make it a folder that you may write to")
 
 
 def calm(record):
-    "A filter of Snakemake's log: a target lists none of its files, and a fault that a job has told stands alone."
+    "A filter of Snakemake's log: a target lists none of its files, a fault that a job of ours has told no command."
     event = getattr(getattr(record, "event", None), "name", "")
     if OWN and event == "JOB_INFO" and record.rule_name in ("default", "all"):
         record.reason, record.input = "its files were made", []
     if event == "JOB_ERROR":
-        faults = [fault for path in record.log for fault in told(Path(str(path).split(" (")[0]))]
+        faults = [fault for path in record.log for fault in told(str(path).split(" (")[0])]
         if faults:
-            record.event, record.args = None, ()
-            log = ", ".join(map(str, record.log))
-            record.msg = "\n".join(
-                [f"{record.rule_name} failed ({log})", *(faults if CLUSTER else [])]
-            )
+            words = faults if CLUSTER else ["told above"]
+            record.rule_msg = "\n".join(filter(None, [record.rule_msg, *words]))
+            record.shellcmd = None
     command = re.search(r"2>&1 \| tee (.+)' returned non-zero exit status", str(record.msg))
-    return not (command and told(Path(shlex.split(command[1])[0])))
+    return not (command and told(shlex.split(command[1])[0]))
 
 
 def told(log):
-    "The lines of a fault at the end of the log of a job, which need no more words."
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    "The lines of a fault at the end of the log of a job of ours in this run; they need no more words."
+    log = Path(log)
+    if not log.is_relative_to(LOGS) or not log.is_file() or log.stat().st_mtime < STARTED:
+        return []
+    lines = log.read_text(errors="replace").splitlines()
     first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=None)
     return [] if first is None else lines[first:]
 
 
+STARTED = time.time() - 60  # clocks of other machines may be late
 if workflow.is_main_process and "calm" not in [
     getattr(one, "__name__", "") for one in logger.filters
 ]:

@@ -1,7 +1,7 @@
 # A finished study goes to another lab as one archive, and another lab's is set beside our own.
 
 # What is packed is fetched, if the workflow is not on this machine; what is run is in common.smk.
-for file in (
+PACKED = [
     "CITATION.cff",
     "LICENSE",
     "README.md",
@@ -24,8 +24,8 @@ for file in (
     "workflow/rules/fit.smk",
     "workflow/rules/sharing.smk",
     "workflow/rules/simulate.smk",
-):
-    own_file(f"../../{file}")
+]
+PACKED = [own_file(f"../../{file}") for file in PACKED]
 
 
 rule verify:
@@ -56,8 +56,7 @@ rule export:
         settings=packed,
         machine=lambda wildcards, input: plan.text(MACHINE),
         code=plan.code("share"),
-        # what is packed beside the results, by content
-        content=lambda wildcards: [plan.digest(Path(file)) for file in packed(None, None)],
+        content=packed_content,
     message:
         f"Check the study {STUDY} and pack it, with all that made it, into one archive."
     shell:

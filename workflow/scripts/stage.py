@@ -21,7 +21,7 @@ import resource
 import sys
 from pathlib import Path
 
-from tripartite import job
+from tripartite import job, locks
 from tripartite.contracts import Breach
 
 RECORDED = (  # attributes of what a stage writes, in order
@@ -37,7 +37,7 @@ def part_of(stage: str):
 
 def run(
     stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
-    workers: int, shard: str, shards: list[Path] = (),
+    workers: int, shard: str, shards: list[Path] = (), peers: Path | None = None,
 ):  # fmt: skip
     """Load the inputs through their contracts, call the stage, save what it returns."""
     if stage == "draw":
@@ -58,6 +58,8 @@ def run(
             upstream[job.key(path)] = dataset.attrs["content_digest"]
             upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
             names |= named(dataset)
+    if "peers" in wanted:
+        arguments["peers"] = str(peers)
     if "workers" in wanted:
         arguments["workers"] = workers
     if "kept" in wanted:
@@ -101,6 +103,7 @@ def run(
         job.save(dataset, outputs[0], attrs)
         if "kept" in wanted:
             kept.clear()
+    locks.clear([outputs[0].parent])  # what was left by jobs that were killed
 
 
 def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict):
@@ -155,11 +158,12 @@ def main() -> int:
     parser.add_argument(
         "--shards", nargs="*", type=Path, default=[], help="what shards made: put it together"
     )
+    parser.add_argument("--peers", type=Path, help="measure: the folder of other implementations")
     given = parser.parse_args()
     try:
         run(
             given.stage, given.input, given.output, given.settings, given.code, given.device,
-            given.workers, given.shard, given.shards,
+            given.workers, given.shard, given.shards, given.peers,
         )  # fmt: skip
     except Breach as error:
         print(f"error: {error}", file=sys.stderr)

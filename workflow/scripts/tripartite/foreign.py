@@ -81,9 +81,9 @@ class Refused(ValueError):
 
 
 def header(path) -> dict:
-    """What a file holds: {sizes, inputs, labels, settings, faults}; no values of q, k and v are read.
+    """What a file holds: {sizes, inputs, labels, origin, faults}; no values of q, k and v are read.
 
-    sizes maps SIZES to lengths, inputs are names, and settings is the text with which our own files say how they
+    sizes maps SIZES to lengths, inputs are names, and origin has the texts with which our own files say how they
     were made; all are empty where there is a fault, and everything is
     where this Python has no netCDF4: then the job checks alone. A file that has not changed is read once.
     """
@@ -97,7 +97,7 @@ def header(path) -> dict:
 
 @functools.lru_cache
 def _header(path: str, seen: tuple | None) -> dict:
-    told = {"sizes": {}, "inputs": [], "labels": {}, "settings": "", "faults": []}
+    told = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
     try:
         with _child("header", path, HEADER_SECONDS) as process:
             try:
@@ -357,12 +357,14 @@ def _told(dataset, stored: dict, most_mask: int) -> dict:
     if faults:
         return {"faults": faults}
     sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
-    settings = dataset.getncattr("settings") if "settings" in dataset.ncattrs() else ""
+    origin = {
+        key: str(dataset.getncattr(key)) for key in ("settings", "upstream") if key in dataset.ncattrs()
+    }  # fmt: skip
     return {
         "sizes": sizes,
         "inputs": names,
         "labels": labels,
-        "settings": str(settings),
+        "origin": origin,
         "faults": [],
     }
 

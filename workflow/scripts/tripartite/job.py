@@ -268,8 +268,7 @@ class Kept(MutableMapping):
         shutil.rmtree(self.folder, ignore_errors=True)
         output = self.folder.name.rsplit("-", 1)[0]
         for folder in self.folder.parent.glob(f"{output}-*.partial"):
-            if locks.abandoned(folder, young=0):
-                shutil.rmtree(folder, ignore_errors=True)
+            locks.clear_abandoned(folder, young=0)
 
 
 @contextlib.contextmanager

@@ -81,21 +81,24 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def abandoned(folder: Path, young: float = YOUNG) -> bool:
-    """Whether the job that made a folder is dead for sure; young: seconds in which it may not have its mark yet."""
+def clear_abandoned(folder: Path, young: float = YOUNG) -> None:
+    """Delete a folder if the job that made it is dead for sure; young: seconds in which it may not be locked yet."""
     owner = re.search(r"\.(\d+)@(.+)\.tmp$", folder.name)
     gone = bool(owner) and owner[2] == platform.node() and not _runs(int(owner[1]))
-    try:
+    with contextlib.suppress(OSError):  # not ours to open, or gone meanwhile
         old = time.time() - folder.stat().st_mtime > young
         if not (folder / LOCK).exists():
-            return gone or not owner and old
+            if old and (gone or not owner):
+                shutil.rmtree(folder, ignore_errors=True)
+            return
         handle = lock(folder / LOCK)
         if handle is None:
-            return False
-        os.close(handle)
-        return gone or old
-    except OSError:  # not ours to open, or gone meanwhile
-        return False
+            return
+        try:
+            if gone or old:
+                shutil.rmtree(folder, ignore_errors=True)
+        finally:
+            os.close(handle)
 
 
 def _runs(pid: int) -> bool:
@@ -110,9 +113,10 @@ def _runs(pid: int) -> bool:
 
 def clear(folders: list[Path]) -> None:
     """Delete what dead jobs left below the folders: temporary files, and parts of outputs that are complete."""
-    for folder in folders:
-        for leftover in [*folder.rglob(".*.tmp"), *folder.rglob(".*.partial")]:
-            output = leftover.name.rsplit("-", 1)[0].lstrip(".")
-            unfinished = leftover.suffix == ".partial" and not (leftover.parent / output).exists()
-            if leftover.is_dir() and not unfinished and abandoned(leftover):
-                shutil.rmtree(leftover, ignore_errors=True)
+    for root in folders:
+        for parent, names, _ in os.walk(root):  # which other jobs may change meanwhile
+            for name in names:
+                output = Path(parent) / name.rsplit("-", 1)[0].lstrip(".")
+                complete = name.endswith(".partial") and output.exists()
+                if name.startswith(".") and (complete or name.endswith(".tmp")):
+                    clear_abandoned(Path(parent) / name)

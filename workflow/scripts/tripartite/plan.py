@@ -9,9 +9,9 @@ import functools
 import hashlib
 import json
 import os
+import time
 from pathlib import Path
 
-from . import foreign
 from . import study as study_module
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -95,10 +95,11 @@ def texts(data: dict, root: Path) -> list[Path]:
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file. What was computed is kept in .snakemake, as long as the file is not written to.
+    """sha256 of a file. What was computed is kept in .snakemake, until the file is written to.
 
     A file is known by its place on the disk, its size and the time at which its content or its entry
-    last changed, which no program can set back.
+    last changed, which no program can set back. What changed a moment ago may change again within one
+    tick of the disk's clock, and is not kept.
     """
     status = os.stat(path)
     known = f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
@@ -111,7 +112,7 @@ def digest(path: Path) -> str:
         pass
     with open(path, "rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if status.st_size >= 1 << 20:
+    if status.st_size >= 1 << 20 and time.time() - status.st_ctime > 2:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
             temporary = kept.with_name(f"{known}.{os.getpid()}")
@@ -200,7 +201,7 @@ def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
         file = study_module.own_file(data, root)
         if os.path.exists(file):
             return {"data": {"file": digest(file)}}
-        return json.loads(foreign.header(made / name / "qkv.nc")["settings"] or "{}")
+        return {"data": {"file": study_module.recorded_digest(made / name / "qkv.nc", file)}}
     return {"data": data, **model_settings(data, root)}
 
 

@@ -430,7 +430,7 @@ def _study_faults(
     for name, experiment in experiments.items():
         if "file" in experiment.get("data", {}):
             file = own_file(experiment["data"], root)
-            if made and not os.path.exists(file) and (made / name / "qkv.nc").is_file():
+            if made and not os.path.exists(file) and recorded_digest(made / name / "qkv.nc", file):
                 file = made / name / "qkv.nc"
             experiment["data"]["file"] = str(file)
     faults = [(keys, _with_memory(keys, text, experiments, root)) for keys, text in faults]
@@ -958,6 +958,16 @@ def own_file(data: dict, root: Path = Path(".")) -> Path:
     """Where a user's file lies: as the study says, or where an archive carries it."""
     path, packed = root / data["file"], root / OWN_FILES / Path(data["file"]).name
     return packed if os.path.exists(packed) and not os.path.exists(path) else path
+
+
+def recorded_digest(qkv: Path, file: Path) -> str:
+    """SHA-256 of the user's file of that name from which our qkv.nc was made; "" if it was not, or is not known."""
+    try:
+        origin = foreign.header(qkv)["origin"]
+        settings, upstream = json.loads(origin["settings"]), json.loads(origin["upstream"])
+        return settings["data"]["file"] if file.name in upstream else ""
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def file_faults(path: Path) -> list[str]:
