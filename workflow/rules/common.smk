@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import importlib.util
 import io
-import logging
 import os
 import re
 import shlex
@@ -436,9 +435,9 @@ class About(str):
     "What made the study, for the first page of a report: found out when the page is written, and at no other time."
 
     def __str__(self):
-        line = [sys.executable, "-E", "-s", SOURCES["share"], "about", "--study", STUDY]
-        line += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
-        said = subprocess.run(line, text=True, capture_output=True)
+        about = [*PYTHON.split(), SOURCES["share"], "about", "--study", STUDY]
+        about += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
+        said = subprocess.run(about, text=True, capture_output=True)
         if line := command_line():  # the report may lie anywhere
             Path(line.report or ".").absolute().parent.mkdir(parents=True, exist_ok=True)
         return said.stdout or said.stderr
@@ -469,20 +468,20 @@ def calm(record):
     event = getattr(getattr(record, "event", None), "name", "")
     if OWN and event == "JOB_INFO" and record.rule_name in ("default", "all"):
         record.reason, record.input = "its files were made", []
-    if event == "JOB_ERROR":
+    if event == "JOB_ERROR" and PYTHON in (record.shellcmd or ""):
         faults = [fault for path in record.log for fault in told(str(path).split(" (")[0])]
         if faults:
             words = faults if CLUSTER else ["told above"]
             record.rule_msg = "\n".join(filter(None, [record.rule_msg, *words]))
             record.shellcmd = None
-    command = re.search(r"2>&1 \| tee (.+)' returned non-zero exit status", str(record.msg))
+    command = re.search(rf"{PYTHON} .+ tee (.+)' returned non-zero exit status", str(record.msg))
     return not (command and told(shlex.split(command[1])[0]))
 
 
 def told(log):
-    "The lines of a fault at the end of the log of a job of ours in this run; they need no more words."
+    "The lines of a fault at the end of the log of a job in this run; they need no more words."
     log = Path(log)
-    if not log.is_relative_to(LOGS) or not log.is_file() or log.stat().st_mtime < STARTED:
+    if not log.is_file() or log.stat().st_mtime < STARTED:
         return []
     lines = log.read_text(errors="replace").splitlines()
     first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=None)
