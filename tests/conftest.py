@@ -23,7 +23,7 @@ hypothesis.settings.load_profile("no deadline")
 
 def pytest_collection_modifyitems(items):
     """The longest files first, so that none of them is left to one worker at the end."""
-    longest = ("test_slurm.py", "test_workflow.py")
+    longest = ("test_slurm.py", "test_workflow.py", "test_users.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import study
+from tripartite import job, study
 from tripartite.contracts import Breach
 from tripartite.stages import respond
 
@@ -41,7 +41,11 @@ LARGEST = {  # of integers, so that a study takes a fraction of a second
     "processes_per_head": 4, "n_features": 40, "most_trials": 1000,
 }  # fmt: skip
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
-FEW = {"readout": 6, "perturbations": 12, "convergence": 12}  # slow sections; others have 17 studies each
+FEW = {
+    "readout": 6,
+    "perturbations": 12,
+    "convergence": 12,
+}  # slow sections; others have 17 studies each
 LONGEST = 60  # seconds of one study; more is a hang
 SETTINGS = {
     "deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck),
@@ -72,7 +76,11 @@ def values(schema: dict, key: str = "") -> st.SearchStrategy:
     if kind == "array" and "items" in schema:
         least = schema.get("minItems", 0)
         sizes = {"min_size": least, "max_size": min(schema.get("maxItems", least + 2), least + 2)}
-        unique = {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)} if schema.get("uniqueItems") else {}
+        unique = (
+            {"unique_by": lambda x: float(x) if isinstance(x, int | float) else str(x)}
+            if schema.get("uniqueItems")
+            else {}
+        )
         return st.lists(values(schema["items"], key), **sizes, **unique)
     if kind == "object" and "properties" in schema:
         parts = {name: values(part, name) for name, part in schema["properties"].items()}
@@ -140,7 +148,9 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
     if section == "dynamics":
-        shortest = min(study._time_constants(study.complete(settings, EXPERIMENT[section])).values())
+        shortest = min(
+            study._time_constants(study.complete(settings, EXPERIMENT[section])).values()
+        )
         settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
         hypothesis.assume(total / settings["step_seconds"] < 3000)
         hypothesis.assume(settings.get("integrator") != "adaptive" or total / shortest < 300)
@@ -164,7 +174,9 @@ def one_map(schema: dict) -> st.SearchStrategy:
     parts = schema["properties"]
 
     def with_own(name: str) -> st.SearchStrategy:
-        own = {key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name}
+        own = {
+            key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name
+        }
         return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
 
     return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
@@ -188,10 +200,7 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         **{key: st.just(first) | some_of(names) for key in ("calibrated_on", "trained_on")},
         "validated_on": st.just(middle) | some_of(names),
     }  # fmt: skip
-    parts = {
-        key: special[key] if key in special else None
-        for key in schema["properties"]
-    }
+    parts = {key: special[key] if key in special else None for key in schema["properties"]}
     for key in parts:
         if parts[key] is None and key == "variants":
             one = schema["properties"][key]["additionalProperties"]
@@ -208,7 +217,9 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         for key in parts:
             if key.startswith("tau_"):
                 parts[key] = st.sampled_from([0.01, 0.1, 1, 10]) | parts[key]
-        parts["token_seconds"] = parts["read_seconds"] = st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
+        parts["token_seconds"] = parts["read_seconds"] = (
+            st.sampled_from([0.1, 0.25, 1, 3]) | parts["read_seconds"]
+        )
     return _object(parts, schema | {"required": needed})
 
 
@@ -244,12 +255,17 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
         settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
     )
     keys = ("order", "leak_hebbian", "leak_presynaptic")
-    made = {name: folder / "any" / f"{name}.nc" for name in ("qkv", "attention", *study.SECTIONS[section])}
+    made = {
+        name: folder / "any" / f"{name}.nc"
+        for name in ("qkv", "attention", *study.SECTIONS[section])
+    }
 
     def go(name: str, inputs: list[Path], output: str, settings: dict) -> None:
         stage.run(name, inputs, [made[output]], settings, "", "cpu", 1, "")
 
     data = {"data": experiment["data"], "seed": whole["seed"], "experiment": "any"}
+    if recipe:
+        data = {"data": {"file": job.file_digest(folder / "mine.nc")}}
     try:
         go("generate", [folder / "mine.nc"] if recipe else [], "qkv", data)
         attended = {key: settings[key] for key in keys} if special else {}
@@ -305,8 +321,18 @@ def one(section: str, settings: dict, recipe: dict | None = None, **synthetic) -
     return {"experiments": {"any": {"data": data, section: settings}}}, recipe, figures
 
 
-ZERO_VALUES = {"shape": (2, 1, 1, 3, 2), "kinds": ["normal", "mixed", "zero"], "tokens": None, "dtype": "f4"}
-HUGE_LOGITS = {"shape": (2, 1, 1, 3, 1), "kinds": ["huge", "huge", "tiny"], "tokens": [3, 1], "dtype": "f8"}
+ZERO_VALUES = {
+    "shape": (2, 1, 1, 3, 2),
+    "kinds": ["normal", "mixed", "zero"],
+    "tokens": None,
+    "dtype": "f4",
+}
+HUGE_LOGITS = {
+    "shape": (2, 1, 1, 3, 1),
+    "kinds": ["huge", "huge", "tiny"],
+    "tokens": [3, 1],
+    "dtype": "f8",
+}
 ONCE_FAILED = {
     "notes of two kinds of text": one(
         "retention", {"n_features": [10], "n_seeds": 2, "leaks": [[0.1, 1], [1, 1], [1, 0.1]]},

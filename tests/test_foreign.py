@@ -917,7 +917,7 @@ def test_a_python_without_netcdf(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
     told = foreign.header(tmp_path / "my.nc")
-    assert told == {"sizes": {}, "inputs": [], "labels": {}, "faults": []}
+    assert told == {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
     assert study.file_faults(tmp_path / "my.nc") == []
     with pytest.raises(foreign.Refused, match="this Python has no netCDF4"):
         foreign.values(tmp_path / "my.nc")
@@ -1125,7 +1125,12 @@ def test_labels_travel_to_the_files_that_figures_draw(tmp_path):
         assert done.returncode == 0, done.stderr
 
     qkv_, attention = folder / "qkv.nc", folder / "attention.nc"
-    stage("generate", [tmp_path / "my.nc"], [qkv_], {"data": {"file": "my.nc"}})
+    stage(
+        "generate",
+        [tmp_path / "my.nc"],
+        [qkv_],
+        {"data": {"file": job.file_digest(tmp_path / "my.nc")}},
+    )
     stage("attend", [qkv_], [attention], {})
     for path in (qkv_, attention):
         assert json.loads(job.load(path).attrs["labels"]) == {"layer": ["first", "last"]}

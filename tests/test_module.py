@@ -100,7 +100,7 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
     assert not (folder / "results").exists()
     assert NOTHING in snakemake(folder, "--dry-run").stdout
     checked = snakemake(folder, "old_verify")
-    assert "files are whole, and each was made from those that are there" in checked.stdout
+    assert "files are whole, were made as the study asks for, and from those that are there" in checked.stdout
     exported = snakemake(folder, "new_export")
     assert exported.returncode == 0, exported.stdout
     with zipfile.ZipFile(folder / "new/results/export/mini.zip") as archive:

@@ -183,7 +183,7 @@ def test_all_that_is_packed_is_fetched():
     """Where the workflow is used from a repository elsewhere, only what is named is on this machine."""
     rules = (ROOT / "workflow/rules/sharing.smk").read_text()
     named = re.findall(
-        r'^    "(.+)",$', rules.partition("for file in (")[2].partition("):")[0], re.M
+        r'^    "(.+)",$', rules.partition("PACKED = [")[2].partition("]")[0], re.M
     )
     packed = {path.relative_to(ROOT).as_posix() for each in sharing.OWN for path in ROOT.glob(each)}
     elsewhere = (

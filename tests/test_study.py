@@ -801,7 +801,7 @@ TYPED = [
     ("data", "modèle", "model"), ("data", "Modell", "model"), ("experiment", "réseau", None),
     ("device", "Grafikkarte", None), ("study", "semilla", None), ("study", "Experimente", "experiments"),
     # nothing is near, or too much is
-    ("config", "pathvars", None), ("config", "samples", None), ("config", "cores", None), ("config", "threshold", None),
+    ("config", "pathvar", "pathvars"), ("config", "samples", None), ("config", "cores", None), ("config", "threshold", None),
     ("device", "tpu", None), ("device", "xpu", None), ("model", "gpt2", None), ("model", "llama", None),
     ("draws", "draw-9", None), ("draws", "draw", None), ("dynamics", "tau", None), ("kinds", "gap_junctions", None),
     ("map", "softmax", None), ("network", "head_dim", None), ("network", "dropout", None), ("loss", "mse", None),

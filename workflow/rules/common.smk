@@ -445,6 +445,12 @@ class About(str):
 
 if OWN:
     config["about"] = About()
+if OWN and any(argument.startswith("--report") for argument in sys.argv):
+    line = command_line()
+    if line and line.report and not line.report_after_run and not Path(RESULTS, STUDY).is_dir():
+        stop(
+            f"There is no report of the study {STUDY}: run it first, or name another one with --config study=..."
+        )
 
 
 def usable(folder):

@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from tripartite import job
+from tripartite.contracts import Breach
 
 USED = re.compile(
     r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M
@@ -27,7 +28,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     parts = []
     if len(there) < len(asked):
         parts.append(f"**Not there yet: {len(asked) - len(there)} of {len(asked)} files.**")
-    if stale := [key for key in there if job.outdated(job.origin(there[key]), asked[key])]:
+    if stale := [key for key, path in there.items() if _is_stale(path, asked[key])]:
         more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
         parts.append(
             f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); *snakemake verify* says why."
@@ -55,6 +56,14 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
         _indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90))
     )
     return "\n\n".join(parts) + "\n"
+
+
+def _is_stale(path: Path, asked: dict) -> bool:
+    """Whether a result was not made as it is asked for, or does not say how."""
+    try:
+        return bool(job.outdated(job.origin(path), asked))
+    except Breach:
+        return True
 
 
 def usage(folders: list[Path], logs: Path) -> dict[str, list[tuple[float, int, str]]]:
