@@ -25,10 +25,18 @@ dC/dt = ratio * rate_IP3R * m**3 * n**3 * h**3 * (C_ER - C) + ratio * rate_L * (
 dh/dt = k_IP3R * (Kd_inh * (ip3 + Kd_IP3_1) / (ip3 + Kd_IP3_2) * (1 - h) - C * h) : 1
 """
 LI_RINZEL_PARAMETERS = {
-    "Ca_tot": 2.0 * UM, "ratio": 0.185, "Kd_IP3_1": 0.13 * UM, "Kd_inh": 1.049 * UM, "Kd_IP3_2": 0.9434 * UM,
-    "Kd_act": 0.08234 * UM, "k_IP3R": 0.2 * PER_UM_S, "rate_IP3R": 6.0 * PER_S, "rate_L": 0.11 * PER_S,
-    "rate_SERCA": 0.9 * UM * PER_S, "Km_SERCA": 0.1 * UM,
-}  # fmt: skip
+    "Ca_tot": 2.0 * UM,
+    "ratio": 0.185,
+    "Kd_IP3_1": 0.13 * UM,
+    "Kd_inh": 1.049 * UM,
+    "Kd_IP3_2": 0.9434 * UM,
+    "Kd_act": 0.08234 * UM,
+    "k_IP3R": 0.2 * PER_UM_S,
+    "rate_IP3R": 6.0 * PER_S,
+    "rate_L": 0.11 * PER_S,
+    "rate_SERCA": 0.9 * UM * PER_S,
+    "Km_SERCA": 0.1 * UM,
+}
 
 CHI = """
 dC/dt = J_r + J_l - J_p : mmolar
@@ -42,10 +50,18 @@ tau_h = 1 / (O_2 * (Q_2 + C)) : second
 Q_2 = d_2 * (I + d_1) / (I + d_3) : mmolar
 """
 CHI_PARAMETERS = {
-    "O_P": 0.9 * UM * PER_S, "K_P": 0.05 * UM, "C_T": 2.0 * UM, "rho_A": 0.18, "Omega_C": 6.0 * PER_S,
-    "Omega_L": 0.1 * PER_S, "d_1": 0.13 * UM, "d_2": 1.05 * UM, "O_2": 0.2 * PER_UM_S, "d_3": 0.9434 * UM,
+    "O_P": 0.9 * UM * PER_S,
+    "K_P": 0.05 * UM,
+    "C_T": 2.0 * UM,
+    "rho_A": 0.18,
+    "Omega_C": 6.0 * PER_S,
+    "Omega_L": 0.1 * PER_S,
+    "d_1": 0.13 * UM,
+    "d_2": 1.05 * UM,
+    "O_2": 0.2 * PER_UM_S,
+    "d_3": 0.9434 * UM,
     "d_5": 0.08 * UM,
-}  # fmt: skip
+}
 
 G_CHI = """
 dGamma/dt = O_N * Y * (1 - Gamma) - Omega_N * (1 + zeta * C / (C + K_KC)) * Gamma : 1
@@ -55,10 +71,20 @@ J_3K = O_3K * C**4 / (C**4 + K_D**4) * I / (I + K_3K) : mmolar/second
 Y : mmolar
 """
 G_CHI_PARAMETERS = CHI_PARAMETERS | {
-    "K_P": 0.1 * UM, "O_beta": 5 * UM * PER_S, "O_N": 0.3 * PER_UM_S, "Omega_N": 0.5 * PER_S, "K_KC": 0.5 * UM,
-    "zeta": 10, "O_delta": 0.2 * UM * PER_S, "kappa_delta": 1.5 * UM, "K_delta": 0.3 * UM,
-    "Omega_5P": 0.1 * PER_S, "K_D": 0.5 * UM, "K_3K": 1.0 * UM, "O_3K": 4.5 * UM * PER_S,
-}  # fmt: skip
+    "K_P": 0.1 * UM,
+    "O_beta": 5 * UM * PER_S,
+    "O_N": 0.3 * PER_UM_S,
+    "Omega_N": 0.5 * PER_S,
+    "K_KC": 0.5 * UM,
+    "zeta": 10,
+    "O_delta": 0.2 * UM * PER_S,
+    "kappa_delta": 1.5 * UM,
+    "K_delta": 0.3 * UM,
+    "Omega_5P": 0.1 * PER_S,
+    "K_D": 0.5 * UM,
+    "K_3K": 1.0 * UM,
+    "O_3K": 4.5 * UM * PER_S,
+}
 WITNESSES = {  # equations, parameters, and the name of the stimulus
     "li_rinzel": (LI_RINZEL, LI_RINZEL_PARAMETERS, "ip3"),
     "chi": (CHI + "I : mmolar\n", CHI_PARAMETERS, "I"),

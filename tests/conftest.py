@@ -12,7 +12,6 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-
 from tripartite import job
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +45,14 @@ def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.C
     pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     return subprocess.run(
         [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments],
-        cwd=folder, env=plain | pip | environment, text=True, stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=900,
-    )  # fmt: skip
+        cwd=folder,
+        env=plain | pip | environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=900,
+    )
 
 
 def requirements() -> dict[str, str]:

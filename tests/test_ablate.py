@@ -9,13 +9,12 @@ import torch
 from conftest import ROOT, assert_drawn_alike
 from matplotlib import pyplot as plt
 from test_pretrained import WHEELS
-
 from tripartite import job, transformers
-from tripartite.contracts import Breach
+from tripartite.contracts import UserError
 from tripartite.figures import palette
-from tripartite.figures.ablation import ablation
-from tripartite.stages.ablate import KNOCKOUTS, ablate, chance, without_astrocytes
-from tripartite.stages.generate import generate
+from tripartite.kinds.ablation.ablate import KNOCKOUTS, ablate, chance, without_astrocytes
+from tripartite.kinds.ablation.ablation import ablation
+from tripartite.kinds.data.generate import generate
 
 KINDS = list(KNOCKOUTS)
 WORDS, WIDTH, HEADS, LAYERS = 9, 6, 2, 3
@@ -46,8 +45,9 @@ def small(monkeypatch):
         "embeddings.word_embeddings.weight": (WORDS, WIDTH),
         "embeddings.position_embeddings.weight": (WORDS, WIDTH),
         "embeddings.token_type_embeddings.weight": (2, WIDTH),
-        "embeddings.LayerNorm.weight": (WIDTH,), "embeddings.LayerNorm.bias": (WIDTH,),
-    }  # fmt: skip
+        "embeddings.LayerNorm.weight": (WIDTH,),
+        "embeddings.LayerNorm.bias": (WIDTH,),
+    }
     for i, name in itertools.product(range(LAYERS), transformers.BERT_PARTS.values()):
         rows = 4 if name.startswith("intermediate") else WIDTH
         columns = 4 if name == "output.dense" else WIDTH
@@ -73,26 +73,43 @@ def one_by_one(weights, ids, kind, lesioned):
         w["embeddings.word_embeddings.weight"],
     )
     sentence = w["embeddings.token_type_embeddings.weight"][0]
-    xs = [norm("embeddings.LayerNorm", words[word] + places[t] + sentence) for t, word in enumerate(ids)]  # fmt: skip
+    xs = [
+        norm("embeddings.LayerNorm", words[word] + places[t] + sentence)
+        for t, word in enumerate(ids)
+    ]
     states = [xs]
     for i in range(LAYERS):
         part = f"encoder.layer.{i}."
-        q, k, v = ([linear(f"{part}attention.self.{name}", x) for x in xs] for name in ("query", "key", "value"))  # fmt: skip
+        q, k, v = (
+            [linear(f"{part}attention.self.{name}", x) for x in xs]
+            for name in ("query", "key", "value")
+        )
         outputs = [[] for _ in xs]
         for head in range(HEADS):
             own = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
             z = [sum(exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) for b in k) for a in q]
             for t, a in enumerate(q):
-                drive = sum(exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) * c[own] for b, c in zip(k, v))  # fmt: skip
+                drive = sum(
+                    exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) * c[own] for b, c in zip(k, v)
+                )
                 divided_by = z[t]
                 if i in lesioned:
-                    divided_by = {"knockout_none": 1, "knockout_mean": sum(z) / len(z), "knockout_lagged": z[max(t - 1, 0)]}[kind]  # fmt: skip
+                    divided_by = {
+                        "knockout_none": 1,
+                        "knockout_mean": sum(z) / len(z),
+                        "knockout_lagged": z[max(t - 1, 0)],
+                    }[kind]
                 outputs[t] += list(drive / divided_by)
         new = []
         for x, output in zip(xs, outputs):
-            x = norm(f"{part}attention.output.LayerNorm", x + linear(f"{part}attention.output.dense", np.array(output)))  # fmt: skip
+            x = norm(
+                f"{part}attention.output.LayerNorm",
+                x + linear(f"{part}attention.output.dense", np.array(output)),
+            )
             inner = [u * (1 + erf(u / sqrt(2))) / 2 for u in linear(f"{part}intermediate.dense", x)]
-            new.append(norm(f"{part}output.LayerNorm", x + linear(f"{part}output.dense", np.array(inner))))  # fmt: skip
+            new.append(
+                norm(f"{part}output.LayerNorm", x + linear(f"{part}output.dense", np.array(inner)))
+            )
         xs = new
         states.append(xs)
     return np.array(states)
@@ -104,7 +121,9 @@ def test_states_are_those_of_a_plain_loop(small, kind, lesioned):
     ids, seen = [3, 1, 4, 1, 5], {}
     attention = without_astrocytes(kind, lesioned, seen)
     hidden = transformers.bert(small, ids, attention)[3].numpy()
-    np.testing.assert_allclose(hidden, one_by_one(small, ids, kind, lesioned), rtol=1e-9, atol=1e-11)  # fmt: skip
+    np.testing.assert_allclose(
+        hidden, one_by_one(small, ids, kind, lesioned), rtol=1e-9, atol=1e-11
+    )
     assert bool(seen) == bool(lesioned)
 
 
@@ -117,8 +136,11 @@ def test_a_head_keeps_its_direction_and_gains_z_over_p(kind):
     changed = without_astrocytes(kind, [7], seen)(7, q, k, v)
     exact = transformers.softmax_attention(7, q, k, v)
     z = (q @ k.mT).exp().sum(-1)
-    p = {"knockout_none": torch.ones_like(z), "knockout_mean": z.mean(-1, keepdim=True).expand_as(z),
-         "knockout_lagged": torch.cat([z[:, :1], z[:, :-1]], -1)}[kind]  # fmt: skip
+    p = {
+        "knockout_none": torch.ones_like(z),
+        "knockout_mean": z.mean(-1, keepdim=True).expand_as(z),
+        "knockout_lagged": torch.cat([z[:, :1], z[:, :-1]], -1),
+    }[kind]
     torch.testing.assert_close(changed, (z / p)[..., None] * exact, rtol=1e-12, atol=0)
     torch.testing.assert_close(seen["log_gain"], (z / p).log(), rtol=1e-12, atol=1e-14)
     same = without_astrocytes(kind, [0], seen)(0, q[:, :1].expand_as(q), k, v)
@@ -151,9 +173,11 @@ def test_gains_are_those_of_the_heads_own_normalisers(found, wheels):
     wheel, inputs = wheels / WHEELS["albert"], ["wittig", "amide_coupling"]
     qkv = generate(
         [wheel, *(ROOT / f"config/inputs/reactions/{name}.smi" for name in inputs)],
-        {"model": "albert", "inputs": inputs}, title="ALBERT", wheel="rxnmapper",
+        {"model": "albert", "inputs": inputs},
+        title="ALBERT",
+        wheel="rxnmapper",
         sha256={wheel.stem: job.file_digest(wheel)},
-    )  # fmt: skip
+    )
     for layer, head in [(0, 2), (5, 7), (11, 0)]:
         medians, spreads = [], []
         for i in range(2):
@@ -173,27 +197,34 @@ def test_gains_are_those_of_the_heads_own_normalisers(found, wheels):
 def test_numbers_depend_neither_on_workers_nor_on_other_kinds(found, wheels):
     again = read(wheels, kinds=["knockout_lagged"])
     for name in again:
-        kept = found[name].sel(perturbation=["knockout_lagged"]) if "perturbation" in found[name].dims else found[name]  # fmt: skip
+        kept = (
+            found[name].sel(perturbation=["knockout_lagged"])
+            if "perturbation" in found[name].dims
+            else found[name]
+        )
         np.testing.assert_array_equal(again[name], kept)
 
 
 def test_one_input_has_no_interval(found, wheels, tmp_path):
     one = read(wheels, inputs=["wittig"], kinds=["knockout_mean"])
     assert np.isfinite(one["cosine"]).all() and np.isnan(one["cosine_low"]).all()
-    job.save(one, tmp_path / "ablation.nc", {"source": "ALBERT", "settings": {}})
+    job.save(one, tmp_path / "ablation.nc", {"data": "ALBERT", "settings": {}})
     np.testing.assert_array_less(found["cosine_low"] - 1e-12, found["cosine"])
 
 
 def test_bad_input_is_one_line(wheels):
-    with pytest.raises(Breach, match="^model albert: .*nothing"):
+    with pytest.raises(UserError, match="^model albert: .*nothing"):
         read(wheels, inputs=["wittig"], model="albert", wheel="nothing")
-    with pytest.raises(Breach, match="sha256 is .* delete it"):
+    with pytest.raises(UserError, match="sha256 is .* delete it"):
         read(wheels, sha256={"rxnmapper-0.4.3": "0" * 64})
 
 
 def test_figure(found, tmp_path):
     silent = found.assign(top_token_kept=found["top_token_kept"] * np.nan)
-    fits = {"a": found, "b": silent.sel(perturbation=["knockout_lagged"]).assign_attrs(source="x $^$ y")}  # fmt: skip
+    fits = {
+        "a": found,
+        "b": silent.sel(perturbation=["knockout_lagged"]).assign_attrs(data="x $^$ y"),
+    }
     assert_drawn_alike(ablation, fits, tmp_path)
     figure = ablation(fits)
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 8

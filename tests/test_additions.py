@@ -9,14 +9,18 @@ from test_contracts import qkv
 from test_learn_stage import run as train
 from test_learn_stage import with_gaps
 from test_shards import STUDY
-
-from tripartite import job, learning
-from tripartite.stages import simulate as stage
-from tripartite.stages.attend import attend
+from tripartite import job
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.learned import learning
+from tripartite.kinds.network import simulate as stage
 
 NETWORK = {
-    "feature_map": "performer", "n_features": [3, 7, 15], "seed": 5, "source": "x", "device": "cpu",
-}  # fmt: skip
+    "feature_map": "performer",
+    "n_features": [3, 7, 15],
+    "seed": 5,
+    "data_of": "x",
+    "device": "cpu",
+}
 HEADS = [[0, 0], [0, 1], [0, 2]]
 
 
@@ -54,7 +58,7 @@ def test_what_is_there_is_taken_over_and_changes_no_number(
     there = simulated(*before)
     fresh = simulated(*after)
     assert len(counted) == len(after[0]) * after[1]
-    got = simulated(*after, earlier=there)
+    got = simulated(*after, previous=there)
     assert len(counted) == runs
     assert got.identical(fresh)
 
@@ -65,7 +69,7 @@ def test_trainings_that_are_there_are_not_repeated(monkeypatch):
     there = train(data, n_features=[6], n_seeds=2, trained_on=["draw-0"])
     fresh = train(data, n_features=[4, 6], n_seeds=3, trained_on=["draw-0"])
     counted.clear()
-    got = train(data, n_features=[4, 6], n_seeds=3, trained_on=["draw-0"], earlier=there)
+    got = train(data, n_features=[4, 6], n_seeds=3, trained_on=["draw-0"], previous=there)
     assert len(counted) == 4
     assert got.identical(fresh)
 
@@ -84,9 +88,12 @@ def test_trainings_that_are_there_are_not_repeated(monkeypatch):
 )
 def test_nothing_else_may_differ(name, value, found, tmp_path, monkeypatch):
     origin = {
-        "stage": "simulate", "settings": {"n_seeds": 2, "heads": "all"}, "code_digest": "abc",
-        "upstream": {"a/qkv.nc": "abc"}, "device": "cpu",
-    }  # fmt: skip
+        "stage": "simulate",
+        "settings": {"n_seeds": 2, "heads": "all"},
+        "code_digest": "abc",
+        "upstream": {"a/qkv.nc": "abc"},
+        "device": "cpu",
+    }
     if name == "schema_version":
         monkeypatch.setattr(job, "SCHEMA_VERSION", value)
     if name == "versions":
@@ -95,18 +102,18 @@ def test_nothing_else_may_differ(name, value, found, tmp_path, monkeypatch):
     monkeypatch.undo()
     if name in origin:
         origin[name] = value
-    there = job.earlier(tmp_path / "qkv.nc", origin, ("n_seeds", "heads"))
+    there = job.previous(tmp_path / "qkv.nc", origin, ("n_seeds", "heads"))
     assert (there is not None) == found
 
 
 def test_what_is_damaged_or_missing_is_not_taken_over(tmp_path):
     origin = {"settings": {}}
     path = tmp_path / "qkv.nc"
-    assert job.earlier(path, origin, ()) is None
+    assert job.previous(path, origin, ()) is None
     job.save(qkv(), path, origin)
-    assert job.earlier(path, origin, ()) is not None
+    assert job.previous(path, origin, ()) is not None
     path.write_bytes(path.read_bytes()[:-100])
-    assert job.earlier(path, origin, ()) is None
+    assert job.previous(path, origin, ()) is None
 
 
 def test_in_the_workflow(tmp_path):

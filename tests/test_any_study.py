@@ -18,28 +18,42 @@ import hypothesis
 import netCDF4
 import numpy as np
 import pytest
+import stage
 from hypothesis import strategies as st
 from matplotlib import pyplot
-
-import stage
 from tripartite import job, study
-from tripartite.contracts import Breach
-from tripartite.stages import respond
+from tripartite.contracts import UserError
+from tripartite.kinds.readout import respond
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
 SECTIONS = [name for name in study.SECTIONS if name != "ablation"]  # it needs a model's own weights
 STAGES = {  # what is run after attend, by section
-    "network": ("simulate", "fit"), "symmetries": ("calibrate",), "comparison": ("compare",),
-    "learned": ("learn",), "explanation": ("explain",), "dynamics": ("integrate",),
-    "convergence": ("converge",), "settling": ("settle",), "readout": ("respond",),
-    "coupling": ("couple",), "perturbations": ("perturb",), "retention": ("retain",),
+    "network": ("simulate", "fit"),
+    "symmetries": ("calibrate",),
+    "comparison": ("compare",),
+    "learned": ("learn",),
+    "explanation": ("explain",),
+    "dynamics": ("integrate",),
+    "convergence": ("converge",),
+    "settling": ("settle",),
+    "readout": ("respond",),
+    "coupling": ("couple",),
+    "perturbations": ("perturb",),
+    "retention": ("retain",),
     "imaging": ("image",),
-}  # fmt: skip
+}
 LARGEST = {  # of integers, so that a study takes a fraction of a second
-    "n_inputs": 3, "n_tokens": 6, "d_head": 4, "n_seeds": 4, "max_steps": 25, "steps": 40,
-    "processes_per_head": 4, "n_features": 40, "most_trials": 1000,
-}  # fmt: skip
+    "n_inputs": 3,
+    "n_tokens": 6,
+    "d_head": 4,
+    "n_seeds": 4,
+    "max_steps": 25,
+    "steps": 40,
+    "processes_per_head": 4,
+    "n_features": 40,
+    "most_trials": 1000,
+}
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
 FEW = {
     "readout": 6,
@@ -48,9 +62,13 @@ FEW = {
 }  # slow sections; others have 17 studies each
 LONGEST = 60  # seconds of one study; more is a hang
 SETTINGS = {
-    "deadline": None, "database": None, "suppress_health_check": list(hypothesis.HealthCheck),
-    "phases": [hypothesis.Phase.generate],  # each try takes a second: a study that fails is not made smaller
-}  # fmt: skip
+    "deadline": None,
+    "database": None,
+    "suppress_health_check": list(hypothesis.HealthCheck),
+    "phases": [
+        hypothesis.Phase.generate
+    ],  # each try takes a second: a study that fails is not made smaller
+}
 
 
 def numbers(schema: dict) -> st.SearchStrategy:
@@ -61,7 +79,12 @@ def numbers(schema: dict) -> st.SearchStrategy:
     small = [x for x in (1e-300, 1e-12, 1e-6) if least <= x <= most]
     low, high = max(least, 1e-4), min(most, 30)
     logarithmic = st.floats(math.log10(low), math.log10(high)).map(lambda x: min(10**x, most))
-    return st.one_of(logarithmic, logarithmic, st.sampled_from(ends + small), st.integers(1, 2).filter(lambda x: least <= x <= most))  # fmt: skip
+    return st.one_of(
+        logarithmic,
+        logarithmic,
+        st.sampled_from(ends + small),
+        st.integers(1, 2).filter(lambda x: least <= x <= most),
+    )
 
 
 def values(schema: dict, key: str = "") -> st.SearchStrategy:
@@ -99,16 +122,20 @@ def _object(parts: dict[str, st.SearchStrategy], schema: dict) -> st.SearchStrat
 ARRAYS = {  # of a user: what q, k and v hold
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "zero": lambda rng, shape: np.zeros(shape),
-    "equal": lambda rng, shape: np.broadcast_to(rng.standard_normal((*shape[:3], 1, shape[4])), shape),
+    "equal": lambda rng, shape: np.broadcast_to(
+        rng.standard_normal((*shape[:3], 1, shape[4])), shape
+    ),
     "ones": lambda rng, shape: np.ones(shape),
     "large": lambda rng, shape: 12 * rng.standard_normal(shape),
     "huge": lambda rng, shape: 1e18 * rng.standard_normal(shape),
     "tiny": lambda rng, shape: 1e-30 * rng.standard_normal(shape),
     "beyond": lambda rng, shape: 1e150 * rng.standard_normal(shape),
     "below": lambda rng, shape: 1e-150 * rng.standard_normal(shape),
-    "mixed": lambda rng, shape: rng.standard_normal(shape) * 10.0 ** rng.integers(-20, 3, shape[:4])[..., None],
+    "mixed": lambda rng, shape: (
+        rng.standard_normal(shape) * 10.0 ** rng.integers(-20, 3, shape[:4])[..., None]
+    ),
     "one": lambda rng, shape: np.eye(shape[3], shape[4])[None, None, None] + np.zeros(shape),
-}  # fmt: skip
+}
 
 
 @st.composite
@@ -117,8 +144,11 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
     recipe = None
     if draw(st.booleans()):
         data = {"synthetic": draw(values(EXPERIMENT["data"]["properties"]["synthetic"]))}
-        drawn = {"n_inputs": draw(st.integers(1, 4)), "n_tokens": draw(st.sampled_from([1, 2, 3, 6, 12])),
-                 "d_head": draw(st.sampled_from([1, 2, 4, 8]))}  # fmt: skip
+        drawn = {
+            "n_inputs": draw(st.integers(1, 4)),
+            "n_tokens": draw(st.sampled_from([1, 2, 3, 6, 12])),
+            "d_head": draw(st.sampled_from([1, 2, 4, 8])),
+        }
         data["synthetic"] = drawn | {"sigma_squared": data["synthetic"]["sigma_squared"]}
         n_inputs, n_tokens = drawn["n_inputs"], drawn["n_tokens"]
         n_layers, n_heads = 1, len(data["synthetic"]["sigma_squared"])
@@ -130,15 +160,27 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
         recipe = {
             "shape": (n_inputs, n_layers, n_heads, n_tokens, draw(st.sampled_from([1, 2, 4]))),
             "kinds": [draw(st.sampled_from(sorted(ARRAYS))) for _ in "qkv"],
-            "tokens": draw(st.none() | st.lists(st.integers(1, n_tokens), min_size=n_inputs, max_size=n_inputs)),
+            "tokens": draw(
+                st.none() | st.lists(st.integers(1, n_tokens), min_size=n_inputs, max_size=n_inputs)
+            ),
             "dtype": draw(st.sampled_from(["f4", "f8"])),
-        }  # fmt: skip
+        }
         names = [f"input-{i}" for i in range(n_inputs)]
     settings = draw(_section(section, n_layers, n_heads, names))
     if section == "network" and draw(st.booleans()):
         for key in study.MAP_SETTINGS.values():
             settings.pop(key, None)
-        settings |= draw(one_map(EXPERIMENT["network"] | {"properties": {key: EXPERIMENT["network"]["properties"][key] for key in ("feature_map", "threshold", "a")}}))  # fmt: skip
+        settings |= draw(
+            one_map(
+                EXPERIMENT["network"]
+                | {
+                    "properties": {
+                        key: EXPERIMENT["network"]["properties"][key]
+                        for key in ("feature_map", "threshold", "a")
+                    }
+                }
+            )
+        )
     total = n_tokens * sum(
         settings.get(key, EXPERIMENT[section]["properties"].get(key, {}).get("default", 0))
         for key in ("token_seconds", "read_seconds")
@@ -195,11 +237,12 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
         "head": st.sampled_from(pairs),
         "input": st.sampled_from(names),
         "inputs": st.just("all") | some_of(last).filter(len) if last else st.just("all"),
-        "n_features": sizes if schema["properties"].get("n_features", {}).get("type") == "array"
+        "n_features": sizes
+        if schema["properties"].get("n_features", {}).get("type") == "array"
         else st.integers(1, LARGEST["n_features"]),
         **{key: st.just(first) | some_of(names) for key in ("calibrated_on", "trained_on")},
         "validated_on": st.just(middle) | some_of(names),
-    }  # fmt: skip
+    }
     parts = {key: special[key] if key in special else None for key in schema["properties"]}
     for key in parts:
         if parts[key] is None and key == "variants":
@@ -232,7 +275,9 @@ def write(recipe: dict, path: Path) -> None:
         for name, kind in zip("qkv", recipe["kinds"]):
             rng = np.random.default_rng(ord(name))
             with np.errstate(over="ignore"):
-                file.createVariable(name, recipe["dtype"], tuple(dims))[:] = ARRAYS[kind](rng, recipe["shape"]).astype(recipe["dtype"])  # fmt: skip
+                file.createVariable(name, recipe["dtype"], tuple(dims))[:] = ARRAYS[kind](
+                    rng, recipe["shape"]
+                ).astype(recipe["dtype"])
         if recipe["tokens"]:
             there = np.arange(dims["token"]) < np.array(recipe["tokens"])[:, None]
             file.createVariable("mask", "i1", ("input", "token"))[:] = there
@@ -250,7 +295,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
     whole = study.complete(written, SCHEMA)
     experiment = whole["experiments"]["any"]
     (section,) = study.sections(experiment)
-    settings = experiment[section] | {"seed": whole["seed"], "source": "any"}
+    settings = experiment[section] | {"seed": whole["seed"], "data_of": "any"}
     special = section == "network" and (
         settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
     )
@@ -277,7 +322,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
         else:
             (name,), (output,) = STAGES[section], study.SECTIONS[section]
             go(name, [made["qkv"], made["attention"]], output, settings)
-    except Breach as error:
+    except UserError as error:
         return f"stopped: {error}"
     for name in figures:
         picture = folder / "figures" / f"{name}.svg"
@@ -335,40 +380,77 @@ HUGE_LOGITS = {
 }
 ONCE_FAILED = {
     "notes of two kinds of text": one(
-        "retention", {"n_features": [10], "n_seeds": 2, "leaks": [[0.1, 1], [1, 1], [1, 0.1]]},
-        sigma_squared=[1e-300, 1, 50], n_inputs=1, n_tokens=2, d_head=8,
+        "retention",
+        {"n_features": [10], "n_seeds": 2, "leaks": [[0.1, 1], [1, 1], [1, 0.1]]},
+        sigma_squared=[1e-300, 1, 50],
+        n_inputs=1,
+        n_tokens=2,
+        d_head=8,
     ),
     "whole seconds": one(
-        "retention", {"n_features": [10], "n_seeds": 2, "token_seconds": 1, "leaks": [[1, 1]]},
-        sigma_squared=[1], n_inputs=1, n_tokens=3, d_head=2,
+        "retention",
+        {"n_features": [10], "n_seeds": 2, "token_seconds": 1, "leaks": [[1, 1]]},
+        sigma_squared=[1],
+        n_inputs=1,
+        n_tokens=3,
+        d_head=2,
     ),
     "calcium at rest": one(
-        "readout", {"models": ["li_rinzel"], "operating_points": [1.8e-5, 0.05], "depths": [1e-6, 10]},
-        sigma_squared=[1], n_inputs=2, n_tokens=4, d_head=2,
+        "readout",
+        {"models": ["li_rinzel"], "operating_points": [1.8e-5, 0.05], "depths": [1e-6, 10]},
+        sigma_squared=[1],
+        n_inputs=2,
+        n_tokens=4,
+        d_head=2,
     ),
     "rounding below a median": one(
-        "network", {"n_features": [10, 20, 30], "n_seeds": 3, "dtype": "bfloat16"},
-        sigma_squared=[1e-9], n_inputs=2, n_tokens=4, d_head=2,
+        "network",
+        {"n_features": [10, 20, 30], "n_seeds": 3, "dtype": "bfloat16"},
+        sigma_squared=[1e-9],
+        n_inputs=2,
+        n_tokens=4,
+        d_head=2,
     ),
     "values of zero": one(
-        "perturbations", {"n_features": [8], "n_seeds": 2, "kinds": {"heterogeneity": [1], "neurons": [0.5], "knockout_mean": [1]}},
+        "perturbations",
+        {
+            "n_features": [8],
+            "n_seeds": 2,
+            "kinds": {"heterogeneity": [1], "neurons": [0.5], "knockout_mean": [1]},
+        },
         ZERO_VALUES,
     ),
-    "logits of zero values explained": one("explanation", {"n_features": [4], "n_seeds": 2}, ZERO_VALUES),
+    "logits of zero values explained": one(
+        "explanation", {"n_features": [4], "n_seeds": 2}, ZERO_VALUES
+    ),
     "huge logits": one("symmetries", {"calibrated_on": ["input-0"]}, HUGE_LOGITS),
     "an interval beyond float64": one(
-        "network", {"n_features": [16, 20, 36, 42, 70], "n_seeds": 2},
-        {"shape": (4, 2, 1, 2, 4), "kinds": ["mixed", "below", "mixed"], "tokens": None, "dtype": "f8"},
+        "network",
+        {"n_features": [16, 20, 36, 42, 70], "n_seeds": 2},
+        {
+            "shape": (4, 2, 1, 2, 4),
+            "kinds": ["mixed", "below", "mixed"],
+            "tokens": None,
+            "dtype": "f8",
+        },
     ),
     "a score beyond float64": one(
-        "explanation", {"n_features": [4, 11], "n_seeds": 4},
-        sigma_squared=[1.0, 1e-06, 1e-06], n_inputs=2, n_tokens=6, d_head=1,
+        "explanation",
+        {"n_features": [4, 11], "n_seeds": 4},
+        sigma_squared=[1.0, 1e-06, 1e-06],
+        n_inputs=2,
+        n_tokens=6,
+        d_head=1,
     ),
     "no thresholds": one(
-        "comparison", {"n_features": [4], "n_seeds": 3, "variants": {"x": {}, "y": {"feature_map": "relu"}}},
-        sigma_squared=[1e-300], n_inputs=1, n_tokens=1, d_head=1,
+        "comparison",
+        {"n_features": [4], "n_seeds": 3, "variants": {"x": {}, "y": {"feature_map": "relu"}}},
+        sigma_squared=[1e-300],
+        n_inputs=1,
+        n_tokens=1,
+        d_head=1,
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", ONCE_FAILED)

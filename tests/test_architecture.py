@@ -84,6 +84,6 @@ def test_no_machine_paths_in_the_project():
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     for name in files.stdout.splitlines():
         text = (ROOT / name).read_text(errors="ignore")
-        assert str(ROOT) not in text and str(Path.home()) not in text.replace(
-            "Path.home()", ""
-        ), name
+        assert str(ROOT) not in text and str(Path.home()) not in text.replace("Path.home()", ""), (
+            name
+        )

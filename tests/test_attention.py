@@ -2,7 +2,6 @@
 
 import numpy as np
 import torch
-
 from tripartite.attention import softmax_attention
 
 

@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
-
 from tripartite import calcium
 
 MODELS = tuple(calcium.MODELS)
@@ -54,9 +53,14 @@ def growth_in_simulation(model, stimulus):
     rest = calcium.curve(model, np.array(c))[1]
     start = rest * (1 + 1e-5 * np.array([1, -1, 0, 0][: len(rest)]))
     run = solve_ivp(
-        lambda _, y: calcium.rates_of_change(model, y, stimulus), (0, 60), start, method="DOP853",
-        rtol=1e-11, atol=1e-14, events=lambda _, y: calcium.rates_of_change(model, y, stimulus)[0],
-    )  # fmt: skip
+        lambda _, y: calcium.rates_of_change(model, y, stimulus),
+        (0, 60),
+        start,
+        method="DOP853",
+        rtol=1e-11,
+        atol=1e-14,
+        events=lambda _, y: calcium.rates_of_change(model, y, stimulus)[0],
+    )
     times, heights = run.t_events[0][1:], np.abs(run.y_events[0][1:, 0] - c)
     small = heights < 1e-2 * c
     return np.polyfit(times[small], np.log(heights[small]), 1)[0]
@@ -98,9 +102,14 @@ def passes(ip3, c, width=0.004):
 
         leaves.terminal = True
         run = solve_ivp(
-            lambda _, y: -calcium.rates_of_change("chi", y, ip3), (0, 5000), [start, q_2 / (q_2 + start)],
-            method="LSODA", rtol=1e-9, atol=1e-12, events=leaves,
-        )  # fmt: skip
+            lambda _, y: -calcium.rates_of_change("chi", y, ip3),
+            (0, 5000),
+            [start, q_2 / (q_2 + start)],
+            method="LSODA",
+            rtol=1e-9,
+            atol=1e-12,
+            events=leaves,
+        )
         if (run.y[0, -1] - c) * side < -5 * width * abs(side):
             return True
     return False
@@ -280,8 +289,15 @@ def nest_astrocyte(ip3):
 
     peak.direction = -1
     run = solve_ivp(
-        slopes, (0, 1.5e6), [0.1, 0.8], method="LSODA", rtol=1e-10, atol=1e-12, events=peak, dense_output=True
-    )  # fmt: skip
+        slopes,
+        (0, 1.5e6),
+        [0.1, 0.8],
+        method="LSODA",
+        rtol=1e-10,
+        atol=1e-12,
+        events=peak,
+        dense_output=True,
+    )
     before, last = run.t_events[0][-2:]
     cycle = run.sol(np.linspace(before, last, 20001))[0]
     return last - before, cycle.min(), cycle.max()

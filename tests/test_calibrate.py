@@ -4,13 +4,12 @@ import numpy as np
 import pytest
 import torch
 from test_symmetries import draw
-
 from tripartite.contracts import check
-from tripartite.stages.attend import attend
-from tripartite.stages.calibrate import RECIPES, calibrate
-from tripartite.stages.fit import fit
-from tripartite.stages.generate import _dataset
-from tripartite.stages.simulate import simulate
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import _dataset
+from tripartite.kinds.network.fit import fit
+from tripartite.kinds.network.simulate import simulate
+from tripartite.kinds.symmetries.calibrate import RECIPES, calibrate
 
 
 @pytest.fixture(scope="module")
@@ -42,9 +41,19 @@ def test_networks_need_what_the_fit_says(qkv, found):
     for recipe, (names, feature_map) in RECIPES.items():
         fits = bool(names) or feature_map != "performer"
         run = simulate(
-            qkv, exact, feature_map=feature_map, n_features=[4], n_seeds=2, heads="all", inputs=["b"],
-            symmetries=names, calibrated_on=["a"] if fits else [], seed=1, source="x", device="cpu",
-        )  # fmt: skip
+            qkv,
+            exact,
+            feature_map=feature_map,
+            n_features=[4],
+            n_seeds=2,
+            heads="all",
+            inputs=["b"],
+            symmetries=names,
+            calibrated_on=["a"] if fits else [],
+            seed=1,
+            source="x",
+            device="cpu",
+        )
         wanted = fit(qkv, exact, run, feature_map)["log10_features_needed"]
         got = found["log10_features_needed"].sel(recipe=recipe, input="b")
         np.testing.assert_allclose(got, wanted, rtol=1e-10)

@@ -5,10 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import tripartite
 import yaml
 from conftest import ROOT
-
-import tripartite
 
 README = (ROOT / "README.md").read_text()
 
@@ -22,7 +21,12 @@ def graph() -> set[tuple[str, str]]:
         "--rulegraph",
         "mermaid-js",
     ]
-    said = subprocess.run([*command, "--forceall", "--config", "study=quick"], cwd=ROOT, text=True, capture_output=True)  # fmt: skip
+    said = subprocess.run(
+        [*command, "--forceall", "--config", "study=quick"],
+        cwd=ROOT,
+        text=True,
+        capture_output=True,
+    )
     names = dict(re.findall(r"(id\d+)\[(\w+)\]", said.stdout))
     edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", said.stdout)}
     return {(a, b) for a, b in edges if b not in ("default", "all")}

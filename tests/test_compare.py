@@ -8,21 +8,25 @@ import torch
 import xarray as xr
 from matplotlib import pyplot as plt
 from test_stages import attention, qkv  # noqa: F401  (fixtures)
-
 from tripartite import theory
-from tripartite.contracts import Breach, check
-from tripartite.figures.dynamic_range import dynamic_range
-from tripartite.figures.feature_maps import feature_maps
-from tripartite.stages.attend import attend
-from tripartite.stages.compare import (
-    best_threshold, compare, moments, moments_over_seeds, normalizer_statistics, ranks,
+from tripartite.contracts import UserError, check
+from tripartite.kinds.comparison.compare_maps import (
+    best_threshold,
+    compare_maps,
+    moments,
+    moments_over_seeds,
+    normalizer_statistics,
+    ranks,
     truncation_gain,
-)  # fmt: skip
-from tripartite.stages.generate import synthetic
-from tripartite.stages.simulate import simulate
+)
+from tripartite.kinds.comparison.dynamic_range import dynamic_range
+from tripartite.kinds.comparison.feature_maps import feature_maps
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.network.simulate import simulate
 from tripartite.streams import stream
 
-SETTINGS = {"seed": 5, "source": "x", "device": "cpu"}
+SETTINGS = {"seed": 5, "data_of": "x", "device": "cpu"}
 VARIANTS = {
     "plain": {"feature_map": "performer"},
     "cut at 2": {"feature_map": "truncated_performer", "threshold": 2.0},
@@ -123,7 +127,7 @@ def test_the_best_of_equals_gains_nothing():
 
 @pytest.fixture(scope="module")
 def comparison(low):
-    return compare(low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", **SETTINGS)
+    return compare_maps(low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", **SETTINGS)
 
 
 def test_the_contract_and_what_maps_leave_out(comparison):
@@ -144,7 +148,9 @@ def test_the_contract_and_what_maps_leave_out(comparison):
 def test_the_networks_are_those_of_simulate(low, comparison, name):
     """The same hidden weights and numbers: mean square, normaliser error and share not positive."""
     exact = attend(low)
-    run = simulate(low, exact, n_features=[30, 300], n_seeds=6, heads="all", **SETTINGS, **VARIANTS[name])  # fmt: skip
+    run = simulate(
+        low, exact, n_features=[30, 300], n_seeds=6, heads="all", **SETTINGS, **VARIANTS[name]
+    )
     one = comparison.sel(variant=name)
     wanted = np.square(run["output_error"]).mean(("seed", "input"))
     np.testing.assert_allclose(one["mean_square"], wanted, rtol=1e-6)
@@ -152,7 +158,9 @@ def test_the_networks_are_those_of_simulate(low, comparison, name):
     error = abs(ratio - 1).median(("seed", "input", "token"))
     np.testing.assert_allclose(one["normalizer_error"], error, rtol=1e-6)
     bias = ratio.mean("seed").transpose("n_features", "layer", "head", ...) - 1
-    np.testing.assert_allclose(one["normalizer_bias"], bias.median(("input", "token")), rtol=1e-6, atol=1e-9)  # fmt: skip
+    np.testing.assert_allclose(
+        one["normalizer_bias"], bias.median(("input", "token")), rtol=1e-6, atol=1e-9
+    )
     share = (run["calcium_sign"] <= 0).mean(("seed", "input", "token"))
     np.testing.assert_allclose(one["share_not_positive"], share)
 
@@ -182,14 +190,18 @@ def test_bias_is_where_theory_says(low):
         "elu": {"feature_map": "elu_plus_one"},
         "relu": {"feature_map": "relu"},
     }
-    run = compare(low, exact, variants, [m], n_seeds=60, heads="all", **SETTINGS)
+    run = compare_maps(low, exact, variants, [m], n_seeds=60, heads="all", **SETTINGS)
     for head in range(2):
         one = run.isel(layer=0, n_features=0, head=head)
         squares, biases = [], []
         for i in range(2):
             q, k, v = (torch.from_numpy(low[x].values[i, 0, head]).double() for x in "qkv")
-            o, log_z = (torch.from_numpy(exact[x].values[i, 0, head]) for x in ("output", "log_normalizer"))  # fmt: skip
-            scale, covariance, bias, _ = theory.output_moments(q, k, v, o, log_z, torch.zeros(1, 12).double())  # fmt: skip
+            o, log_z = (
+                torch.from_numpy(exact[x].values[i, 0, head]) for x in ("output", "log_normalizer")
+            )
+            scale, covariance, bias, _ = theory.output_moments(
+                q, k, v, o, log_z, torch.zeros(1, 12).double()
+            )
             trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
             squares.append(float((scale.exp() * trace).sum() / m / o.square().sum()))
             biases.append(
@@ -212,7 +224,7 @@ def test_the_rank_tells_better_from_worse(low):
         "cut": {"feature_map": "truncated_performer", "threshold": 1.0},
         "plain": {"feature_map": "performer"},
     }
-    run = compare(low, attend(low), variants, [2000], n_seeds=6, heads="all", **SETTINGS)
+    run = compare_maps(low, attend(low), variants, [2000], n_seeds=6, heads="all", **SETTINGS)
     for end in ("", "_low", "_high"):
         np.testing.assert_array_equal(run[f"rank{end}"].squeeze(), [3, 2, 1])
     best = run.isel(n_features=0, layer=0)
@@ -222,11 +234,12 @@ def test_the_rank_tells_better_from_worse(low):
 
 def test_too_few_thresholds_and_heads_that_were_not_run(low):
     variants = {name: VARIANTS[name] for name in ("plain", "cut at 2")}
-    run = compare(low, attend(low), variants, [10], n_seeds=3, heads=[[0, 1]], **SETTINGS)
+    run = compare_maps(low, attend(low), variants, [10], n_seeds=3, heads=[[0, 1]], **SETTINGS)
     check(run, "comparison", "here")
     assert list(run["best_threshold_note"].values[0, 0]) == [
-        "not run", "2 thresholds, the untruncated included, of 3 needed",
-    ]  # fmt: skip
+        "not run",
+        "2 thresholds, the untruncated included, of 3 needed",
+    ]
     assert run["best_threshold"].isnull().all() and run["mean_square"].sel(head=0).isnull().all()
 
 
@@ -235,16 +248,30 @@ def test_masks_symmetries_and_calibration(qkv, attention):  # noqa: F811
     data = qkv.assign_coords(input=["a", "b"])
     names = ["center_keys", "center_queries", "balance"]
     variants = {"plain": {"feature_map": "performer"}, "fitted": {"feature_map": "fitted_normal"}}
-    run = compare(
-        data, attention, variants, [20], n_seeds=3, heads="all", symmetries=names,
-        calibrated_on=["b"], **SETTINGS,
-    )  # fmt: skip
+    run = compare_maps(
+        data,
+        attention,
+        variants,
+        [20],
+        n_seeds=3,
+        heads="all",
+        symmetries=names,
+        calibrated_on=["b"],
+        **SETTINGS,
+    )
     assert (run["output_floor"] < 1e-6).all()
     for name in variants:
         states = simulate(
-            data, attention, n_features=[20], n_seeds=3, heads="all", symmetries=names,
-            calibrated_on=["b"], **SETTINGS, **variants[name],
-        )  # fmt: skip
+            data,
+            attention,
+            n_features=[20],
+            n_seeds=3,
+            heads="all",
+            symmetries=names,
+            calibrated_on=["b"],
+            **SETTINGS,
+            **variants[name],
+        )
         wanted = np.square(states["output_error"]).mean(("seed", "input"))
         np.testing.assert_allclose(run["mean_square"].sel(variant=name), wanted, rtol=1e-6)
         log_ratio = states["log_calcium"] - attention["log_normalizer"].values
@@ -255,16 +282,18 @@ def test_masks_symmetries_and_calibration(qkv, attention):  # noqa: F811
 def test_norms_beyond_the_range_are_no_warnings():
     """Real heads may have |x|^2 of thousands: numbers may be infinite, not wrong and not an error."""
     data = synthetic([4000.0], n_inputs=1, n_tokens=6, d_head=4, seed=1, experiment="far")
-    run = compare(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
+    run = compare_maps(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
     check(run, "comparison", "here")
     data["v"] *= 0  # the exact output is 0: no relative error
-    run = compare(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
+    run = compare_maps(data, attend(data), VARIANTS, [50], n_seeds=3, heads="all", **SETTINGS)
     assert run["mean_square"].isnull().all()
     assert (run["best_threshold_note"] == "errors are not finite").all()
 
 
 def test_workers_change_nothing(low, comparison):
-    again = compare(low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", workers=3, **SETTINGS)  # fmt: skip
+    again = compare_maps(
+        low, attend(low), VARIANTS, [30, 300], n_seeds=6, heads="all", workers=3, **SETTINGS
+    )
     xr.testing.assert_identical(again, comparison)
 
 
@@ -291,8 +320,8 @@ def test_what_cannot_be_compared_is_refused(low, change, message):
     data = low.copy(deep=True)
     data["k"] *= 0
     settings = {"variants": VARIANTS, "n_features": [5], "n_seeds": 3, "heads": "all"} | SETTINGS
-    with pytest.raises(Breach, match=message):
-        compare(data, attend(data), **settings | change)
+    with pytest.raises(UserError, match=message):
+        compare_maps(data, attend(data), **settings | change)
 
 
 def test_figures_draw_what_there_is(comparison):
@@ -301,7 +330,7 @@ def test_figures_draw_what_there_is(comparison):
     for fits in (
         {"a": plain},
         {"a": comparison},
-        {"a": comparison, "b": comparison.assign_attrs(source="other"), "c": plain},
+        {"a": comparison, "b": comparison.assign_attrs(data="other"), "c": plain},
     ):
         for draw in (feature_maps, dynamic_range):
             figure = draw(fits)

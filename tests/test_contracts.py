@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
-
-from tripartite.contracts import AXES, CONTRACTS, COORDINATES, Breach, Variable, check, describe
+from tripartite.contracts import AXES, CONTRACTS, COORDINATES, UserError, Variable, check, describe
 
 
 def qkv(n_tokens=3, **changes):
@@ -25,7 +24,12 @@ def test_a_good_dataset_passes():
 @pytest.mark.parametrize("text", ["gone", np.str_("gone")])
 def test_text_of_any_kind_and_whole_numbers_can_be_saved(text):
     """numpy's str beside Python's, and 1 for 1.0, as a study may say it."""
-    empty = xr.Dataset({"note": ("x", np.array([text, "", np.str_("mixed")], dtype=object)), "age": ("token", np.arange(3))})
+    empty = xr.Dataset(
+        {
+            "note": ("x", np.array([text, "", np.str_("mixed")], dtype=object)),
+            "age": ("token", np.arange(3)),
+        }
+    )
     contract = {"note": Variable("x", "str", "", ""), "age": Variable("token", "float64", "s", "")}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CONTRACTS, "small", contract)
@@ -37,7 +41,7 @@ def test_text_of_any_kind_and_whole_numbers_can_be_saved(text):
 def test_every_breach_is_named_at_once():
     bad = qkv().drop_vars("k").rename(v="values")
     bad["q"] = bad["q"].astype("float64").transpose("layer", "input", "head", "token", "d_head")
-    with pytest.raises(Breach) as error:
+    with pytest.raises(UserError) as error:
         check(bad, "qkv", "x/qkv.nc")
     lines = str(error.value).splitlines()
     assert "x/qkv.nc: values: unknown variable in qkv.nc" in lines
@@ -55,7 +59,7 @@ def test_values_are_named_where_they_are_bad():
     bad = qkv()
     bad["q"][1, 0, 1, 2, 3] = np.nan
     bad["v"][0, 0, 0, 1, 0] = np.inf
-    with pytest.raises(Breach) as error:
+    with pytest.raises(UserError) as error:
         check(bad, "qkv", "qkv.nc")
     assert "q: nan at input b, layer 0, head 1, token 2, d_head 3 (1 such values)" in str(
         error.value
@@ -63,7 +67,7 @@ def test_values_are_named_where_they_are_bad():
     assert "v: inf at input a, layer 0, head 0, token 1, d_head 0" in str(error.value)
     bad["mask"][1, 2] = False
     bad["mask"][0, :] = False
-    with pytest.raises(Breach, match="mask: input a has no token") as error:
+    with pytest.raises(UserError, match="mask: input a has no token") as error:
         check(bad, "qkv", "qkv.nc")
     assert "q: nan" not in str(error.value)
 

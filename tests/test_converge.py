@@ -4,27 +4,31 @@ import math
 
 import numpy as np
 import pytest
-from conftest import assert_drawn_alike
 import torch
 import xarray as xr
+from conftest import assert_drawn_alike
 from matplotlib import pyplot as plt
 from test_learn_stage import with_gaps
-
 from tripartite import job
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
-from tripartite.figures.convergence import convergence
-from tripartite.stages import converge as stage
-from tripartite.stages.attend import attend
-from tripartite.stages.converge import converge
-from tripartite.stages.generate import synthetic
+from tripartite.kinds.convergence import converge as stage
+from tripartite.kinds.convergence.converge import converge
+from tripartite.kinds.convergence.convergence import convergence
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
 from tripartite.streams import stream
 
 SETTINGS = {
-    "n_features": [5, 40], "n_seeds": 3, "ratios": [0.1, 0.3, 0.03, 0.01, 0.003],
-    "steps": [8, 64, 32, 100], "heads": [[0, 0], [0, 1]], "inputs": ["draw-0", "draw-2"],
-    "seed": 5, "source": "x",
-}  # fmt: skip
+    "n_features": [5, 40],
+    "n_seeds": 3,
+    "ratios": [0.1, 0.3, 0.03, 0.01, 0.003],
+    "steps": [8, 64, 32, 100],
+    "heads": [[0, 0], [0, 1]],
+    "inputs": ["draw-0", "draw-2"],
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 def run(data, **changes):
@@ -164,8 +168,14 @@ def test_why_there_is_no_slope(data, changes, slope_note, order_note):
 
 
 def extreme(kind):
-    data = synthetic([1.0], n_inputs=1, n_tokens=1 if kind == "one token" else 5, d_head=3, seed=1,
-                     experiment="a")  # fmt: skip
+    data = synthetic(
+        [1.0],
+        n_inputs=1,
+        n_tokens=1 if kind == "one token" else 5,
+        d_head=3,
+        seed=1,
+        experiment="a",
+    )
     if kind == "no norm":
         data["q"] *= 0
         data["k"] *= 0
@@ -176,7 +186,7 @@ def extreme(kind):
         data["k"] *= -1e8
     changes = {"ratios": [1e-14, 2e-14, 0.3]} if kind == "fast" else {}
     settings = {"heads": "all", "inputs": "all", "n_features": [5], "steps": [8, 32, 64]}
-    return run(data, **settings | changes).assign_attrs(source=f"{kind} $^$, plain")
+    return run(data, **settings | changes).assign_attrs(data=f"{kind} $^$, plain")
 
 
 @pytest.mark.parametrize("kind", ["one token", "no norm", "silent", "no values", "fast"])
@@ -199,7 +209,7 @@ def test_extreme_heads(kind, tmp_path):
 
 
 def test_figure_draws_the_numbers(found):
-    figure = convergence({"a": found.assign_attrs(source="a $^$ model, plain")})
+    figure = convergence({"a": found.assign_attrs(data="a $^$ model, plain")})
     assert figure.get_figwidth() <= palette.PAGE
     output, _, integrator = figure.get_axes()
     sorted_ = found.sortby("ratio").sel(n_features=40, layer=0, head=1)
@@ -218,6 +228,6 @@ def test_figure_draws_the_numbers(found):
 def test_figure_of_many_and_of_nothing_is_the_same_each_time(found, tmp_path):
     numbers = [name for name in found.data_vars if found[name].dtype == float and name != "ratio"]
     nothing = found.assign({name: xr.full_like(found[name], np.nan) for name in numbers})
-    fits = {str(i): found.assign_attrs(source=f"experiment {i}") for i in range(5)}
-    fits["nothing"] = nothing.assign_attrs(source="nothing")
+    fits = {str(i): found.assign_attrs(data=f"experiment {i}") for i in range(5)}
+    fits["nothing"] = nothing.assign_attrs(data="nothing")
     assert_drawn_alike(convergence, fits, tmp_path)

@@ -6,23 +6,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
-
-from tripartite import gap_junctions, job
-from tripartite.contracts import Breach, check, describe
+from tripartite import job
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.figures.coupling import coupling
-from tripartite.gap_junctions import laplacian, relax, squared_errors, steady
-from tripartite.stages import couple as stage
-from tripartite.stages.attend import attend
-from tripartite.stages.couple import couple
-from tripartite.stages.generate import synthetic
+from tripartite.kinds.coupling import couple as stage
+from tripartite.kinds.coupling import gap_junctions
+from tripartite.kinds.coupling.couple import couple
+from tripartite.kinds.coupling.coupling import coupling
+from tripartite.kinds.coupling.gap_junctions import laplacian, relax, squared_errors, steady
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
 from tripartite.streams import stream
 
 KAPPAS = [1.0, 0.0, 0.1, 1000.0]
 SETTINGS = {
-    "layouts": ["chain", "grid"], "processes_per_head": 2, "n_features": [5, 40], "strengths": KAPPAS,
-    "n_seeds": 3, "heads": [[0, 2], [0, 0]], "inputs": "all", "seed": 5, "source": "x",
-}  # fmt: skip
+    "layouts": ["chain", "grid"],
+    "processes_per_head": 2,
+    "n_features": [5, 40],
+    "strengths": KAPPAS,
+    "n_seeds": 3,
+    "heads": [[0, 2], [0, 0]],
+    "inputs": "all",
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +44,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def coupled(data):
-    return couple(data, attend(data), **SETTINGS).assign_attrs(source="drawn")
+    return couple(data, attend(data), **SETTINGS).assign_attrs(data="drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -152,9 +159,11 @@ def test_every_error_by_the_loop(data, coupled, layout):
                 for m in (5, 40):
                     for b in range(2):
                         phi_q, phi_k = (
-                            np.exp(x @ omega[b * m : b * m + m].T - np.square(x).sum(1)[:, None] / 2)
+                            np.exp(
+                                x @ omega[b * m : b * m + m].T - np.square(x).sum(1)[:, None] / 2
+                            )
                             for x in (q, k)
-                        )  # fmt: skip
+                        )
                         kernel = phi_q @ phi_k.T / m
                         blocks[head, i, index, m, b] = kernel.sum(1), kernel @ v
     scale = {h: np.mean(np.concatenate([truth[h, i][0] for i in range(2)])) for h in heads}
@@ -253,20 +262,25 @@ def test_many_neurons_want_no_coupling_and_few_want_much():
 @pytest.mark.parametrize(
     ("errors", "best", "word"),
     [
-        ([1, 2, 3], 0.0, "weakest"), ([3, 2, 1], 9.0, "strongest"), ([3, 1, 2], 1.0, ""),
-        ([1, 1, 1], np.nan, "nothing"), ([np.inf, 1, 2], np.nan, "beyond"),
+        ([1, 2, 3], 0.0, "weakest"),
+        ([3, 2, 1], 9.0, "strongest"),
+        ([3, 1, 2], 1.0, ""),
+        ([1, 1, 1], np.nan, "nothing"),
+        ([np.inf, 1, 2], np.nan, "beyond"),
     ],
-)  # fmt: skip
+)
 def test_where_the_best_strength_is(errors, best, word):
     squares = np.array(errors, dtype=float)[None, None, :, None, None].repeat(4, 0)
-    found, low, high, note = stage._best(squares, np.array([0.0, 1.0, 9.0]), np.random.default_rng(0))  # fmt: skip
+    found, low, high, note = stage._best(
+        squares, np.array([0.0, 1.0, 9.0]), np.random.default_rng(0)
+    )
     np.testing.assert_array_equal(np.ravel([found, low, high]), [best] * 3)
     assert word in str(note.item()) and (word != "" or note.item() == "")
 
 
 def test_too_many_processes_are_refused(data):
     with pytest.raises(
-        Breach, match="2 heads of 3000 processes are 6000 processes, wanted at most"
+        UserError, match="2 heads of 3000 processes are 6000 processes, wanted at most"
     ):
         couple(data, attend(data), **SETTINGS | {"processes_per_head": 3000})
 
@@ -275,7 +289,7 @@ def test_one_process_has_no_neighbour(data):
     found = couple(data, attend(data), **SETTINGS | {"heads": [[0, 1]], "processes_per_head": 1})
     assert found["best_strength"].isnull().all() and found["best_strength_law"].isnull().all()
     assert all("changes nothing" in str(note) for note in found["best_note"].values.ravel())
-    coupling({"a": found.assign_attrs(source="one process")})
+    coupling({"a": found.assign_attrs(data="one process")})
 
 
 def test_figure(coupled, tmp_path):
@@ -283,7 +297,7 @@ def test_figure(coupled, tmp_path):
     for name in nothing.data_vars:
         if nothing[name].dtype == float and name != "strength":
             nothing[name][:] = np.nan
-    odd = coupled.assign_attrs(source="x $^$ y")
+    odd = coupled.assign_attrs(data="x $^$ y")
     for fits in ({"a": coupled}, {str(i): odd for i in range(6)}, {"a": nothing}):
         for run in "ab":
             figure = coupling(fits)

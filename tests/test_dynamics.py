@@ -8,7 +8,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
-
 from tripartite import dynamics, network
 from tripartite.dynamics import Constants, Diverged, Period, State, exact, runge_kutta, write
 
@@ -58,8 +57,14 @@ def test_three_exponentials_convolved(rates):
         return quad(lambda s: math.exp(-b * (t - s) - c * s), 0, t, epsabs=0, epsrel=1e-12)[0]
 
     points = [x for x in (0.7 - 20 / max(rates), 20 / max(rates)) if 0 < x < 0.7]
-    wanted, _ = quad(lambda t: math.exp(-a * (0.7 - t)) * inner(t), 0, 0.7, points=points or None,
-                     epsabs=0, epsrel=1e-10)  # fmt: skip
+    wanted, _ = quad(
+        lambda t: math.exp(-a * (0.7 - t)) * inner(t),
+        0,
+        0.7,
+        points=points or None,
+        epsabs=0,
+        epsrel=1e-10,
+    )
     assert dynamics._overlap(0.7, *rates) == pytest.approx(wanted, rel=1e-10)
 
 
@@ -149,8 +154,10 @@ def test_runge_kutta_converges_to_it_with_order_4(constants):
     state, rates, v = draw(1)
     period = Period(0, rates[0], v[0], T)
     wanted = exact(state, period, constants, 1.0).hebbian
-    error = [float((runge_kutta(state, period, constants, T / n).hebbian - wanted).norm())
-             for n in (200, 400)]  # fmt: skip
+    error = [
+        float((runge_kutta(state, period, constants, T / n).hebbian - wanted).norm())
+        for n in (200, 400)
+    ]
     assert math.log2(error[0] / error[1]) == pytest.approx(4, abs=0.15)
 
 
@@ -276,8 +283,11 @@ def test_a_silent_network_is_silent():
 
 def test_steps_are_stable_up_to_the_limit():
     state, rates, v = draw(1)
-    for constants, fastest in ((CASES["plain"], 0.05), (CASES["leaks"]._replace(leak_hebbian=50.0), 0.02),
-                               (CASES["plain"]._replace(tau_calcium=0.01), 0.01)):  # fmt: skip
+    for constants, fastest in (
+        (CASES["plain"], 0.05),
+        (CASES["leaks"]._replace(leak_hebbian=50.0), 0.02),
+        (CASES["plain"]._replace(tau_calcium=0.01), 0.01),
+    ):
         limit = dynamics.stability_limit(constants)
         assert limit == pytest.approx(2.785 * fastest)
         n = 400

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import yaml
 from packaging.requirements import Requirement
-
 from tripartite import study
 
 

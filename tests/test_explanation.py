@@ -6,16 +6,16 @@ import torch
 from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 from test_stages import SETTINGS
-
-from tripartite import explanation, job, network
+from tripartite import job, network
 from tripartite.contracts import check
-from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
 from tripartite.features import draw_neurons
-from tripartite.figures import effective_temperature
-from tripartite.stages import explain as stage
-from tripartite.stages.attend import attend
-from tripartite.stages.explain import explain
-from tripartite.stages.generate import synthetic
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.explanation import effective_temperature
+from tripartite.kinds.explanation import explain as stage
+from tripartite import explanation
+from tripartite.kinds.explanation.explain import explain
+from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
 
 N = 24
 RNG = np.random.default_rng(0)
@@ -83,10 +83,13 @@ def test_score_and_information_are_the_derivatives(name):
     expected = 30 * np.exp(explanation.log_attention(values, LOGITS, AGE)[0])
     _, information = explanation.score(expected, LOGITS, AGE, values, names, with_bias)
     curved = [
-        (explanation.score(expected, LOGITS, AGE, moved(h), names, with_bias)[0]
-         - explanation.score(expected, LOGITS, AGE, moved(-h), names, with_bias)[0]) / -2e-5
+        (
+            explanation.score(expected, LOGITS, AGE, moved(h), names, with_bias)[0]
+            - explanation.score(expected, LOGITS, AGE, moved(-h), names, with_bias)[0]
+        )
+        / -2e-5
         for h in steps
-    ]  # fmt: skip
+    ]
     np.testing.assert_allclose(information, curved, rtol=1e-4, atol=1e-3)
 
 
@@ -165,7 +168,7 @@ def test_the_criterion_picks_what_was_planted():
         (np.zeros((4, 4)), LOGITS[:4, :4], "temperature", "leave a parameter open"),
         (np.full((4, 4), 0.25), LOGITS[:1, :4].repeat(4, 0), "all", "leave a parameter open"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_fitted_is_said(target, logits, name, word):
     found = explain_attention(target, logits, AGE[:4, -logits.shape[1] :], name)
     assert word in found.note
@@ -262,7 +265,7 @@ def explained():
     settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
     found = explain(data, attend(data), n_features=[10, 1000], n_seeds=8, heads="all", **settings)
     check(found, "explanation", "here")
-    return found.assign_attrs(source="drawn")
+    return found.assign_attrs(data="drawn")
 
 
 def test_networks_sharpen_with_their_size(explained):
@@ -330,7 +333,7 @@ def test_a_shift_at_the_end_of_its_range_is_none():
 def test_the_figure_draws_what_was_found(explained, tmp_path):
     for fits in (
         {"a": explained},
-        {str(i): explained.assign_attrs(source=f"x $^$ {i}") for i in range(4)},
+        {str(i): explained.assign_attrs(data=f"x $^$ {i}") for i in range(4)},
     ):
         figure = effective_temperature.effective_temperature(fits)
         job.save_figure(figure, [tmp_path / "effective_temperature.svg"], {})

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
-
 from tripartite import network
 from tripartite.features import FEATURE_MAPS, draw_neurons, optimal_a
 from tripartite.network import Hidden, Tokens
@@ -95,7 +94,10 @@ def test_generalized_positive():
 @pytest.mark.parametrize(("mean_square", "d_head"), [(1e-3, 8), (0.5, 3), (13.0, 32), (300.0, 64)])
 def test_the_best_a_minimises_the_variance(mean_square, d_head):
     def log_growth(a):  # ln of the second moment without what does not depend on a
-        return d_head * math.log((1 - 4 * a) / math.sqrt(1 - 8 * a)) + 2 * (1 - 4 * a) / (1 - 8 * a) * mean_square  # fmt: skip
+        return (
+            d_head * math.log((1 - 4 * a) / math.sqrt(1 - 8 * a))
+            + 2 * (1 - 4 * a) / (1 - 8 * a) * mean_square
+        )
 
     best = optimal_a(mean_square, d_head)
     step = 0.05 * abs(best)
@@ -163,8 +165,15 @@ def test_truncated_performer(threshold):
 
 def test_positive_cosine():
     """G10: a background and Gaussians, far from exp(x.y)."""
-    series = sum((2 / (math.pi * (4 * k**2 - 1))) ** 2 * math.exp(-2 * k**2 * D2) for k in range(1, 20))  # fmt: skip
-    wanted = math.exp((X @ X + Y @ Y) / 2) * 2 / math.pi * (1 / math.pi**2 + math.exp(-D2 / 2) / 8 + series / 2)  # fmt: skip
+    series = sum(
+        (2 / (math.pi * (4 * k**2 - 1))) ** 2 * math.exp(-2 * k**2 * D2) for k in range(1, 20)
+    )
+    wanted = (
+        math.exp((X @ X + Y @ Y) / 2)
+        * 2
+        / math.pi
+        * (1 / math.pi**2 + math.exp(-D2 / 2) / 8 + series / 2)
+    )
     assert wanted == pytest.approx(0.216, abs=1e-3)
     assert_moments(estimates("positive_cosine"), wanted)
 
@@ -213,7 +222,11 @@ def test_elu_plus_one():
 def test_relu():
     """The arc-cosine kernel |x||y| (sin t + (pi - t) cos t) / 2 pi."""
     angle = math.acos(X @ Y / math.sqrt((X @ X) * (Y @ Y)))
-    wanted = math.sqrt((X @ X) * (Y @ Y)) / (2 * math.pi) * (math.sin(angle) + (math.pi - angle) * math.cos(angle))  # fmt: skip
+    wanted = (
+        math.sqrt((X @ X) * (Y @ Y))
+        / (2 * math.pi)
+        * (math.sin(angle) + (math.pi - angle) * math.cos(angle))
+    )
     assert_moments(estimates("relu"), wanted)
 
 

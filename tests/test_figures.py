@@ -7,16 +7,21 @@ import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
 from test_stages import SETTINGS
-
 from tripartite import job
-from tripartite.contracts import Breach
-from tripartite.figures import (
-    error_vs_features, features_needed, palette, phase_diagram, predicted_error, symmetries, trace,
-)  # fmt: skip
-from tripartite.stages.attend import attend
-from tripartite.stages.fit import fit
-from tripartite.stages.generate import synthetic
-from tripartite.stages.simulate import simulate
+from tripartite.contracts import UserError
+from tripartite.figures import palette
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.network import (
+    error_vs_features,
+    features_needed,
+    phase_diagram,
+    predicted_error,
+    trace,
+)
+from tripartite.kinds.network.fit import fit
+from tripartite.kinds.network.simulate import simulate
+from tripartite.kinds.symmetries import symmetries
 
 FIGURES = {
     "trace": trace.trace,
@@ -35,7 +40,7 @@ def fits():
     found = {}
     for name, heads in (("all", "all"), ("one", [[0, 2]])):
         run = simulate(data, exact, n_features=[100, 1000], n_seeds=3, heads=heads, **SETTINGS)
-        found[name] = fit(data, exact, run).assign_attrs(source=f"source of {name}")
+        found[name] = fit(data, exact, run).assign_attrs(data=f"source of {name}")
     return found
 
 
@@ -56,7 +61,9 @@ def test_an_empty_panel_says_why():
     bars.vlines([1], [2], [3])
     before = {axis: len(axis.texts) for axis in axes.flat}
     palette.mark_empty(figure)
-    added = {axis: axis.texts[-1].get_text() for axis in axes.flat if len(axis.texts) > before[axis]}
+    added = {
+        axis: axis.texts[-1].get_text() for axis in axes.flat if len(axis.texts) > before[axis]
+    }
     plt.close(figure)
     nothing = "nothing to show: no finite number\n(the file's notes say why)"
     assert added == {empty: nothing, lines: nothing, beyond: "all values are beyond the axes"}
@@ -151,13 +158,13 @@ def test_extreme_heads_can_be_drawn(name, norm, tmp_path):
     found = fit(
         data, exact, simulate(data, exact, n_features=[10], n_seeds=2, heads="all", **SETTINGS)
     )
-    figure = FIGURES[name]({"a": found.assign_attrs(source="extreme")})
+    figure = FIGURES[name]({"a": found.assign_attrs(data="extreme")})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
 
 
 @pytest.mark.parametrize("name", FIGURES)
 def test_names_are_no_formulas(name, fits, tmp_path):
-    odd = fits["one"].assign_attrs(source="x $^$ y").assign_coords(input=["$x^$", "b"])
+    odd = fits["one"].assign_attrs(data="x $^$ y").assign_coords(input=["$x^$", "b"])
     job.save_figure(FIGURES[name]({"one": odd}), [tmp_path / f"{name}.png"], {})
 
 
@@ -169,11 +176,17 @@ def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, featu
     exact = attend(data)
     settings = SETTINGS | {"feature_map": feature_map}
     run = simulate(
-        data, exact, n_features=[2, 30], n_seeds=3, heads="all", symmetries=["balance"],
-        calibrated_on=["draw-0"], **settings,
-    )  # fmt: skip
-    assert run.attrs["source"] == f"random heads, {feature_map}, balanced"
-    found = fit(data, exact, run, feature_map).assign_attrs(source=run.attrs["source"])
+        data,
+        exact,
+        n_features=[2, 30],
+        n_seeds=3,
+        heads="all",
+        symmetries=["balance"],
+        calibrated_on=["draw-0"],
+        **settings,
+    )
+    assert run.attrs["data"] == f"random heads, {feature_map}, balanced"
+    found = fit(data, exact, run, feature_map).assign_attrs(data=run.attrs["data"])
     figure = FIGURES[name]({"a": found})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
     said = texts(figure)
@@ -188,8 +201,12 @@ def test_the_phase_diagram_draws_every_network(fits):
     one = fits["all"]
     figure = FIGURES["phase_diagram"]({"all": one})
     drawn = np.concatenate([np.asarray(c.get_offsets()) for c in figure.axes[0].collections])
-    x, y = (values.ravel() for values in np.broadcast_arrays(
-        one["sigma_squared"].values, np.log10(one["n_features"].values)[:, None, None]))  # fmt: skip
+    x, y = (
+        values.ravel()
+        for values in np.broadcast_arrays(
+            one["sigma_squared"].values, np.log10(one["n_features"].values)[:, None, None]
+        )
+    )
     np.testing.assert_allclose(drawn, np.stack([x, y], -1))
     colours = np.concatenate([c.get_array() for c in figure.axes[0].collections])
     np.testing.assert_array_equal(colours, one["normalizer_ratio"].values.ravel())
@@ -199,8 +216,10 @@ def test_the_phase_diagram_draws_every_network(fits):
 
 def test_predicted_errors_are_those_of_the_fits(fits):
     figure = FIGURES["predicted_error"]({"all": fits["all"]})
-    filled, hollow = ([line for line in figure.axes[0].lines if line.get_markerfacecolor() == face]
-                      for face in (palette.HEADS[0], "none"))  # fmt: skip
+    filled, hollow = (
+        [line for line in figure.axes[0].lines if line.get_markerfacecolor() == face]
+        for face in (palette.COLOURS[0], "none")
+    )
     x, y = (np.concatenate([line.get_data()[i] for line in (*hollow, *filled)]) for i in (0, 1))
     np.testing.assert_allclose(
         np.sort(x), np.sort(fits["all"]["log10_output_error_rms_closed_form"].values.ravel())
@@ -213,13 +232,12 @@ def test_predicted_errors_are_those_of_the_fits(fits):
 
 def test_the_slope_chart_says_what_is_gained(tmp_path):
     from test_calibrate import draw
-
-    from tripartite.stages.calibrate import calibrate
-    from tripartite.stages.generate import _dataset
+    from tripartite.kinds.data.generate import _dataset
+    from tripartite.kinds.symmetries.calibrate import calibrate
 
     q, k, v = (x.reshape(3, 1, 1, 30, 6).numpy() for x in draw(1, n_tokens=90))
     data = _dataset({"q": q, "k": k, "v": v}, "a $^$ model", ["a", "b", "c"])
-    found = calibrate(data, attend(data), calibrated_on=["a"]).assign_attrs(source="a $^$ model")
+    found = calibrate(data, attend(data), calibrated_on=["a"]).assign_attrs(data="a $^$ model")
     for fits in ({"one": found}, {"one": found, "two": found, "three": found}):
         figure = symmetries.symmetries(fits)
         assert figure.get_figwidth() <= palette.PAGE
@@ -237,24 +255,35 @@ def test_the_slope_chart_says_what_is_gained(tmp_path):
 def test_heads_of_equal_keys_can_be_drawn(tmp_path):
     """Nothing to balance in any head, and no divergence to draw on a log axis."""
     from tripartite.figures import learned_features
-    from tripartite.stages.calibrate import calibrate
-    from tripartite.stages.learn import learn
+    from tripartite.kinds.learned.learn import learn
+    from tripartite.kinds.symmetries.calibrate import calibrate
 
     data = synthetic([1.0, 2.0], n_inputs=3, n_tokens=5, d_head=3, seed=1, experiment="a")
     data["k"][:] = data["k"][:, :, :, :1]
     exact = attend(data)
     settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
     learned = learn(
-        data, exact, n_features=[4], n_seeds=2, trained_on=["draw-0"], validated_on=["draw-1"], heads="all",
-        loss="weights", max_steps=10, learning_rate=0.1, patience=2, kept={}, **settings,
-    )  # fmt: skip
+        data,
+        exact,
+        n_features=[4],
+        n_seeds=2,
+        trained_on=["draw-0"],
+        validated_on=["draw-1"],
+        heads="all",
+        loss="weights",
+        max_steps=10,
+        learning_rate=0.1,
+        patience=2,
+        kept={},
+        **settings,
+    )
     found = calibrate(data, exact, calibrated_on=["draw-0"])
     assert (found["note"] != "").all() and found["reduction_all"].isnull().all()
     for figure, fit_ in (
         (symmetries.symmetries, found),
         (learned_features.learned_features, learned),
     ):
-        drawn = figure({"a": fit_.assign_attrs(source="equal keys")})
+        drawn = figure({"a": fit_.assign_attrs(data="equal keys")})
         job.save_figure(drawn, [tmp_path / "figure.svg"], {})
 
 
@@ -265,15 +294,23 @@ def test_many_maps_wrap_into_rows(fits):
 
 
 def test_more_sources_than_colours_are_all_drawn(fits):
-    many = {str(i): fits["all"].assign_attrs(source=f"source {i}") for i in range(8)}
+    many = {str(i): fits["all"].assign_attrs(data=f"source {i}") for i in range(8)}
     figure = FIGURES["error_vs_features"](many)
     assert all(any(f"source {i}" in text for text in texts(figure)) for i in range(8))
 
 
 def test_ordinals():
     assert [f"{i}{trace.suffix(i)}" for i in (1, 2, 3, 4, 11, 12, 13, 21, 112)] == [
-        "1st", "2nd", "3rd", "4th", "11th", "12th", "13th", "21st", "112th",
-    ]  # fmt: skip
+        "1st",
+        "2nd",
+        "3rd",
+        "4th",
+        "11th",
+        "12th",
+        "13th",
+        "21st",
+        "112th",
+    ]
 
 
 def test_numbers_in_words():
@@ -284,7 +321,7 @@ def test_numbers_in_words():
 def test_experiments_on_one_source_are_told_apart():
     """By their names, and only where it is needed; a long title has two lines."""
     sources = {"a": "x $^", "b": "y", "c": "x $^"}
-    fits = {name: xr.Dataset(attrs={"source": source}) for name, source in sources.items()}
+    fits = {name: xr.Dataset(attrs={"data": source}) for name, source in sources.items()}
     assert palette.labels(fits) == [r"x \$^ (a)", "y", r"x \$^ (c)"]
     figure, axis = plt.subplots()
     palette.title(axis, "MiniLM, fitted normal, centred and balanced", "below")

@@ -19,11 +19,10 @@ import torch
 import xarray as xr
 from conftest import ROOT
 from test_contracts import qkv
-
 from tripartite import foreign, job, study
-from tripartite.contracts import Breach, check
+from tripartite.contracts import UserError, check
 from tripartite.figures import palette
-from tripartite.stages.generate import adopt
+from tripartite.kinds.data.generate import adopt
 
 SIZES = dict(zip(foreign.DIMS, (2, 2, 2, 6, 4)))
 SHAPE = tuple(SIZES.values())
@@ -482,7 +481,11 @@ for _number, _filter in {
 @kind("q: got dims .phony_dim.*an HDF5 file without the dimensions of netCDF")
 def hdf5_without_dimensions(path):
     path.write_bytes(b"")
-    raw(path, lambda call, file: [create(call, file, n, named(call, "H5T_IEEE_F32LE_g")) for n in "qkv"], new=True)  # fmt: skip
+    raw(
+        path,
+        lambda call, file: [create(call, file, n, named(call, "H5T_IEEE_F32LE_g")) for n in "qkv"],
+        new=True,
+    )
 
 
 @kind("did not end within 2 s of computing and was stopped")
@@ -581,7 +584,12 @@ def shifted(path):
 
 @kind("dimension token is empty, wanted at least 1")
 def no_tokens(path):
-    write(path, sizes={"token": None}, only="", file=lambda d: [d.createVariable(n, "f4", foreign.DIMS) for n in "qkv"])  # fmt: skip
+    write(
+        path,
+        sizes={"token": None},
+        only="",
+        file=lambda d: [d.createVariable(n, "f4", foreign.DIMS) for n in "qkv"],
+    )
 
 
 @kind("dimension input has 1000000 entries, the limit is 100000")
@@ -737,7 +745,13 @@ def a_missing_value(path):
 
 @kind(values="q: is 1e.20, which the attribute _FillValue marks as missing, at input input-1")
 def a_fill_value(path):
-    write(path, fill_value=1e20, file=lambda d: d["q"].__setitem__((1, 0, 1, 2, 3), np.nan) or d["q"].__setitem__((1, 0, 1, 2, 3), 1e20))  # fmt: skip
+    write(
+        path,
+        fill_value=1e20,
+        file=lambda d: (
+            d["q"].__setitem__((1, 0, 1, 2, 3), np.nan) or d["q"].__setitem__((1, 0, 1, 2, 3), 1e20)
+        ),
+    )
 
 
 @kind(values="q: nan at input input-1, layer 0, head 1, token 2, d_head 3")
@@ -821,18 +835,18 @@ def test_a_kind_of_file(name, tmp_path):
         assert re.search(refusal, lines, re.M), lines
         assert all(len(line) < 400 and line.isprintable() for line in told["faults"])
         assert not told["sizes"] and not told["inputs"]
-        with pytest.raises(Breach) as breach:
+        with pytest.raises(UserError) as breach:
             job.read_foreign(path)
         assert str(breach.value).startswith(f"{path}: ")
         return
     assert lines == "" and dict(zip(SIZES, told["sizes"].values())).keys() == SIZES.keys()
     if of_values:
-        with pytest.raises(Breach, match=of_values):
+        with pytest.raises(UserError, match=of_values):
             check(adopt(job.read_foreign(path), str(path)), "qkv", str(path))
         return
     data = adopt(job.read_foreign(path), str(path))
     check(data, "qkv", "here")
-    assert data.attrs == {"source": path.stem} and list(data["input"].values) == told["inputs"]
+    assert data.attrs == {"data": path.stem} and list(data["input"].values) == told["inputs"]
     for x in "qkv":
         np.testing.assert_array_equal(data[x].values, VALUES[x])
 
@@ -854,7 +868,7 @@ def test_a_file_that_is_still_open_for_writing(tmp_path):
     path = tmp_path / "my.nc"
     write(path)
     with netCDF4.Dataset(path, "a"):
-        with pytest.raises(Breach, match="my.nc: is open for writing in another program"):
+        with pytest.raises(UserError, match="my.nc: is open for writing in another program"):
             job.read_foreign(path)
     with netCDF4.Dataset(path):
         assert "q" in job.read_foreign(path)
@@ -934,10 +948,17 @@ def test_filters_are_found_wherever_plugins_are_looked_for(tmp_path, monkeypatch
 def test_a_declared_size_takes_no_memory(tmp_path):
     """A file of a few kilobytes that stands for petabytes has sizes, by which a study refuses it."""
     how = {"sizes": {"token": 10**12}, "only": ""}
-    write(tmp_path / "my.nc", **how, file=lambda d: [
-        d.createVariable("mask", "i1", ("input", "token"), chunksizes=(1, 1000)),
-        *(d.createVariable(n, "f4", foreign.DIMS, chunksizes=(1, 1, 1, 1000, 4)) for n in "qkv"),
-    ])  # fmt: skip
+    write(
+        tmp_path / "my.nc",
+        **how,
+        file=lambda d: [
+            d.createVariable("mask", "i1", ("input", "token"), chunksizes=(1, 1000)),
+            *(
+                d.createVariable(n, "f4", foreign.DIMS, chunksizes=(1, 1, 1, 1000, 4))
+                for n in "qkv"
+            ),
+        ],
+    )
     told = foreign.header(tmp_path / "my.nc")
     assert told["faults"] == [] and told["sizes"]["tokens"] == 10**12
 
@@ -970,7 +991,7 @@ def test_damaged_files_end(tmp_path):
             continue
         try:
             data = adopt(job.read_foreign(path), str(path))
-        except Breach as breach:
+        except UserError as breach:
             assert str(breach).startswith(f"{path}: ")
             refused += 1
             continue
@@ -992,7 +1013,7 @@ def test_reading_values_has_a_limit(tmp_path, monkeypatch):
         "while True: pass\n"
     )
     monkeypatch.setattr(foreign, "__file__", str(child))
-    with pytest.raises(Breach, match="my.nc: reading it did not end within 1 s of computing"):
+    with pytest.raises(UserError, match="my.nc: reading it did not end within 1 s of computing"):
         job.read_foreign(path)
 
 
@@ -1008,18 +1029,22 @@ job.load(Path(sys.argv[1]))
 def test_a_damaged_result_ends_its_reader(tmp_path):
     """A result that HDF5's library reads for ever: one line that names it, and the job ends."""
     path = tmp_path / "qkv.nc"
-    job.save(qkv(), path, {"source": "test", "stage": "generate", "settings": {}, "device": "cpu"})
+    job.save(qkv(), path, {"data": "test", "stage": "generate", "settings": {}, "device": "cpu"})
     raw(path, loop)
     begin = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-c", ENDLESS, path], text=True, capture_output=True, timeout=100,
+        [sys.executable, "-c", ENDLESS, path],
+        text=True,
+        capture_output=True,
+        timeout=100,
         env=os.environ | {"PYTHONPATH": str(ROOT / "workflow/scripts")},
-    )  # fmt: skip
+    )
     assert done.returncode == 1 and time.monotonic() - begin < 60
     assert re.fullmatch(
         rf"error: {path}: reading it did not end within 1 s of computing and was stopped: it is damaged; delete it "
-        "and run again\n", done.stderr,
-    )  # fmt: skip
+        "and run again\n",
+        done.stderr,
+    )
 
 
 # Values, masks and names.
@@ -1102,8 +1127,9 @@ def test_labels_of_layers_and_heads_are_kept(tmp_path):
     check(data, "qkv", "here")
     assert data["layer"].values.tolist() == data["head"].values.tolist() == [0, 1]
     assert json.loads(data.attrs["labels"]) == {
-        "layer": ["encoder.0", "encoder.$11"], "head": ["7", "3"],
-    }  # fmt: skip
+        "layer": ["encoder.0", "encoder.$11"],
+        "head": ["7", "3"],
+    }
     assert palette.head_name(data, 1, 0) == r"layer encoder.\$11, head 7"
     assert palette.tick_labels(data, "head", data["head"].values[::-1]) == ["3", "7"]
     with_labels(tmp_path / "own.nc", ["a", "b"], [0, 1])
@@ -1140,4 +1166,4 @@ def test_labels_travel_to_the_files_that_figures_draw(tmp_path):
 def test_a_file_named_with_a_control_character_can_be_drawn(tmp_path):
     write(tmp_path / "a\nb\x1b.nc")
     data = adopt(job.read_foreign(tmp_path / "a\nb\x1b.nc"), "a\nb\x1b.nc")
-    assert data.attrs["source"] == "a?b?"
+    assert data.attrs["data"] == "a?b?"

@@ -9,23 +9,32 @@ from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
 from scipy.special import bdtr
 from scipy.stats import binom, ttest_1samp
-
-from tripartite import imaging as science
 from tripartite import job
-from tripartite.contracts import Breach, check, describe
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.figures.imaging import imaging
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.image import RIVALS, image, wilson
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.imaging import fluorescence as science
+from tripartite.kinds.imaging.image import RIVALS, image, wilson
+from tripartite.kinds.imaging.imaging import imaging
 from tripartite.streams import stream
 
 TAU = (0.2, 0.1, 0.8)
 SETTINGS = {
-    "n_features": [30, 1000], "n_seeds": 3, "heads": [[0, 0], [0, 1]], "inputs": "all",
-    "read_seconds": 1.0, "tau_calcium": 0.2, "indicator_rise": 0.1, "indicator_decay": 0.8,
-    "frame_seconds": 0.3, "noise": [10, 0.3, 2], "most_trials": 200, "seed": 5, "source": "x",
-}  # fmt: skip
+    "n_features": [30, 1000],
+    "n_seeds": 3,
+    "heads": [[0, 0], [0, 1]],
+    "inputs": "all",
+    "read_seconds": 1.0,
+    "tau_calcium": 0.2,
+    "indicator_rise": 0.1,
+    "indicator_decay": 0.8,
+    "frame_seconds": 0.3,
+    "noise": [10, 0.3, 2],
+    "most_trials": 200,
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +44,7 @@ def data():
     data["mask"][-1, 15:] = False
     for name in "qkv":
         data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
-    return data.assign_attrs(source="random heads")
+    return data.assign_attrs(data="random heads")
 
 
 def run(data, **changes):
@@ -180,9 +189,14 @@ def test_discrimination_by_fits_of_raw_frames(mixed, noise):
 def test_trials_from_which_on_power_is_reached():
     n = np.array([1.0, 2, 4, 8, 16])
     curves = np.array(
-        [[0.1, 0.5, 0.8, 0.9, 1], [0.9, 1, 1, 1, 1], [0.1, 0.9, 0.9, 0.7, 0.6],
-         [0.9, 0.6, 0.7, 0.9, 0.9], [0.1, 0.2, 0.3, 0.4, 0.5]]
-    )  # fmt: skip
+        [
+            [0.1, 0.5, 0.8, 0.9, 1],
+            [0.9, 1, 1, 1, 1],
+            [0.1, 0.9, 0.9, 0.7, 0.6],
+            [0.9, 0.6, 0.7, 0.9, 0.9],
+            [0.1, 0.2, 0.3, 0.4, 0.5],
+        ]
+    )
     wanted = [4, 1, np.inf, np.ceil(np.exp(np.log(4) + 0.5 * np.log(2))), np.inf]
     np.testing.assert_array_equal(science.trials_for(curves, n), wanted)
     grid = science.trials_grid(1000)
@@ -206,7 +220,14 @@ def test_wilsons_interval_covers():
 def test_what_it_returns(found):
     check(describe(found, "imaging"), "imaging", "here")
     np.testing.assert_array_equal(found["noise"], [0.3, 2, 10])
-    names = ("r_squared", "partial", "signal_sd", "trials_needed", "trials_to_discriminate", "power_simulated")  # fmt: skip
+    names = (
+        "r_squared",
+        "partial",
+        "signal_sd",
+        "trials_needed",
+        "trials_to_discriminate",
+        "power_simulated",
+    )
     for name in names:
         middle, low, high = (found[name + end].values for end in ("", "_low", "_high"))
         known = np.isfinite(middle)
@@ -241,9 +262,12 @@ def recordings(data, head, m):
             clean = weights @ (phi_q @ phi_k.sum(0))
             previous = np.append(0, np.exp([a @ b for a, b in zip(q[1:], k[:-1])]))
             drives = (
-                np.exp(exact["log_normalizer"].values[i, 0, head, present]), phi_q.mean(1),
-                np.arange(len(q)), np.linalg.norm(q, axis=1), previous,
-            )  # fmt: skip
+                np.exp(exact["log_normalizer"].values[i, 0, head, present]),
+                phi_q.mean(1),
+                np.arange(len(q)),
+                np.linalg.norm(q, axis=1),
+                previous,
+            )
             yield clean / clean.mean() - 1, np.stack([weights @ drive for drive in drives], 1)
 
 
@@ -268,10 +292,13 @@ def test_the_stage_by_explicit_sums(data, found):
         powers.append([science.power(effect / noise, n[1:]) for noise in (0.3, 2, 10)])
         told.append(
             [
-                [science.discrimination(clean, x[:, 0], x[:, rival], noise * clean.std(), n) for noise in (0.3, 2, 10)]
+                [
+                    science.discrimination(clean, x[:, 0], x[:, rival], noise * clean.std(), n)
+                    for noise in (0.3, 2, 10)
+                ]
                 for rival in range(1, 5)
             ]
-        )  # fmt: skip
+        )
     np.testing.assert_allclose(one["r_squared"], np.mean(shares, 0), atol=1e-9)
     np.testing.assert_allclose(one["partial"], np.mean(partial), atol=1e-9)
     np.testing.assert_allclose(one["signal_sd"], np.mean(deviations), rtol=1e-9)
@@ -299,7 +326,9 @@ def test_simulated_power_agrees_with_the_law(found):
 def test_sizes_and_heads_do_not_depend_on_one_another(data, found):
     one = run(data, n_features=[30], heads=[[0, 1]])
     for name in ("r_squared", "partial", "signal_sd", "trials_needed", "trials_to_discriminate"):
-        np.testing.assert_allclose(one[name].sel(head=1), found[name].sel(head=1, n_features=[30]), rtol=1e-9)  # fmt: skip
+        np.testing.assert_allclose(
+            one[name].sel(head=1), found[name].sel(head=1, n_features=[30]), rtol=1e-9
+        )
     assert one["trace_head"] == 1 and one.sizes["time"] == 80
 
 
@@ -313,7 +342,10 @@ def test_an_astrocyte_without_plasticity_is_not_taken_for_a_normaliser(data):
     np.testing.assert_allclose(one["partial"], 0, atol=1e-9)
     assert one["trials_needed"].isnull().all()
     assert (one["trials_note"] != "").all()
-    assert (one["discriminate_note"].sel(rival="mean rate") == "mean rate is likelier in 9 of 9 recordings").all()  # fmt: skip
+    assert (
+        one["discriminate_note"].sel(rival="mean rate")
+        == "mean rate is likelier in 9 of 9 recordings"
+    ).all()
 
 
 def test_what_falls_with_the_normaliser_does_not_follow_it(data):
@@ -359,12 +391,21 @@ def test_a_rival_that_does_not_vary(data):
     assert (one["r_squared"].sel(rival="query norm") == 0).all()
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"frame_seconds": 1.0}, "input draw-2, 15 tokens read for 1 s each, makes 15 frames, wanted 20 to 20000; change"),
-    ({"frame_seconds": 1e-3}, "input draw-0, 24 tokens read for 1 s each, makes 24000 frames, wanted 20 to 20000"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        (
+            {"frame_seconds": 1.0},
+            "input draw-2, 15 tokens read for 1 s each, makes 15 frames, wanted 20 to 20000; change",
+        ),
+        (
+            {"frame_seconds": 1e-3},
+            "input draw-0, 24 tokens read for 1 s each, makes 24000 frames, wanted 20 to 20000",
+        ),
+    ],
+)
 def test_too_few_or_too_many_frames_are_told(data, changes, words):
-    with pytest.raises(Breach, match=words):
+    with pytest.raises(UserError, match=words):
         run(data, **changes)
 
 
@@ -374,7 +415,7 @@ def test_figure(data, found, tmp_path):
     for name in set(lost.data_vars):
         if lost[name].dtype == np.float64 and name != "noise":
             lost[name] = lost[name] * np.nan
-    odd = odd.assign(trace_input="$x^$_y").assign_attrs(source="x $^$ y, $$")
+    odd = odd.assign(trace_input="$x^$_y").assign_attrs(data="x $^$ y, $$")
     fits = {"a": found, "b": odd, "c": lost}
     assert_drawn_alike(imaging, fits, tmp_path)
     figure = imaging({f"{i}": found for i in range(6)})

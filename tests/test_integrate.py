@@ -7,20 +7,35 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tripartite import calcium, job
-from tripartite.contracts import Breach, check, describe
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.integrate import _intracellular, _parts, integrate
+from tripartite.contracts import UserError, check, describe
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.dynamics.integrate import _intracellular, _parts, integrate
 from tripartite.streams import stream
 
 SETTINGS = {
-    "n_features": 30, "head": [0, 1], "input": "draw-1", "order": "bidirectional", "token_seconds": 0.25,
-    "read_seconds": 0.5, "tau_hidden": 0.01, "tau_last": 0.01, "tau_hebbian": 1.0, "tau_presynaptic": 1.0,
-    "tau_calcium": 0.05, "leak_hebbian": 0.0, "leak_presynaptic": 0.0, "release": 0.0, "calcium": "linear",
-    "integrator": "exact", "step_seconds": 0.005, "sample_seconds": 0.05, "seed": 5, "source": "x",
-}  # fmt: skip
+    "n_features": 30,
+    "head": [0, 1],
+    "input": "draw-1",
+    "order": "bidirectional",
+    "token_seconds": 0.25,
+    "read_seconds": 0.5,
+    "tau_hidden": 0.01,
+    "tau_last": 0.01,
+    "tau_hebbian": 1.0,
+    "tau_presynaptic": 1.0,
+    "tau_calcium": 0.05,
+    "leak_hebbian": 0.0,
+    "leak_presynaptic": 0.0,
+    "release": 0.0,
+    "calcium": "linear",
+    "integrator": "exact",
+    "step_seconds": 0.005,
+    "sample_seconds": 0.05,
+    "seed": 5,
+    "data_of": "x",
+}
 FAST = {"tau_hidden": 1e-5, "tau_last": 1e-5, "tau_calcium": 1e-3}
 ORDERS = ("bidirectional", "causal")
 
@@ -40,8 +55,10 @@ def data():
     return with_gaps()
 
 
-def run(data, kept=None, **changes):
-    return integrate(data, attend(data), kept={} if kept is None else kept, **SETTINGS | changes)
+def run(data, checkpoint=None, **changes):
+    return integrate(
+        data, attend(data), checkpoint={} if kept is None else kept, **SETTINGS | changes
+    )
 
 
 @pytest.fixture(scope="module")
@@ -170,12 +187,12 @@ def test_a_run_that_was_cut_off_goes_on(data, traces, order, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         run(data, store, order=order)
     assert set(store) == {"piece-0", "piece-1", "state"}
-    kept = job.Kept(tmp_path / "traces.nc", order)
+    kept = job.Checkpoint(tmp_path / "traces.nc", order)
     kept.update(store)
     kept["piece-0"] = kept["piece-0"] | {"calcium": 7 + 0 * kept["piece-0"]["calcium"]}
     again = run(data, kept, order=order)
     assert (again["calcium"] == 7).sum() == len(store["piece-0"]["calcium"])
-    kept = job.Kept(tmp_path / "other.nc", order)
+    kept = job.Checkpoint(tmp_path / "other.nc", order)
     kept.update(store)
     again = run(data, kept, order=order)
     assert len(kept) == 4
@@ -188,9 +205,10 @@ def test_a_run_that_was_cut_off_goes_on(data, traces, order, tmp_path):
 
 
 @given(
-    st.fractions(0, 10, max_denominator=50), st.fractions("1/50", 5, max_denominator=50),
+    st.fractions(0, 10, max_denominator=50),
+    st.fractions("1/50", 5, max_denominator=50),
     st.fractions("1/50", 3, max_denominator=50),
-)  # fmt: skip
+)
 def test_parts_of_a_period(start, seconds, sample):
     parts = list(_parts(start, seconds, sample))
     assert parts[-1][0] == start + seconds
@@ -237,7 +255,7 @@ def test_calcium_model_is_driven(data, monkeypatch, traces):
 
     monkeypatch.setattr(calcium, "drive", diverge)
     with pytest.raises(
-        Breach, match="^dynamics: calcium: li_rinzel: calcium is not finite at 3 s; lower sample"
+        UserError, match="^dynamics: calcium: li_rinzel: calcium is not finite at 3 s; lower sample"
     ):
         run(data, calcium="li_rinzel")
 
@@ -246,7 +264,7 @@ def test_one_query_with_nearly_all_of_the_response_is_told_in_a_line():
     """1,300 times the mean drives G-ChI beyond the glutamate for which it is meant."""
     response = np.full(1999, 1e-3)
     response[7] = 3.0
-    with pytest.raises(Breach) as error:
+    with pytest.raises(UserError) as error:
         _intracellular("g_chi", response, 0.1)
     assert str(error.value) == (
         "dynamics: calcium: g_chi: one query has 1200 times the mean response, and would drive it with 1200 uM "
@@ -266,13 +284,22 @@ def test_real_calcium_is_finite(data, model):
     [
         ({"input": "draw-7"}, "input: got draw-7, wanted one of draw-0, draw-1"),
         ({"head": [0, 2]}, r"head: got \[0, 2\], wanted a layer below 1 and a head below 2"),
-        ({"sample_seconds": 1e-6}, "sample_seconds: got 1e-06 s, 13500000 samples in 13.5 s, wanted at most 2000000; raise it to 7.1e-06 s or more"),
-        ({"sample_seconds": 14.0}, "sample_seconds: got 14 s, wanted at most the 13.5 s that all tokens take"),
-        ({"integrator": "runge_kutta", "step_seconds": 0.05, "read_seconds": 40.0}, r"in the 0.05 s before [0-9.]+ s: [a-z]+ is not finite .* step_seconds .*; take shorter steps$"),
+        (
+            {"sample_seconds": 1e-6},
+            "sample_seconds: got 1e-06 s, 13500000 samples in 13.5 s, wanted at most 2000000; raise it to 7.1e-06 s or more",
+        ),
+        (
+            {"sample_seconds": 14.0},
+            "sample_seconds: got 14 s, wanted at most the 13.5 s that all tokens take",
+        ),
+        (
+            {"integrator": "runge_kutta", "step_seconds": 0.05, "read_seconds": 40.0},
+            r"in the 0.05 s before [0-9.]+ s: [a-z]+ is not finite .* step_seconds .*; take shorter steps$",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done(data, changes, words):
-    with np.errstate(all="ignore"), pytest.raises(Breach, match=words) as error:
+    with np.errstate(all="ignore"), pytest.raises(UserError, match=words) as error:
         run(data, **changes)
     assert "\n" not in str(error.value)
 

@@ -19,15 +19,15 @@ from matplotlib import pyplot as plt
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from test_contracts import qkv
 from test_learn_stage import SETTINGS, with_gaps
-
-from tripartite import job, learning, locks
+from tripartite import job, locks
 from tripartite.about import about
-from tripartite.contracts import Breach
+from tripartite.contracts import UserError
 from tripartite.figures import palette
-from tripartite.stages.attend import attend
-from tripartite.stages.simulate import simulate
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.learned import learning
+from tripartite.kinds.network.simulate import simulate
 
-ATTRS = {"source": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
+ATTRS = {"data": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
 
 
 def saved(tmp_path):
@@ -53,9 +53,16 @@ def test_same_data_same_bytes(tmp_path):
 
 def test_attributes_say_how_it_was_made_and_nothing_private(tmp_path):
     header = subprocess.run(
-        [sys.executable, "-c", "import sys, netCDF4; print(netCDF4.Dataset(sys.argv[1]))", saved(tmp_path)],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
+        [
+            sys.executable,
+            "-c",
+            "import sys, netCDF4; print(netCDF4.Dataset(sys.argv[1]))",
+            saved(tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
     for attribute in ("schema_version", "content_digest", "versions", "references", "device"):
         assert attribute in header
     for private in (str(tmp_path), socket.gethostname()):
@@ -72,14 +79,18 @@ def python(code: str, *arguments, **environment) -> str:
     start = f"import sys; sys.path.insert(0, {str(ROOT / 'workflow/scripts')!r}); "
     said = subprocess.run(
         [sys.executable, "-c", start + code, *map(str, arguments)],
-        env=plain, capture_output=True, text=True,
-    )  # fmt: skip
+        env=plain,
+        capture_output=True,
+        text=True,
+    )
     assert said.returncode == 0, said.stderr
     return said.stdout
 
 
 PROCESSOR = "from tripartite import job; print(job.processor(), 'torch' in sys.modules)"
-LESS = {"NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"}  # fmt: skip
+LESS = {
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+}
 LEAST = {"NPY_DISABLE_CPU_FEATURES": f"{LESS['NPY_DISABLE_CPU_FEATURES']} AVX2 AVX FMA3 F16C"}
 
 
@@ -169,7 +180,7 @@ def test_shards_of_several_processors(tmp_path, monkeypatch):
         "n_features": [3],
         "n_seeds": 2,
         "seed": 5,
-        "source": "x",
+        "data_of": "x",
     }
     for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2")):
         monkeypatch.setattr(job, "processor", lambda: processor)
@@ -254,12 +265,12 @@ def test_every_edit_is_seen(tmp_path):
     path = saved(tmp_path)
     with netCDF4.Dataset(path, "a") as file:
         file["q"][0, 0, 0, 0, 0] += 1
-    with pytest.raises(Breach, match="content differs from its digest"):
+    with pytest.raises(UserError, match="content differs from its digest"):
         job.load(path)
     path = saved(tmp_path)
     with netCDF4.Dataset(path, "a") as file:
         file.settings = '{"a": 2}'
-    with pytest.raises(Breach, match="content differs from its digest"):
+    with pytest.raises(UserError, match="content differs from its digest"):
         job.load(path)
 
 
@@ -278,7 +289,7 @@ for position in rng.integers(0, len(good), 60):
     if not child:
         try:
             os._exit(0 if np.array_equal(job.load(path)["q"].values, wanted) else 2)
-        except job.Breach:
+        except job.UserError:
             os._exit(1)
     codes.append(os.waitpid(child, 0)[1] >> 8)
 print(*codes)
@@ -299,7 +310,7 @@ def test_flipped_bits_are_seen(tmp_path):
 def test_truncated_file(tmp_path):
     path = saved(tmp_path)
     path.write_bytes(path.read_bytes()[:-500])
-    with pytest.raises(Breach, match="qkv.nc: not a readable netCDF-4 file"):
+    with pytest.raises(UserError, match="qkv.nc: not a readable netCDF-4 file"):
         job.load(path)
 
 
@@ -317,7 +328,7 @@ def test_an_interrupted_write_leaves_the_old_file(tmp_path):
 def test_full_disk_is_said(tmp_path, monkeypatch):
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1000))
-    with pytest.raises(Breach, match="disk full: 0 MB free, up to 5 MB needed"):
+    with pytest.raises(UserError, match="disk full: 0 MB free, up to 5 MB needed"):
         with job.replacing(tmp_path / "states.nc", 5_000_000):
             raise OSError("HDF error")
 
@@ -349,17 +360,17 @@ def test_rounding_errors_of_the_layout_change_no_byte_of_a_figure(tmp_path):
 def test_breach_before_anything_is_written(tmp_path):
     bad = qkv()
     bad["q"] = bad["q"].astype("float64")
-    with pytest.raises(Breach, match="q: got float64, wanted float32"):
+    with pytest.raises(UserError, match="q: got float64, wanted float32"):
         job.save(bad, tmp_path / "qkv.nc", ATTRS)
     assert not list(tmp_path.iterdir())
 
 
 def test_wheels_are_compared_with_their_pin(tmp_path):
     path = tmp_path / "some-1.0.whl"
-    with pytest.raises(Breach, match="some-1.0.whl: cannot be read"):
+    with pytest.raises(UserError, match="some-1.0.whl: cannot be read"):
         job.open_wheel(path, "0" * 64)
     path.write_bytes(b"truncated")
-    with pytest.raises(Breach, match="truncated or changed.*delete it and run again"):
+    with pytest.raises(UserError, match="truncated or changed.*delete it and run again"):
         job.open_wheel(path, "0" * 64)
 
 
@@ -427,7 +438,7 @@ def test_in_a_job_of_slurm_there_are_only_the_cards_it_gave(tmp_path, monkeypatc
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     with job.device("auto") as name:
         assert name == "cpu"
-    with pytest.raises(Breach, match="torch finds no GPU"), job.device("cuda"):
+    with pytest.raises(UserError, match="torch finds no GPU"), job.device("cuda"):
         pass
 
 
@@ -435,7 +446,7 @@ def test_no_gpu(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with job.device("auto") as name:
         assert name == "cpu"
-    with pytest.raises(Breach, match="device: cuda, but torch finds no GPU"), job.device("cuda"):
+    with pytest.raises(UserError, match="device: cuda, but torch finds no GPU"), job.device("cuda"):
         pass
 
 
@@ -471,13 +482,13 @@ def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_pa
 def test_finished_parts_are_found_again(tmp_path):
     """By the same job alone; a damaged part counts as missing; nothing is left when the output is whole."""
     output = tmp_path / "learned.nc"
-    kept = job.Kept(output, {"steps": 3}, "code")
+    kept = job.Checkpoint(output, {"steps": 3}, "code")
     kept["16-0"] = {"x": np.arange(3.0), "note": np.array(["", "diverged"])}
-    again = job.Kept(output, {"steps": 3}, "code")
+    again = job.Checkpoint(output, {"steps": 3}, "code")
     assert list(again) == ["16-0"] and len(again) == 1
     np.testing.assert_array_equal(again["16-0"]["x"], np.arange(3.0))
     assert again["16-0"]["note"].tolist() == ["", "diverged"]
-    other = job.Kept(output, {"steps": 4}, "code")
+    other = job.Checkpoint(output, {"steps": 4}, "code")
     assert "16-0" not in other and len(other) == 0
     (file,) = tmp_path.rglob("*.npz")
     for size in (0, 20, file.stat().st_size - 5):

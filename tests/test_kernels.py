@@ -7,7 +7,6 @@ import pytest
 import torch
 from scipy.special import ndtr, owens_t
 from test_features import KERNEL, X, Y, assert_moments, estimates, gaussian_mean
-
 from tripartite import network
 from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.kernels import KERNELS, limit_kernel, limit_read
@@ -48,7 +47,9 @@ def test_known_values():
     c = [1 - math.log(16) / 2 - z @ z / 2 for z in (X, Y)]
     assert kernel("linear", X, Y, 16)[0, 0] == pytest.approx(16 * (c[0] * c[1] + X @ Y), rel=1e-12)
     # at q = k a positive cosine is half a wave: E max(0, cos)^2 = 1 / 4
-    assert kernel("positive_cosine", X, X)[0, 0] == pytest.approx(math.exp(X @ X) / (2 * math.pi), rel=1e-6)  # fmt: skip
+    assert kernel("positive_cosine", X, X)[0, 0] == pytest.approx(
+        math.exp(X @ X) / (2 * math.pi), rel=1e-6
+    )
 
 
 def bivariate(h, k, r):
@@ -116,10 +117,8 @@ def test_truncated_at_norms_where_probabilities_cancel(norm, length, cosine):
 def test_elu_plus_one_is_its_quadrature(norm):
     q, k = points(norm)
     wanted = [
-        [
-            gaussian_mean_of(lambda u: np.where(u < 0, np.exp(u), 1 + u), x, y) for y in k
-        ] for x in q
-    ]  # fmt: skip
+        [gaussian_mean_of(lambda u: np.where(u < 0, np.exp(u), 1 + u), x, y) for y in k] for x in q
+    ]
     np.testing.assert_allclose(
         kernel("elu_plus_one", q, k), wanted, rtol=1e-4
     )  # of the quadrature, at the bends
@@ -139,7 +138,9 @@ def test_positive_cosine_is_its_quadrature():
     phases = (np.arange(2000) + 0.5) / 2000 * 2 * math.pi
 
     def product(u, v):
-        return np.mean([np.maximum(0, np.cos(u + b)) * np.maximum(0, np.cos(v + b)) for b in phases], 0)  # fmt: skip
+        return np.mean(
+            [np.maximum(0, np.cos(u + b)) * np.maximum(0, np.cos(v + b)) for b in phases], 0
+        )
 
     wanted = 2 / math.pi * math.exp((X @ X + Y @ Y) / 2) * gaussian_mean(product, 60)
     assert kernel("positive_cosine", X, Y)[0, 0] == pytest.approx(wanted, rel=1e-5)
@@ -148,9 +149,13 @@ def test_positive_cosine_is_its_quadrature():
 def test_truncation_ends_in_the_untruncated_and_in_a_constant():
     """A high threshold changes nothing; a low one leaves threshold^2 exp(-(|q|^2 + |k|^2) / 2)."""
     q, k = points(1.0)
-    np.testing.assert_allclose(kernel("truncated_performer", q, k, 1, 1e12), np.exp(q @ k.T), rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        kernel("truncated_performer", q, k, 1, 1e12), np.exp(q @ k.T), rtol=1e-6
+    )
     np.testing.assert_array_equal(kernel("truncated_performer", q, k), kernel("performer", q, k))
-    np.testing.assert_allclose(kernel("truncated_performer", q, k, 1, 1e-9), 1e-18 * math.exp(-1), rtol=1e-6)  # fmt: skip
+    np.testing.assert_allclose(
+        kernel("truncated_performer", q, k, 1, 1e-9), 1e-18 * math.exp(-1), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("feature_map", ["truncated_performer", "elu_plus_one", "relu"])
@@ -205,5 +210,7 @@ def test_nothing_fires_for_a_query_of_zero():
     q, k = torch.zeros(1, 2, dtype=torch.float64), torch.ones(3, 2, dtype=torch.float64)
     log_p, sign, output = limit_read(*limit_kernel("relu", q, k), torch.zeros(3), k)
     assert log_p[0] == -math.inf and (output == 0).all() and sign[0] == 0
-    hidden = Hidden(torch.ones(4, 2, dtype=torch.float64), torch.zeros(4), FEATURE_MAPS["relu"].activation)  # fmt: skip
+    hidden = Hidden(
+        torch.ones(4, 2, dtype=torch.float64), torch.zeros(4), FEATURE_MAPS["relu"].activation
+    )
     assert (network.rates(hidden, q, 4)[0] == -math.inf).all()

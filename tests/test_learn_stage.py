@@ -2,25 +2,33 @@
 
 import numpy as np
 import pytest
-from conftest import assert_drawn_alike
 import torch
 import xarray as xr
+from conftest import assert_drawn_alike
 from matplotlib import pyplot as plt
-
 from tripartite import network
-from tripartite.contracts import Breach, check, describe
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.figures.learned_features import learned_features
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.learn import learn
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.learned.learn import learn
+from tripartite.kinds.learned.learned_features import learned_features
 from tripartite.streams import stream
 
 SETTINGS = {
-    "n_features": [6, 16], "n_seeds": 2, "trained_on": ["draw-0", "draw-3"],
-    "validated_on": ["draw-1"], "heads": "all", "loss": "weights", "max_steps": 25,
-    "learning_rate": 0.1, "patience": 5, "seed": 5, "source": "x", "device": "cpu",
-}  # fmt: skip
+    "n_features": [6, 16],
+    "n_seeds": 2,
+    "trained_on": ["draw-0", "draw-3"],
+    "validated_on": ["draw-1"],
+    "heads": "all",
+    "loss": "weights",
+    "max_steps": 25,
+    "learning_rate": 0.1,
+    "patience": 5,
+    "seed": 5,
+    "data_of": "x",
+    "device": "cpu",
+}
 
 
 def with_gaps(n_inputs):
@@ -32,8 +40,13 @@ def with_gaps(n_inputs):
     return data
 
 
-def run(data, kept=None, **changes):
-    return learn(data, attend(data), kept={} if kept is None else kept, **SETTINGS | changes)
+def run(data, checkpoint=None, **changes):
+    return learn(
+        data,
+        attend(data),
+        checkpoint={} if checkpoint is None else checkpoint,
+        **SETTINGS | changes,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -135,15 +148,17 @@ class CutOff(dict):
 
 def test_a_run_that_was_cut_off_goes_on(data, learned):
     """Identical arrays, and what was finished is not done again."""
-    kept = CutOff()
+    checkpoint = CutOff()
     with pytest.raises(KeyboardInterrupt):
-        run(data, kept)
-    assert list(kept) == ["6-0", "6-1", "16-0"]
-    assert all(isinstance(x, np.ndarray) for one in kept.values() for x in one.values())
-    kept = dict(kept)
-    kept["6-0"] = kept["6-0"] | {"best_step": np.array([7, 7, 7])}  # to see where it is read from
-    again = run(data, kept)
-    assert list(kept) == ["6-0", "6-1", "16-0", "16-1"]
+        run(data, checkpoint)
+    assert list(checkpoint) == ["6-0", "6-1", "16-0"]
+    assert all(isinstance(x, np.ndarray) for one in checkpoint.values() for x in one.values())
+    checkpoint = dict(checkpoint)
+    checkpoint["6-0"] = checkpoint["6-0"] | {
+        "best_step": np.array([7, 7, 7])
+    }  # to see where it is read from
+    again = run(data, checkpoint)
+    assert list(checkpoint) == ["6-0", "6-1", "16-0", "16-1"]
     assert (again["best_step"].sel(n_features=6, seed=0) == 7).all()
     xr.testing.assert_equal(again.drop_vars("best_step"), learned.drop_vars("best_step"))
 
@@ -166,10 +181,10 @@ def test_heads_without_a_result_are_left_out(data, learned):
     assert lost["note"].str.startswith("training diverged at step 10: ").all()
     for name in ("median_kl", "median_kl_low", "log10_kl_ratio", "share_better_than_uniform"):
         assert lost[name].isnull().all()
-    kept = {}
-    run(data, kept, n_features=[6])
-    kept["6-1"]["kl"][0, :, 2] = np.nan
-    got = run(data, kept, n_features=[6])
+    checkpoint = {}
+    run(data, checkpoint, n_features=[6])
+    checkpoint["6-1"]["kl"][0, :, 2] = np.nan
+    got = run(data, checkpoint, n_features=[6])
     wanted = learned["kl"].sel(n_features=6, head=[0, 1]).isel(input=[2, 4])
     np.testing.assert_allclose(
         got["median_kl"][:, 0], wanted.median(("seed", "input", "layer", "head")), rtol=1e-12
@@ -195,12 +210,12 @@ def test_one_value_has_no_interval(data):
     ],
 )
 def test_what_cannot_be_done(data, changes, words):
-    with pytest.raises(Breach, match=words):
+    with pytest.raises(UserError, match=words):
         run(data, **changes)
 
 
 def test_figure(learned, tmp_path):
-    fits = {"a": learned, "b": learned.isel(n_features=[1]).assign_attrs(source="other, centred")}
+    fits = {"a": learned, "b": learned.isel(n_features=[1]).assign_attrs(data="other, centred")}
     assert_drawn_alike(learned_features, fits, tmp_path)
     figure = learned_features(fits)
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 2

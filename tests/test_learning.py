@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
-
-from tripartite import learning
-from tripartite.learning import Example
+from tripartite.kinds.learned import learning
+from tripartite.kinds.learned.learning import Example
 
 
 def draws(seed, *shape):

@@ -10,19 +10,20 @@ import pytest
 import xarray as xr
 import yaml
 from conftest import ROOT, project, snakemake
-
 from tripartite import job, sharing
 
 NOTHING = "Nothing to be done"
 MINI = {
     "experiments": {
         "small": {
-            "data": {"synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}},
+            "data": {
+                "synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}
+            },
             "network": {"n_features": [10, 100], "n_seeds": 2},
         }
     },
     "figures": {"error_vs_features": {"experiments": ["small"]}},
-}  # fmt: skip
+}
 
 
 def lab(folder, text, study=MINI):
@@ -100,7 +101,10 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
     assert not (folder / "results").exists()
     assert NOTHING in snakemake(folder, "--dry-run").stdout
     checked = snakemake(folder, "old_verify")
-    assert "files are whole, were made as the study asks for, and from those that are there" in checked.stdout
+    assert (
+        "files are whole, were made as the study asks for, and from those that are there"
+        in checked.stdout
+    )
     exported = snakemake(folder, "new_export")
     assert exported.returncode == 0, exported.stdout
     with zipfile.ZipFile(folder / "new/results/export/mini.zip") as archive:

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tripartite import network
 from tripartite.attention import softmax_attention
 from tripartite.features import FEATURE_MAPS, draw_neurons, exponential
@@ -236,7 +235,12 @@ def test_writing_in_parts_is_writing_at_once(causal, monkeypatch):
     tokens, hidden = draw(3, 37, 5, 90)
     for leak in (Leak(), Leak(0.1, 0.05)):
         whole = read(tokens, hidden, causal=causal, leak=leak)
-        for name, size in (("TOKEN_BLOCK", 5), ("CAUSAL_CHUNK", 4), ("CAUSAL_BLOCK", 7), ("BLOCK_BYTES", 512)):  # fmt: skip
+        for name, size in (
+            ("TOKEN_BLOCK", 5),
+            ("CAUSAL_CHUNK", 4),
+            ("CAUSAL_BLOCK", 7),
+            ("BLOCK_BYTES", 512),
+        ):
             monkeypatch.setattr(network, name, size)
         cut = read(tokens, hidden, causal=causal, leak=leak)
         monkeypatch.undo()
@@ -287,7 +291,9 @@ def test_leak_is_retention(causal, leak):
         ages = last - np.arange(last + 1)
         w_h, w_g = (kappa[t, : last + 1] * np.exp(-rate * ages) for rate in leak)
         assert log_p[t].exp().item() == pytest.approx(w_g.sum(), rel=1e-12)
-        np.testing.assert_allclose(output[t], w_h @ tokens.v[: last + 1].numpy() / w_g.sum(), rtol=1e-11)  # fmt: skip
+        np.testing.assert_allclose(
+            output[t], w_h @ tokens.v[: last + 1].numpy() / w_g.sum(), rtol=1e-11
+        )
 
 
 @pytest.mark.parametrize("norm", [30.0, 300.0])
@@ -324,7 +330,10 @@ def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
     hidden = hidden._replace(weights=hidden.weights.to(dtype))
     tokens = Tokens(q.to(dtype), k.to(dtype), tokens.v.to(dtype), tokens.log_gain)
     log_p, sign, _ = read(tokens, hidden, causal=True, leak=leak)
-    log_phi = [network.rates(hidden._replace(weights=hidden.weights.double()), x.double(), 100)[0] for x in tokens[:2]]  # fmt: skip
+    log_phi = [
+        network.rates(hidden._replace(weights=hidden.weights.double()), x.double(), 100)[0]
+        for x in tokens[:2]
+    ]
     terms = log_phi[0][:, None] + log_phi[1][None]  # [query, key, m]
     lag = torch.arange(64.0)[:, None] - torch.arange(64.0)
     terms = terms - (leak.presynaptic * lag).masked_fill(lag < 0, torch.inf)[..., None]
@@ -336,9 +345,13 @@ def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
 
 @PLAIN
 @given(
-    seed=st.integers(0, 2**32 - 1), scale=st.floats(0.05, 12), causal=st.booleans(),
-    feature_map=st.sampled_from(EXPONENTIAL), gain=st.floats(0, 40), dtype=st.sampled_from([torch.float32, torch.float64]),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.floats(0.05, 12),
+    causal=st.booleans(),
+    feature_map=st.sampled_from(EXPONENTIAL),
+    gain=st.floats(0, 40),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+)
 def test_the_fast_path_is_never_wrong(seed, scale, causal, feature_map, gain, dtype):
     """Whatever kernel the norm bound chooses: finite, and the log-space sum in float64."""
     tokens, hidden = draw(seed, 9, 5, 300, scale, feature_map)
@@ -458,6 +471,9 @@ def test_gpu_and_cpu_agree(feature_map, causal, dtype, tolerance):
     there = Tokens(*(x.to("cuda", dtype) for x in tokens[:3]), tokens.log_gain.cuda())
     if not causal:
         there = Tokens(*(x[None] for x in there))
-    found_p, _, found = (x.cpu().reshape(y.shape) for x, y in zip(read(there, hidden, causal=causal), (calcium, calcium, output)))  # fmt: skip
+    found_p, _, found = (
+        x.cpu().reshape(y.shape)
+        for x, y in zip(read(there, hidden, causal=causal), (calcium, calcium, output))
+    )
     torch.testing.assert_close(found_p, calcium, rtol=tolerance, atol=tolerance)
     torch.testing.assert_close(found.double(), output, rtol=tolerance, atol=tolerance)

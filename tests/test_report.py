@@ -13,7 +13,6 @@ from conftest import ROOT, snakemake
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
-
 from tripartite import job
 from tripartite.about import usage
 from tripartite.study import FIGURES, KINDS
@@ -30,12 +29,14 @@ FLAGS = (
 STUDY = {
     "experiments": {
         "small": {
-            "data": {"synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}},
+            "data": {
+                "synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}
+            },
             "network": {"n_features": [10, 100], "n_seeds": 2},
         }
     },
     "figures": {"error_vs_features": {"experiments": ["small"]}},
-}  # fmt: skip
+}
 
 
 @pytest.fixture(scope="module")
@@ -109,19 +110,30 @@ def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
 
 
 def test_there_is_no_report_before_a_run(tmp_path):
-    said = snakemake(tmp_path, "-s", str(ROOT / "Snakefile"), "--report", "report.html", "--config", "study=quick")  # fmt: skip
+    said = snakemake(
+        tmp_path,
+        "-s",
+        str(ROOT / "Snakefile"),
+        "--report",
+        "report.html",
+        "--config",
+        "study=quick",
+    )
     assert said.returncode == 1 and "Traceback" not in said.stdout
     assert "There is no report of the study quick: run it first, " in said.stdout
 
 
 def test_the_last_run_counts_and_only_folders_of_the_study(tmp_path):
     for name, text in (
-        ("a/simulate-1.log", "simulate: 9.0 s, at most 1 MB of memory\nsimulate: 2.5 s, at most 300 MB of memory\n"),
+        (
+            "a/simulate-1.log",
+            "simulate: 9.0 s, at most 1 MB of memory\nsimulate: 2.5 s, at most 300 MB of memory\n",
+        ),
         ("a/simulate-2.log", "simulate: 1.0 s, at most 700 MB of memory\n"),
         ("a/fit.log", "error: it failed\n"),
         ("b/fit.log", "fit: 1.0 s, at most 300 MB of memory\n"),
         ("figures/trace.log", "draw: 1.0 s, at most 200 MB of memory\n"),
-    ):  # fmt: skip
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     found = usage([Path("results/x/a"), Path("results/x/figures")], tmp_path)

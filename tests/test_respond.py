@@ -4,19 +4,23 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
-
 from tripartite import calcium, job
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
-from tripartite.figures.calcium_readout import calcium_readout
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.respond import respond
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.readout.calcium_readout import calcium_readout
+from tripartite.kinds.readout.respond import respond
 
 SETTINGS = {
-    "models": ["li_rinzel", "chi", "g_chi"], "operating_points": [0.8, 0.1, 0.4], "depths": [0.1, 0.02],
-    "heads": [[0, 0], [0, 2]], "inputs": "all", "seed": 5, "source": "x",
-}  # fmt: skip
+    "models": ["li_rinzel", "chi", "g_chi"],
+    "operating_points": [0.8, 0.1, 0.4],
+    "depths": [0.1, 0.02],
+    "heads": [[0, 0], [0, 2]],
+    "inputs": "all",
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +35,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def found(data):
-    return respond(data, attend(data), **SETTINGS).assign_attrs(source="drawn")
+    return respond(data, attend(data), **SETTINGS).assign_attrs(data="drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -144,7 +148,7 @@ def test_a_normaliser_that_does_not_vary_is_told(data):
     found = respond(same, attend(same), **SETTINGS | {"models": ["chi"]})
     assert (found["note"].sel(head=0) == "the normaliser does not vary").all()
     assert found["readout_exponent"].isnull().all()
-    calcium_readout({"a": found.assign_attrs(source="equal queries")})
+    calcium_readout({"a": found.assign_attrs(data="equal queries")})
 
 
 def test_figure(found, tmp_path):
@@ -152,7 +156,7 @@ def test_figure(found, tmp_path):
     for name in nothing.data_vars:
         if nothing[name].dtype == float and name not in ("operating_point", "depth", "stimulus"):
             nothing[name][:] = np.nan
-    odd = found.assign_attrs(source="x $^$ y").sel(model=["chi"])
+    odd = found.assign_attrs(data="x $^$ y").sel(model=["chi"])
     for fits in (
         {"a": found},
         {str(i): odd for i in range(6)},

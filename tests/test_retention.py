@@ -2,28 +2,33 @@
 
 import numpy as np
 import pytest
-from conftest import assert_drawn_alike
 import torch
+from conftest import assert_drawn_alike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.special import softmax
-
 from tripartite import job, network
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
-from tripartite.figures.retention import retention
-from tripartite.retention import ages, fitted_leak, log_attention, measured_leak
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.retain import retain
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.retention.leaks import ages, fitted_leak, log_attention, measured_leak
+from tripartite.kinds.retention.retain import retain
+from tripartite.kinds.retention.retention import retention
 from tripartite.streams import stream
 
 LEAKS = [[0.1, 0.1], [0.4, 0.4], [0.3, 0.1], [0.1, 0.3], [0.0, 0.0]]
 SETTINGS = {
-    "token_seconds": 0.25, "leaks": LEAKS, "n_features": [50, 3000], "n_seeds": 4, "heads": "all",
-    "inputs": "all", "seed": 5, "source": "x",
-}  # fmt: skip
+    "token_seconds": 0.25,
+    "leaks": LEAKS,
+    "n_features": [50, 3000],
+    "n_seeds": 4,
+    "heads": "all",
+    "inputs": "all",
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 def with_gaps():
@@ -32,7 +37,7 @@ def with_gaps():
     data["mask"][-1, 15:] = False
     for name in "qkv":
         data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
-    return data.assign_attrs(source="random heads")
+    return data.assign_attrs(data="random heads")
 
 
 @pytest.fixture(scope="module")
@@ -210,7 +215,7 @@ def test_figure(data, found, tmp_path):
     lost = found.copy()
     for name in set(lost.data_vars) - {"note", "leak_hebbian", "leak_presynaptic", "age"}:
         lost[name] = lost[name] * np.nan
-    odd = run(data, heads=[[0, 1]], leaks=[[0.2, 0.1]], n_seeds=2).assign_attrs(source="x $^$ y")
+    odd = run(data, heads=[[0, 1]], leaks=[[0.2, 0.1]], n_seeds=2).assign_attrs(data="x $^$ y")
     fits = {"a": found, "b": odd, "c": lost}
     assert_drawn_alike(retention, fits, tmp_path)
     figure = retention({f"{i}": found for i in range(6)})

@@ -6,22 +6,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
-
 from tripartite import calcium, job
-from tripartite.contracts import Breach, check, describe
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.figures.calcium_speed import calcium_speed
-from tripartite.stages import settle as stage
-from tripartite.stages.attend import attend
-from tripartite.stages.generate import synthetic
-from tripartite.stages.settle import autocorrelation, log_gain, relaxed, sd_law, settle
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.settling import settle as stage
+from tripartite.kinds.settling.calcium_speed import calcium_speed
+from tripartite.kinds.settling.settle import autocorrelation, log_gain, relaxed, sd_law, settle
 from tripartite.streams import stream
 
 RATIOS = [2.0, 0.1, 0.5, 8.0]
 SETTINGS = {
-    "n_features": [20, 200], "n_seeds": 3, "heads": [[0, 0], [0, 2]], "inputs": "all", "ratios": RATIOS,
-    "seed": 5, "source": "x",
-}  # fmt: skip
+    "n_features": [20, 200],
+    "n_seeds": 3,
+    "heads": [[0, 0], [0, 2]],
+    "inputs": "all",
+    "ratios": RATIOS,
+    "seed": 5,
+    "data_of": "x",
+}
 
 
 def slow(log_z, ratio):
@@ -44,7 +48,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def settled(data):
-    return settle(data, attend(data), **SETTINGS).assign_attrs(source="drawn")
+    return settle(data, attend(data), **SETTINGS).assign_attrs(data="drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -113,7 +117,9 @@ def test_law_of_the_gain_for_a_correlated_stream(correlation):
         log_z[t] = correlation * log_z[t - 1] + noise[t]
     rho = correlation ** np.arange(1.0, 200)
     for ratio in (0.1, 0.7, 2.0, 5.0):
-        np.testing.assert_allclose(log_gain(log_z, ratio)[100:].std(), sd_law(sd, rho, ratio), rtol=0.015)  # fmt: skip
+        np.testing.assert_allclose(
+            log_gain(log_z, ratio)[100:].std(), sd_law(sd, rho, ratio), rtol=0.015
+        )
 
 
 def test_limits_of_the_law():
@@ -138,7 +144,13 @@ def test_what_it_returns(data, settled):
     assert settled["gain_error"].isel(head=1).isnull().all()
     assert (settled["ratio_note"].isel(head=1) == "not run").all()
     run = settled.isel(head=[0, 2])
-    for name in ("gain_error", "sd_log_gain", "gain_output_error", "random_feature_error", "total_error"):  # fmt: skip
+    for name in (
+        "gain_error",
+        "sd_log_gain",
+        "gain_output_error",
+        "random_feature_error",
+        "total_error",
+    ):
         middle, low, high = (run[name + end] for end in ("", "_low", "_high"))
         assert middle.notnull().all() and (low <= middle + 1e-12).all(), name
         assert (middle <= high + 1e-12).all(), name
@@ -166,8 +178,10 @@ def test_every_error_by_the_loop(data, settled):
             for index in range(3):
                 omega = stream(5, "x", "omega", index, 0, head).standard_normal((200, 4))
                 for size, m in enumerate((20, 200)):
-                    phi_q, phi_k = (np.exp(x @ omega[:m].T - np.square(x).sum(1)[:, None] / 2) / m**0.5
-                                    for x in (q, k))  # fmt: skip
+                    phi_q, phi_k = (
+                        np.exp(x @ omega[:m].T - np.square(x).sum(1)[:, None] / 2) / m**0.5
+                        for x in (q, k)
+                    )
                     p = phi_q @ phi_k.sum(0)
                     drive = phi_q @ (phi_k.T @ v)
                     error = (drive / p[:, None] - o)[1:]
@@ -240,7 +254,7 @@ def test_calcium_relaxes_with_the_time_of_its_model(model, ip3):
 def test_short_inputs_are_refused(data):
     short = data.copy(deep=True)
     short["mask"][1, 2:] = False
-    with pytest.raises(Breach, match="input draw-1 has 2 tokens, wanted at least 3"):
+    with pytest.raises(UserError, match="input draw-1 has 2 tokens, wanted at least 3"):
         settle(short, attend(short), **SETTINGS)
 
 
@@ -253,7 +267,7 @@ def test_equal_queries_have_no_stale_gain(data):
     assert float(one["gain_error"].max()) < 1e-12 and one["gain_error_low"].isnull().all()
     assert one["sd_log_gain_law"].max() < 1e-12
     assert all("smaller at every" in str(note) for note in one["ratio_note"].values.ravel())
-    calcium_speed({"a": found.assign_attrs(source="equal queries")})
+    calcium_speed({"a": found.assign_attrs(data="equal queries")})
 
 
 def test_figure(settled, tmp_path):
@@ -261,7 +275,7 @@ def test_figure(settled, tmp_path):
     for name in nothing.data_vars:
         if nothing[name].dtype == float and name not in ("ratio", "relaxation_seconds"):
             nothing[name][:] = np.nan
-    odd = settled.assign_attrs(source="x $^$ y")
+    odd = settled.assign_attrs(data="x $^$ y")
     for fits in ({"a": settled}, {str(i): odd for i in range(6)}, {"a": nothing}):
         for run in "ab":
             figure = calcium_speed(fits)

@@ -4,22 +4,31 @@ import pytest
 import xarray as xr
 import yaml
 from conftest import ROOT, snakemake
-
-from tripartite.contracts import Breach
-from tripartite.stages.gather import gather, share
+from tripartite.contracts import UserError
+from tripartite.kinds.network.gather import gather, share
 
 STUDY = {
     "experiments": {
         "small": {
             "data": {
-                "synthetic": {"sigma_squared": [0.5, 2, 1, 3, 6], "n_inputs": 2, "n_tokens": 8, "d_head": 4}
+                "synthetic": {
+                    "sigma_squared": [0.5, 2, 1, 3, 6],
+                    "n_inputs": 2,
+                    "n_tokens": 8,
+                    "d_head": 4,
+                }
             },
-            "network": {"n_features": [10, 100], "n_seeds": 2, "symmetries": ["center_keys", "balance"],
-                        "calibrated_on": ["draw-0"], "heads": [[0, 0], [0, 1], [0, 3], [0, 4]]},
+            "network": {
+                "n_features": [10, 100],
+                "n_seeds": 2,
+                "symmetries": ["center_keys", "balance"],
+                "calibrated_on": ["draw-0"],
+                "heads": [[0, 0], [0, 1], [0, 3], [0, 4]],
+            },
         }
     },
     "figures": {"error_vs_features": {"experiments": ["small"]}},
-}  # fmt: skip
+}
 
 
 def run(folder, *settings):
@@ -52,7 +61,7 @@ def test_every_head_is_in_one_shard():
 def test_a_head_in_two_shards_is_refused():
     axes = ("n_features", "seed", "input", "layer", "head")
     part = xr.Dataset({"computed": (axes, [[[[[True, False]]]]])})
-    with pytest.raises(Breach, match="shards: layer 0, head 0 is in two of them"):
+    with pytest.raises(UserError, match="shards: layer 0, head 0 is in two of them"):
         gather([part, part])
 
 

@@ -34,14 +34,17 @@ from test_contracts import qkv
 from test_job import LESS, python
 from test_learn_stage import with_gaps
 from test_workflow import with_study
-
 from tripartite import agreement, job, sharing
-from tripartite.contracts import CONTRACTS, COORDINATES, Breach
+from tripartite.contracts import CONTRACTS, COORDINATES, UserError
 from tripartite.figures import agreement as figure
-from tripartite.stages.attend import attend
+from tripartite.kinds.data.attend import attend
 
-ATTRS = {"source": "random heads", "settings": {"n_seeds": 3, "dtype": "float64"}, "device": "cpu",
-         "code_digest": "0" * 64}  # fmt: skip
+ATTRS = {
+    "source": "random heads",
+    "settings": {"n_seeds": 3, "dtype": "float64"},
+    "device": "cpu",
+    "code_digest": "0" * 64,
+}
 
 
 def made(contract: str, seed: int = 0) -> xr.Dataset:
@@ -51,7 +54,10 @@ def made(contract: str, seed: int = 0) -> xr.Dataset:
     for name, spec in CONTRACTS[contract].items():
         dims = spec.dims.split()
         values = rng.uniform(1, 2, (2,) * len(dims))
-        variables[name] = (dims, np.full(values.shape, "") if spec.dtype == "str" else values.astype(spec.dtype))  # fmt: skip
+        variables[name] = (
+            dims,
+            np.full(values.shape, "") if spec.dtype == "str" else values.astype(spec.dtype),
+        )
     for name in variables:
         if agreement.is_fitted(name, variables):
             for end, step in (("low", -0.1), ("high", 0.1)):
@@ -71,7 +77,7 @@ def command(monkeypatch, files, *words):
     def made(path):
         try:
             return job.origin(path)
-        except Breach:
+        except UserError:
             return {"settings": {}, "code": ""}
 
     asked = {"/".join(path.parts[-2:]): made(path) for path in files}
@@ -165,8 +171,13 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
         ["init"],
         ["commit", "--allow-empty", "-m", "x", "--date", "2020-01-01T12:00:00"],
     ):
-        subprocess.run([*git, *words], cwd=tmp_path, check=True, capture_output=True,
-                       env=os.environ | {"GIT_COMMITTER_DATE": "2020-01-02T12:00:00+0000"})  # fmt: skip
+        subprocess.run(
+            [*git, *words],
+            cwd=tmp_path,
+            check=True,
+            capture_output=True,
+            env=os.environ | {"GIT_COMMITTER_DATE": "2020-01-02T12:00:00+0000"},
+        )
     commit, date = sharing._commit(tmp_path)
     assert len(commit) == 40 and date == "2020-01-02"
     (tmp_path / "notes.txt").touch()
@@ -182,9 +193,7 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
 def test_all_that_is_packed_is_fetched():
     """Where the workflow is used from a repository elsewhere, only what is named is on this machine."""
     rules = (ROOT / "workflow/rules/sharing.smk").read_text()
-    named = re.findall(
-        r'^    "(.+)",$', rules.partition("PACKED = [")[2].partition("]")[0], re.M
-    )
+    named = re.findall(r'^    "(.+)",$', rules.partition("PACKED = [")[2].partition("]")[0], re.M)
     packed = {path.relative_to(ROOT).as_posix() for each in sharing.OWN for path in ROOT.glob(each)}
     elsewhere = (
         "config/",
@@ -198,7 +207,7 @@ def test_only_a_whole_study_is_packed(tmp_path):
     files = study(tmp_path)
     path = tmp_path / "results/tiny/small/fit.nc"
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(Breach, match="fit.nc: not a readable netCDF-4 file"):
+    with pytest.raises(UserError, match="fit.nc: not a readable netCDF-4 file"):
         sharing.export(files, [], ROOT, tmp_path / "x.zip")
     assert not list(tmp_path.glob("*.zip"))
 
@@ -224,23 +233,57 @@ def changed(name, data, of="results/tiny/small/fit.nc"):
 
 META = sharing.METADATA
 FAULTS = {
-    "truncated": (lambda path: path.write_bytes(path.read_bytes()[:-2000]), "cannot be read as an archive"),
+    "truncated": (
+        lambda path: path.write_bytes(path.read_bytes()[:-2000]),
+        "cannot be read as an archive",
+    ),
     "no zip": (lambda path: path.write_bytes(b"PK\3\4 no zip at all"), "File is not a zip file"),
     "empty": (lambda path: path.write_bytes(b""), "cannot be read as an archive"),
     "bits": (lambda path: flip(path), "Bad CRC-32|differs from its SHA-256"),
-    "foreign": (lambda path: rewritten(path, lambda name: name.replace(META, "readme.json")), f"has no {META}"),
-    "other crate": (lambda path: rewritten(path, content=lambda n, d: b'{"@graph": []}' if n == META else d), "a crate of another kind"),
-    "no json": (lambda path: rewritten(path, content=lambda n, d: b"[" * 200_000 if n == META else d), f"{META} cannot be read"),
-    "checksum": (lambda path: rewritten(path, content=changed), "'results/tiny/small/fit.nc' differs from its SHA-256"),
-    "more": (lambda path: rewritten(path, more=[("workflow/evil.py", "x")]), "'workflow/evil.py' is not listed"),
-    "less": (lambda path: rewritten(path, lambda name: name.replace("qkv.nc", "q.nc")), "is not listed|is missing"),
+    "foreign": (
+        lambda path: rewritten(path, lambda name: name.replace(META, "readme.json")),
+        f"has no {META}",
+    ),
+    "other crate": (
+        lambda path: rewritten(path, content=lambda n, d: b'{"@graph": []}' if n == META else d),
+        "a crate of another kind",
+    ),
+    "no json": (
+        lambda path: rewritten(path, content=lambda n, d: b"[" * 200_000 if n == META else d),
+        f"{META} cannot be read",
+    ),
+    "checksum": (
+        lambda path: rewritten(path, content=changed),
+        "'results/tiny/small/fit.nc' differs from its SHA-256",
+    ),
+    "more": (
+        lambda path: rewritten(path, more=[("workflow/evil.py", "x")]),
+        "'workflow/evil.py' is not listed",
+    ),
+    "less": (
+        lambda path: rewritten(path, lambda name: name.replace("qkv.nc", "q.nc")),
+        "is not listed|is missing",
+    ),
     "up": (lambda path: rewritten(path, more=[("../x", "x")]), "'../x' is no plain path"),
-    "up within": (lambda path: rewritten(path, more=[("results/tiny/small/../../../../x", "x")]), "is no plain path"),
+    "up within": (
+        lambda path: rewritten(path, more=[("results/tiny/small/../../../../x", "x")]),
+        "is no plain path",
+    ),
     "absolute": (lambda path: rewritten(path, more=[("/x", "x")]), "'/x' is no plain path"),
     "windows": (lambda path: rewritten(path, more=[("C:\\x", "x")]), "is no plain path"),
-    "link": (lambda path: rewritten(path, more=[(link("results/tiny/small/states.nc"), "/etc/passwd")]), "is a link or another special file"),
-    "no results": (lambda path: rewritten(path, lambda name: name.replace("results/", "r/"), lambda n, d: d.replace(b'"results/', b'"r/') if n == META else d), "holds results of 0 studies"),
-}  # fmt: skip
+    "link": (
+        lambda path: rewritten(path, more=[(link("results/tiny/small/states.nc"), "/etc/passwd")]),
+        "is a link or another special file",
+    ),
+    "no results": (
+        lambda path: rewritten(
+            path,
+            lambda name: name.replace("results/", "r/"),
+            lambda n, d: d.replace(b'"results/', b'"r/') if n == META else d,
+        ),
+        "holds results of 0 studies",
+    ),
+}
 
 
 def flip(path: Path):
@@ -265,7 +308,7 @@ def test_a_bad_archive_is_one_line_and_writes_nothing(
     assert share.main() == 1
     said = capsys.readouterr().err
     assert said.startswith(f"error: {archive}: ") and said.count("\n") == 1
-    with pytest.raises(Breach, match=words), sharing.opened(archive, folder):
+    with pytest.raises(UserError, match=words), sharing.opened(archive, folder):
         pass
     assert {path for path in tmp_path.rglob("*") if path.is_file()} == before
     assert not list(folder.iterdir())
@@ -275,11 +318,11 @@ def test_a_bomb_is_refused_before_it_is_unpacked(archive, tmp_path, monkeypatch)
     rewritten(archive, more=[("results/tiny/small/zeros.nc", bytes(30_000_000))])
     assert archive.stat().st_size < 10_000_000
     monkeypatch.setattr(sharing, "MOST_BYTES", 20_000_000)
-    with pytest.raises(Breach, match="would unpack to .* GB; at most 20000 of 0 GB are read"):
+    with pytest.raises(UserError, match="would unpack to .* GB; at most 20000 of 0 GB are read"):
         with sharing.opened(archive, tmp_path / "x"):
             pass
     monkeypatch.setattr(sharing, "MOST_FILES", 3)
-    with pytest.raises(Breach, match="at most 3 of"), sharing.opened(archive, tmp_path / "x"):
+    with pytest.raises(UserError, match="at most 3 of"), sharing.opened(archive, tmp_path / "x"):
         pass
     assert not list((tmp_path / "x").iterdir())
 
@@ -288,10 +331,10 @@ def test_an_archive_is_gone_after_it_was_read(archive, tmp_path):
     with sharing.opened(archive, tmp_path / "x") as folder:
         assert {path.name for path in folder.rglob("*.*")} == {"qkv.nc", "fit.nc", "trace.svg"}
     assert not list((tmp_path / "x").iterdir())
-    with pytest.raises(Breach, match="theirs.zip/results/tiny/small: says so"):
+    with pytest.raises(UserError, match="theirs.zip/results/tiny/small: says so"):
         with sharing.opened(archive, tmp_path / "x") as folder:
-            raise Breach(f"{folder}/small: says so")
-    with pytest.raises(Breach, match="holds no results; give a folder such as"):
+            raise UserError(f"{folder}/small: says so")
+    with pytest.raises(UserError, match="holds no results; give a folder such as"):
         with sharing.opened(tmp_path / "x", tmp_path):
             pass
 
@@ -348,12 +391,18 @@ def test_another_processor_is_told_and_is_no_other_study(tmp_path):
         ({"settings": {"dtype": "float32"}}, "rounding"),
         ({"settings": {"dtype": "bfloat16"}}, "rounding"),
         ({"settings": {}}, "not judged"),
-        ({"settings": {"source": "float32"}}, "not judged"),  # the name of an experiment
+        ({"settings": {"data": "float32"}}, "not judged"),  # the name of an experiment
         ({"settings": {"variants": {"float32": {"feature_map": "relu"}}}}, "not judged"),
-        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float32"}}}, "rounding"),
-        ({"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}}, "not judged"),
+        (
+            {"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float32"}}},
+            "rounding",
+        ),
+        (
+            {"settings": {}, "upstream_settings": {"small/states.nc": {"dtype": "float64"}}},
+            "not judged",
+        ),
     ],
-)  # fmt: skip
+)
 def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(
     settings, wanted, tmp_path
 ):
@@ -372,16 +421,18 @@ import stage
 folder, dtype = Path(sys.argv[1]), sys.argv[2]
 settings = {
     "n_features": [8], "n_seeds": 2, "trained_on": ["draw-0"], "validated_on": ["draw-1"], "heads": "all",
-    "loss": "weights", "max_steps": 100, "learning_rate": 0.1, "patience": 100, "seed": 5, "source": "x",
+    "loss": "weights", "max_steps": 100, "learning_rate": 0.1, "patience": 100, "seed": 5, "data_of": "x",
     "dtype": dtype,
 }
 inputs = [folder / name for name in ("qkv.nc", "attention.nc")]
 stage.run("learn", inputs, [folder / "learned.nc"], settings, "", "cpu", 1, "")
 """
 LESSER = {  # instructions that all of the libraries leave alone, as on an older processor
-    "NPY_DISABLE_CPU_FEATURES": LESS["NPY_DISABLE_CPU_FEATURES"], "ATEN_CPU_CAPABILITY": "default",
-    "OPENBLAS_CORETYPE": "Haswell", "MKL_CBWR": "COMPATIBLE",
-}  # fmt: skip
+    "NPY_DISABLE_CPU_FEATURES": LESS["NPY_DISABLE_CPU_FEATURES"],
+    "ATEN_CPU_CAPABILITY": "default",
+    "OPENBLAS_CORETYPE": "Haswell",
+    "MKL_CBWR": "COMPATIBLE",
+}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -422,7 +473,7 @@ def test_training_on_another_processor_agrees_within_rounding(dtype, tmp_path):
         (lambda fit: fit.isel(layer=[0]), NAME, "missing"),
         (lambda fit: moved(0.5)(fit.isel(layer=[0])), NAME, "contradicts"),
     ],
-)  # fmt: skip
+)
 def test_levels(change, name, wanted, tmp_path):
     files = study(tmp_path / "ours")
     study(tmp_path / "theirs", change)
@@ -447,7 +498,9 @@ def test_wider_intervals_are_told(tmp_path):
     files = study(tmp_path / "ours")
 
     def wide(fit):
-        return fit.assign({NAME: fit[NAME] + 1, f"{NAME}_low": fit[NAME] - 9, f"{NAME}_high": fit[NAME] + 9})  # fmt: skip
+        return fit.assign(
+            {NAME: fit[NAME] + 1, f"{NAME}_low": fit[NAME] - 9, f"{NAME}_high": fit[NAME] + 9}
+        )
 
     study(tmp_path / "theirs", wide)
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
@@ -629,7 +682,10 @@ def test_another_study_is_one_line(tmp_path, monkeypatch, capsys):
     (other / "small").rename(other / "large")
     command(monkeypatch, files, "compare", "--other", str(other), "--output", str(tmp_path / "x"))
     assert share.main() == 1
-    assert capsys.readouterr().err == f"error: {other}: holds large/fit.nc, large/qkv.nc, but no file of this study, such as small/fit.nc; give results of the same study\n"  # fmt: skip
+    assert (
+        capsys.readouterr().err
+        == f"error: {other}: holds large/fit.nc, large/qkv.nc, but no file of this study, such as small/fit.nc; give results of the same study\n"
+    )
 
 
 def test_float32_has_a_wider_rounding(tmp_path):
@@ -665,8 +721,14 @@ def test_deviations_by_hand():
 def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     files = study(tmp_path / "ours")
     theirs = tmp_path / "theirs/results/tiny"
-    study(tmp_path / "theirs", moved(3), settings={"n_seeds": 4, "dtype": "float64"}, device="cuda",
-          code_digest="f" * 64, source="a | b\x1b[31m")  # fmt: skip
+    study(
+        tmp_path / "theirs",
+        moved(3),
+        settings={"n_seeds": 4, "dtype": "float64"},
+        device="cuda",
+        code_digest="f" * 64,
+        source="a | b\x1b[31m",
+    )
     shutil.copytree(theirs / "small", theirs / "extra")
     (theirs / "small/qkv.nc").unlink()
     folder = tmp_path / "comparison"
@@ -688,7 +750,9 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     ):
         assert row in text.splitlines()
     assert "Only the other has extra/fit.nc, extra/qkv.nc." in text
-    assert {path.name for path in folder.iterdir()} == {f"tiny.{end}" for end in ("md", "svg", "pdf", "png")}  # fmt: skip
+    assert {path.name for path in folder.iterdir()} == {
+        f"tiny.{end}" for end in ("md", "svg", "pdf", "png")
+    }
 
 
 def test_fitted_values_that_are_missing_fail(tmp_path):
@@ -698,7 +762,7 @@ def test_fitted_values_that_are_missing_fail(tmp_path):
     found = agreement.compare(files, tmp_path / "theirs/results/tiny")
     assert [row.file for row in agreement.failures(found.rows)] == ["small/fit.nc"]
     (tmp_path / "ours/results/tiny/small/qkv.nc").unlink()
-    with pytest.raises(Breach, match="qkv.nc: is missing; run the study first"):
+    with pytest.raises(UserError, match="qkv.nc: is missing; run the study first"):
         agreement.compare(files, tmp_path / "theirs/results/tiny")
 
 
@@ -732,7 +796,7 @@ def here(monkeypatch):
     def read(limits):
         for path, limit in limits.items():
             if fault := sharing._fault_of(path, limit):
-                raise Breach(fault)
+                raise UserError(fault)
 
     monkeypatch.setattr(sharing, "read_apart", read)
 
@@ -832,10 +896,14 @@ def with_a_pipe(archive: Path, target: Path) -> Path:
 
 
 SAME = {
-    "finder": lambda a, b: repacked(a, b, below("mine"), ["__MACOSX/mine/._README.md", "mine/.DS_Store"]),
+    "finder": lambda a, b: repacked(
+        a, b, below("mine"), ["__MACOSX/mine/._README.md", "mine/.DS_Store"]
+    ),
     "ds_store": lambda a, b: repacked(a, b, more=[".DS_Store", "results/.DS_Store"]),
     "appledouble": lambda a, b: repacked(a, b, more=["._README.md", "results/tiny/small/._fit.nc"]),
-    "explorer": lambda a, b: repacked(a, b, below("mine"), ["mine/Thumbs.db", "mine/results/desktop.ini"]),
+    "explorer": lambda a, b: repacked(
+        a, b, below("mine"), ["mine/Thumbs.db", "mine/results/desktop.ini"]
+    ),
     "network drive": lambda a, b: repacked(a, b, more=["@eaDir/README.md", ".directory", "Icon\r"]),
     "deflated": lambda a, b: repacked(a, b, method=zipfile.ZIP_DEFLATED),
     "lzma": lambda a, b: repacked(a, b, method=zipfile.ZIP_LZMA),
@@ -844,7 +912,9 @@ SAME = {
     "two folders": lambda a, b: repacked(a, b, below("a/b")),
     "dots": lambda a, b: repacked(a, b, below(".")),
     "backslashes": lambda a, b: repacked(a, b, lambda name: name.replace("/", "\\")),
-    "backslashes in a folder": lambda a, b: repacked(a, b, lambda name: f"mine\\{name}", ["mine\\results\\"]),
+    "backslashes in a folder": lambda a, b: repacked(
+        a, b, lambda name: f"mine\\{name}", ["mine\\results\\"]
+    ),
     "decomposed names": lambda a, b: repacked(a, b, decomposed),
     "another alphabet": lambda a, b: repacked(a, b, as_cp437),
     "zip64": large_headers,
@@ -858,7 +928,7 @@ SAME = {
     "unpacked in a folder": in_a_folder,
     "beside others": beside_others,
     "with a pipe": with_a_pipe,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("hands", SAME)
@@ -925,9 +995,10 @@ def patched(offset: int, value: bytes):
 
 def metadata(text: bytes):
     def write(archive: Path, target: Path) -> Path:
-        with zipfile.ZipFile(archive) as old, zipfile.ZipFile(
-            target, "w", zipfile.ZIP_DEFLATED
-        ) as new:
+        with (
+            zipfile.ZipFile(archive) as old,
+            zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as new,
+        ):
             for name in old.namelist():
                 new.writestr(name, text if name == META else old.read(name))
         return target
@@ -1088,18 +1159,33 @@ ODD = {
     "deflate64": (patched(8, b"\x09"), "unpack the archive and give its folder"),
     "broken lzma": (broken(zipfile.ZIP_LZMA, 9), "cannot be read as an archive|Bad CRC"),
     "broken lzma header": (broken(zipfile.ZIP_LZMA, 0), "cannot be read as an archive"),
-    "bzip2": (lambda a, b: repacked(a, b, method=zipfile.ZIP_BZIP2), "unpack the archive and give its folder"),
+    "bzip2": (
+        lambda a, b: repacked(a, b, method=zipfile.ZIP_BZIP2),
+        "unpack the archive and give its folder",
+    ),
     "broken deflate": (broken(zipfile.ZIP_DEFLATED, 4), "cannot be read as an archive"),
     "one name twice": (listed_twice, "has several files of one name"),
-    "something within": (lambda a, b: repacked(a, b, below("mine"), ["mine/evil.py"]), "'evil.py' is not listed"),
-    "something around": (lambda a, b: repacked(a, b, below("mine"), ["evil.py"]), "'evil.py' is not listed"),
+    "something within": (
+        lambda a, b: repacked(a, b, below("mine"), ["mine/evil.py"]),
+        "'evil.py' is not listed",
+    ),
+    "something around": (
+        lambda a, b: repacked(a, b, below("mine"), ["evil.py"]),
+        "'evil.py' is not listed",
+    ),
     "backslashes upwards": (lambda a, b: repacked(a, b, more=["..\\x"]), "is no plain path"),
     "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no plain path"),
     "two studies": (two_studies, "holds results of 2 studies"),
-    "metadata too large": (metadata(bytes(sharing.MOST_METADATA_BYTES + 1)), "is larger than 20 MB"),
+    "metadata too large": (
+        metadata(bytes(sharing.MOST_METADATA_BYTES + 1)),
+        "is larger than 20 MB",
+    ),
     "metadata is a list": (metadata(b"[]"), "cannot be read; ask"),
     "metadata is a number": (metadata(b'{"@graph": 7}'), "cannot be read; ask"),
-    "metadata has odd names": (metadata(b'{"@graph": [{"@id": [], "sha256": 1}]}'), "cannot be read; ask"),
+    "metadata has odd names": (
+        metadata(b'{"@graph": [{"@id": [], "sha256": 1}]}'),
+        "cannot be read; ask",
+    ),
     "metadata is UTF-16": (metadata("{}".encode("utf-16")), "cannot be read; ask"),
     "too many files": (crowded, "has a folder of more than 20000 files in it"),
     "several studies": (several, r"holds 2 studies \('a', 'b'\); give the folder of one"),
@@ -1115,30 +1201,75 @@ ODD = {
     "huge texts": (rewritten_file(many_strings), "would take 64.0 GB of memory"),
     "a type of its own": (rewritten_file(own_type), "'x' is of a type of its own"),
     "no contract": (rewritten_file(lambda data: None, keep=False), "got schema version no"),
-    "source is an array": (attribute(source=np.arange(3)), "got ndarray as its attribute source, wanted a text"),
+    "source is an array": (
+        attribute(source=np.arange(3)),
+        "got ndarray as its attribute source, wanted a text",
+    ),
     "source is a number": (attribute(source=1), "as its attribute source, wanted a text"),
     "source is a list": (attribute(source=["a", "b"]), "got list as its attribute source"),
     "source is huge": (attribute(source="x" * 1_000_001), "got a text of more than 1 MB"),
     "device is an array": (attribute(device=np.ones(2)), "got ndarray as its attribute device"),
     "stage is an array": (attribute(stage=np.ones(2)), "got ndarray as its attribute stage"),
-    "code is an array": (attribute(code_digest=np.ones(2)), "got ndarray as its attribute code_digest"),
-    "schema is an array": (attribute(schema_version=np.ones(2)), "cannot be read|got schema version"),
-    "settings are nested": (attribute(settings=DEEP), "its attribute settings is missing or damaged"),
-    "settings are nested less": (attribute(settings='{"a":' * 60 + "1" + "}" * 60), "attribute settings is missing"),
+    "code is an array": (
+        attribute(code_digest=np.ones(2)),
+        "got ndarray as its attribute code_digest",
+    ),
+    "schema is an array": (
+        attribute(schema_version=np.ones(2)),
+        "cannot be read|got schema version",
+    ),
+    "settings are nested": (
+        attribute(settings=DEEP),
+        "its attribute settings is missing or damaged",
+    ),
+    "settings are nested less": (
+        attribute(settings='{"a":' * 60 + "1" + "}" * 60),
+        "attribute settings is missing",
+    ),
     "settings are a number": (attribute(settings=3), "as its attribute settings, wanted a text"),
-    "settings are a list": (attribute(settings='[["a", 1]]'), "its attribute settings is missing or damaged"),
-    "settings have a huge number": (attribute(settings='{"n_seeds": ' + "9" * 5000 + "}"), "attribute settings is"),
-    "no settings": (tampered(lambda fit: fit.attrs.pop("settings") and None), "attribute settings is missing"),
-    "versions are an array": (attribute(versions=np.ones(2)), "got ndarray as its attribute versions"),
-    "versions are no JSON": (attribute(versions="torch"), "its attribute versions is missing or damaged"),
-    "upstream settings are a text": (attribute(upstream_settings='"a"'), "its attribute upstream_settings is"),
-    "two equal heads": (tampered(lambda fit: fit.assign_coords(head=[1, 1])), "head has the label 1 twice"),
-    "two equal phases": (tampered(lambda fit: fit.assign_coords(phase=["a", "a"])), "phase has the label a twice"),
-    "heads are no integers": (tampered(lambda fit: fit.assign_coords(head=[0.0, np.nan])), "head: got float64"),
+    "settings are a list": (
+        attribute(settings='[["a", 1]]'),
+        "its attribute settings is missing or damaged",
+    ),
+    "settings have a huge number": (
+        attribute(settings='{"n_seeds": ' + "9" * 5000 + "}"),
+        "attribute settings is",
+    ),
+    "no settings": (
+        tampered(lambda fit: fit.attrs.pop("settings") and None),
+        "attribute settings is missing",
+    ),
+    "versions are an array": (
+        attribute(versions=np.ones(2)),
+        "got ndarray as its attribute versions",
+    ),
+    "versions are no JSON": (
+        attribute(versions="torch"),
+        "its attribute versions is missing or damaged",
+    ),
+    "upstream settings are a text": (
+        attribute(upstream_settings='"a"'),
+        "its attribute upstream_settings is",
+    ),
+    "two equal heads": (
+        tampered(lambda fit: fit.assign_coords(head=[1, 1])),
+        "head has the label 1 twice",
+    ),
+    "two equal phases": (
+        tampered(lambda fit: fit.assign_coords(phase=["a", "a"])),
+        "phase has the label a twice",
+    ),
+    "heads are no integers": (
+        tampered(lambda fit: fit.assign_coords(head=[0.0, np.nan])),
+        "head: got float64",
+    ),
     "heads are names": (tampered(lambda fit: fit.assign_coords(head=["0", "1"])), "head: got str"),
     "no labels": (tampered(lambda fit: fit.drop_vars("head")), "head: missing"),
-    "damaged label": (tampered(lambda fit: fit.assign_coords(token=[0, 1])), "token: unknown variable|cannot be read"),
-}  # fmt: skip
+    "damaged label": (
+        tampered(lambda fit: fit.assign_coords(token=[0, 1])),
+        "token: unknown variable|cannot be read",
+    ),
+}
 
 
 @pytest.mark.parametrize("kind", ODD)
@@ -1169,7 +1300,7 @@ def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatc
     whole = (damaged / "small/fit.nc").read_bytes()
     os.truncate(damaged / "small/fit.nc", 5000)
     with pytest.raises(
-        Breach, match=r"fit.nc: cannot be read \(.*\); it may be damaged: ask for it again"
+        UserError, match=r"fit.nc: cannot be read \(.*\); it may be damaged: ask for it again"
     ):
         with sharing.opened(damaged, tmp_path / "x", files):
             pass
@@ -1178,15 +1309,15 @@ def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatc
         whole[:5120] + bytes(1024) + whole[6144:]
     )  # HDF5 may loop for ever
     with pytest.raises(
-        Breach, match="fit.nc: cannot be read .*; it may be damaged: ask for it again"
+        UserError, match="fit.nc: cannot be read .*; it may be damaged: ask for it again"
     ):
         sharing.read_apart({damaged / "small/fit.nc": 10**9})
     monkeypatch.setattr(sharing, "READ_SECONDS", 3)
     os.mkfifo(tmp_path / "pipe.nc")
-    with pytest.raises(Breach, match="pipe.nc: cannot be read within 3 s; it may be damaged"):
+    with pytest.raises(UserError, match="pipe.nc: cannot be read within 3 s; it may be damaged"):
         sharing.read_apart({tmp_path / "pipe.nc": 10})
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(Breach, match="fit.nc: makes the netCDF library fail"):
+    with pytest.raises(UserError, match="fit.nc: makes the netCDF library fail"):
         sharing.read_apart({damaged / "small/fit.nc": 10})
 
 
@@ -1208,7 +1339,7 @@ def test_a_bomb_that_lies_about_its_size_takes_little_memory(archive, tmp_path):
             data[start + offset + 14 : start + offset + 18] = (100).to_bytes(4, "little")
         target.write_bytes(data)
         tracemalloc.start()
-        with pytest.raises(Breach, match="Bad CRC-32|differs from its SHA-256"):
+        with pytest.raises(UserError, match="Bad CRC-32|differs from its SHA-256"):
             with sharing.opened(target, tmp_path / "x"):
                 pass
         _, peak = tracemalloc.get_traced_memory()
@@ -1261,16 +1392,20 @@ def test_own_files_travel_under_their_names(tmp_path, capsys):
     )
     assert (folder / "config/studies/tiny.yaml").read_text() == wanted
     for path in folder.rglob("*"):
-        assert path.is_dir() or not re.search(
-            b"secret project|hidden place", path.read_bytes()
-        ), path
+        assert path.is_dir() or not re.search(b"secret project|hidden place", path.read_bytes()), (
+            path
+        )
     crate = ROCrate(folder)
     (action,) = crate.root_dataset["mentions"]
     assert {unquote(part.id) for part in action["object"]} == {
-        "config/studies/tiny.yaml", "config/inputs/own/my model.nc", "config/inputs/own/other.nc"
-    }  # fmt: skip
+        "config/studies/tiny.yaml",
+        "config/inputs/own/my model.nc",
+        "config/inputs/own/other.nc",
+    }
     paths["other.nc"].write_bytes(b"new")
-    with pytest.raises(Breach, match="other.nc: was changed after the results were made from it"):
+    with pytest.raises(
+        UserError, match="other.nc: was changed after the results were made from it"
+    ):
         packed_of(tmp_path, files, text, own=[*paths.values()])
 
 
@@ -1292,9 +1427,16 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
     for files_of_users in (([], []), own):
         monkeypatch.setattr(share.plan, "own_files", lambda _, found=files_of_users: found)
         command(
-            monkeypatch, files, "export", "--settings", settings, "--output", tmp_path / "tiny.zip",
-            "--machine", json.dumps(machine),
-        )  # fmt: skip
+            monkeypatch,
+            files,
+            "export",
+            "--settings",
+            settings,
+            "--output",
+            tmp_path / "tiny.zip",
+            "--machine",
+            json.dumps(machine),
+        )
         assert share.main() == 0
     said = capsys.readouterr().out
     assert all(said.count(f"{name}: is not there, so that") == 1 for name in ("a.nc", "b.nc"))
@@ -1321,7 +1463,7 @@ def test_own_files_of_one_name(name, tmp_path):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / other).write_text(folder)
     paths = [path for folder in "ab" for path in (tmp_path / folder).iterdir()]
-    with pytest.raises(Breach, match="there is another file of the name"):
+    with pytest.raises(UserError, match="there is another file of the name"):
         sharing.own_members(paths, [])
     paths[1].write_text("a")
     assert set(sharing.own_members(paths, [])) <= {
@@ -1332,13 +1474,20 @@ def test_own_files_of_one_name(name, tmp_path):
 @pytest.mark.parametrize("name", ["a\\b.nc", "a\nb.nc"])
 def test_own_files_that_no_other_system_can_unpack(name, tmp_path):
     (tmp_path / name).touch()
-    with pytest.raises(Breach, match="not every system can unpack"):
+    with pytest.raises(UserError, match="not every system can unpack"):
         sharing.own_members([tmp_path / name], [])
-    with pytest.raises(Breach, match="gone.nc: is no file that can be packed"):
+    with pytest.raises(UserError, match="gone.nc: is no file that can be packed"):
         sharing.own_members([tmp_path / "gone.nc"], [])
 
 
-NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl", "Zp"], exclude_characters="/\\\ufeff\ufffe\uffff{}<>"), min_size=1).filter(lambda name: name.strip() == name and name[0] != "-")  # fmt: skip
+NAMES = st.text(
+    st.characters(
+        codec="utf-8",
+        exclude_categories=["Cc", "Cs", "Zl", "Zp"],
+        exclude_characters="/\\\ufeff\ufffe\uffff{}<>",
+    ),
+    min_size=1,
+).filter(lambda name: name.strip() == name and name[0] != "-")
 
 
 @hypothesis.given(
@@ -1346,7 +1495,11 @@ NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Cs", "Zl
 )
 def test_only_the_names_of_own_files_are_replaced(name, folder, quote, flow):
     """Whatever the name, the rest of the study is the same text, and the study has the name."""
-    value = json.dumps(folder + name, ensure_ascii=False) if quote == '"' else "'" + (folder + name).replace("'", "''") + "'"  # fmt: skip
+    value = (
+        json.dumps(folder + name, ensure_ascii=False)
+        if quote == '"'
+        else "'" + (folder + name).replace("'", "''") + "'"
+    )
     before, after = (
         ("data: {a: [1,2],  file: ", " , b: é} # c\n")
         if flow
@@ -1380,9 +1533,16 @@ def test_the_config_of_an_archive(tmp_path):
         "pathvars": {},
     }
     for mine in (
-        "", "- 1", "7", "a: [", "study: x\npathvars: {results: /scratch/me}\n", "{study: a, other: b}",
-        "study: x\nother:\n# kept", "study: >-\n  a\nother: /home/me\r\nshards: 7\r\n", "study: &a b\nother: *a\n",
-    ):  # fmt: skip
+        "",
+        "- 1",
+        "7",
+        "a: [",
+        "study: x\npathvars: {results: /scratch/me}\n",
+        "{study: a, other: b}",
+        "study: x\nother:\n# kept",
+        "study: >-\n  a\nother: /home/me\r\nshards: 7\r\n",
+        "study: &a b\nother: *a\n",
+    ):
         text = sharing.config_text(mine, machine, ROOT)
         assert yaml.safe_load(text) == wanted and "me" not in text.replace("memory_gb", ""), mine
         assert ("# kept" in text) == ("# kept" in mine)
@@ -1403,8 +1563,13 @@ sharing.export(files, settings, Path(sys.argv[1]), Path("results/export/tiny.zip
 
 def exported_from(root: Path, umask: str, **environment) -> tuple[bytes, str]:
     """Bytes of the archive that a lab packs there, in a process of its own, and what it says."""
-    done = subprocess.run([sys.executable, "-c", EXPORT, root, umask], cwd=root, text=True, capture_output=True,
-                          env={"PATH": os.environ["PATH"], "HOME": str(root)} | environment)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", EXPORT, root, umask],
+        cwd=root,
+        text=True,
+        capture_output=True,
+        env={"PATH": os.environ["PATH"], "HOME": str(root)} | environment,
+    )
     assert done.returncode == 0, done.stderr
     return (root / "results/export/tiny.zip").read_bytes(), done.stdout
 
@@ -1438,8 +1603,11 @@ def test_equal_results_give_equal_archives(tmp_path):
     assert exported_from(second, "022", TZ="America/Lima", LANG="C.UTF-8")[0] == bare
 
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
-    for words in (["init", "-q"], ["add", "workflow", "envs", "config", "Snakefile", "README.md", "LICENSE", "CITATION.cff"],
-                  ["commit", "-qm", "x"]):  # fmt: skip
+    for words in (
+        ["init", "-q"],
+        ["add", "workflow", "envs", "config", "Snakefile", "README.md", "LICENSE", "CITATION.cff"],
+        ["commit", "-qm", "x"],
+    ):
         subprocess.run([*git, *words], cwd=first, check=True, capture_output=True)
     cloned, said = exported_from(first, "022")
     assert cloned != bare and "not known" not in said
@@ -1469,7 +1637,7 @@ def test_no_commit_is_said_in_the_archive(tmp_path):
         (tmp_path / META).write_text(text)
         assert sharing._commit_and_date(tmp_path, {}) == (commit, date)
     (tmp_path / "CITATION.cff").write_text("version: 1\n")
-    with pytest.raises(Breach, match="has no date-released"):
+    with pytest.raises(UserError, match="has no date-released"):
         sharing._commit_and_date(tmp_path, {})
 
 
@@ -1515,9 +1683,14 @@ def test_what_cannot_be_judged_and_differs_fails(tmp_path):
         job.save(attention, path, ATTRS | {"stage": "attention", "upstream": {}})
     files = [tmp_path / "ours/results/tiny/small/attention.nc"]
     failed = {
-        folder: [row.level for row in agreement.failures(agreement.compare(files, tmp_path / folder / "results/tiny").rows)]
+        folder: [
+            row.level
+            for row in agreement.failures(
+                agreement.compare(files, tmp_path / folder / "results/tiny").rows
+            )
+        ]
         for folder in ("same", "rounding", "other")
-    }  # fmt: skip
+    }
     assert failed == {"same": [], "rounding": [], "other": ["not judged"]}
 
 
@@ -1566,12 +1739,14 @@ def test_levels_stand_in_table_summary_and_figure(tmp_path):
 MINI = {
     "experiments": {
         "small": {
-            "data": {"synthetic": {"sigma_squared": [0.5], "n_inputs": 2, "n_tokens": 6, "d_head": 4}},
+            "data": {
+                "synthetic": {"sigma_squared": [0.5], "n_inputs": 2, "n_tokens": 6, "d_head": 4}
+            },
             "network": {"n_features": [10], "n_seeds": 2},
         }
     },
     "figures": {"features_needed": {"experiments": ["small"]}},
-}  # fmt: skip
+}
 
 
 def test_export_and_compare_end_to_end(tmp_path):

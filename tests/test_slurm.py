@@ -28,12 +28,14 @@ pytestmark = [
 ONE = {
     "experiments": {
         "small": {
-            "data": {"synthetic": {"sigma_squared": [0.5], "n_inputs": 1, "n_tokens": 8, "d_head": 4}},
+            "data": {
+                "synthetic": {"sigma_squared": [0.5], "n_inputs": 1, "n_tokens": 8, "d_head": 4}
+            },
             "network": {"n_features": [10, 100], "n_seeds": 3},
         }
     },
     "figures": {"features_needed": {"experiments": ["small"]}},
-}  # fmt: skip
+}
 SMALL = "results/one/small"
 SECONDS = 400  # no run of a cluster may take longer: what hangs there hangs for ever. The plugin looks at a job
 # after 1, 12, 33 and 64 s, so that a chain of seven on a busy machine can take 200.
@@ -44,10 +46,21 @@ def plugin(tmp_path_factory):
     """The packages of envs/slurm.txt, in a folder of their own."""
     folder = tmp_path_factory.mktemp("plugin")
     subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--require-hashes",
-         "--target", folder, "-r", ROOT / "envs/slurm.txt"],
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--require-hashes",
+            "--target",
+            folder,
+            "-r",
+            ROOT / "envs/slurm.txt",
+        ],
         check=True,
-    )  # fmt: skip
+    )
     return folder
 
 
@@ -90,11 +103,21 @@ def start(folder, cluster, *arguments, profile="workflow/profiles/slurm", **conf
     profiled = ["--profile", profile, "--slurm-init-seconds-before-status-checks", "1"]
     with open(folder / "said", "w") as said:
         return subprocess.Popen(
-            [Path(sys.executable).parent / "snakemake", *(profiled if profile else []), *arguments,
-             "--config", "study=one", *(f"{key}={value}" for key, value in config.items())],
-            cwd=folder, env=cluster, stdin=subprocess.DEVNULL, stdout=said,
-            stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [
+                Path(sys.executable).parent / "snakemake",
+                *(profiled if profile else []),
+                *arguments,
+                "--config",
+                "study=one",
+                *(f"{key}={value}" for key, value in config.items()),
+            ],
+            cwd=folder,
+            env=cluster,
+            stdin=subprocess.DEVNULL,
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def finish(process, folder):
@@ -112,8 +135,12 @@ def queue(cluster, format, folder, states="all"):
     """A line for each job of a folder, in the order of submission."""
     said = subprocess.run(
         ["squeue", "--noheader", "--sort=i", "--states", states, "--format", f"%Z|{format}"],
-        env=cluster, check=True, text=True, stdout=subprocess.PIPE, timeout=30,
-    ).stdout  # fmt: skip
+        env=cluster,
+        check=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        timeout=30,
+    ).stdout
     return [line.split("|", 1)[1] for line in said.splitlines() if line.startswith(f"{folder}|")]
 
 
@@ -199,7 +226,7 @@ def test_too_little_memory_is_doubled(here, cluster, copy):
     assert code == 0, said
     *killed, last = queue(cluster, "%m %T", copy)
     assert killed == [f"{300 * 2**n}M FAILED" for n in range(len(killed))] and killed
-    assert last == f"{300 * 2**len(killed)}M COMPLETED"
+    assert last == f"{300 * 2 ** len(killed)}M COMPLETED"
     assert results(copy) == results(here)
 
 
@@ -235,14 +262,16 @@ def test_the_readme_resumes_after_a_killed_snakemake(here, cluster, copy):
     target = f"{SMALL}/attention.nc"
     subprocess.run(
         ["sbatch", "--chdir", copy.parent, "--output", "/dev/null", "--wrap", "sleep 300"],
-        env=cluster, check=True, timeout=30,
-    )  # fmt: skip
+        env=cluster,
+        check=True,
+        timeout=30,
+    )
     run = start(copy, cluster, target)
     running(cluster, copy)
     run.kill()
     run.wait()
     assert queue(cluster, "%T", copy, "running") == ["RUNNING"]
-    subprocess.run(["bash", "-c", "\n".join(cancel)], cwd=copy, env=cluster, check=True, timeout=60)  # fmt: skip
+    subprocess.run(["bash", "-c", "\n".join(cancel)], cwd=copy, env=cluster, check=True, timeout=60)
     assert queue(cluster, "%T", copy) == ["CANCELLED"]
     assert queue(cluster, "%T", copy.parent) == ["RUNNING"]
     code, said = finish(start(copy, cluster, "--unlock"), copy)

@@ -10,13 +10,11 @@ import torch
 import xarray as xr
 from conftest import ROOT
 from matplotlib import pyplot as plt
-
 from tripartite.contracts import check
-from tripartite.figures import speed
+from tripartite.kinds.benchmark import measure, speed
+from tripartite.kinds.benchmark.measure import CALLS, CURVE, DENOMINATORS, EXACT, OURS, RK4, TREE
+from tripartite.kinds.benchmark.peers import PEERS
 from tripartite.network import Tokens, read
-from tripartite.peers import PEERS
-from tripartite.stages import measure
-from tripartite.stages.measure import CALLS, CURVE, DENOMINATORS, EXACT, OURS, RK4, TREE
 
 SMALL = [
     (method, order, 64, 640, dtype, heads, workers)
@@ -152,15 +150,23 @@ def test_memory_is_that_of_the_run():
 def frame(rows: list[dict]) -> xr.Dataset:
     """A benchmark of made-up times; what is not said is that of our float32 case."""
     plain = {
-        "method": OURS, "order": "bidirectional", "n_tokens": 512, "n_features": 100_000,
-        "dtype": "float32", "n_heads": 1, "workers": 1, "seconds": 1.0, "gemm_share": 0.5,
-        "peak_memory": 1e6, "output_error": 0.1,
-    }  # fmt: skip
+        "method": OURS,
+        "order": "bidirectional",
+        "n_tokens": 512,
+        "n_features": 100_000,
+        "dtype": "float32",
+        "n_heads": 1,
+        "workers": 1,
+        "seconds": 1.0,
+        "gemm_share": 0.5,
+        "peak_memory": 1e6,
+        "output_error": 0.1,
+    }
     table = pd.DataFrame([plain | row for row in rows])
     for end in ("low", "high"):
         table[f"seconds_{end}"] = table["seconds"]
     table.index.name = "case"
-    return xr.Dataset.from_dataframe(table).assign_attrs(source="a machine")
+    return xr.Dataset.from_dataframe(table).assign_attrs(data="a machine")
 
 
 SQUARE = {"n_tokens": 4096, "n_features": 4096}
@@ -224,7 +230,10 @@ def test_goals_stand_beside_what_was_measured():
     ):
         assert line in text
     assert "GPU" not in text
-    gpu = [{"n_heads": 144, "dtype": "bfloat16", "seconds": 0.01}, {"n_heads": 144, "dtype": "float32", "method": "torch eager", "seconds": 0.3}]  # fmt: skip
+    gpu = [
+        {"n_heads": 144, "dtype": "bfloat16", "seconds": 0.01},
+        {"n_heads": 144, "dtype": "float32", "method": "torch eager", "seconds": 0.3},
+    ]
     text = speed.table({"benchmark": frame(MADE_UP + gpu)})
     assert "| GPU: 144 heads bfloat16, against torch eager float32 | ≥ 20 x | 30 x |" in text
     assert "| GPU: 144 heads bfloat16 | ≥ 450 TFLOP/s | 380 TFLOP/s |" in text
@@ -248,7 +257,14 @@ def test_the_figure_shows_every_implementation():
 
 def test_peers_are_pinned_with_hashes_and_apart():
     """A lock of their own, with nothing that the environment has."""
-    lines = [line for line in (ROOT / "envs/benchmark.txt").read_text().splitlines() if line and line[0] != "#"]  # fmt: skip
+    lines = [
+        line
+        for line in (ROOT / "envs/benchmark.txt").read_text().splitlines()
+        if line and line[0] != "#"
+    ]
     assert all("--hash=sha256:" in line and "==" in line for line in lines)
-    ours = {line.split("==")[0].lower() for line in (ROOT / "envs/requirements.txt").read_text().splitlines()}  # fmt: skip
+    ours = {
+        line.split("==")[0].lower()
+        for line in (ROOT / "envs/requirements.txt").read_text().splitlines()
+    }
     assert not ours & {line.split("==")[0].lower() for line in lines}

@@ -6,17 +6,16 @@ import scipy.stats
 import torch
 import xarray as xr
 from test_contracts import qkv as random_qkv
-
 from tripartite import job, network
-from tripartite.contracts import Breach, check
+from tripartite.contracts import UserError, check
 from tripartite.features import FEATURE_MAPS, draw_neurons
-from tripartite.stages.attend import attend
-from tripartite.stages.fit import fit
-from tripartite.stages.generate import adopt, synthetic
-from tripartite.stages.simulate import arrangement, simulate
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import adopt, synthetic
+from tripartite.kinds.network.fit import fit
+from tripartite.kinds.network.simulate import arrangement, simulate
 from tripartite.streams import stream
 
-SETTINGS = {"feature_map": "performer", "seed": 5, "source": "x", "device": "cpu"}
+SETTINGS = {"feature_map": "performer", "seed": 5, "data_of": "x", "device": "cpu"}
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +48,11 @@ def test_synthetic_norms_and_independence():
         np.testing.assert_allclose(norm.sel(head=0), 0.25, rtol=1e-5)
         np.testing.assert_allclose(norm.sel(head=1), 1.0, rtol=1e-5)
     pairs = data["q"].rename(token="query") + data["k"]
-    np.testing.assert_allclose(np.square(pairs).sum("d_head").mean(("query", "token", "input")).squeeze(), [0.5, 2.0], rtol=0.01)  # fmt: skip
+    np.testing.assert_allclose(
+        np.square(pairs).sum("d_head").mean(("query", "token", "input")).squeeze(),
+        [0.5, 2.0],
+        rtol=0.01,
+    )
     v = data["v"].values
     assert abs(v.mean()) < 0.02 and abs(v.std() - 1) < 0.02
     assert np.abs(np.corrcoef(data["q"].values.reshape(6, -1)) - np.eye(6)).max() < 0.1
@@ -63,10 +66,10 @@ def test_own_data_are_given_what_is_missing():
     foreign = xr.Dataset({name: (dims, rng.standard_normal((2, 3, 2, 5, 4))) for name in "qkv"})
     data = adopt(foreign, "folder/mine.nc")
     check(data, "qkv", "here")
-    assert list(data["input"].values) == ["input-0", "input-1"] and data.attrs["source"] == "mine"
+    assert list(data["input"].values) == ["input-0", "input-1"] and data.attrs["data"] == "mine"
     foreign["text"] = (("input", "token"), np.full((2, 5), "$x^$"))  # whatever else the file holds
     assert (data["text"] == "").all() and adopt(foreign, "mine.nc").identical(
-        data.assign_attrs(source="mine")
+        data.assign_attrs(data="mine")
     )
     np.testing.assert_array_equal(data["q"].values, foreign["q"].values.astype(np.float32))
     foreign["mask"] = (("input", "token"), np.arange(10).reshape(2, 5) < 8)
@@ -88,7 +91,7 @@ def test_own_mask_is_taken_as_stored(tmp_path):
         np.testing.assert_array_equal(data["mask"].values, [[True, True, False]])
     foreign["mask"][0, 2] = -100
     foreign.to_netcdf(tmp_path / "mine.nc")
-    with pytest.raises(Breach, match="mine.nc: mask: has other values than 0"):
+    with pytest.raises(UserError, match="mine.nc: mask: has other values than 0"):
         job.read_foreign(tmp_path / "mine.nc")
 
 
@@ -96,7 +99,9 @@ def test_own_values_beyond_float32_are_named():
     dims = ("input", "layer", "head", "token", "d_head")
     values = np.full((1, 1, 1, 2, 2), 1e39)
     foreign = xr.Dataset({name: (dims, values) for name in "qkv"})
-    with pytest.raises(Breach, match="mine.nc: q: inf at input input-0, layer 0, head 0, token 0"):
+    with pytest.raises(
+        UserError, match="mine.nc: q: inf at input input-0, layer 0, head 0, token 0"
+    ):
         check(adopt(foreign, "mine.nc"), "qkv", "mine.nc")
 
 
@@ -287,8 +292,13 @@ def test_the_question_of_performer_pytorch_69():
     exact = attend(data)
     for feature_map in ("performer", "orthogonal"):
         run = simulate(
-            data, exact, n_features=[1024], n_seeds=20, heads="all", **SETTINGS | {"feature_map": feature_map}
-        )  # fmt: skip
+            data,
+            exact,
+            n_features=[1024],
+            n_seeds=20,
+            heads="all",
+            **SETTINGS | {"feature_map": feature_map},
+        )
         found = fit(data, exact, run, feature_map)
         assert 1.3 < found["output_error"] < 1.8
         if feature_map == "performer":
@@ -360,7 +370,14 @@ def test_every_setting_is_the_sequential_network(named, feature_map, order):
             error = float((last - wanted).norm() / wanted.norm())
             np.testing.assert_allclose(got["output_error"], error, rtol=1e-6)
     assert not run["computed"].sel(input="b").any()
-    found = fit(named, exact, run, feature_map, order.get("order", "bidirectional"), order.get("leak_presynaptic", 0))  # fmt: skip
+    found = fit(
+        named,
+        exact,
+        run,
+        feature_map,
+        order.get("order", "bidirectional"),
+        order.get("leak_presynaptic", 0),
+    )
     check(found, "fit", "here")
     share = (run["calcium_sign"].sel(head=1, input="a") <= 0).mean(("seed", "token"))
     np.testing.assert_allclose(found["share_not_positive"].sel(head=1), share)
@@ -384,7 +401,9 @@ def test_symmetries_are_fitted_to_the_named_inputs_alone(named):
     other = named.copy(deep=True)
     for name in "qk":
         other[name][0] *= 2
-    again = simulate(other, attend(other), n_features=[30], n_seeds=2, heads="all", **SETTINGS, **BALANCED)  # fmt: skip
+    again = simulate(
+        other, attend(other), n_features=[30], n_seeds=2, heads="all", **SETTINGS, **BALANCED
+    )
     for name in ("balance", "key_shift", "query_shift"):
         np.testing.assert_array_equal(run[name], again[name])
     plain = simulate(
@@ -405,9 +424,14 @@ def test_balanced_heads_follow_their_closed_form():
     settings = BALANCED | {"calibrated_on": ["draw-1"]}
     for feature_map in ("performer", "generalized_positive", "fitted_normal"):
         run = simulate(
-            data, exact, n_features=[50, 500], n_seeds=200, heads="all",
-            **SETTINGS | {"feature_map": feature_map}, **settings,
-        )  # fmt: skip
+            data,
+            exact,
+            n_features=[50, 500],
+            n_seeds=200,
+            heads="all",
+            **SETTINGS | {"feature_map": feature_map},
+            **settings,
+        )
         error = np.expm1(run["log_calcium"] - exact["log_normalizer"]).isel(input=0)
         per_seed = np.square(error).mean(("layer", "head", "token"))
         found = fit(data, exact, run, feature_map)
@@ -419,9 +443,12 @@ def test_balanced_heads_follow_their_closed_form():
 
 @pytest.mark.parametrize(
     ("feature_map", "order"),
-    [("performer", {}), ("fitted_normal", {}),
-     ("performer", {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1})],
-)  # fmt: skip
+    [
+        ("performer", {}),
+        ("fitted_normal", {}),
+        ("performer", {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1}),
+    ],
+)
 def test_outputs_follow_their_closed_form(feature_map, order):
     """Squares of output errors with shared and separate pools, and gains: 300 networks, symmetries and all."""
     data = synthetic([0.5], n_inputs=2, n_tokens=16, d_head=8, seed=4, experiment="low")
@@ -433,7 +460,7 @@ def test_outputs_follow_their_closed_form(feature_map, order):
     run = simulate(data, exact, n_features=[400], n_seeds=300, heads="all", **settings)
     found = fit(data, exact, run, feature_map, **order).squeeze()
     check(fit(data, exact, run, feature_map, **order), "fit", "here")
-    for name in ("output_error", "output_error_separate"):
+    for name in ("output_error", "output_error_other_pool"):
         squares = np.square(run[name].sel(input="draw-0")).squeeze()
         predicted = 10 ** (2 * float(found[f"log10_{name}_rms_closed_form"]))
         standard_error = float(squares.std("seed", ddof=1)) / 300**0.5
@@ -463,7 +490,7 @@ def test_what_the_states_say_of_outputs(qkv, attention, states):
         gain = float((output * exact).sum() / exact.square().sum())
         assert float(one["output_gain"]) == pytest.approx(gain, rel=1e-9)
         error = float((other - exact).norm() / exact.norm())
-        assert float(one["output_error_separate"]) == pytest.approx(error, rel=1e-9)
+        assert float(one["output_error_other_pool"]) == pytest.approx(error, rel=1e-9)
 
 
 def test_disjoint_networks_share_no_neuron(qkv, attention):
@@ -485,9 +512,14 @@ def test_disjoint_networks_share_no_neuron(qkv, attention):
 def test_blocks_are_seeds_of_their_own(qkv, attention):
     """Networks of a size have disjoint neurons, and the file says which; fits take all seeds of a size."""
     run = simulate(
-        qkv, attention, n_features=[10, 20, 45], n_seeds=2, heads=[[0, 1]],
-        smaller_networks="blocks", **SETTINGS,
-    )  # fmt: skip
+        qkv,
+        attention,
+        n_features=[10, 20, 45],
+        n_seeds=2,
+        heads=[[0, 1]],
+        smaller_networks="blocks",
+        **SETTINGS,
+    )
     check(run, "states", "here")
     np.testing.assert_array_equal(
         run["draw"], [[0] * 4 + [1] * 4, [0, 0, 1, 1] + [-1] * 4, [0, 1] + [-1] * 6]
@@ -541,7 +573,7 @@ def test_a_balance_of_nothing_names_the_head(named):
     empty = named.copy(deep=True)
     empty["k"][dict(input=1, head=1)] = 0.0
     with pytest.raises(
-        Breach, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
+        UserError, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
     ):
         simulate(
             empty, attend(empty), n_features=[5], n_seeds=2, heads="all", **SETTINGS, **BALANCED

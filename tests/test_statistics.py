@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-
 from tripartite.statistics import cluster_bootstrap, of_median, over_seeds, pooled_correlation
 
 

@@ -13,7 +13,6 @@ import pytest
 import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tripartite import study
 
 PACKAGE = Path(study.__file__).parent
@@ -331,19 +330,63 @@ TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
 @pytest.mark.parametrize(
     ("network", "key", "expected"),
     [
-        ({"symmetries": ["balance"]}, "calibrated_on", "is missing, symmetries need inputs to be fitted to; choose one of wittig, suzuki_coupling"),
-        ({"symmetries": ["balance"], "calibrated_on": ["wittag"]}, "calibrated_on", "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?"),
-        ({"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["wittig"]}, "inputs", "'wittig' is in calibrated_on; test on other inputs"),
-        ({"symmetries": ["balance"], "calibrated_on": ["wittig", "suzuki_coupling"]}, "calibrated_on", "has all inputs; leave at least one to be simulated"),
-        ({"leak_presynaptic": 0.5, "leak_hebbian": 0.25}, "leak_presynaptic", "0.5 lets the output of 512 tokens grow up to exp(128) times, wanted exp(80) at most; bring it closer to leak_hebbian (0.25)"),
-        ({"feature_map": "hyperbolic", "n_features": [4, 7]}, "n_features", "7 is odd, hyperbolic has pairs of neurons; use even numbers"),
-        ({"smaller_networks": "blocks", "n_features": [1, 2000]}, "n_features", "2000 neurons make 2000 blocks of 1, wanted at most 1024; raise the smallest number, or use smaller_networks: nested"),
-        ({"feature_map": "truncated_performer"}, "threshold", "is missing, truncated_performer needs one, such as 150"),
-        ({"feature_map": "generalized_positive", "a": 0.2}, "a", "0.2 is over the limit of 0.1249; choose at most 0.1249"),
-        ({"feature_map": "relu", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal"),
-        ({"order": "causal", "dtype": "bfloat16"}, "dtype", "bfloat16 does not serve causal order; use float32 or float64"),
+        (
+            {"symmetries": ["balance"]},
+            "calibrated_on",
+            "is missing, symmetries need inputs to be fitted to; choose one of wittig, suzuki_coupling",
+        ),
+        (
+            {"symmetries": ["balance"], "calibrated_on": ["wittag"]},
+            "calibrated_on",
+            "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?",
+        ),
+        (
+            {"symmetries": ["balance"], "calibrated_on": ["wittig"], "inputs": ["wittig"]},
+            "inputs",
+            "'wittig' is in calibrated_on; test on other inputs",
+        ),
+        (
+            {"symmetries": ["balance"], "calibrated_on": ["wittig", "suzuki_coupling"]},
+            "calibrated_on",
+            "has all inputs; leave at least one to be simulated",
+        ),
+        (
+            {"leak_presynaptic": 0.5, "leak_hebbian": 0.25},
+            "leak_presynaptic",
+            "0.5 lets the output of 512 tokens grow up to exp(128) times, wanted exp(80) at most; bring it closer to leak_hebbian (0.25)",
+        ),
+        (
+            {"feature_map": "hyperbolic", "n_features": [4, 7]},
+            "n_features",
+            "7 is odd, hyperbolic has pairs of neurons; use even numbers",
+        ),
+        (
+            {"smaller_networks": "blocks", "n_features": [1, 2000]},
+            "n_features",
+            "2000 neurons make 2000 blocks of 1, wanted at most 1024; raise the smallest number, or use smaller_networks: nested",
+        ),
+        (
+            {"feature_map": "truncated_performer"},
+            "threshold",
+            "is missing, truncated_performer needs one, such as 150",
+        ),
+        (
+            {"feature_map": "generalized_positive", "a": 0.2},
+            "a",
+            "0.2 is over the limit of 0.1249; choose at most 0.1249",
+        ),
+        (
+            {"feature_map": "relu", "dtype": "bfloat16"},
+            "dtype",
+            "bfloat16 does not serve relu; use float32 or float64, or one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal",
+        ),
+        (
+            {"order": "causal", "dtype": "bfloat16"},
+            "dtype",
+            "bfloat16 does not serve causal order; use float32 or float64",
+        ),
     ],
-)  # fmt: skip
+)
 def test_settings_that_do_not_go_together(root, network, key, expected):
     assert faults(root, TWO, NETWORK | network) == [line(f"experiments.a.network.{key}", expected)]
 
@@ -568,7 +611,10 @@ def test_heads_are_computed_one_at_a_time_and_planned_so(root):
     for heads in ("all", [[0, 0]]):
         assert faults(root, large, NETWORK | {"heads": heads}) == []
     shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128}
-    needed = dict((what.split(" (")[0], n) for n, what, _ in study.memory_plan(shape, {"n_features": [10], "n_seeds": 2}))  # fmt: skip
+    needed = dict(
+        (what.split(" (")[0], n)
+        for n, what, _ in study.memory_plan(shape, {"n_features": [10], "n_seeds": 2})
+    )
     assert needed["queries, keys, values and outputs"] == 56 * 2 * 32 * 32 * 512 * 128
     assert needed["the attention of one head to one input"] == 48 * 512**2
 
@@ -576,9 +622,15 @@ def test_heads_are_computed_one_at_a_time_and_planned_so(root):
 def test_training_is_planned_for_the_chosen_heads():
     shape = {"inputs": 3, "layers": 12, "heads": 12, "tokens": 64, "d_head": 8}
     every, one = (
-        next(n for n, what, _ in study.memory_plan(shape, {"n_features": [16], "heads": heads}, "learned") if "training" in what)
+        next(
+            n
+            for n, what, _ in study.memory_plan(
+                shape, {"n_features": [16], "heads": heads}, "learned"
+            )
+            if "training" in what
+        )
         for heads in ("all", [[0, 0]])
-    )  # fmt: skip
+    )
     assert every == 144 * one
 
 
@@ -639,9 +691,14 @@ def test_a_file_in_the_contract_is_accepted_and_its_sizes_are_known(root):
             "[3, 0] does not exist; the data has layers 0 to 2 and heads 0 to 3",
         )
     ]
-    assert any("needs" in fault for fault in faults_of(root, json.dumps({
-        "experiments": {"a": {"data": {"file": "my.nc"}, "network": NETWORK}}
-    }), MACHINE | {"memory_gb": 1e-6}))  # fmt: skip
+    assert any(
+        "needs" in fault
+        for fault in faults_of(
+            root,
+            json.dumps({"experiments": {"a": {"data": {"file": "my.nc"}, "network": NETWORK}}}),
+            MACHINE | {"memory_gb": 1e-6},
+        )
+    )
 
 
 def test_names_of_inputs_are_strings_and_differ(root):
@@ -772,41 +829,98 @@ KNOWN = {
 }
 TYPED = [
     # typing errors
-    ("config", "stduy", "study"), ("config", "shard", "shards"), ("config", "devcie", "device"),
-    ("study", "sede", "seed"), ("study", "expermients", "experiments"), ("study", "figure", "figures"),
-    ("experiment", "netwrok", "network"), ("experiment", "leanred", "learned"), ("experiment", "symmetry", "symmetries"),
-    ("data", "modle", "model"), ("data", "sames_as", "same_as"), ("network", "n_feature", "n_features"),
-    ("network", "leak_hebian", "leak_hebbian"), ("map", "performr", "performer"), ("map", "rele", "relu"),
-    ("map", "generalised_positive", "generalized_positive"), ("dtype", "flaot32", "float32"),
-    ("inputs", "wittag", "wittig"), ("loss", "weigths", "weights"), ("order", "causl", "causal"),
+    ("config", "stduy", "study"),
+    ("config", "shard", "shards"),
+    ("config", "devcie", "device"),
+    ("study", "sede", "seed"),
+    ("study", "expermients", "experiments"),
+    ("study", "figure", "figures"),
+    ("experiment", "netwrok", "network"),
+    ("experiment", "leanred", "learned"),
+    ("experiment", "symmetry", "symmetries"),
+    ("data", "modle", "model"),
+    ("data", "sames_as", "same_as"),
+    ("network", "n_feature", "n_features"),
+    ("network", "leak_hebian", "leak_hebbian"),
+    ("map", "performr", "performer"),
+    ("map", "rele", "relu"),
+    ("map", "generalised_positive", "generalized_positive"),
+    ("dtype", "flaot32", "float32"),
+    ("inputs", "wittag", "wittig"),
+    ("loss", "weigths", "weights"),
+    ("order", "causl", "causal"),
     # other letters and signs
-    ("device", "CUDA", "cuda"), ("device", "Cpu", "cpu"), ("network", "N-Features", "n_features"),
-    ("calcium", "Li-Rinzel", "li_rinzel"), ("calcium", "GChI", "g_chi"), ("inputs", "Diels Alder", "diels_alder"),
-    ("synthetic", "sigmaSquared", "sigma_squared"), ("map", "elu-plus-one", "elu_plus_one"),
+    ("device", "CUDA", "cuda"),
+    ("device", "Cpu", "cpu"),
+    ("network", "N-Features", "n_features"),
+    ("calcium", "Li-Rinzel", "li_rinzel"),
+    ("calcium", "GChI", "g_chi"),
+    ("inputs", "Diels Alder", "diels_alder"),
+    ("synthetic", "sigmaSquared", "sigma_squared"),
+    ("map", "elu-plus-one", "elu_plus_one"),
     # synonyms
-    ("device", "gpu", "cuda"), ("device", "GPU", "cuda"), ("device", "cuda:0", "cuda"), ("device", "gpu:1", "cuda"),
-    ("device", "nvidia", "cuda"), ("device", "mps", "cuda"), ("config", "ram", "memory_gb"),
-    ("dtype", "double", "float64"), ("dtype", "fp32", "float32"), ("dtype", "bf16", "bfloat16"),
-    ("dtype", "half", "bfloat16"), ("learned", "lr", "learning_rate"), ("learned", "epochs", "max_steps"),
-    ("order", "autoregressive", "causal"), ("network", "precision", "dtype"), ("network", "repeats", "n_seeds"),
-    ("network", "neurons", "n_features"), ("dynamics", "dt", "step_seconds"), ("study", "random_state", "seed"),
-    ("synthetic", "seq_len", "n_tokens"), ("data", "path", "file"),
+    ("device", "gpu", "cuda"),
+    ("device", "GPU", "cuda"),
+    ("device", "cuda:0", "cuda"),
+    ("device", "gpu:1", "cuda"),
+    ("device", "nvidia", "cuda"),
+    ("device", "mps", "cuda"),
+    ("config", "ram", "memory_gb"),
+    ("dtype", "double", "float64"),
+    ("dtype", "fp32", "float32"),
+    ("dtype", "bf16", "bfloat16"),
+    ("dtype", "half", "bfloat16"),
+    ("learned", "lr", "learning_rate"),
+    ("learned", "epochs", "max_steps"),
+    ("order", "autoregressive", "causal"),
+    ("network", "precision", "dtype"),
+    ("network", "repeats", "n_seeds"),
+    ("network", "neurons", "n_features"),
+    ("dynamics", "dt", "step_seconds"),
+    ("study", "random_state", "seed"),
+    ("synthetic", "seq_len", "n_tokens"),
+    ("data", "path", "file"),
     # parts, and more than the name
-    ("config", "memory", "memory_gb"), ("network", "seeds", "n_seeds"), ("network", "number_of_seeds", "n_seeds"),
-    ("synthetic", "tokens", "n_tokens"), ("learned", "steps", "max_steps"), ("smaller", "nest", "nested"),
-    ("inputs", "suzuki", "suzuki_coupling"), ("figures", "trace_plot", "trace"), ("model", "alberta", "albert"),
-    ("network", "leak", "leak_hebbian or leak_presynaptic"), ("figures", "error", "error_vs_features or predicted_error"),
+    ("config", "memory", "memory_gb"),
+    ("network", "seeds", "n_seeds"),
+    ("network", "number_of_seeds", "n_seeds"),
+    ("synthetic", "tokens", "n_tokens"),
+    ("learned", "steps", "max_steps"),
+    ("smaller", "nest", "nested"),
+    ("inputs", "suzuki", "suzuki_coupling"),
+    ("figures", "trace_plot", "trace"),
+    ("model", "alberta", "albert"),
+    ("network", "leak", "leak_hebbian or leak_presynaptic"),
+    ("figures", "error", "error_vs_features or predicted_error"),
     ("imaging", "trials", "most_trials"),
     # other languages
-    ("data", "modèle", "model"), ("data", "Modell", "model"), ("experiment", "réseau", None),
-    ("device", "Grafikkarte", None), ("study", "semilla", None), ("study", "Experimente", "experiments"),
+    ("data", "modèle", "model"),
+    ("data", "Modell", "model"),
+    ("experiment", "réseau", None),
+    ("device", "Grafikkarte", None),
+    ("study", "semilla", None),
+    ("study", "Experimente", "experiments"),
     # nothing is near, or too much is
-    ("config", "pathvar", "pathvars"), ("config", "samples", None), ("config", "cores", None), ("config", "threshold", None),
-    ("device", "tpu", None), ("device", "xpu", None), ("model", "gpt2", None), ("model", "llama", None),
-    ("draws", "draw-9", None), ("draws", "draw", None), ("dynamics", "tau", None), ("kinds", "gap_junctions", None),
-    ("map", "softmax", None), ("network", "head_dim", None), ("network", "dropout", None), ("loss", "mse", None),
-    ("calcium", "hodgkin_huxley", None), ("device", "", None), ("device", "--", None),
-]  # fmt: skip
+    ("config", "pathvar", "pathvars"),
+    ("config", "samples", None),
+    ("config", "cores", None),
+    ("config", "threshold", None),
+    ("device", "tpu", None),
+    ("device", "xpu", None),
+    ("model", "gpt2", None),
+    ("model", "llama", None),
+    ("draws", "draw-9", None),
+    ("draws", "draw", None),
+    ("dynamics", "tau", None),
+    ("kinds", "gap_junctions", None),
+    ("map", "softmax", None),
+    ("network", "head_dim", None),
+    ("network", "dropout", None),
+    ("loss", "mse", None),
+    ("calcium", "hodgkin_huxley", None),
+    ("device", "", None),
+    ("device", "--", None),
+]
 
 
 @pytest.mark.parametrize(("where", "typed", "wanted"), TYPED)
@@ -1076,12 +1190,18 @@ def section_faults(root: Path, section: dict, figures: dict | None = None) -> li
         {"symmetries": {"calibrated_on": ["draw-0", "draw-2"]}},
         {"comparison": COMPARISON},
         {"comparison": COMPARISON | {"symmetries": ["balance"], "calibrated_on": ["draw-1"]}},
-        {"comparison": {"variants": {"one": {}, "two": {"feature_map": "fitted_normal"}}, "n_features": [4], "calibrated_on": ["draw-0"]}},
+        {
+            "comparison": {
+                "variants": {"one": {}, "two": {"feature_map": "fitted_normal"}},
+                "n_features": [4],
+                "calibrated_on": ["draw-0"],
+            }
+        },
         {"learned": LEARNED},
         {"explanation": {"n_features": [10, 100], "inputs": ["draw-3"], "heads": [[0, 0]]}},
         *BIOLOGY,
     ],
-)  # fmt: skip
+)
 def test_valid_sections(root, section):
     assert section_faults(root, section) == []
     (name,) = section
@@ -1094,45 +1214,205 @@ def test_valid_sections(root, section):
     ("section", "key", "expected"),
     [
         ({}, "a", f"got none, wanted exactly one of {', '.join(study.SECTIONS)}"),
-        ({"network": NETWORK, "learned": LEARNED}, "a", f"got network and learned, wanted exactly one of {', '.join(study.SECTIONS)}"),
-        ({"symetries": {}, "network": NETWORK}, "a.symetries", "unknown key; did you mean symmetries?"),
-        ({"symmetries": {"calibrated_on": ["draw-9"]}}, "a.symmetries.calibrated_on", "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
-        ({"symmetries": {"calibrated_on": [f"draw-{i}" for i in range(4)]}}, "a.symmetries.calibrated_on", "has all inputs; leave at least one to be tested"),
-        ({"symmetries": {"calibrated_on": []}}, "a.symmetries.calibrated_on", "got an empty list, wanted a list of at least one name of an input"),
-        ({"comparison": COMPARISON | {"variants": {"one": {}}}}, "a.comparison.variants", "got a mapping, wanted a mapping of at least two variants by their names"),
-        ({"comparison": COMPARISON | {"n_seeds": 2}}, "a.comparison.n_seeds", "got 2, wanted an integer of at least 3, at most 1000"),
-        ({"comparison": COMPARISON | {"variants": VARIANTS | {"3": {"feature_map": "rele"}}}}, "a.comparison.variants.3.feature_map", "'rele' is unknown; choose one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal, truncated_performer, cosine, positive_cosine, clipped_sine, linear, elu_plus_one, relu; did you mean relu?"),
-        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "truncated_performer"}}}}, "a.comparison.variants.three.threshold", "is missing, truncated_performer needs one, such as 150"),
-        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"threshold": 3}}}}, "a.comparison.variants.three.threshold", "goes with feature_map truncated_performer only, not performer; remove it"),
-        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "fitted_normal"}}}}, "a.comparison.calibrated_on", "is missing, fitted_normal needs inputs to be fitted to; choose one of draw-0, draw-1, draw-2, draw-3"),
-        ({"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"feature_map": "hyperbolic"}}, "n_features": [9]}}, "a.comparison.n_features", "9 is odd, hyperbolic has pairs of neurons; use even numbers"),
-        ({"comparison": COMPARISON | {"heads": [[0, 1]]}}, "a.comparison.heads", "[0, 1] does not exist; the data has layers 0 to 0 and heads 0 to 0"),
-        ({"learned": LEARNED | {"n_features": [4, 7]}}, "a.learned.n_features", "7 is odd, every hidden neuron makes 2 features; use even numbers"),
-        ({"learned": LEARNED | {"validated_on": ["draw-0"]}}, "a.learned.validated_on", "'draw-0' is in trained_on; validate on other inputs"),
-        ({"learned": LEARNED | {"validated_on": ["draw-1", "draw-2", "draw-3"]}}, "a.learned.validated_on", "and trained_on have all inputs; leave at least one to be tested"),
-        ({"learned": LEARNED | {"learning_rate": 0}}, "a.learned.learning_rate", "got 0, wanted a number above 0, at most 1e+300"),
-        ({"learned": LEARNED | {"loss": "weigths"}}, "a.learned.loss", "'weigths' is unknown; choose one of weights, outputs; did you mean weights?"),
-        ({"dynamics": DYNAMICS | {"head": [1, 0]}}, "a.dynamics.head", "[1, 0] does not exist; the data has layers 0 to 0 and heads 0 to 0"),
-        ({"dynamics": DYNAMICS | {"input": "draw-7"}}, "a.dynamics.input", "'draw-7' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
-        ({"dynamics": DYNAMICS | {"tau_calcium": 0}}, "a.dynamics.tau_calcium", "got 0, wanted a number of at least 1e-09, at most 1000000.0"),
-        ({"dynamics": DYNAMICS | {"tau_last": -0.1}}, "a.dynamics.tau_last", "got -0.1, wanted a number of at least 1e-09, at most 1000000.0"),
-        ({"dynamics": DYNAMICS | {"step_seconds": 0.03}}, "a.dynamics.step_seconds", "0.03 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (tau_hidden, 0.01 s), 0.0279 s; lower it, or use integrator: adaptive"),
-        ({"dynamics": DYNAMICS | {"step_seconds": 0.02, "leak_hebbian": 1000}}, "a.dynamics.step_seconds", "0.02 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (1 / leak_hebbian, 0.001 s), 0.00279 s; lower it, or use integrator: adaptive"),
-        ({"dynamics": DYNAMICS | {"sample_seconds": 1e-9}}, "a.dynamics.sample_seconds", "1e-09 s are 80000000000 in the 80 s of 64 tokens, wanted at most 2000000; raise it to 4e-05 s or more"),
-        ({"dynamics": DYNAMICS | {"n_features": 2000000}}, "a.dynamics.n_features", "2000000 is over the limit of 1000000 (the hidden weights of one head alone are 256 MB); choose at most 1000000"),
-        ({"convergence": {"n_features": [100], "ratios": [0.1]}}, "a.convergence.ratios", "got [0.1], wanted a list of at least three different numbers from 1e-9 to 100"),
-        ({"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}}, "a.readout.models", "'lirinzel' is unknown; choose one of li_rinzel, chi, g_chi; did you mean li_rinzel?"),
-        ({"readout": {"operating_points": [0.1, 20]}}, "a.readout.operating_points", "20 is over the limit of 10; choose at most 10"),
-        ({"perturbations": {"kinds": {"neuron": [0.1]}, "n_features": [100]}}, "a.perturbations.kinds.neuron", "unknown key; did you mean neurons?"),
-        ({"perturbations": {"kinds": {"neurons": [1.5]}, "n_features": [100]}}, "a.perturbations.kinds.neurons", "1.5 is over the limit of 0.99; choose at most 0.99"),
-        ({"perturbations": {"kinds": {}, "n_features": [100]}}, "a.perturbations.kinds", "got an empty mapping, wanted a mapping of kinds to lists of doses"),
-        ({"retention": {"n_features": [100], "leaks": [[0, 10]]}}, "a.retention.leaks", "[0, 10] lets the output of 64 tokens grow up to exp(160) times, wanted exp(80) at most; bring the two closer, or lower token_seconds"),
-        ({"retention": {"n_features": [100], "leaks": [[0.1]]}}, "a.retention.leaks", "got [0.1], wanted a pair [leak_hebbian, leak_presynaptic] of numbers of at least 0"),
-        ({"imaging": {"n_features": [100], "frame_seconds": 10}}, "a.imaging.frame_seconds", "10 s are 6.4 frames in the 64 s of 64 tokens, wanted at least 20; lower it, or raise read_seconds"),
-        ({"explanation": {"n_features": [100, 10]}}, "a.explanation.n_features", "10 comes after 100; wanted rising numbers, each once"),
-        ({"explanation": {"n_features": [100], "inputs": ["draw"]}}, "a.explanation.inputs", "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3"),
+        (
+            {"network": NETWORK, "learned": LEARNED},
+            "a",
+            f"got network and learned, wanted exactly one of {', '.join(study.SECTIONS)}",
+        ),
+        (
+            {"symetries": {}, "network": NETWORK},
+            "a.symetries",
+            "unknown key; did you mean symmetries?",
+        ),
+        (
+            {"symmetries": {"calibrated_on": ["draw-9"]}},
+            "a.symmetries.calibrated_on",
+            "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3",
+        ),
+        (
+            {"symmetries": {"calibrated_on": [f"draw-{i}" for i in range(4)]}},
+            "a.symmetries.calibrated_on",
+            "has all inputs; leave at least one to be tested",
+        ),
+        (
+            {"symmetries": {"calibrated_on": []}},
+            "a.symmetries.calibrated_on",
+            "got an empty list, wanted a list of at least one name of an input",
+        ),
+        (
+            {"comparison": COMPARISON | {"variants": {"one": {}}}},
+            "a.comparison.variants",
+            "got a mapping, wanted a mapping of at least two variants by their names",
+        ),
+        (
+            {"comparison": COMPARISON | {"n_seeds": 2}},
+            "a.comparison.n_seeds",
+            "got 2, wanted an integer of at least 3, at most 1000",
+        ),
+        (
+            {"comparison": COMPARISON | {"variants": VARIANTS | {"3": {"feature_map": "rele"}}}},
+            "a.comparison.variants.3.feature_map",
+            "'rele' is unknown; choose one of performer, orthogonal, hyperbolic, generalized_positive, fitted_normal, truncated_performer, cosine, positive_cosine, clipped_sine, linear, elu_plus_one, relu; did you mean relu?",
+        ),
+        (
+            {
+                "comparison": COMPARISON
+                | {"variants": VARIANTS | {"three": {"feature_map": "truncated_performer"}}}
+            },
+            "a.comparison.variants.three.threshold",
+            "is missing, truncated_performer needs one, such as 150",
+        ),
+        (
+            {"comparison": COMPARISON | {"variants": VARIANTS | {"three": {"threshold": 3}}}},
+            "a.comparison.variants.three.threshold",
+            "goes with feature_map truncated_performer only, not performer; remove it",
+        ),
+        (
+            {
+                "comparison": COMPARISON
+                | {"variants": VARIANTS | {"three": {"feature_map": "fitted_normal"}}}
+            },
+            "a.comparison.calibrated_on",
+            "is missing, fitted_normal needs inputs to be fitted to; choose one of draw-0, draw-1, draw-2, draw-3",
+        ),
+        (
+            {
+                "comparison": COMPARISON
+                | {
+                    "variants": VARIANTS | {"three": {"feature_map": "hyperbolic"}},
+                    "n_features": [9],
+                }
+            },
+            "a.comparison.n_features",
+            "9 is odd, hyperbolic has pairs of neurons; use even numbers",
+        ),
+        (
+            {"comparison": COMPARISON | {"heads": [[0, 1]]}},
+            "a.comparison.heads",
+            "[0, 1] does not exist; the data has layers 0 to 0 and heads 0 to 0",
+        ),
+        (
+            {"learned": LEARNED | {"n_features": [4, 7]}},
+            "a.learned.n_features",
+            "7 is odd, every hidden neuron makes 2 features; use even numbers",
+        ),
+        (
+            {"learned": LEARNED | {"validated_on": ["draw-0"]}},
+            "a.learned.validated_on",
+            "'draw-0' is in trained_on; validate on other inputs",
+        ),
+        (
+            {"learned": LEARNED | {"validated_on": ["draw-1", "draw-2", "draw-3"]}},
+            "a.learned.validated_on",
+            "and trained_on have all inputs; leave at least one to be tested",
+        ),
+        (
+            {"learned": LEARNED | {"learning_rate": 0}},
+            "a.learned.learning_rate",
+            "got 0, wanted a number above 0, at most 1e+300",
+        ),
+        (
+            {"learned": LEARNED | {"loss": "weigths"}},
+            "a.learned.loss",
+            "'weigths' is unknown; choose one of weights, outputs; did you mean weights?",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"head": [1, 0]}},
+            "a.dynamics.head",
+            "[1, 0] does not exist; the data has layers 0 to 0 and heads 0 to 0",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"input": "draw-7"}},
+            "a.dynamics.input",
+            "'draw-7' is unknown; choose one of draw-0, draw-1, draw-2, draw-3",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"tau_calcium": 0}},
+            "a.dynamics.tau_calcium",
+            "got 0, wanted a number of at least 1e-09, at most 1000000.0",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"tau_last": -0.1}},
+            "a.dynamics.tau_last",
+            "got -0.1, wanted a number of at least 1e-09, at most 1000000.0",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"step_seconds": 0.03}},
+            "a.dynamics.step_seconds",
+            "0.03 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (tau_hidden, 0.01 s), 0.0279 s; lower it, or use integrator: adaptive",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"step_seconds": 0.02, "leak_hebbian": 1000}},
+            "a.dynamics.step_seconds",
+            "0.02 s is unstable: the limit of Runge-Kutta is 2.785 times the shortest time constant (1 / leak_hebbian, 0.001 s), 0.00279 s; lower it, or use integrator: adaptive",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"sample_seconds": 1e-9}},
+            "a.dynamics.sample_seconds",
+            "1e-09 s are 80000000000 in the 80 s of 64 tokens, wanted at most 2000000; raise it to 4e-05 s or more",
+        ),
+        (
+            {"dynamics": DYNAMICS | {"n_features": 2000000}},
+            "a.dynamics.n_features",
+            "2000000 is over the limit of 1000000 (the hidden weights of one head alone are 256 MB); choose at most 1000000",
+        ),
+        (
+            {"convergence": {"n_features": [100], "ratios": [0.1]}},
+            "a.convergence.ratios",
+            "got [0.1], wanted a list of at least three different numbers from 1e-9 to 100",
+        ),
+        (
+            {"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}},
+            "a.readout.models",
+            "'lirinzel' is unknown; choose one of li_rinzel, chi, g_chi; did you mean li_rinzel?",
+        ),
+        (
+            {"readout": {"operating_points": [0.1, 20]}},
+            "a.readout.operating_points",
+            "20 is over the limit of 10; choose at most 10",
+        ),
+        (
+            {"perturbations": {"kinds": {"neuron": [0.1]}, "n_features": [100]}},
+            "a.perturbations.kinds.neuron",
+            "unknown key; did you mean neurons?",
+        ),
+        (
+            {"perturbations": {"kinds": {"neurons": [1.5]}, "n_features": [100]}},
+            "a.perturbations.kinds.neurons",
+            "1.5 is over the limit of 0.99; choose at most 0.99",
+        ),
+        (
+            {"perturbations": {"kinds": {}, "n_features": [100]}},
+            "a.perturbations.kinds",
+            "got an empty mapping, wanted a mapping of kinds to lists of doses",
+        ),
+        (
+            {"retention": {"n_features": [100], "leaks": [[0, 10]]}},
+            "a.retention.leaks",
+            "[0, 10] lets the output of 64 tokens grow up to exp(160) times, wanted exp(80) at most; bring the two closer, or lower token_seconds",
+        ),
+        (
+            {"retention": {"n_features": [100], "leaks": [[0.1]]}},
+            "a.retention.leaks",
+            "got [0.1], wanted a pair [leak_hebbian, leak_presynaptic] of numbers of at least 0",
+        ),
+        (
+            {"imaging": {"n_features": [100], "frame_seconds": 10}},
+            "a.imaging.frame_seconds",
+            "10 s are 6.4 frames in the 64 s of 64 tokens, wanted at least 20; lower it, or raise read_seconds",
+        ),
+        (
+            {"explanation": {"n_features": [100, 10]}},
+            "a.explanation.n_features",
+            "10 comes after 100; wanted rising numbers, each once",
+        ),
+        (
+            {"explanation": {"n_features": [100], "inputs": ["draw"]}},
+            "a.explanation.inputs",
+            "'draw' is unknown; choose one of draw-0, draw-1, draw-2, draw-3",
+        ),
     ],
-)  # fmt: skip
+)
 def test_faults_of_sections(root, section, key, expected):
     assert section_faults(root, section) == [line(f"experiments.{key}", expected)]
 
@@ -1145,7 +1425,9 @@ def test_ablation_needs_a_model(root):
         return faults_of(root, json.dumps({"experiments": experiments}))
 
     text = "has no model, whose layers ablation could change; give one, or same_as with one"
-    others = {name: {"data": data, "network": NETWORK} for name, data in (("b", ALBERT), ("c", SYNTHETIC))}  # fmt: skip
+    others = {
+        name: {"data": data, "network": NETWORK} for name, data in (("b", ALBERT), ("c", SYNTHETIC))
+    }
     assert lines(ALBERT, {}) == lines({"same_as": "b"}, {}, **others) == []
     assert lines(SYNTHETIC, {}) == [line("experiments.a.data", text)]
     assert lines({"same_as": "c"}, {}, **others) == [line("experiments.a.data", text)]

@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tripartite import symmetries
 from tripartite.attention import softmax_attention
 from tripartite.features import optimal_a
@@ -27,9 +26,12 @@ def draw(seed, n_tokens=40, d_head=6, scale=1.0):
 
 @settings(max_examples=60)
 @given(
-    seed=st.integers(0, 2**32 - 1), d_head=st.integers(1, 20), scale=st.floats(0.1, 3),
-    names=st.sampled_from(SUBSETS), causal=st.booleans(),
-)  # fmt: skip
+    seed=st.integers(0, 2**32 - 1),
+    d_head=st.integers(1, 20),
+    scale=st.floats(0.1, 3),
+    names=st.sampled_from(SUBSETS),
+    causal=st.booleans(),
+)
 def test_attention_stays_exact(seed, d_head, scale, names, causal):
     """To 1e-10, with symmetries fitted to other tokens than they are used on."""
     q, k, v = draw(seed, d_head=d_head, scale=scale)

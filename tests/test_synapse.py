@@ -4,16 +4,15 @@ import numpy as np
 import pytest
 from matplotlib import pyplot as plt
 from test_integrate import run, with_gaps
-
 from tripartite import job
 from tripartite.figures import palette
-from tripartite.figures.synapse import peaks, synapse, token_windows
+from tripartite.kinds.dynamics.synapse import peaks, synapse, token_windows
 
 
 @pytest.fixture(scope="module")
 def fits():
     data = with_gaps()
-    words = run(data).assign_attrs(source="a model, centred")
+    words = run(data).assign_attrs(data="a model, centred")
     numbers = run(data, order="causal", input="draw-0")
     return {"words": words, "numbers": numbers}
 
@@ -72,7 +71,9 @@ def test_lines_are_the_samples(fits):
         ("the same of the algebra: finite number of hidden neurons", fit["output_error_algebra"]),
     ):
         np.testing.assert_allclose([segment[0, 1] for segment in steps[words]], wanted[:12])
-        np.testing.assert_allclose([segment[0, 0] for segment in steps[words]], 4.5 + 0.5 * np.arange(12))  # fmt: skip
+        np.testing.assert_allclose(
+            [segment[0, 0] for segment in steps[words]], 4.5 + 0.5 * np.arange(12)
+        )
 
 
 def test_alternating_phases_share_a_window(fits):
@@ -86,7 +87,7 @@ def test_alternating_phases_share_a_window(fits):
 
 def test_the_first_two_experiments_are_shown(fits):
     """Two columns, with fewer tokens; a row of calcium models only where there is one."""
-    third = fits["words"].assign_attrs(source="third")
+    third = fits["words"].assign_attrs(data="third")
     figure = synapse({**fits, "third": third})
     assert len(figure.axes) == 12 + 6 and "third" not in texts(figure)
     assert sum(text.get_rotation() == 90 for text in figure.axes[0].texts) == 8
@@ -96,14 +97,20 @@ def test_the_first_two_experiments_are_shown(fits):
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"output_error": 0.0, "output_error_algebra": 0.0}, {"calcium": np.nan},
-               {"output_error": np.nan, "normalizer": np.nan, "rates": np.nan},
-               {"log_normalizer": 1e4}, {"calcium": 1e-300, "normalizer": 0.0, "rates": 0.0}],
-)  # fmt: skip
+    "values",
+    [
+        {},
+        {"output_error": 0.0, "output_error_algebra": 0.0},
+        {"calcium": np.nan},
+        {"output_error": np.nan, "normalizer": np.nan, "rates": np.nan},
+        {"log_normalizer": 1e4},
+        {"calcium": 1e-300, "normalizer": 0.0, "rates": 0.0},
+    ],
+)
 def test_odd_experiments_can_be_drawn(values, fits, tmp_path):
     odd = fits["words"].assign({name: 0 * fits["words"][name] + x for name, x in values.items()})
     odd = odd.assign(text=("token", ["$x^$", *["a" * 30] * 17]), input="$y^$_z")
-    job.save_figure(synapse({"odd": odd.assign_attrs(source="x $^$ y")}), [tmp_path / "a.png"], {})
+    job.save_figure(synapse({"odd": odd.assign_attrs(data="x $^$ y")}), [tmp_path / "a.png"], {})
 
 
 def test_small_experiments_can_be_drawn(tmp_path):
@@ -120,4 +127,4 @@ def test_a_word_has_the_colour_of_its_fastest_neuron(fits):
     rates[0, :2] = 0.2, 0.1
     fit = fit.assign(rates=(fit["rates"].dims, rates)).isel(neuron=slice(0, 2))
     place = (int(fit["control"][0]), int(fit["token_on"][0]))
-    assert peaks([fit])[place] == palette.HEADS[0]
+    assert peaks([fit])[place] == palette.COLOURS[0]

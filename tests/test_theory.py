@@ -7,7 +7,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tripartite import network, theory
 from tripartite.features import draw_neurons
 
@@ -45,9 +44,13 @@ def double_sum(q, k, log_weight, a=0.0, mirror=False):
 
 @settings(max_examples=60)
 @given(
-    st.integers(0, 2**32 - 1), st.integers(1, 8), st.integers(1, 5), st.floats(0.05, 60),
-    st.floats(0, 3), st.floats(-1, 0.1),
-)  # fmt: skip
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 8),
+    st.integers(1, 5),
+    st.floats(0.05, 60),
+    st.floats(0, 3),
+    st.floats(-1, 0.1),
+)
 def test_moments_are_the_double_sums(seed, n_tokens, d_head, scale, gain, a):
     """G12 with weighted keys and generalized positive features, at norms far beyond the range of exp."""
     arguments = head(seed, n_tokens, d_head, scale, gain)
@@ -62,12 +65,16 @@ def test_moments_are_the_double_sums(seed, n_tokens, d_head, scale, gain, a):
 def test_masked_keys_do_not_count():
     """A weight of 0 leaves a key out; with a weight for each query, as in causal order, row by row."""
     q, k, _, _ = head(0, n_tokens=6)
-    causal = torch.zeros(6, 6, dtype=torch.float64).masked_fill(torch.ones(6, 6).triu(1).bool(), -torch.inf)  # fmt: skip
+    causal = torch.zeros(6, 6, dtype=torch.float64).masked_fill(
+        torch.ones(6, 6).triu(1).bool(), -torch.inf
+    )
     log_normalizer = torch.logsumexp(q @ k.T + causal, -1)
     log_r = theory.log_second_moment(q, k, log_normalizer, causal)
     for t in range(6):
         no_weight = torch.zeros(1, t + 1, dtype=torch.float64)
-        alone = theory.log_second_moment(q[t : t + 1], k[: t + 1], log_normalizer[t : t + 1], no_weight)  # fmt: skip
+        alone = theory.log_second_moment(
+            q[t : t + 1], k[: t + 1], log_normalizer[t : t + 1], no_weight
+        )
         torch.testing.assert_close(log_r[t : t + 1], alone, rtol=1e-12, atol=1e-12)
 
 
@@ -116,7 +123,10 @@ def test_the_network_has_the_predicted_variance(seed, feature_map, a):
 
 def test_mirrored_neurons_at_any_size():
     """R - 1 + R' - 1 by the plain formula where it has one, and no overflow where not."""
-    log_r, log_mirror = torch.tensor([0.5, 2.0, 900.0]).double(), torch.tensor([-0.3, -2.0, 3.0]).double()  # fmt: skip
+    log_r, log_mirror = (
+        torch.tensor([0.5, 2.0, 900.0]).double(),
+        torch.tensor([-0.3, -2.0, 3.0]).double(),
+    )
     found = theory.log_mirrored_variance(theory.log_variance(log_r), log_mirror)
     wanted = torch.log(torch.expm1(log_r[:2]) + torch.expm1(log_mirror[:2]))
     torch.testing.assert_close(found[:2], wanted, rtol=1e-12, atol=1e-12)

@@ -6,7 +6,6 @@ import zipfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tripartite import pretrained
 from tripartite.tokenizers import smiles, wordpiece
 
@@ -99,9 +98,16 @@ def test_smiles_tokens():
 
 @pytest.mark.parametrize(
     ("text", "named"),
-    [("CX>>C", "'X'"), ("C>>[Xx+]", r"'\[Xx\+\]'"), ("C>O>C", "'>'"), ("C>>C\nC>>C", r"'\\n'"),
-     ("C[UNK]", r"'\[UNK\]'"), ("C[CLS]C", r"'\[CLS\]'"), ("C[nH", r"'\[', 'n', 'H'")],
-)  # fmt: skip
+    [
+        ("CX>>C", "'X'"),
+        ("C>>[Xx+]", r"'\[Xx\+\]'"),
+        ("C>O>C", "'>'"),
+        ("C>>C\nC>>C", r"'\\n'"),
+        ("C[UNK]", r"'\[UNK\]'"),
+        ("C[CLS]C", r"'\[CLS\]'"),
+        ("C[nH", r"'\[', 'n', 'H'"),
+    ],
+)
 def test_smiles_names_what_it_does_not_know(text, named):
     with pytest.raises(
         ValueError, match=f"the model has no token {named}; write one reaction"

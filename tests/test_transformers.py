@@ -9,19 +9,39 @@ import torch
 from conftest import ROOT
 from PIL import Image
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
-
 from tripartite import pretrained, study, transformers
 from tripartite.checkpoints import Node, read_onnx, read_safetensors, read_torch
 from tripartite.tokenizers import smiles, wordpiece
 from tripartite.transformers import albert, albert_token_logits, bert, photograph, vit, vit_weights
 
 # Where torch's encoder layer finds its weights: attention, output, feed-forward up and down, norms.
-ALBERT = ("albert.encoder.albert_layer_groups.0.albert_layers.0.", "attention.{}", "attention.dense",
-          "ffn", "ffn_output", "attention.LayerNorm", "full_layer_layer_norm")  # fmt: skip
-MINILM = ("encoder.layer.{}.", "attention.self.{}", "attention.output.dense", "intermediate.dense",
-          "output.dense", "attention.output.LayerNorm", "output.LayerNorm")  # fmt: skip
-VIT = ("encoder.layer.{}.", "attention.attention.{}", "attention.output.dense", "mlp.fc1", "mlp.fc2",
-       "norm1", "norm2")  # fmt: skip
+ALBERT = (
+    "albert.encoder.albert_layer_groups.0.albert_layers.0.",
+    "attention.{}",
+    "attention.dense",
+    "ffn",
+    "ffn_output",
+    "attention.LayerNorm",
+    "full_layer_layer_norm",
+)
+MINILM = (
+    "encoder.layer.{}.",
+    "attention.self.{}",
+    "attention.output.dense",
+    "intermediate.dense",
+    "output.dense",
+    "attention.output.LayerNorm",
+    "output.LayerNorm",
+)
+VIT = (
+    "encoder.layer.{}.",
+    "attention.attention.{}",
+    "attention.output.dense",
+    "mlp.fc1",
+    "mlp.fc2",
+    "norm1",
+    "norm2",
+)
 
 
 def member(wheels, wheel, name):
@@ -76,9 +96,16 @@ def torch_layer(weights, names, index, sizes, d_model):
         return weights[f"{prefix.format(index)}{name}.{kind}"]
 
     layer = torch.nn.TransformerEncoderLayer(
-        d_model, sizes["n_heads"], len(at(parts[1], "bias")), dropout=0.0, activation="gelu",
-        layer_norm_eps=sizes["eps"], batch_first=True, norm_first=names is VIT, dtype=torch.float64,
-    )  # fmt: skip
+        d_model,
+        sizes["n_heads"],
+        len(at(parts[1], "bias")),
+        dropout=0.0,
+        activation="gelu",
+        layer_norm_eps=sizes["eps"],
+        batch_first=True,
+        norm_first=names is VIT,
+        dtype=torch.float64,
+    )
     state = {}
     for kind in ("weight", "bias"):
         qkv = [at(attention.format(part), kind) for part in ("query", "key", "value")]

@@ -21,7 +21,6 @@ import yaml
 from conftest import ROOT, project, snakemake
 from test_module import MINI, lab, published, with_github  # noqa: F401 (a fixture)
 from test_workflow import own_file, with_study
-
 from tripartite import job, locks, plan, study
 
 NOTHING = "Nothing to be done"
@@ -65,9 +64,14 @@ def plain(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     """Snakemake without --cores."""
     return subprocess.run(
         [str(Path(sys.executable).parent / "snakemake"), *arguments],
-        cwd=folder, env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"} | environment,
-        text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300,
-    )  # fmt: skip
+        cwd=folder,
+        env={"PATH": "/usr/bin:/bin", "HOME": str(folder), "LANG": "C.UTF-8"} | environment,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
 
 
 # Snakemake's own ways.
@@ -76,12 +80,19 @@ def plain(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
 @pytest.mark.parametrize(
     ("utility", "says"),
     [
-        ("--unlock", "Unlock"), ("--summary", STATES), ("--detailed-summary", STATES),
-        ("--list-target-rules", "verify"), ("--list-rules", "simulate"), ("--rulegraph", "digraph"),
-        ("--filegraph", "digraph"), ("--d3dag", "simulate"), ("--list-changes params", ""),
-        ("--delete-all-output --dry-run", f"Would delete {STATES}"), ("--report report.html", "Report created"),
+        ("--unlock", "Unlock"),
+        ("--summary", STATES),
+        ("--detailed-summary", STATES),
+        ("--list-target-rules", "verify"),
+        ("--list-rules", "simulate"),
+        ("--rulegraph", "digraph"),
+        ("--filegraph", "digraph"),
+        ("--d3dag", "simulate"),
+        ("--list-changes params", ""),
+        ("--delete-all-output --dry-run", f"Would delete {STATES}"),
+        ("--report report.html", "Report created"),
     ],
-)  # fmt: skip
+)
 def test_utilities_need_no_cores(copy, utility, says):
     """C05."""
     done = plain(copy, *utility.split(), "--config", "study=mini")
@@ -128,8 +139,10 @@ def test_results_go_where_path_variables_say(ran, tmp_path):
     assert made.read_bytes() == (ran / STATES).read_bytes()
     assert not (folder / "results").exists() and (folder / "scratch logs/mini/small").is_dir()
     for target, says in (
-        ("verify", "7 files are whole"), ("export", "scratch/results/export/mini.zip: "), ("--report=r.html", "Report created"),
-    ):  # fmt: skip
+        ("verify", "7 files are whole"),
+        ("export", "scratch/results/export/mini.zip: "),
+        ("--report=r.html", "Report created"),
+    ):
         done = snakemake(folder, target, *config)
         assert done.returncode == 0 and says in done.stdout, done.stdout
     said = snakemake(folder, str(made.with_name("fits.nc")), *config).stdout
@@ -187,8 +200,14 @@ def test_jobs_beside_cores_are_no_cluster(fresh):
     (profile / "profile.yaml").write_text("jobs: 100\n")
     for more in (("--jobs", "4"), ("--profile", str(profile))):
         said = snakemake(
-            fresh, *more, "--dry-run", "--config", "study=mini", "device=cuda", CUDA_VISIBLE_DEVICES=""
-        ).stdout  # fmt: skip
+            fresh,
+            *more,
+            "--dry-run",
+            "--config",
+            "study=mini",
+            "device=cuda",
+            CUDA_VISIBLE_DEVICES="",
+        ).stdout
         one_line(said, "config: device: got cuda, but no usable GPU is visible")
 
 
@@ -428,7 +447,7 @@ def test_stale_results_are_told_whatever_snakemake_knows(copy, with_records):
         path.touch()
     settings = copy / "config/studies/mini.yaml"
     settings.write_text(settings.read_text() + "seed: 2024\n")
-    stage = copy / "workflow/scripts/tripartite/stages/attend.py"
+    stage = copy / "workflow/scripts/tripartite/kinds/data/attend.py"
     stage.write_text(stage.read_text() + "# edited\n")
     for target in ("verify", "compare"):
         done = snakemake(copy, target, *config, "other=theirs")
@@ -487,8 +506,10 @@ def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
     dead.wait()
     made = {}
     for name, owner in {
-        "here": f"{dead.pid}@{platform.node()}", "elsewhere": f"{dead.pid}@another", "reused": f"1@{platform.node()}",
-    }.items():  # fmt: skip
+        "here": f"{dead.pid}@{platform.node()}",
+        "elsewhere": f"{dead.pid}@another",
+        "reused": f"1@{platform.node()}",
+    }.items():
         for state in ("alive", "dead"):
             made[name, state] = folder = tmp_path / f".{name}-{state}.nc.x.{owner}.tmp"
             folder.mkdir()
@@ -521,13 +542,13 @@ def test_a_young_folder_of_another_machine_is_left_alone(tmp_path):
 def test_parts_of_a_live_job_survive_the_end_of_another(tmp_path):
     """A cluster job computes an output anew while a local run ends; parts of a dead one go with its output."""
     (tmp_path / "learned.nc").touch()
-    kept = job.Kept(tmp_path / "learned.nc", {"seed": 1}, "code", {})
+    kept = job.Checkpoint(tmp_path / "learned.nc", {"seed": 1}, "code", {})
     with kept.held():
         kept["4-0"] = {"x": np.zeros(3)}
         old = time.time() - 2 * locks.YOUNG
         os.utime(kept.folder, (old, old))
         locks.clear([tmp_path])
-        job.Kept(tmp_path / "learned.nc", {"seed": 2}, "code", {}).clear()
+        job.Checkpoint(tmp_path / "learned.nc", {"seed": 2}, "code", {}).clear()
         assert list(kept) == ["4-0"]
     os.utime(kept.folder, (old, old))
     locks.clear([tmp_path])
@@ -594,9 +615,15 @@ def test_two_snakemakes_in_one_folder(copy):
     with_study(copy, MINI | {"seed": 6}, "second")
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "1", "--config"]
     both = [
-        subprocess.Popen([*command, f"study={name}"], cwd=copy, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        subprocess.Popen(
+            [*command, f"study={name}"],
+            cwd=copy,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         for name in ("first", "second")
-    ]  # fmt: skip
+    ]
     for process in both:
         said = process.communicate(timeout=300)[0]
         assert process.returncode == 0, said
@@ -661,7 +688,7 @@ def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):
 
 
 def test_a_fault_of_ours_keeps_its_traceback(copy):
-    stage = copy / "workflow/scripts/tripartite/stages/attend.py"
+    stage = copy / "workflow/scripts/tripartite/kinds/data/attend.py"
     stage.write_text(
         stage.read_text().replace("    mask = torch", "    1 / 0\n    mask = torch", 1)
     )

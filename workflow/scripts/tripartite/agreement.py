@@ -20,7 +20,8 @@ import xarray as xr
 from scipy.stats import binomtest, t
 
 from tripartite import job
-from tripartite.contracts import CONTRACTS, Breach
+from tripartite.contracts import UserError
+from tripartite.declarations import variables
 
 # The tolerances. float32 is for what is computed in float32, and what is made from float32 data that differ.
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
@@ -68,14 +69,14 @@ class Found(NamedTuple):
 def compare(files: list[Path], folder: Path) -> Found:
     """Compare all files of a study with those of the same names in the folder of another lab.
 
-    Breach if one of ours is missing, or a file is damaged.
+    UserError if one of ours is missing, or a file is damaged.
     """
     ours = {job.key(path): path for path in files if job.is_contract(path)}
     theirs = {
         job.key(path): path for path in sorted(folder.glob("*/*.nc")) if job.is_contract(path)
     }
     if not ours.keys() & theirs.keys():
-        raise Breach(
+        raise UserError(
             f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this study, such as "
             f"{sorted(ours)[0]}; give results of the same study"
         )
@@ -84,9 +85,9 @@ def compare(files: list[Path], folder: Path) -> Found:
     foreign = {}  # what is made of data that differ as their settings do
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
         if not ours[key].is_file():
-            raise Breach(f"{ours[key]}: is missing; run the study first")
+            raise UserError(f"{ours[key]}: is missing; run the study first")
         if key not in theirs:
-            names = CONTRACTS[ours[key].stem]
+            names = variables(ours[key].stem)
             fitted = any(is_fitted(name, names) for name in names)
             found.rows.append(Row(key, "", "missing", np.nan, fitted=fitted))
             continue
@@ -275,11 +276,11 @@ def failures(rows: list[Row]) -> list[Row]:
 
 
 def _check_labels(dataset: xr.Dataset, path: Path) -> None:
-    """Breach if an axis has two equal labels: values could not be set beside each other."""
+    """UserError if an axis has two equal labels: values could not be set beside each other."""
     for dim, index in dataset.indexes.items():
         if not index.is_unique:
             label = _cell(str(index[index.duplicated()][0]))
-            raise Breach(f"{path}: {dim} has the label {label} twice; ask for it again")
+            raise UserError(f"{path}: {dim} has the label {label} twice; ask for it again")
 
 
 def _rank(stem: str) -> int:
@@ -321,16 +322,18 @@ def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
 
 
 def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
-    """An attribute that must be a text, empty where there is none; Breach if it is an array, a number or huge."""
+    """An attribute that must be a text, empty where there is none; UserError if it is an array, a number or huge."""
     text = dataset.attrs.get(key, "")
     if not isinstance(text, str) or len(text) > MOST_LETTERS:
         got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
-        raise Breach(f"{path}: got {got} as its attribute {key}, wanted a text; ask for it again")
+        raise UserError(
+            f"{path}: got {got} as its attribute {key}, wanted a text; ask for it again"
+        )
     return text
 
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
-    """An attribute that holds a mapping as JSON; Breach if it does not, or is nested too deeply to be compared."""
+    """An attribute that holds a mapping as JSON; UserError if it does not, or is nested too deeply to be compared."""
     text = _text(dataset, key, path)
     depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
     try:
@@ -338,7 +341,7 @@ def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
     except ValueError:
         found = None
     if not isinstance(found, dict):
-        raise Breach(f"{path}: its attribute {key} is missing or damaged; ask for it again")
+        raise UserError(f"{path}: its attribute {key} is missing or damaged; ask for it again")
     return found
 
 
@@ -392,22 +395,42 @@ def summary(found: Found, study: str, other: str) -> str:
     elif rest:
         verdict += f" Rows that differ or are missing, and are not judged: {rest}."
     lines = [
-        f"# {study}, beside {_cell(other)}", "",
-        verdict, "",
-        *([f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
-           "is not judged if their settings differ.", ""] if data else []),
-        "| level | means | rows |", "|---|---|---|",
-        *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()), "",
+        f"# {study}, beside {_cell(other)}",
+        "",
+        verdict,
+        "",
+        *(
+            [
+                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
+                "is not judged if their settings differ.",
+                "",
+            ]
+            if data
+            else []
+        ),
+        "| level | means | rows |",
+        "|---|---|---|",
+        *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()),
+        "",
         f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is computed in float32 "
         "or made from float32 data that differ.",
         f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in {len(judged)} variables, "
         "at 5 % for all of them together (Bonferroni over variables, and over the values of each). "
         f"{unlike} differ at 5 % for each alone; of replicates about 5 % do.",
-        *(["Figures, byte by byte: " + ", ".join(f"{n} {level}" for level, n in found.figures.items()) + "."]
-          if found.figures else []),
-        *([f"Only the other has {_several(found.extra)}."] if found.extra else []), "",
-        "## How they were made", "",
-    ]  # fmt: skip
+        *(
+            [
+                "Figures, byte by byte: "
+                + ", ".join(f"{n} {level}" for level, n in found.figures.items())
+                + "."
+            ]
+            if found.figures
+            else []
+        ),
+        *([f"Only the other has {_several(found.extra)}."] if found.extra else []),
+        "",
+        "## How they were made",
+        "",
+    ]
     if found.origins:
         lines += ["| what differs | ours | theirs | files |", "|---|---|---|---|"]
         for (what, *pair), files in list(found.origins.items())[:LONGEST]:

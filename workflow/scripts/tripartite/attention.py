@@ -1,12 +1,22 @@
 """Softmax attention, exactly: what the neuron-astrocyte network is measured against."""
 
+import math
+
+import numpy as np
 import torch
 from torch import Tensor
 
+Array = np.ndarray | Tensor
+
+
 def softmax_attention(
-    q: Tensor, k: Tensor, v: Tensor, mask: Tensor, causal: bool = False,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Tensor,
+    causal: bool = False,
     leak: tuple[float, float] = (0.0, 0.0),
-) -> tuple[Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor]:
     """Return ln Z_t = ln sum_j exp(q_t . k_j) and the output o_t = sum_j exp(q_t . k_j) v_j / Z_t.
 
     Vaswani et al. (2017), eq. 1, with the temperature already in q and k (each d_head^-1/4). A leak
@@ -33,3 +43,10 @@ def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Ten
     now = place[..., :, None] if causal else place[..., -1:, None]  # [..., T or 1, 1]
     age = now - place[..., None, :]  # [..., T or 1, T]
     return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
+
+
+def relative_error(output: Array, exact: Array) -> Array:
+    """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], both tensors or both numpy arrays; NaN where O is 0."""
+    norm = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
+    size = norm(exact)
+    return norm(output - exact) / size if size else size + math.nan

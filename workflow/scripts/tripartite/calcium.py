@@ -377,9 +377,13 @@ def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
     found = []
     for i, x in enumerate(stimulus.tolist()):
         run = solve_ivp(
-            lambda _, y: _slopes(model, y.tolist(), x), (0, seconds), state, method="DOP853",
-            t_eval=[seconds], **TOLERANCE,
-        )  # fmt: skip
+            lambda _, y: _slopes(model, y.tolist(), x),
+            (0, seconds),
+            state,
+            method="DOP853",
+            t_eval=[seconds],
+            **TOLERANCE,
+        )
         state = _finite(
             run.y[:, -1] if run.success else np.full(len(state), np.nan), (i + 1) * seconds
         )

@@ -83,8 +83,13 @@ def rest(m: int, n_last: int) -> State:
 
 
 def protocol(
-    rates_k: Tensor, rates_q: Tensor, v: Tensor, token_seconds: float, read_seconds: float, causal: bool
-) -> list[Period]:  # fmt: skip
+    rates_k: Tensor,
+    rates_q: Tensor,
+    v: Tensor,
+    token_seconds: float,
+    read_seconds: float,
+    causal: bool,
+) -> list[Period]:
     """Write all tokens, then read all; or, causal, write and read one after another.
 
     rates_k and rates_q [T, m], v [T, E], both times in s; no skip connection. ValueError without tokens.
@@ -438,8 +443,9 @@ def _read(state: State, period: Period, constants: Constants) -> State | None:
         )
 
     rise = start * constants.tau_calcium / hears if hears else math.inf
-    times, weights = _panels(seconds, min(constants.tau_hidden, constants.tau_calcium, rise),
-                             constants.tau_last)  # fmt: skip
+    times, weights = _panels(
+        seconds, min(constants.tau_hidden, constants.tau_calcium, rise), constants.tau_last
+    )
     gamma = weights * fast * np.exp(-fast * (seconds - times)) / [calcium(t) for t in times]
     decay = np.exp(-constants.leak_hebbian * times)
     mean_rates = (gamma * decay).sum() * period.rates

@@ -85,9 +85,10 @@ def explain_attention(
     note = "" if free else None
     if "uniform_share" in free:
         simpler = next(
-            name for name, others in EXPLANATIONS.items()
+            name
+            for name, others in EXPLANATIONS.items()
             if set(others) == set(free) - {"uniform_share"}
-        )  # fmt: skip
+        )
         base = explain_attention(target, logits, age, simpler)
         flat = np.ptp(base.log_attention) < 1e-6  # no share can be told from uniform weights
         if base.note or flat:
@@ -164,8 +165,13 @@ def explain_attention(
 
 
 def _search(
-    target: np.ndarray, logits: np.ndarray, age: np.ndarray, base: Fit, scalars: list[str], with_bias: bool
-) -> dict:  # fmt: skip
+    target: np.ndarray,
+    logits: np.ndarray,
+    age: np.ndarray,
+    base: Fit,
+    scalars: list[str],
+    with_bias: bool,
+) -> dict:
     """Values near the highest of the maxima that a descent from several shares finds (L-BFGS-B).
 
     It starts from the fit without share, which is one of the candidates, and from that without bias.
@@ -226,8 +232,13 @@ def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
 
 
 def score(
-    target: np.ndarray, logits: np.ndarray, age: np.ndarray, values: dict, names: list[str], with_bias: bool
-) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    target: np.ndarray,
+    logits: np.ndarray,
+    age: np.ndarray,
+    values: dict,
+    names: list[str],
+    with_bias: bool,
+) -> tuple[np.ndarray, np.ndarray]:
     """Gradient [p] and expected information [p, p]: scalars first, then key biases [N] of mean 0.
 
     With u = d ln P / d parameter, they are sum y u and sum_t n_t sum_j P_tj u u^T, n_t the total of row t.

@@ -137,9 +137,13 @@ FEATURE_MAPS = {
 
 
 def draw_neurons(
-    feature_map: str, weights: np.random.Generator, phases: np.random.Generator, m: int, d_head: int,
+    feature_map: str,
+    weights: np.random.Generator,
+    phases: np.random.Generator,
+    m: int,
+    d_head: int,
     a: float | Tensor = 0.0,
-) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
+) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield weights [n, D] and bias [n] of m neurons in order, about CHUNK at a time, in float64.
 
     a, a number or [D], is the parameter of generalized positive features.

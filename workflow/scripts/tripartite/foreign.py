@@ -62,9 +62,22 @@ FIRST_BYTES = {  # what a file is, and what to do
 }
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 FILTERS = {  # of HDF5, by their registered numbers
-    4: "szip", 5: "nbit", 6: "scaleoffset", 307: "bzip2", 32000: "lzf", 32001: "blosc", 32003: "snappy", 32004: "lz4",
-    32008: "bitshuffle", 32013: "zfp", 32015: "zstd", 32017: "sz", 32024: "sz3", 32026: "blosc2", 32028: "sperr",
-}  # fmt: skip
+    4: "szip",
+    5: "nbit",
+    6: "scaleoffset",
+    307: "bzip2",
+    32000: "lzf",
+    32001: "blosc",
+    32003: "snappy",
+    32004: "lz4",
+    32008: "bitshuffle",
+    32013: "zfp",
+    32015: "zstd",
+    32017: "sz",
+    32024: "sz3",
+    32026: "blosc2",
+    32028: "sperr",
+}
 DAMAGED = f"it is damaged, or has what netCDF does not know; {AGAIN}"
 NO_LIBRARY = 3  # what the child returns where there is no netCDF4
 DAMAGED_VALUES = 4  # and where values cannot be read
@@ -152,9 +165,12 @@ def _child(mode: str, path: str, seconds: int):
     """The process that reads a file, after a look from outside; gone at the end whatever has happened."""
     command = [sys.executable, "-E", "-s", "-P", __file__, mode, path, str(seconds)]
     process = subprocess.Popen(
-        command, env=os.environ | _look(path),
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        command,
+        env=os.environ | _look(path),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         yield process
     finally:
@@ -358,8 +374,10 @@ def _told(dataset, stored: dict, most_mask: int) -> dict:
         return {"faults": faults}
     sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
     origin = {
-        key: str(dataset.getncattr(key)) for key in ("settings", "upstream") if key in dataset.ncattrs()
-    }  # fmt: skip
+        key: str(dataset.getncattr(key))
+        for key in ("settings", "upstream")
+        if key in dataset.ncattrs()
+    }
     return {
         "sizes": sizes,
         "inputs": names,
@@ -531,10 +549,12 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
         dtype = variable.dtype.newbyteorder("=")
         n_bytes += variable.size * dtype.itemsize
         attributes = {
-            key: float(variable.getncattr(key)) for key in ("_FillValue", "missing_value")
-            if key in variable.ncattrs() and np.ndim(variable.getncattr(key)) == 0
+            key: float(variable.getncattr(key))
+            for key in ("_FillValue", "missing_value")
+            if key in variable.ncattrs()
+            and np.ndim(variable.getncattr(key)) == 0
             and np.asarray(variable.getncattr(key)).dtype.kind in "fiu"
-        }  # fmt: skip
+        }
         arrays.append([name, variable.dimensions, variable.shape, dtype.str, attributes])
     seconds = VALUES_SECONDS + n_bytes // BYTES_PER_SECOND
     _limit(seconds)
@@ -630,10 +650,19 @@ def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
     for i in range(_int(call("H5Pget_nfilters", plan))):
         name, flags, config = ctypes.create_string_buffer(64), ctypes.c_uint(), ctypes.c_uint()
         n = ctypes.c_size_t(0)
-        number = _int(call(
-            "H5Pget_filter2", plan, i, ctypes.byref(flags), ctypes.byref(n), None, 64, name,
-            ctypes.byref(config),
-        ))  # fmt: skip
+        number = _int(
+            call(
+                "H5Pget_filter2",
+                plan,
+                i,
+                ctypes.byref(flags),
+                ctypes.byref(n),
+                None,
+                64,
+                name,
+                ctypes.byref(config),
+            )
+        )
         if _int(call("H5Zfilter_avail", number)) <= 0:
             said = name.value.decode("ascii", "replace").split(";")[0]
             filters.append((number, "".join(letter for letter in said if letter.isprintable())))
@@ -660,9 +689,13 @@ def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tupl
     """Where the chunks that the file holds begin, if some are missing."""
     found, n_chunks = [], ctypes.c_uint64()
     kind = ctypes.CFUNCTYPE(
-        ctypes.c_int, ctypes.POINTER(ctypes.c_uint64), ctypes.c_uint, ctypes.c_uint64,
-        ctypes.c_uint64, ctypes.c_void_p,
-    )  # fmt: skip
+        ctypes.c_int,
+        ctypes.POINTER(ctypes.c_uint64),
+        ctypes.c_uint,
+        ctypes.c_uint64,
+        ctypes.c_uint64,
+        ctypes.c_void_p,
+    )
 
     def note(offset, *_):
         found.append(tuple(offset[: len(chunks)]))

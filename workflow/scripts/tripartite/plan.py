@@ -5,6 +5,7 @@ the report hold them against what the files say. Light, because every parse of t
 """
 
 import ast
+import dataclasses
 import functools
 import hashlib
 import json
@@ -12,19 +13,12 @@ import os
 import time
 from pathlib import Path
 
+from . import declarations
 from . import study as study_module
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 PINS = "config/models.txt"
 FIGURE_SUFFIXES = ("svg", "pdf", "png")
-STAGES = {  # of the files of an experiment: the stage that makes each
-    "qkv": "generate", "attention": "attend", "states": "simulate", "fit": "fit",
-    "symmetries": "calibrate", "comparison": "compare", "learned": "learn", "explanation": "explain",
-    "traces": "integrate", "convergence": "converge", "settling": "settle", "readout": "respond",
-    "coupling": "couple", "perturbations": "perturb", "ablation": "ablate", "retention": "retain",
-    "imaging": "image",
-}  # fmt: skip
-
 
 # Code.
 
@@ -62,21 +56,28 @@ def code(*names: str) -> str:
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
 
+@functools.cache
 def stage_code(file: str) -> str:
-    """Digest of the code that makes a file of an experiment, such as "fit"."""
-    return code("stage", f"tripartite/stages/{STAGES[file]}")
+    """Digest of what makes a file of an experiment, such as "fit": its code, and its variables."""
+    declared = declarations.files()[file]
+    contract = {
+        part: {name: dataclasses.astuple(spec) for name, spec in specs.items()}
+        for part, specs in declarations.contract(file).items()
+    }
+    parts = [code("stage", declared.module), contract]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 def figure_code(figure: str) -> str:
-    """Digest of the code that draws a figure."""
-    return code("stage", f"tripartite/figures/{figure}")
+    """Digest of the code that draws a figure; its caption is no part of it."""
+    return code("stage", declarations.figures()[figure].module)
 
 
 # Raw data.
 
 
 @functools.cache
-def pins(root: Path = study_module.SHIPPED) -> dict[str, tuple[str, str]]:
+def pins(root: Path = study_module.WORKFLOW_ROOT) -> dict[str, tuple[str, str]]:
     """Requirement and sha256 of each pinned wheel, by the name of its file without suffix."""
     lines = (root / PINS).read_text(encoding="utf-8").splitlines()
     pairs = [line.split(" --hash=sha256:") for line in lines if line and not line.startswith("#")]
@@ -152,7 +153,7 @@ def data_of(study: dict, name: str) -> dict:
 def stage_files(study: dict, name: str) -> tuple[str, ...]:
     """The files that an experiment makes of its data, without suffix; the last one is drawn."""
     (section,) = study_module.sections(study["experiments"][name])
-    return study_module.SECTIONS[section]
+    return tuple(declarations.kinds()[section].files)
 
 
 def experiment_files(study: dict) -> list[str]:
@@ -176,17 +177,15 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
         return generate_settings(study, name, made, root)
     if file == "attention":
         return attention_settings(study["experiments"][name])
-    if file == "fit":
-        network = study["experiments"][name]["network"]
-        keys = ("feature_map", "order", "leak_hebbian", "leak_presynaptic")
-        return {key: network[key] for key in keys}
-    (section,) = study_module.sections(study["experiments"][name])
-    chosen = study["experiments"][name][section]
-    if file == "ablation":
+    declared = declarations.files()[file]
+    given = study["experiments"][name][declared.kind]
+    if declared.settings is not None:
+        return {key: given[key] for key in declared.settings}
+    if "raw" in declared.reads:
         data = data_of(study, name)
-        inputs = data["inputs"] if chosen["inputs"] == "all" else chosen["inputs"]
-        return {"model": data["model"], **model_settings(data, root), **chosen, "inputs": inputs}
-    return {**chosen, "seed": study["seed"], "source": owner(study, name, "qkv")}
+        inputs = data["inputs"] if given["inputs"] == "all" else given["inputs"]
+        return {"model": data["model"], **model_settings(data, root), **given, "inputs": inputs}
+    return {**given, "seed": study["seed"], "data_of": owner(study, name, "qkv")}
 
 
 def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
@@ -209,7 +208,7 @@ def model_settings(data: dict, root: Path) -> dict:
     """What a pretrained model is called, and the hashes of all that is read of it."""
     hashes = {name: pins()[name][1] for name in wheels(data)}
     hashes |= {path.stem: digest(path) for path in texts(data, root)}
-    model = study_module.MODELS[data["model"]]
+    model = study_module.PRETRAINED[data["model"]]
     return {name: model[name] for name in ("title", "wheel")} | {"sha256": hashes}
 
 
@@ -236,7 +235,8 @@ def own_files(study: dict, root: Path = Path(".")) -> tuple[list[Path], list[str
     """The users' files that a study reads, and the names of those that are not there."""
     files = [
         study_module.own_file(section["data"], root)
-        for section in study["experiments"].values() if "file" in section["data"]
-    ]  # fmt: skip
+        for section in study["experiments"].values()
+        if "file" in section["data"]
+    ]
     there = [file for file in dict.fromkeys(files) if os.path.exists(file)]
     return there, [file.name for file in dict.fromkeys(files) if file not in there]

@@ -33,22 +33,21 @@ from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
 from tripartite import __version__, job, locks
-from tripartite.contracts import Breach
+from tripartite.contracts import UserError
 
 METADATA = "ro-crate-metadata.json"
 MAIN = "workflow/Snakefile"
 CONFIG = "config/config.yaml"
 OWN_INPUTS = "config/inputs/own"  # the user's own files of q, k and v, in an archive
-# What is packed beside results, studies and inputs, which are named one by one: others may be private.
-OWN = (
-    "CITATION.cff", "LICENSE", "README.md", "Snakefile", CONFIG, "config/models.txt",
-    "envs/*.def", "envs/*.txt", "envs/*.yaml", MAIN, "workflow/rules/*.smk", "workflow/schemas/*.yaml",
-    "workflow/scripts/**/*.py", "workflow/profiles/*/*.yaml", "workflow/report/*.rst",
-)  # fmt: skip
+MANIFEST = "workflow/files.txt"  # all files that travel with the workflow
 FORMATS = {
-    ".nc": "application/netcdf", ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png",
-    ".yaml": "application/yaml", ".py": "text/x-python",
-}  # fmt: skip
+    ".nc": "application/netcdf",
+    ".svg": "image/svg+xml",
+    ".pdf": "application/pdf",
+    ".png": "image/png",
+    ".yaml": "application/yaml",
+    ".py": "text/x-python",
+}
 CODE_ID, COMMIT_ID = "#sha256-of-the-workflow's-files", "#git-commit"
 NO_COMMIT = "not known: packed outside a clone"
 PROFILES = {  # beside Workflow RO-Crate, which the library adds
@@ -58,13 +57,29 @@ PROFILES = {  # beside Workflow RO-Crate, which the library adds
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # YAML without quotes
 # What file managers leave behind: nobody wrote it, nothing of it is read.
 JUNK = {
-    "__macosx", ".ds_store", ".localized", ".appledouble", ".spotlight-v100", ".trashes", ".fseventsd", "icon\r",
-    "thumbs.db", "ehthumbs.db", "desktop.ini", ".directory", "@eadir",
-}  # fmt: skip
+    "__macosx",
+    ".ds_store",
+    ".localized",
+    ".appledouble",
+    ".spotlight-v100",
+    ".trashes",
+    ".fseventsd",
+    "icon\r",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    ".directory",
+    "@eadir",
+}
 OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
-    b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ": "xz", b"7z\xbc\xaf": "7z", b"Rar!": "rar",
-    b"\x28\xb5\x2f\xfd": "zstd", b"ustar": "tar",
-}  # fmt: skip
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"7z\xbc\xaf": "7z",
+    b"Rar!": "rar",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"ustar": "tar",
+}
 # Of another lab's archive or folder; more is refused before it is read.
 MOST_BYTES = 20_000_000_000
 MOST_FILES = 20_000
@@ -78,21 +93,21 @@ READ_MEMORY = 4_000_000_000  # of the process that reads them, and ten times the
 
 
 def export(
-    results: list[Path], settings: list[Path], root: Path, archive: Path,
-    own: list[Path] = (), absent: list[str] = (), machine: dict = {},
-) -> None:  # fmt: skip
+    results: list[Path],
+    settings: list[Path],
+    root: Path,
+    archive: Path,
+    own: list[Path] = (),
+    absent: list[str] = (),
+    machine: dict = {},
+) -> None:
     """Pack all results of a study, which are verified, with what made them.
 
     settings: files of config/, of which the last is the study. root: the folder of the workflow. own: the user's
     files of q, k and v; absent: names of those that are not there; machine: settings of config.yaml, of which the
-    archive has the study and the limit of memory. Breach if an own file cannot be packed or was changed.
+    archive has the study and the limit of memory. UserError if an own file cannot be packed or was changed.
     """
-    members = {
-        path.relative_to(root).as_posix(): path
-        for pattern in OWN
-        for path in root.glob(pattern)
-        if not any(part.startswith(".") for part in path.relative_to(root).parts)
-    }
+    members = {name: root / name for name in _own_files(root) if (root / name).is_file()}
     members |= {_below_config(path): path for path in settings}
     members |= {"/".join(("results", *path.parts[-3:])): path for path in results}
     origins = [job.load(path).attrs for path in results if job.is_contract(path)]
@@ -116,8 +131,10 @@ def export(
         f"{archive}: {len(members)} files, {size / 1e6:.1f} MB, sha256 {job.file_digest(archive)}"
     )
     for name in sorted(set(map(own_name, absent))):
-        print(f"{name}: is not there, so that it is not in the archive: its results can be verified, compared and "
-              "drawn, but not computed anew")  # fmt: skip
+        print(
+            f"{name}: is not there, so that it is not in the archive: its results can be verified, compared and "
+            "drawn, but not computed anew"
+        )
     if commit == NO_COMMIT:
         print(
             "the commit of the workflow is not known here, and not in the archive; the SHA-256 of its files are"
@@ -132,7 +149,7 @@ def own_name(path: str) -> str:
 def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
     """The user's own files by their names in the archive.
 
-    Breach if one cannot be read, is not what the results were made from, or has the name of another one, also
+    UserError if one cannot be read, is not what the results were made from, or has the name of another one, also
     where a system takes large and small letters for the same. origins: attributes of the netCDF files.
     """
     found, digests = {}, {}
@@ -142,19 +159,21 @@ def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
             made_from.setdefault(name, set()).add(digest)
     for path in own:
         if not path.is_file():
-            raise Breach(
+            raise UserError(
                 f"{path}: is no file that can be packed; put it back, or take it out of the study"
             )
         digest, name = job.file_digest(path), own_name(path.as_posix())
         if "\\" in path.name or not path.name.isprintable():
-            raise Breach(
+            raise UserError(
                 f"{path}: has a name that not every system can unpack; give it another one and run again"
             )
         if digests.setdefault(name.casefold(), digest) != digest:
-            raise Breach(f"{path}: there is another file of the name {name} in the study, and an archive holds them "
-                         "in one folder; give one of them another name and run again")  # fmt: skip
+            raise UserError(
+                f"{path}: there is another file of the name {name} in the study, and an archive holds them "
+                "in one folder; give one of them another name and run again"
+            )
         if digest not in made_from.get(path.name, {digest}):
-            raise Breach(
+            raise UserError(
                 f"{path}: was changed after the results were made from it; run the study again"
             )
         found[f"{OWN_INPUTS}/{name}"] = path
@@ -267,8 +286,9 @@ def describe(
         crate.license = files["LICENSE"]
     workflow = files[MAIN]
     for identifier, name, value in (
-        (CODE_ID, "sha256 of the workflow's files", _code(checksums)), (COMMIT_ID, "git commit", commit),
-    ):  # fmt: skip
+        (CODE_ID, "sha256 of the workflow's files", _code(checksums)),
+        (COMMIT_ID, "git commit", commit),
+    ):
         said = {"@type": "PropertyValue", "name": name, "value": value}
         workflow.append_to("identifier", crate.add(ContextEntity(crate, identifier, said)))
     for name, versions in sorted(_versions(origins).items()):
@@ -278,12 +298,17 @@ def describe(
     workflow.append_to("softwareRequirements", files["envs/requirements.txt"])
     devices = sorted({attrs["device"] for attrs in origins})
     action = crate.add_action(
-        workflow, "#run",
+        workflow,
+        "#run",
         object=[files[name] for name in members if name == study or name.startswith(OWN_INPUTS)],
         result=[files[name] for name in members if name.startswith("results/")],
-        properties={"@type": "CreateAction", "name": title, "description": f"Device: {', '.join(devices)}",
-                    "actionStatus": "http://schema.org/CompletedActionStatus"},
-    )  # fmt: skip
+        properties={
+            "@type": "CreateAction",
+            "name": title,
+            "description": f"Device: {', '.join(devices)}",
+            "actionStatus": "http://schema.org/CompletedActionStatus",
+        },
+    )
     crate.root_dataset["mentions"] = [action]
     return crate.metadata.generate()
 
@@ -330,8 +355,10 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
     try:
         released = yaml.safe_load(_text(root / "CITATION.cff"))["date-released"]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
-        raise Breach(f"{root / 'CITATION.cff'}: has no date-released, the date of an archive that is packed outside "
-                     "a clone; add it, as 2026-01-31") from error  # fmt: skip
+        raise UserError(
+            f"{root / 'CITATION.cff'}: has no date-released, the date of an archive that is packed outside "
+            "a clone; add it, as 2026-01-31"
+        ) from error
     return NO_COMMIT, str(released)
 
 
@@ -341,21 +368,36 @@ def _commit(root: Path) -> tuple[str, str] | None:
     It is the same whoever asks: settings of the user, dates of files and their modes do not count.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    chosen = {"safe.directory": root.resolve(), "core.fsmonitor": "false", "core.fileMode": "false",
-              "log.showSignature": "false"}  # fmt: skip
+    chosen = {
+        "safe.directory": root.resolve(),
+        "core.fsmonitor": "false",
+        "core.fileMode": "false",
+        "log.showSignature": "false",
+    }
     options = [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
 
     def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", root, *options, *words], capture_output=True, text=True,
-                              env=environment | {"GIT_OPTIONAL_LOCKS": "0"})  # fmt: skip
+        done = subprocess.run(
+            ["git", "-C", root, *options, *words],
+            capture_output=True,
+            text=True,
+            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
+        )
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if not shutil.which("git") or git("rev-parse", "--show-toplevel") != str(root.resolve()):
         return None
-    packed = [f":(glob){pattern}" for pattern in OWN if pattern != CONFIG]
+    packed = [name for name in _own_files(root) if name != CONFIG]
     changed = git("status", "--porcelain", "--untracked-files=all", "--", *packed)
     commit, date = git("rev-parse", "--verify", "HEAD"), git("show", "-s", "--format=%cs", "HEAD")
     return (commit + ", with changes" * bool(changed), date) if commit and date else None
+
+
+def _own_files(root: Path) -> list[str]:
+    """What is packed beside results, studies and inputs, which are named one by one: others may be private."""
+    names = (root / MANIFEST).read_text(encoding="utf-8").split()
+    named = ("config/studies/", "config/inputs/")
+    return [CONFIG, *(name for name in names if not name.startswith(named))]
 
 
 def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
@@ -380,7 +422,7 @@ def _copy(source: BinaryIO, target: BinaryIO | None = None, n_bytes: int = 1 << 
 def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
     """Give another lab's results/STUDY: of a folder as it is, or out of an archive and gone afterwards.
 
-    files: our results, which choose among several studies and say how large theirs may be. Breach of one line if
+    files: our results, which choose among several studies and say how large theirs may be. UserError of one line if
     there is no such thing, if anything about an archive is not as `export` makes it, and if one of their files
     cannot be read.
     """
@@ -394,22 +436,22 @@ def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
                 folder = stack.enter_context(locks.temporary_folder(beside, "other"))
                 results = unpack(other, folder)
             else:
-                raise Breach(
+                raise UserError(
                     f"{other}: is neither a file nor a folder; give an archive made by export, or a folder"
                 )
             if theirs := byte_limits(results, files):
                 read_apart(theirs)
-        except Breach:
+        except UserError:
             raise
         except Exception as error:  # a damaged archive surfaces as almost any error
             remedy = "; it may be truncated or damaged: ask for it again" if folder else ""
             what = " as an archive" if folder else ""
-            raise Breach(f"{other}: cannot be read{what} ({_words(error)}){remedy}") from error
+            raise UserError(f"{other}: cannot be read{what} ({_words(error)}){remedy}") from error
         yield results
-    except Breach as fault:
+    except UserError as fault:
         if not folder:
             raise
-        raise Breach(str(fault).replace(str(folder), str(other))) from fault
+        raise UserError(str(fault).replace(str(folder), str(other))) from fault
     finally:
         stack.close()
 
@@ -423,7 +465,7 @@ def _words(error: Exception) -> str:
 def find_results(other: Path, study: str) -> Path:
     """The folder results/STUDY in a folder that is it, holds it, or is a project or an unpacked archive.
 
-    Breach if there is none, or if there are several of which none is called like our study.
+    UserError if there is none, or if there are several of which none is called like our study.
     """
     os.scandir(other).close()  # a folder that may not be read is told as such
     folders = _listed(other)
@@ -437,17 +479,19 @@ def find_results(other: Path, study: str) -> Path:
             names = ", ".join(repr(folder.name) for folder in found[:3]) + ", ..." * (
                 len(found) > 3
             )
-            raise Breach(
+            raise UserError(
                 f"{other}: holds {len(found)} studies ({names}); give the folder of one of them"
             )
         for folder in found:
             if any(len(_listed(part)) > MOST_FILES for part in (folder, *_listed(folder))):
-                raise Breach(
+                raise UserError(
                     f"{other}: has a folder of more than {MOST_FILES} files in it; give results as they were made"
                 )
             return folder
-    raise Breach(f"{other}: holds no results; give a folder such as results/quick, with "
-                 "<experiment>/fit.nc in it, or an archive made by export")  # fmt: skip
+    raise UserError(
+        f"{other}: holds no results; give a folder such as results/quick, with "
+        "<experiment>/fit.nc in it, or an archive made by export"
+    )
 
 
 def _listed(folder: Path) -> list[Path]:
@@ -467,7 +511,7 @@ def _holds_results(folder: Path) -> bool:
 def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
     """The netCDF files of another lab that ours are compared with, and the most bytes that each may take.
 
-    Breach if one is no file, or is larger.
+    UserError if one is no file, or is larger.
     """
     found = {}
     for mine in filter(job.is_contract, files):
@@ -475,20 +519,22 @@ def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
         if not os.path.lexists(path):
             continue
         if not path.is_file():
-            raise Breach(
+            raise UserError(
                 f"{path}: is no file, or a link to nowhere; give results as they were made"
             )
         found[path] = max(LEAST_BYTES, TIMES_OURS * declared_bytes(mine))
         if (size := path.stat().st_size) > found[path]:
-            raise Breach(f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
-                         f"{TIMES_OURS} times what ours takes")  # fmt: skip
+            raise UserError(
+                f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
+                f"{TIMES_OURS} times what ours takes"
+            )
     return found
 
 
 def read_apart(limits: dict[Path, int]) -> None:
     """Read files of another lab in a process of its own, before they are read in this one.
 
-    Breach if one is damaged, takes more bytes than its limit, or makes the library fail or wait for ever.
+    UserError if one is damaged, takes more bytes than its limit, or makes the library fail or wait for ever.
     """
     script = Path(__file__).parents[1] / "share.py"
     command = [sys.executable, "-E", "-s", script, "read", "--files", *limits]
@@ -504,9 +550,9 @@ def read_apart(limits: dict[Path, int]) -> None:
                 if not line:
                     did = "makes the netCDF library fail"
                     did = did if ready else f"cannot be read within {seconds:.0f} s"
-                    raise Breach(f"{path}: {did}; it may be damaged: ask for it again")
+                    raise UserError(f"{path}: {did}; it may be damaged: ask for it again")
                 if fault := json.loads(line):
-                    raise Breach(fault)
+                    raise UserError(fault)
         finally:
             reader.kill()
 
@@ -527,10 +573,12 @@ def _fault_of(path: Path, limit: int) -> str:
     """What is wrong with a file of another lab, in one line; nothing, as a rule."""
     try:
         if (size := declared_bytes(path)) > limit:
-            return (f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB are read: "
-                    f"{TIMES_OURS} times what ours takes")  # fmt: skip
+            return (
+                f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB are read: "
+                f"{TIMES_OURS} times what ours takes"
+            )
         job.load(path)
-    except Breach as fault:
+    except UserError as fault:
         first, *more = str(fault).splitlines()
         first = "".join(letter if letter.isprintable() else "?" for letter in first)
         first = re.sub(r"; delete (it|the file) and run again$", "; ask for it again", first)
@@ -543,14 +591,14 @@ def _fault_of(path: Path, limit: int) -> str:
 def declared_bytes(path: Path) -> int:
     """Bytes of all variables of a netCDF file by its header, or of one chunk where that is more.
 
-    Breach if it has types that no file of ours has; OSError if it is no netCDF file.
+    UserError if it has types that no file of ours has; OSError if it is no netCDF file.
     """
     total = 0
     with netCDF4.Dataset(path) as data:
         for name, variable in data.variables.items():
             is_text = variable.dtype is str
             if not is_text and not isinstance(variable.datatype, np.dtype):
-                raise Breach(
+                raise UserError(
                     f"{path}: {name[:80]!r} is of a type of its own; ask for the file again"
                 )
             chunk = variable.chunking()
@@ -564,14 +612,14 @@ def declared_bytes(path: Path) -> int:
 def unpack(archive: Path, folder: Path) -> Path:
     """Check every member of an archive, write its results below `folder`, return results/STUDY there.
 
-    What file managers add is ignored, and so is a folder around everything. Breach if it is foreign, damaged, too
+    What file managers add is ignored, and so is a folder around everything. UserError if it is foreign, damaged, too
     large, or has names that lead elsewhere.
     """
     with open(archive, "rb") as file:
         first = file.read(262)
     for start, kind in OTHER_ARCHIVES.items():
         if first.startswith(start) or kind == "tar" and first.endswith(start):
-            raise Breach(
+            raise UserError(
                 f"{archive}: is an archive of another kind ({kind}); unpack it and give its folder"
             )
     with zipfile.ZipFile(archive) as packed:
@@ -580,11 +628,13 @@ def unpack(archive: Path, folder: Path) -> Path:
         size = sum(entries[name].file_size for name in wanted)
         studies = {PurePosixPath(name).parts[1] for name in wanted}
         if len(studies) != 1:
-            raise Breach(f"{archive}: holds results of {len(studies)} studies, wanted one")
+            raise UserError(f"{archive}: holds results of {len(studies)} studies, wanted one")
         free = shutil.disk_usage(folder).free
         if free < size:
-            raise Breach(f"{folder.parent}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB needed to read "
-                         f"{archive}; make room and run again")  # fmt: skip
+            raise UserError(
+                f"{folder.parent}: {free / 1e9:.1f} GB free, {size / 1e9:.1f} GB needed to read "
+                f"{archive}; make room and run again"
+            )
         for name, entry in sorted(entries.items()):
             with contextlib.ExitStack() as stack:
                 source, target = stack.enter_context(packed.open(entry)), None
@@ -592,25 +642,29 @@ def unpack(archive: Path, folder: Path) -> Path:
                     (folder / name).parent.mkdir(parents=True, exist_ok=True)
                     target = stack.enter_context(open(folder / name, "wb"))
                 if _copy(source, target, _block(entry)) != checksums[name]:
-                    raise Breach(f"{archive}: {name!r} differs from its SHA-256 in {METADATA}; ask for "
-                                 "the archive again")  # fmt: skip
+                    raise UserError(
+                        f"{archive}: {name!r} differs from its SHA-256 in {METADATA}; ask for "
+                        "the archive again"
+                    )
     return folder / "results" / studies.pop()
 
 
 def _members(
     packed: zipfile.ZipFile, archive: Path
 ) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str]]:
-    """The members of an archive by their names in the metadata, and their SHA-256; Breach if they are not the same."""
+    """The members of an archive by their names in the metadata, and their SHA-256; UserError if they are not the same."""
     entries = [entry for entry in packed.infolist() if not entry.filename.endswith(("/", "\\"))]
     size = sum(entry.file_size for entry in entries)
     if size > MOST_BYTES or len(entries) > MOST_FILES:
-        raise Breach(
+        raise UserError(
             f"{archive}: would unpack to {len(entries)} files of {size / 1e9:.1f} GB; at most "
             f"{MOST_FILES} of {MOST_BYTES / 1e9:.0f} GB are read"
         )
     for entry in entries:
         if fault := _fault(entry):
-            raise Breach(f"{archive}: {entry.orig_filename[:80]!r} {fault}; nothing was unpacked")
+            raise UserError(
+                f"{archive}: {entry.orig_filename[:80]!r} {fault}; nothing was unpacked"
+            )
     named = [
         (_plain(entry.filename), entry) for entry in entries if not _is_junk(_plain(entry.filename))
     ]
@@ -620,7 +674,7 @@ def _members(
         remedy = (
             f"unpack it and give {inner[0][:80]!r}" if inner else "give an archive made by export"
         )
-        raise Breach(f"{archive}: has no {METADATA}; {remedy}")
+        raise UserError(f"{archive}: has no {METADATA}; {remedy}")
     around = min(tops, key=lambda name: name.count("/")).removesuffix(
         METADATA
     )  # a folder around everything
@@ -630,7 +684,7 @@ def _members(
     found = {name: entry for name, (_, entry) in zip(names, named)}
     checksums = _checksums(packed, found.pop(METADATA), archive)
     if len(found) + 1 < len(names):
-        raise Breach(f"{archive}: has several files of one name; ask for the archive again")
+        raise UserError(f"{archive}: has several files of one name; ask for the archive again")
     unlisted, missing = sorted(found.keys() - checksums), sorted(checksums.keys() - found.keys())
     digests = {}  # of files whose names an archiver wrote in another alphabet
     if len(unlisted) == len(missing):
@@ -643,7 +697,7 @@ def _members(
     for name in sorted(found.keys() ^ checksums.keys()):
         where = f"not listed in {METADATA}" if name in found else "missing"
         shown = name.removeprefix("../")[:80]
-        raise Breach(f"{archive}: {shown!r} is {where}; ask for the archive again")
+        raise UserError(f"{archive}: {shown!r} is {where}; ask for the archive again")
     return found, checksums
 
 
@@ -688,7 +742,7 @@ def _block(entry: zipfile.ZipInfo) -> int:
 def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, str]:
     """SHA-256 of each file by its name, as the metadata have it."""
     if entry.file_size > MOST_METADATA_BYTES:
-        raise Breach(f"{archive}: {METADATA} is larger than {MOST_METADATA_BYTES / 1e6:.0f} MB")
+        raise UserError(f"{archive}: {METADATA} is larger than {MOST_METADATA_BYTES / 1e6:.0f} MB")
     text = io.BytesIO()
     with packed.open(entry) as source:
         _copy(source, text, _block(entry))
@@ -698,7 +752,9 @@ def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
             _plain(unquote(part["@id"])): str(part["sha256"]) for part in graph if "sha256" in part
         }
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Breach(f"{archive}: {METADATA} cannot be read; ask for the archive again") from error
+        raise UserError(
+            f"{archive}: {METADATA} cannot be read; ask for the archive again"
+        ) from error
     if MAIN not in found:
-        raise Breach(f"{archive}: is a crate of another kind; give an archive made by export")
+        raise UserError(f"{archive}: is a crate of another kind; give an archive made by export")
     return found

@@ -63,9 +63,12 @@ def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cluster_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, n_axes: int,
-    rng: np.random.Generator, n_draws: int = 2000,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    n_axes: int,
+    rng: np.random.Generator,
+    n_draws: int = 2000,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
 
     The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are crossed:
@@ -80,12 +83,28 @@ def cluster_bootstrap(
         raise ValueError(f"an interval needs at least 2 clusters, got shape {lengths}")
     fewest = min(n for n in lengths if n > 1)
     draws = np.stack(
-        [statistic(values[np.ix_(*(rng.integers(n, size=n) for n in lengths))])
-         for _ in range(n_draws)]
-    )  # fmt: skip
+        [
+            statistic(values[np.ix_(*(rng.integers(n, size=n) for n in lengths))])
+            for _ in range(n_draws)
+        ]
+    )
     tail = ndtr(-np.sqrt(fewest / (fewest - 1)) * stdtrit(fewest - 1, (1 + LEVEL) / 2))
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return np.asarray(statistic(values)), low, high
+
+
+def cluster_interval(
+    statistic: Callable[[np.ndarray], np.ndarray],
+    values: np.ndarray,
+    n_axes: int,
+    rng: np.random.Generator,
+    n_draws: int = 2000,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """As cluster_bootstrap; where all axes have one cluster, the estimate alone, its ends NaN."""
+    if max(values.shape[:n_axes]) > 1:
+        return cluster_bootstrap(statistic, values, n_axes, rng, n_draws)
+    estimate = np.asarray(statistic(values))
+    return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
 
 
 def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -65,9 +65,14 @@ def log_second_moment(
 
 
 def output_moments(
-    q: Tensor, k: Tensor, v: Tensor, output: Tensor, log_normalizer: Tensor, log_weight: Tensor,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    output: Tensor,
+    log_normalizer: Tensor,
+    log_weight: Tensor,
     a: Tensor | float = 0.0,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What one neuron contributes to the error of the output: scale, covariance, bias, separate trace.
 
     With C as in pairs_of_keys and o the exact output [T, E], for m neurons and to first order in 1 / m

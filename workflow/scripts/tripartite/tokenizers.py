@@ -12,8 +12,16 @@ import unicodedata
 SMILES_TOKEN = re.compile(r"\[[^\[\]]+\]|Br|Cl|>>|%[0-9]{2}|.", re.DOTALL)
 SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused[0-9]+)\]")
 LONGEST_WORD = 100  # characters; BERT reads a longer one as [UNK]
-CJK = [(0x4E00, 0x9FFF), (0x3400, 0x4DBF), (0x20000, 0x2A6DF), (0x2A700, 0x2B73F),
-       (0x2B740, 0x2B81F), (0x2B820, 0x2CEAF), (0xF900, 0xFAFF), (0x2F800, 0x2FA1F)]  # fmt: skip
+CJK = [
+    (0x4E00, 0x9FFF),
+    (0x3400, 0x4DBF),
+    (0x20000, 0x2A6DF),
+    (0x2A700, 0x2B73F),
+    (0x2B740, 0x2B81F),
+    (0x2B820, 0x2CEAF),
+    (0xF900, 0xFAFF),
+    (0x2F800, 0x2FA1F),
+]
 
 
 def wordpiece(text: str, vocab: dict[str, int]) -> list[int]:

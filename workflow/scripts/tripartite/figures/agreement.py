@@ -9,9 +9,13 @@ from matplotlib.figure import Figure
 from tripartite.figures import palette
 
 COLOURS = {
-    "identical": palette.EXACT, "rounding": palette.HEADS[0], "agrees": palette.HEADS[2],
-    "not judged": palette.HEADS[4], "contradicts": palette.LARGE, "missing": palette.HEADS[7],
-}  # fmt: skip
+    "identical": palette.EXACT,
+    "rounding": palette.COLOURS[0],
+    "agrees": palette.COLOURS[2],
+    "not judged": palette.COLOURS[4],
+    "contradicts": palette.LARGE,
+    "missing": palette.COLOURS[7],
+}
 LEAST, MOST = 1e-18, 1e4  # of deviations: those below, as 0, and those beyond stand at the borders
 NO_NUMBER = 1e6
 NAMED = ("not judged", "contradicts")  # of these the variable that differs most is named
@@ -42,14 +46,19 @@ def agreement(rows: list, study: str) -> Figure:
     for kind in kinds:
         worst = max(
             (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level in NAMED),
-            key=lambda row: (NAMED.index(row.level), np.nan_to_num(row.deviation, nan=-1)), default=None,
-        )  # fmt: skip
+            key=lambda row: (NAMED.index(row.level), np.nan_to_num(row.deviation, nan=-1)),
+            default=None,
+        )
         if worst:
             lines = wrap(worst.variable.replace("_", "_ "), 22)
             axis.annotate(
-                "\n".join(line.replace("_ ", "_") for line in lines), (1.01, kinds.index(kind)), va="center", fontsize=6,
-                xycoords=("axes fraction", "data"), annotation_clip=False,
-            )  # fmt: skip
+                "\n".join(line.replace("_ ", "_") for line in lines),
+                (1.01, kinds.index(kind)),
+                va="center",
+                fontsize=6,
+                xycoords=("axes fraction", "data"),
+                annotation_clip=False,
+            )
     figure.get_layout_engine().set(w_pad=0.1)  # inches: the names reach to the border
     axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
     axis.set_xticks(

@@ -17,7 +17,7 @@ WIDEST = 30  # letters of a title above a third of a page
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
 LARGE = "#D55E00"  # many hidden neurons
-HEADS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 STYLE = {
@@ -50,16 +50,45 @@ def apply() -> None:
     matplotlib.rcParams.update(STYLE)
 
 
-def title(axis, source: str, plain: str = "") -> None:
-    """Name a panel in bold, with plain lines below: what sets a network apart, and what is shown."""
-    bold, _, mark = source.partition(", ")
+def title_of(axis, fit, plain: str = "") -> None:
+    """Name a panel by the data of a fit and what sets its network apart; None has no name."""
+    if fit is None:
+        title(axis, "", plain)
+    else:
+        title(axis, fit.attrs["data"], plain, network_words(fit))
+
+
+def title(axis, bold: str, plain: str = "", mark: str = "") -> None:
+    """Name a panel in bold, with plain lines below: a mark, and what is shown."""
     mark = plain_text(mark if len(mark) <= WIDEST else mark.replace(", ", ",\n"))
     lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
     axis.annotate(
-        plain_text(bold), (0, 1), xytext=(0, 6 + 9.5 * len(lines)), xycoords="axes fraction",
-        textcoords="offset points", weight="bold", annotation_clip=False,
-    )  # fmt: skip
+        plain_text(bold),
+        (0, 1),
+        xytext=(0, 6 + 9.5 * len(lines)),
+        xycoords="axes fraction",
+        textcoords="offset points",
+        weight="bold",
+        annotation_clip=False,
+    )
+
+
+def network_words(fit) -> str:
+    """What sets a network apart from plain positive features: its map, order and symmetries."""
+    feature_map = fit.attrs.get("feature_map", "performer")
+    words = [] if feature_map == "performer" else [feature_map.replace("_", " ")]
+    words += ["causal"] if fit.attrs.get("order") == "causal" else []
+    symmetries = fit.attrs.get("symmetries", "").split()
+    centred = [name.removeprefix("center_") for name in symmetries if name != "balance"]
+    changes = [f"{centred[0]} centred" if len(centred) == 1 else "centred"] if centred else []
+    changes += ["balanced"] if "balance" in symmetries else []
+    return ", ".join([*words, *([" and ".join(changes)] if changes else [])])
+
+
+def full_name(fit) -> str:
+    """The data of a fit, with what sets its network apart."""
+    return ", ".join(filter(None, (fit.attrs["data"], network_words(fit))))
 
 
 def mark_empty(figure) -> None:
@@ -88,9 +117,15 @@ def mark_empty(figure) -> None:
                     continue
                 words = "all values are beyond the axes"
         axis.annotate(
-            words, (0.5, 0.5), xycoords="axes fraction", ha="center", va="center", color="0.35",
-            fontsize=6, annotation_clip=False,
-        ).set_in_layout(False)  # fmt: skip
+            words,
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            va="center",
+            color="0.35",
+            fontsize=6,
+            annotation_clip=False,
+        ).set_in_layout(False)
 
 
 def _places(axis) -> Iterator[np.ndarray]:
@@ -124,18 +159,19 @@ def plain_text(text: str) -> str:
 
 
 def labels(fits: dict) -> list[str]:
-    """What each experiment is called in a legend: its source, and its name where another has the same."""
-    sources = [fit.attrs["source"] for fit in fits.values()]
+    """What each experiment is called in a legend: its data and network, and its name where another has the same."""
+    titles = [full_name(fit) for fit in fits.values()]
     return [
-        plain_text(source if sources.count(source) == 1 else f"{source} ({name})")
-        for name, source in zip(fits, sources)
+        plain_text(words if titles.count(words) == 1 else f"{words} ({name})")
+        for name, words in zip(fits, titles)
     ]
 
 
 def head_name(fit, layer: int, head: int) -> str:
     """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
-    (layer_label,), (head_label,) = tick_labels(fit, "layer", [layer]), tick_labels(
-        fit, "head", [head]
+    (layer_label,), (head_label,) = (
+        tick_labels(fit, "layer", [layer]),
+        tick_labels(fit, "head", [head]),
     )
     return f"layer {layer_label}, head {head_label}"
 

@@ -1,0 +1,62 @@
+"""What panels of figures have in common: heads that are drawn, intervals as bars, entries of legends."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import xarray as xr
+from matplotlib import pyplot as plt
+
+from tripartite.figures import palette
+
+
+def spread(things: Sequence, n: int) -> list:
+    """At most n of ordered things, the first and the last among them."""
+    if len(things) <= n:
+        return list(things)
+    return [things[i] for i in np.linspace(0, len(things) - 1, n).round().astype(int)]
+
+
+def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
+    """Places (layer, head) of at most n heads, from the least of the values [layer, head], NaN left out."""
+    run = [(int(a), int(b)) for a, b in np.argwhere(np.isfinite(values))]
+    return spread(sorted(run, key=lambda place: (values[place], place)), n)
+
+
+def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
+    """What the head at a place (layer, head) is called."""
+    return palette.head_name(fit, fit["layer"][place[0]], fit["head"][place[1]])
+
+
+def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Values of a variable, and the lower and upper ends of their intervals."""
+    return fit[name].values, fit[f"{name}_low"].values, fit[f"{name}_high"].values
+
+
+def points(axis, x, triple: tuple, colour: str, marker: str = "o", **look) -> None:
+    """Values with their intervals as bars; an end that is not known has no bar."""
+    middle, low, high = triple
+    sizes = np.nan_to_num([middle - low, high - middle]).clip(0)
+    look = {"markersize": 3, "elinewidth": 0.8, "linestyle": ""} | look
+    axis.errorbar(x, middle, sizes, marker=marker, color=colour, **look)
+
+
+def line(label: str, **look) -> plt.Line2D:
+    """An entry of a legend."""
+    return plt.Line2D([], [], label=label, **look)
+
+
+def mark(label: str, marker: str = "o", **look) -> plt.Line2D:
+    """An entry of a legend, of marks without a line."""
+    return line(label, marker=marker, linestyle="", **{"markersize": 3} | look)
+
+
+def grid(n_panels: int, n_columns: int, size: Callable[[int], tuple[float, float]], **options):
+    """A figure with n_panels axes side by side and in rows, and those axes; others are hidden.
+
+    size gives width and height (inches) for a number of rows.
+    """
+    n_rows = -(-n_panels // n_columns)
+    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size(n_rows), **options)
+    for axis in axes.flat[n_panels:]:
+        axis.set_axis_off()
+    return figure, axes.flat[:n_panels]

@@ -1,0 +1,232 @@
+"""A dataset seen head by head: what every stage that runs networks on heads needs.
+
+`stage.py` makes Heads of q, k, v, their attention and the settings that choose among them. A stage says
+what is done with one Head; `Heads.table` runs it on all chosen heads and puts the numbers to their places
+in the file that the kind declares.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from tripartite.contracts import UserError
+from tripartite.declarations import INTERVAL, axes, files, variables
+from tripartite.features import draw_neurons
+from tripartite.network import Leak, Tokens, read
+from tripartite.streams import stream
+
+SETTINGS = ("heads", "inputs", "calibrated_on", "seed", "data_of")  # taken by Heads, not by stages
+NOT_RUN = {"float64": np.nan, "float32": np.nan, "str": "not run", "bool": False, "int64": -1}
+
+Networks = list[list[tuple[Tensor, Tensor, Tensor]]]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One input as one head reads it: its tokens alone, in float64."""
+
+    name: str
+    q: Tensor  # [T, D]
+    k: Tensor  # [T, D]
+    v: Tensor  # [T, E]
+    log_normalizer: Tensor  # [T], ln Z of softmax attention
+    output: Tensor  # [T, E], of softmax attention
+
+    def tokens(self, device: str = "cpu", one_hot: bool = False) -> Tokens:
+        """What the network is given; with one-hot values its outputs are its attention weights."""
+        v = torch.eye(len(self.k), dtype=torch.float64) if one_hot else self.v
+        log_gain = torch.zeros(len(self.k), dtype=torch.float64)
+        return Tokens(*(x.to(device) for x in (self.q, self.k, v, log_gain)))
+
+
+@dataclass(frozen=True)
+class Head:
+    """One head of one layer, with the inputs that it reads and the random numbers that belong to it."""
+
+    layer: int
+    head: int
+    readings: list[Reading]
+    calibrating: list[Reading]  # inputs to which something is fitted
+    seed: int
+    data_of: str  # the experiment with the data, whose name finds the random numbers
+    device: str
+
+    def stream(self, *names: str | int) -> np.random.Generator:
+        """The random numbers of these names that belong to this head."""
+        return stream(self.seed, self.data_of, *names, self.layer, self.head)
+
+    def neurons(
+        self, draw: int, m: int, feature_map: str = "performer", a: float | Tensor = 0.0
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Weights [n, D] and bias [n] of the first m neurons of a draw: the same in all experiments."""
+        streams = (self.stream(name, draw) for name in ("omega", "phase"))
+        return draw_neurons(feature_map, *streams, m, self.readings[0].q.shape[1], a)
+
+    def networks(
+        self, draw: int, n_features: list[int], one_hot: bool = False, leak: Leak = Leak()
+    ) -> Networks:
+        """ln p, sign of p and output of networks of positive features, [n_features][input]."""
+        tokens = [one.tokens(self.device, one_hot) for one in self.readings]
+        ranges = [(0, m) for m in n_features]
+        found = read(tokens, self.neurons(draw, n_features[-1]), ranges, leak=leak)
+        return [[tuple(x.cpu() for x in one) for one in network] for network in found]
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The chosen heads and inputs of an experiment's data.
+
+    heads is "all" or a list of [layer, head]; inputs is "all", which leaves out those that calibrate, or
+    a list of names. UserError if one of them does not exist.
+    """
+
+    qkv: xr.Dataset
+    attention: xr.Dataset
+    heads: str | list[list[int]] = "all"
+    inputs: str | list[str] = "all"
+    calibrated_on: Sequence[str] = ()
+    seed: int = 0
+    data_of: str = ""
+    device: str = "cpu"
+    workers: int = 1
+    chosen: list[tuple[int, int]] = field(init=False)  # places of the chosen heads
+    names: list[str] = field(init=False)  # of all inputs
+
+    def __post_init__(self) -> None:
+        sizes = self.qkv.sizes
+        every = [(a, b) for a in range(sizes["layer"]) for b in range(sizes["head"])]
+        chosen = every if self.heads == "all" else [(a, b) for a, b in self.heads]
+        for pair in set(chosen) - set(every):
+            raise UserError(
+                f"heads: got {list(pair)}, wanted layers below {sizes['layer']} and heads below "
+                f"{sizes['head']}"
+            )
+        names = [str(name) for name in self.qkv["input"].values]
+        asked = [] if self.inputs == "all" else self.inputs
+        for name in [*asked, *self.calibrated_on]:
+            if name not in names:
+                raise UserError(f"inputs: got {name}, wanted some of {', '.join(names)}")
+        object.__setattr__(self, "chosen", chosen)
+        object.__setattr__(self, "names", names)
+
+    @property
+    def read_inputs(self) -> list[int]:
+        """Places of the inputs that are read."""
+        if self.inputs != "all":
+            return [self.names.index(name) for name in self.inputs]
+        return [i for i, name in enumerate(self.names) if name not in self.calibrated_on]
+
+    @property
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """Layers and heads of the chosen heads, as an index of arrays [..., layer, head]."""
+        layer, head = np.array(self.chosen).T
+        return layer, head
+
+    def stream(self, *names: str | int) -> np.random.Generator:
+        """The random numbers of these names that belong to the data."""
+        return stream(self.seed, self.data_of, *names)
+
+    def n_tokens(self, i: int) -> int:
+        """How many tokens an input has."""
+        return int(self.qkv["mask"].values[i].sum())
+
+    def reading(self, i: int, layer: int, head: int) -> Reading:
+        """The input of place i as a head reads it."""
+        present = self.qkv["mask"].values[i]
+        parts = [
+            torch.from_numpy(dataset[name].values[i, layer, head, present]).double()
+            for dataset, names in (
+                (self.qkv, ("q", "k", "v")),
+                (self.attention, ("log_normalizer", "output")),
+            )
+            for name in names
+        ]
+        return Reading(self.names[i], *parts)
+
+    def head(self, layer: int, head: int) -> Head:
+        """One head, chosen or not."""
+        calibrating = [self.names.index(name) for name in self.calibrated_on]
+        return Head(
+            layer,
+            head,
+            [self.reading(i, layer, head) for i in self.read_inputs],
+            [self.reading(i, layer, head) for i in calibrating],
+            self.seed,
+            self.data_of,
+            self.device,
+        )
+
+    def map(self, one_head: Callable[[Head], object], what: str) -> list:
+        """Results of one_head in the order of `chosen`, with progress; heads run side by side on a CPU."""
+        with ThreadPoolExecutor(self.workers if self.device == "cpu" else 1) as pool:
+            results = pool.map(lambda pair: one_head(self.head(*pair)), self.chosen)
+            return list(progress(results, what, "heads", len(self.chosen)))
+
+    def table(
+        self, file: str, one_head: Callable[[Head], dict], coords: dict, **others: object
+    ) -> xr.Dataset:
+        """Run one_head on every chosen head, and put what it returns to its place.
+
+        one_head returns values by the names of the declared variables, without the axes layer and head:
+        of a variable with an interval, estimate, low and high. Elsewhere numbers are NaN and texts "not
+        run". others are variables of the whole file, coords its axes beside layer, head and input.
+        """
+        results = self.map(one_head, files()[file].stage)
+        return self.dataset(file, self.placed(file, results, coords) | others, coords)
+
+    def placed(self, file: str, results: list[dict], coords: dict) -> dict[str, np.ndarray]:
+        """Results of the chosen heads as arrays of all heads, by the names of variables."""
+        spec = variables(file)
+        lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
+        found: dict[str, np.ndarray] = {}
+        for (layer, head), result in zip(self.chosen, results):
+            for name, value in _ends(file, result).items():
+                dims = spec[name].dims.split()
+                if name not in found:
+                    dtype = object if spec[name].dtype == "str" else spec[name].dtype
+                    shape = [lengths[dim] for dim in dims]
+                    found[name] = np.full(shape, NOT_RUN[spec[name].dtype], dtype=dtype)
+                place = {"layer": layer, "head": head}
+                found[name][tuple(place.get(dim, slice(None)) for dim in dims)] = value
+        return found
+
+    def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
+        """A file of arrays by the names of its variables, estimates with intervals as triples.
+
+        Axes that all data have (input, layer, head) need not be in coords.
+        """
+        spec, along = variables(file), axes(file)
+        known = {name: self.qkv[name].values for name in ("input", "layer", "head")} | coords
+        return xr.Dataset(
+            {name: (spec[name].dims.split(), value) for name, value in _ends(file, values).items()},
+            coords={
+                name: np.asarray(known[name], dtype=object if axis.dtype == "str" else axis.dtype)
+                for name, axis in along.items()
+            },
+            attrs=attrs,
+        )
+
+
+def _ends(file: str, values: dict) -> dict:
+    """Values with (estimate, low, high) of declared intervals under their three names."""
+    found = {}
+    declared = files()[file].variables
+    for name, value in values.items():
+        if name in declared and declared[name].over and isinstance(value, tuple | list):
+            found |= {name + end: one for (end, _), one in zip(INTERVAL, value, strict=True)}
+        else:
+            found[name] = value
+    return found
+
+
+def progress(steps: Iterable, what: str, unit: str, total: int | None = None) -> Iterable:
+    """The steps, with a line of progress every few seconds."""
+    words = "{desc}: {percentage:.0f} % of {total} " + unit
+    words += ", elapsed {elapsed}, about {remaining} left\n"
+    return tqdm(steps, what, total, mininterval=5, maxinterval=5, bar_format=words)

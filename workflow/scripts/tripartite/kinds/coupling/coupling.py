@@ -1,0 +1,156 @@
+"""Do gap junctions between astrocyte processes help or harm?"""
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
+from tripartite.figures import palette
+
+MOST = 4  # panels side by side
+NO_COUPLING = 8  # kappa = 0 stands this factor below the weakest coupling
+SIZES = 4  # numbers of neurons in a panel
+
+
+def coupling(fits: dict[str, xr.Dataset]) -> Figure:
+    """Two panels per experiment and layout: errors of the gain and of the output against the coupling kappa.
+
+    Root mean squares over all heads with 95 % intervals over seeds, the law of the gain, and the best
+    kappa with its interval.
+    """
+    palette.apply()
+    panels = [(fit, str(layout)) for fit in fits.values() for layout in fit["layout"].values]
+    n_columns = 2 if len(panels) < 3 else 3 if len(panels) == 3 else MOST
+    n_columns = min(n_columns, len(panels))
+    n_blocks = -(-len(panels) // n_columns)
+    figure, axes = plt.subplots(
+        2 * n_blocks,
+        n_columns,
+        squeeze=False,
+        figsize=(palette.PAGE if n_columns > 1 else palette.COLUMN, 0.8 + 3.6 * n_blocks),
+    )
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, (fit, layout) in enumerate(panels):
+        block, column = divmod(place, n_columns)
+        upper, lower = axes[2 * block : 2 * block + 2, column]
+        one = fit.sel(layout=layout)
+        palette.title_of(upper, fit, _words(one, layout))
+        draw(upper, one, "gain")
+        draw(lower, one, "output")
+        if column == 0:
+            upper.set_ylabel("gain error, rms of $p_i/Z - 1$")
+            lower.set_ylabel("relative output error")
+    grey = {"color": "0.3", "linewidth": 1}
+    handles = [
+        plt.Line2D(
+            [],
+            [],
+            marker="o",
+            markersize=3,
+            linestyle="",
+            color="0.3",
+            label="networks, bars: 95 % over seeds",
+        ),
+        plt.Line2D([], [], **grey, label="law of the gain error"),
+        plt.Line2D(
+            [], [], linestyle=":", **grey, label="its part that is mixed in from other heads"
+        ),
+        plt.Line2D(
+            [],
+            [],
+            marker="D",
+            markersize=5,
+            markerfacecolor="none",
+            **grey,
+            label="best $\\kappa$, bar: 95 % over seeds",
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2 if n_columns > 1 else 1)
+    return figure
+
+
+def _words(one: xr.Dataset, layout: str) -> str:
+    n_heads = int(one["gain_error_mixing"].notnull().any("point").sum())
+    rows, processes = int(one["rows"]), n_heads * int(one["processes"])
+    size = f"{rows} × {processes // rows} grid" if layout == "grid" else f"chain of {processes}"
+    return f"{n_heads} head{'s' * (n_heads != 1)} on a {size}"
+
+
+def draw(axis, one: xr.Dataset, kind: str) -> None:
+    """kind is gain or output."""
+    axis.set_axis_on()
+    kappa, m = one["strength"].values, one["n_features"].values
+    smallest = kappa[kappa > 0][0]
+    x = np.where(kappa > 0, kappa, smallest / NO_COUPLING)
+    shown = np.unique(np.linspace(0, len(m) - 1, SIZES).round().astype(int))
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(shown)))
+    best = "best_strength" if kind == "gain" else "best_output_strength"
+    heights = []
+    for place, (index, colour) in enumerate(zip(shown, colours)):
+        of_size = one.isel(n_features=index)
+        shifted = x * 1.06 ** (place - len(shown) / 2)
+        middle, low, high = (
+            of_size[f"{kind}_error_all{end}"].values for end in ("", "_low", "_high")
+        )
+        heights += [*middle, *low, *high]
+        label = palette.power(np.log10(m[index]))
+        axis.vlines(shifted, low, high, color=colour, linewidth=0.8)
+        axis.plot(shifted, middle, "o", color=colour, markersize=2.8, label=label)
+        if kind == "gain":
+            law = np.sqrt(np.square(of_size["gain_error_law"]).mean(("layer", "head"))).values
+            axis.plot(x[kappa > 0], law[kappa > 0], color=colour, linewidth=0.9)
+            axis.plot(x[kappa == 0], law[kappa == 0], "_", color=colour, markersize=9)
+        draw_best(axis, of_size, best, x, kappa, middle, colour)
+    if kind == "gain":
+        mixing = np.sqrt(np.square(one["gain_error_mixing"]).mean(("layer", "head"))).values
+        seen = (kappa > 0) & (mixing > 0)
+        axis.plot(x[seen], mixing[seen], ":", color="0.3")
+    axis.set(xscale="log", xlim=(x[0] / 1.6, x[-1] * 1.6))
+    heights = [y for y in heights if np.isfinite(y) and y > 0]
+    if heights:
+        low, high = min(heights) / 1.6, max(heights) * 1.6
+        high *= (high / low) ** (0.35 if kind == "gain" else 0)  # room for the legend
+        axis.set(yscale="log", ylim=(low, high))
+        palette.few_decades(axis)
+        axis.yaxis.set_major_formatter("{x:g}")
+        if kind == "gain" and (one["gain_error_law"] > high).any():
+            axis.annotate("law beyond ↑", (0.02, 0.03), xycoords="axes fraction")
+    decades = 10.0 ** np.arange(np.floor(np.log10(smallest)), np.log10(x[-1]) + 0.01)
+    decades = decades[decades >= smallest * 0.99][:: -(-len(decades) // 3)]
+    zero = [x[0]] if kappa[0] == 0 else []
+    axis.set_xticks([*zero, *decades], [*("0" for _ in zero), *(f"{d:g}" for d in decades)])
+    axis.xaxis.set_minor_locator(NullLocator())
+    if zero:
+        gap = x[0] * NO_COUPLING**0.5
+        axis.plot(
+            [gap],
+            [0],
+            marker=(2, 0, -25),
+            markersize=6,
+            color="black",
+            clip_on=False,
+            transform=axis.get_xaxis_transform(),
+        )
+    axis.set_xlabel("coupling $\\kappa$")
+    if kind == "gain":
+        axis.legend(
+            title="neurons per process",
+            ncols=SIZES,
+            loc="upper right",
+            handletextpad=0,
+            columnspacing=0.4,
+            handlelength=1.2,
+        ).set_in_layout(False)
+
+
+def draw_best(axis, of_size: xr.Dataset, name: str, x, kappa, middle, colour) -> None:
+    """A diamond at the best strength, and a bar for its interval."""
+    best, low, high = (float(of_size[name + end]) for end in ("", "_low", "_high"))
+    if np.isnan(best):
+        return
+    place, *ends = (x[np.abs(kappa - value).argmin()] for value in (best, low, high))
+    height = middle[np.abs(kappa - best).argmin()]
+    axis.plot([place], [height], "D", color=colour, markersize=6, markerfacecolor="none")
+    axis.plot(ends, [height] * 2, color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")

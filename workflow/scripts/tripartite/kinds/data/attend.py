@@ -1,0 +1,38 @@
+"""Standard transformer attention of every head: the reference of everything that follows."""
+
+import numpy as np
+import torch
+import xarray as xr
+from tripartite.attention import softmax_attention
+
+
+def attend(
+    qkv: xr.Dataset,
+    order: str = "bidirectional",
+    leak_hebbian: float = 0.0,
+    leak_presynaptic: float = 0.0,
+) -> xr.Dataset:
+    """Return log_normalizer and output of softmax attention in float64; NaN where no token is.
+
+    order is "bidirectional" or "causal"; the leaks, per token, weigh older keys less.
+    """
+    mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
+    log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
+    output = np.full(qkv["v"].shape, np.nan)
+    for at in np.ndindex(
+        log_normalizer.shape[:3]
+    ):  # one head and input at a time bounds the memory
+        present = mask[at[0]].numpy()
+        q, k, v = (torch.from_numpy(qkv[name].values[at][present]).double() for name in "qkv")
+        everything = torch.ones(len(q), dtype=torch.bool)
+        leak = (leak_hebbian, leak_presynaptic)
+        log_z, o = softmax_attention(q, k, v, everything, order == "causal", leak)
+        log_normalizer[at][present] = log_z.numpy()  # [token(, d_head)]
+        output[at][present] = o.numpy()
+    return xr.Dataset(
+        {
+            "log_normalizer": (qkv["q"].dims[:-1], log_normalizer),
+            "output": (qkv["v"].dims, output),
+        },
+        coords={name: qkv[name] for name in ("input", "layer", "head")},
+    )

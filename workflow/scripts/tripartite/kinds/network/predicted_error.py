@@ -1,0 +1,130 @@
+"""Errors of the attention output: measured against the theory without free parameters."""
+
+from itertools import cycle
+
+import numpy as np
+import xarray as xr
+from matplotlib import pyplot as plt
+from matplotlib.figure import Figure
+from tripartite.figures import palette
+
+LIMITS = (-2.2, 2.2)  # log10 of relative errors
+DEFICIT = (-4, 1)  # log10 of 1 - gain
+PANELS = {
+    "output_error_rms": "The astrocyte pools the neurons\nwhose synapses it scales",
+    "output_error_other_pool_rms": "It pools other neurons\n(broken locality)",
+}
+
+
+def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
+    """One point per network size and head, filled where m > R^2 (of the rms): there the theory must hold.
+
+    Left and middle: rms relative error of the output, predicted from the exact covariance and measured,
+    with 95 % intervals over seeds (where m > R^2). Right: by how much the output is too short.
+    """
+    palette.apply()
+    figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.4))
+    styles = list(zip(fits.values(), cycle(palette.COLOURS), cycle(palette.MARKERS)))
+    for axis, (name, words) in zip(axes, PANELS.items()):
+        beyond = 0
+        axis.plot(LIMITS, LIMITS, color=palette.EXACT, linewidth=0.8, zorder=0)
+        for fit, colour, marker in styles:
+            predicted = fit[f"log10_{name}_closed_form"].values
+            with np.errstate(divide="ignore", invalid="ignore"):
+                middle, low, high = (
+                    np.log10(fit[name + end].values) for end in ("", "_low", "_high")
+                )
+            run = np.isfinite(predicted) & np.isfinite(middle)
+            beyond += int((predicted[run] > LIMITS[1]).sum())
+            gaussian = run & sampled(fit)
+            axis.vlines(
+                predicted[gaussian], low[gaussian], high[gaussian], color=colour, linewidth=0.5
+            )
+            draw(axis, predicted, middle, run, gaussian, colour, marker)
+        axis.set(xlim=LIMITS, ylim=LIMITS, xlabel="log$_{10}$ error, predicted", aspect="equal")
+        axis.set_title(words, loc="left")
+        if beyond:
+            axis.annotate(
+                f"{beyond} beyond →",
+                (0.98, 0.04),
+                xycoords="axes fraction",
+                ha="right",
+                fontsize=6.5,
+            )
+    axes[0].set_ylabel("log$_{10}$ rms error of the output, measured")
+    draw_gain(axes[2], styles)
+    handles = [
+        plt.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3.5, label=label)
+        for label, (_, colour, marker) in zip(palette.labels(fits), styles)
+    ]
+    handles += [
+        plt.Line2D(
+            [], [], color="0.35", marker="o", linestyle="", markersize=3.5, label=r"$m > R^2$"
+        ),
+        plt.Line2D(
+            [],
+            [],
+            color="0.35",
+            marker="o",
+            linestyle="",
+            markersize=3.5,
+            markerfacecolor="none",
+            markeredgewidth=0.5,
+            label="$m < R^2$",
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    return figure
+
+
+def sampled(fit: xr.Dataset) -> np.ndarray:
+    """Where m > R^2, R that of the rms over queries: the fit gives an interval to the measured rms."""
+    return fit["output_error_rms_low"].notnull().values
+
+
+def draw_gain(axis, styles: list) -> None:
+    """1 - gain, on a log axis: what is 0 within its interval is not seen there."""
+    axis.plot(DEFICIT, DEFICIT, color=palette.EXACT, linewidth=0.8, zorder=0)
+    beyond = 0
+    for fit, colour, marker in styles:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            predicted, middle, low, high = (
+                np.log10(1 - fit[name].values)
+                for name in (
+                    "output_gain_closed_form",
+                    "output_gain",
+                    "output_gain_high",
+                    "output_gain_low",
+                )
+            )
+        run = np.isfinite(predicted) & np.isfinite(middle) & np.isfinite(low)
+        beyond += int((predicted[run] > DEFICIT[1]).sum())
+        gaussian = run & sampled(fit)
+        axis.vlines(predicted[gaussian], low[gaussian], high[gaussian], color=colour, linewidth=0.5)
+        draw(axis, predicted, middle, run, gaussian, colour, marker)
+    axis.set(
+        xlim=DEFICIT,
+        ylim=DEFICIT,
+        aspect="equal",
+        xlabel="log$_{10}$ (1 − gain), predicted",
+        ylabel="log$_{10}$ (1 − gain), measured",
+    )
+    axis.set_title("The output is too short:\nattention is flattened", loc="left")
+    if beyond:
+        axis.annotate(
+            f"{beyond} beyond →", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=6.5
+        )
+
+
+def draw(axis, x, y, run, filled, colour, marker) -> None:
+    """Points, filled and hollow ones."""
+    for chosen, face in ((run & ~filled, "none"), (filled, colour)):
+        axis.plot(
+            x[chosen],
+            y[chosen],
+            marker,
+            color=colour,
+            markerfacecolor=face,
+            markersize=2.5,
+            markeredgewidth=0.3,
+        )

@@ -1,0 +1,127 @@
+"""Memory of the large arrays of an experiment, known before any job runs.
+
+What they hold is declared by each kind (`memory` in its kind.yaml):
+
+    data      nothing beside queries, keys, values and the attention of a head
+    networks  outputs of all networks of a head
+    states    the same, and the responses of all heads
+    attention outputs that are attention weights, as wide as there are tokens
+    rates     the firing rates of a whole network at a time
+    training  features of all heads at a time
+
+Light, because every parse of the Snakefile imports it.
+"""
+
+from . import declarations
+from .foreign import SIZES
+
+CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
+BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
+
+# Bytes of an array, what it is, and what to lower.
+Array = tuple[int, str, str]
+
+
+def sizes(settings: dict) -> list[int]:
+    """The numbers of neurons, of sections that have several and of those that have one."""
+    given = settings.get("n_features", [])
+    return [size for size in (given if isinstance(given, list) else [given]) if size]
+
+
+def can_plan(section: str, settings: dict) -> bool:
+    """Whether settings, perhaps without some that have faults, say how large the arrays are."""
+    memory = declarations.kinds()[section].memory
+    if memory in ("data", "rates"):
+        return memory == "data" or bool(sizes(settings))
+    return bool(sizes(settings)) and "n_seeds" in settings
+
+
+def plan(shape: dict[str, int], settings: dict, section: str = "network") -> list[Array]:
+    """Bytes of the large arrays of an experiment, in float64; what each is; what to lower."""
+    inputs, layers, heads, tokens, d_head = (shape[name] for name in SIZES)
+    queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
+    arrays = [
+        (
+            7
+            * 8
+            * inputs
+            * layers
+            * heads
+            * tokens
+            * d_head,  # measured: 57 bytes, in attend and fit
+            f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
+            "the number of inputs or tokens",
+        ),
+        (
+            6 * 8 * tokens**2,
+            f"the attention of one head to one input ({tokens} x {tokens} tokens, 6 copies)",
+            "the number of tokens",
+        ),
+    ]
+    memory = declarations.kinds()[section].memory
+    if memory == "data":
+        return arrays
+    m_all, n_seeds = sizes(settings), settings.get("n_seeds", 1)
+    if memory == "rates":
+        m = m_all[-1] * settings.get("processes_per_head", 1)
+        arrays.append(
+            (
+                6 * 8 * m * (2 * tokens + 2 * d_head),
+                f"the rates and synapses of one head ({m} n_features x {tokens} tokens and {d_head} d_head, 6 copies)",
+                "n_features or the number of tokens",
+            )
+        )
+        return arrays
+    if memory == "training":
+        chosen = settings.get("heads", "all")
+        n_heads = layers * heads if chosen == "all" else len(chosen)
+        rows = "64 queries" if tokens > 64 else f"{tokens} queries"
+        arrays.append(
+            (
+                6 * 8 * n_heads * min(tokens, 64) * tokens * m_all[-1] // 8,
+                f"training ({n_heads} heads x {rows} x {tokens} tokens x {m_all[-1]} n_features)",
+                "n_features or the number of tokens or heads",
+            )
+        )
+        return arrays
+    kind = settings.get("smaller_networks", "nested")
+    m, n_sizes, n_networks = m_all[-1], len(m_all), len(m_all) * n_seeds
+    if kind == "blocks":
+        n_seeds *= m // m_all[0]
+        n_networks = sum(m // size for size in m_all) * settings["n_seeds"]
+    total = sum(m_all) if kind == "disjoint" else m
+    maps = [part.get("feature_map") for part in settings.get("variants", {}).values() if part]
+    whole = "linear" in (
+        *maps,
+        settings.get("feature_map"),
+    )  # its weights are not drawn piece by piece
+    drawn = total if whole else min(total, 2 * CHUNK)
+    one_hot = memory == "attention"
+    width = tokens if one_hot else d_head  # of the values
+    arrays += [
+        (
+            2 * 8 * drawn * d_head,
+            f"the hidden weights of one head ({drawn} n_features x {d_head} d_head, 2 copies)",
+            "n_features",
+        ),
+        (
+            2 * 8 * n_networks * inputs * tokens * width,
+            f"the outputs of one head ({n_networks} networks x {inputs} inputs x {tokens} tokens x "
+            f"{width}, 2 copies)",
+            "n_seeds or the number of n_features, inputs or tokens",
+        ),
+        (
+            4 * max(BLOCK_BYTES, 64 * 8 * tokens),
+            "the firing rates (a block of neurons at a time, 4 copies)",
+            "the number of tokens",
+        ),
+    ]
+    if memory == "states":
+        arrays.append(
+            (
+                6 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
+                f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)",
+                "n_seeds or the number of n_features or inputs",
+            )
+        )
+    return arrays

@@ -1,0 +1,317 @@
+"""What every parse of the Snakefile does: the command line, the checked configuration, input functions.
+
+`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look at the
+command line and the log. Light: no torch, no xarray.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import declarations, memory, plan
+from . import study as study_module
+
+BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
+LEAST_MB = 2000  # asked of a scheduler for any stage
+LOOKING = {"verify", "compare"}  # targets that run no stage
+
+
+def stop(message: object) -> None:
+    """Stop before any job with plain lines: an exception would bring Snakemake's traceback with it."""
+    sys.exit(str(message))
+
+
+# The command line.
+
+
+def command_line(argv: list[str]):
+    """The command line as Snakemake reads it, with its profiles; None where it is not Snakemake's."""
+    from snakemake.cli import parse_args
+
+    if Path(argv[0]).name not in ("snakemake", "__main__.py"):
+        return None
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return parse_args(argv[1:])[1]
+    except (Exception, SystemExit):
+        return None
+
+
+def sends_jobs_away(workflow, line: Callable) -> bool:
+    """Whether jobs go to a cluster: by the executor, as --jobs may also stand beside --cores."""
+    if workflow.remote_exec or workflow.resource_settings.nodes is None:
+        return workflow.remote_exec
+    given = line()
+    return given is None or given.executor not in (None, "local", "dryrun", "touch")
+
+
+def only_looks(line) -> bool:
+    """Whether no stage runs: results are checked, compared or reported, which takes little memory."""
+    if line is None:
+        return False
+    named = {*(line.targets or [""])} <= LOOKING
+    reports = line.report and not line.report_after_run
+    return bool(named or reports or line.unlock or line.summary or line.detailed_summary)
+
+
+def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
+    """The configuration, with texts as they were typed: Snakemake reads study=007 as the number 7."""
+    typed = dict(part.partition("=")[::2] for part in arguments or [])
+    keys = [key for key in ("study", "other") if key in typed and own]
+    return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
+
+
+# Folders and logs.
+
+
+def usable(folder: str) -> bool:
+    """Whether files can be written below a folder, which may still have to be made."""
+    nearest = Path(folder).absolute()
+    while not os.path.lexists(nearest):
+        nearest = nearest.parent
+    return os.path.isdir(nearest) and os.access(nearest, os.W_OK | os.X_OK)
+
+
+def reported_fault(log: str | Path, started: float) -> list[str]:
+    """The lines of a fault at the end of the log of a job of this run; they need no more words."""
+    log = Path(log)
+    if not log.is_file() or log.stat().st_mtime < started:
+        return []
+    lines = log.read_text(errors="replace").splitlines()
+    first = max((i for i, line in enumerate(lines) if line.startswith("error: ")), default=None)
+    return [] if first is None else lines[first:]
+
+
+def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callable:
+    """A filter of Snakemake's log.
+
+    The target of all lists none of its files, and of a job of ours that has reported its fault no command
+    is shown.
+    """
+
+    def calm(record) -> bool:
+        event = getattr(getattr(record, "event", None), "name", "")
+        if own and event == "JOB_INFO" and record.rule_name in ("default", "all"):
+            record.reason, record.input = "its files were made", []
+        if event == "JOB_ERROR" and python in (record.shellcmd or ""):
+            logs = [str(path).split(" (")[0] for path in record.log]
+            faults = [line for log in logs for line in reported_fault(log, started)]
+            if faults:
+                words = faults if cluster else ["told above"]
+                record.rule_msg = "\n".join(filter(None, [record.rule_msg, *words]))
+                record.shellcmd = None
+        pattern = rf"{python} .+ tee (.+)' returned non-zero exit status"
+        command = re.search(pattern, str(record.msg))
+        return not (command and reported_fault(shlex.split(command[1])[0], started))
+
+    return calm
+
+
+# Resources.
+
+
+def doubling(first: int) -> Callable:
+    """A resource that doubles at each retry; used by cluster executors only."""
+    return lambda wildcards, attempt: first * 2 ** (attempt - 1)
+
+
+def memory_mb(arrays: list[memory.Array]) -> int:
+    """Memory to ask for a job with these large arrays, a quarter more than they take together."""
+    return max(LEAST_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
+
+
+# What one parse knows.
+
+
+@dataclass
+class Parsed:
+    """The studies, machine and folders of one parse; methods are input and parameter functions of rules."""
+
+    machine: dict
+    chosen: dict  # the chosen study
+    results: str  # the folder of all results
+    scripts: dict[str, Path]  # files of workflow/scripts by their names
+    studies: dict[str, dict] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.studies[self.name] = self.chosen
+
+    @property
+    def name(self) -> str:
+        """The name of the chosen study."""
+        return self.machine["study"]
+
+    def study(self, name: str) -> dict:
+        """The settings of a study, checked when the first of its files is asked for."""
+        if name not in self.studies:
+            arguments = (name, Path("."), self.machine, self.results)
+            self.studies[name] = checked(study_module.load_study, *arguments)
+        return self.studies[name]
+
+    def named(self, wildcards, kind: str) -> dict:
+        """The study of a file; stops with the known names where it has no such experiment or figure."""
+        study, name = self.study(wildcards.study), getattr(wildcards, kind)
+        known = study[f"{kind}s"]
+        if name not in known:
+            stop(f"{name}: study {wildcards.study} has no {kind} {name}; it has {', '.join(known)}")
+        return study
+
+    def target_fault(self, target: Path) -> str:
+        """Why a file that was asked for belongs to no study, or ""."""
+        if not target.is_relative_to(self.results):
+            return ""
+        parts = target.relative_to(self.results).parts
+        if len(parts) != 3:
+            return ""
+        asked, folder, _ = parts
+        kind, name = ("figure", target.stem) if folder == "figures" else ("experiment", folder)
+        study = self.study(asked)
+        known = study[f"{kind}s"]
+        if name not in known:
+            return f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}"
+        if kind == "experiment" and target.suffix == ".nc":
+            made = ("qkv", "attention", *plan.stage_files(study, name))
+            if target.stem not in made:
+                has = ", ".join(f"{file}.nc" for file in made)
+                return f"{target}: experiment {name} of study {asked} has {has}"
+            owner = plan.owner(study, name, target.stem)
+            if owner != name:
+                there = f"{self.results}/{asked}/{owner}/{target.name}"
+                return f"{target}: {name} shares the data of {owner}; ask for {there}"
+        return ""
+
+    # Input functions.
+
+    def reads(self, *names: str) -> Callable:
+        """The named files, of the experiments that own them; raw stands for the wheels of a model."""
+        from snakemake.io import ancient
+
+        def paths(wildcards) -> list:
+            study = self.named(wildcards, "experiment")
+            if "raw" in names:  # a wheel that only got a new date reruns nothing
+                wheels = plan.wheels(plan.data_of(study, wildcards.experiment))
+                return [ancient(f"<resources>/wheels/{name}.whl") for name in wheels]
+            owners = [plan.owner(study, wildcards.experiment, name) for name in names]
+            folder = f"<results>/{wildcards.study}"
+            return [f"{folder}/{owner}/{name}.nc" for owner, name in zip(owners, names)]
+
+        return paths
+
+    def drawn(self, wildcards) -> list[str]:
+        """The files that a figure shows."""
+        study = self.named(wildcards, "figure")
+        return [
+            f"<results>/{wildcards.study}/{name}/{plan.stage_files(study, name)[-1]}.nc"
+            for name in study["figures"][wildcards.figure]["experiments"]
+        ]
+
+    def study_files(self) -> list[str]:
+        """All results of the chosen study."""
+        files = plan.figure_files(self.chosen) + plan.experiment_files(self.chosen)
+        return [f"<results>/{self.name}/{file}" for file in files]
+
+    def simulated(self, wildcards) -> list:
+        """What a simulation reads; with shards, what they made stands in the place of the attention."""
+        from snakemake.io import flag
+
+        qkv, attention = self.reads("qkv", "attention")(wildcards)
+        shards = self.machine["shards"]
+        if shards == 1:
+            return [qkv, attention]
+        # Snakemake records the set of input files, and runs again where it differs: a flag lets it record
+        # the same files with shards and without, as the result is the same.
+        whole = f"<results>/{wildcards.study}/{wildcards.experiment}/shards/{shards}/states.nc"
+        recorded = attention.replace("<results>", self.results)
+        return [qkv, flag(whole, "sourcecache_entry", recorded)]
+
+    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last run:
+    # where a script or a user's file lies reruns nothing; what is in it stands in `settings` and `code`.
+
+    def script(self, name: str) -> Callable:
+        """The file of a script: repo-relative in a clone, as a command that can be pasted."""
+        path = Path("workflow/scripts") / f"{name}.py"
+        path = path if path.is_file() and path.samefile(self.scripts[name]) else self.scripts[name]
+        return lambda wildcards, input: str(path)
+
+    def settings(self, file: str) -> Callable:
+        """The settings of the stage that makes a file of an experiment, as JSON."""
+        return lambda wildcards: plan.text(
+            plan.settings(
+                self.named(wildcards, "experiment"),
+                wildcards.experiment,
+                file,
+                Path(self.results) / wildcards.study,
+            )
+        )
+
+    def raw_files(self, wildcards, input) -> list[str]:
+        """The files beside wheels from which data are generated: texts of a model, or the user's file."""
+        study = self.named(wildcards, "experiment")
+        data = plan.data_of(study, wildcards.experiment)
+        if "file" in data:
+            return [str(study_module.own_file(data))]
+        return [str(path) for path in plan.texts(data, Path("."))]
+
+    def no_raw_files(self, wildcards, input) -> list[str]:
+        """Of a stage that reads files of the experiment only."""
+        return []
+
+    def gathered(self, wildcards, input) -> str:
+        """The option that names what shards have made, if there are any."""
+        return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""
+
+    def memory(self, wildcards, attempt: int) -> int:
+        """Memory (MB) of a job by the plan of its experiment's arrays, doubled at each retry."""
+        study = self.named(wildcards, "experiment")
+        arrays = study_module.memory_needed(wildcards.experiment, study)
+        return memory_mb(arrays) * 2 ** (attempt - 1)
+
+    def packed(self, shipped: list[Path]) -> list[Path]:
+        """What travels of config/: what is shipped, the inputs that the study reads, and last the study."""
+        files = list(shipped)
+        for name in self.chosen["experiments"]:
+            files += plan.texts(plan.data_of(self.chosen, name), Path("."))
+        folders = [root / "config/studies" for root in (study_module.WORKFLOW_ROOT, Path("."))]
+        return [*files, study_module.find_study(self.name, folders)]
+
+    def other_results(self, wildcards) -> str:
+        """What `other` names; nothing is compared without it."""
+        path = self.machine["other"]
+        if not path:
+            stop(
+                "other: is missing; add the archive or folder to compare with: "
+                "--config other=theirs.zip"
+            )
+        if not Path(path).exists():
+            stop(f"other: {path!r}: there is no such archive or folder")
+        return path
+
+
+def checked(function: Callable, *arguments: object):
+    """Call a check of the configuration; its faults, one line each, stop Snakemake."""
+    try:
+        return function(*arguments)
+    except ValueError as faults:
+        stop(f"The configuration has faults; nothing was run.\n{faults}")
+
+
+def checked_config(config: dict, cluster: bool, own: bool, results: str, line: Callable) -> tuple:
+    """The settings of the machine and of the chosen study; their faults stop Snakemake."""
+    arguments = (config, Path("."), cluster, own, results)
+    try:
+        return study_module.check(*arguments)
+    except ValueError as faults:
+        too_large = "memory_gb allows" in str(faults) and only_looks(line() if own else None)
+        return checked(study_module.check, *arguments, not too_large)
+
+
+def output(file: declarations.File) -> str:
+    """The path of a file that a stage makes."""
+    return f"<results>/{{study}}/{{experiment}}/{file.name}.nc"

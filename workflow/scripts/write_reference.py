@@ -1,0 +1,167 @@
+"""Write what is generated from the declarations of the kinds: python workflow/scripts/write_reference.py
+
+workflow/files.txt                  all files that travel with the workflow
+workflow/schemas/study.schema.yaml  the schema of studies, for editors
+docs/reference.md                   every kind: its settings, the variables of its files, its figures
+README.md                           tables of figures and files, between marks
+
+A test fails while one of them is behind.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+import yaml
+
+from tripartite import declarations, study
+
+ROOT = study.WORKFLOW_ROOT
+TRAVELS = (
+    "CHANGELOG.md",
+    "CITATION.cff",
+    "LICENSE",
+    "README.md",
+    "Snakefile",
+    "config/inputs/*/*",
+    "config/models.txt",
+    "config/studies/*.yaml",
+    "docs/**/*",
+    "envs/*",
+    "workflow/**/*",
+)
+CATEGORIES = ("Random features", "Better features", "Biology")
+BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
+
+
+def manifest() -> str:
+    """All files that travel with the workflow, one a line; results of Python and editors do not."""
+    made = {"workflow/files.txt", "workflow/schemas/study.schema.yaml", "docs/reference.md"}
+    found = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
+    found = {name for name in found if (ROOT / name).is_file() and not _is_litter(name)} | made
+    return "\n".join(sorted(found)) + "\n"
+
+
+def _is_litter(name: str) -> bool:
+    parts = name.split("/")
+    return "own" in parts[:-1] or any(part.startswith((".", "__pycache__")) for part in parts)
+
+
+class Dumper(yaml.SafeDumper):
+    """Without aliases: every key says all of itself."""
+
+    def ignore_aliases(self, data) -> bool:
+        return True
+
+
+def schema() -> str:
+    """The schema of studies."""
+    head = f"# {BY.capitalize()}.\n$schema: https://json-schema.org/draft/2020-12/schema\n"
+    content = study.load_schema("study")
+    return head + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=100, allow_unicode=True)
+
+
+def reference() -> str:
+    """The reference of all kinds in Markdown."""
+    lines = [
+        "# Reference",
+        "",
+        f"Every kind of experiment, {BY}.",
+        "",
+        "An experiment of a study has `data` and one section that says what is done with them. Files lie "
+        "in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A variable with an "
+        "interval has its ends beside it, `name_low` and `name_high` (95 %).",
+    ]
+    kinds = declarations.kinds()
+    first = [kinds["data"], *(kind for kind in _ordered()), kinds["benchmark"]]
+    for kind in first:
+        lines += ["", f"## {kind.name}", "", kind.what]
+        if kind.settings["properties"]:
+            lines += ["", "| setting | default | meaning |", "|---|---|---|"]
+            lines += _settings(kind.settings, "")
+        for file in kind.files.values():
+            lines += ["", f"### {file.name}.nc", ""]
+            reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
+            lines += [f"Made by the stage `{file.stage}`, which reads {reads}.", ""]
+            lines += ["| variable | axes | unit | meaning |", "|---|---|---|---|"]
+            specs = declarations.axes(file.name) | file.variables
+            for name, spec in specs.items():
+                over = f"; interval over {spec.over}" if spec.over else ""
+                dims = ", ".join(spec.dims.split())
+                lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
+        if kind.figures:
+            lines += ["", "| figure | shows |", "|---|---|"]
+            lines += [f"| `{one.name}` | {_cell(one.caption)} |" for one in kind.figures.values()]
+    return "\n".join(lines) + "\n"
+
+
+def _ordered() -> list[declarations.Kind]:
+    """Kinds of experiments by category and name, the network first."""
+    kinds = declarations.experiments().values()
+    known = [*CATEGORIES, *sorted({kind.category for kind in kinds} - {*CATEGORIES})]
+    return sorted(
+        kinds, key=lambda kind: (known.index(kind.category), kind.name != "network", kind.name)
+    )
+
+
+def _settings(schema: dict, prefix: str) -> list[str]:
+    rows = []
+    for key, part in schema["properties"].items():
+        default = "needed" if key in schema.get("required", []) else "none"
+        if "default" in part:
+            text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
+            default = f"`{text.splitlines()[0]}`"
+        rows.append(f"| `{prefix}{key}` | {default} | {_cell(part.get('description', ''))} |")
+        if "properties" in part:
+            rows += _settings(part, f"{prefix}{key}.")
+    return rows
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def figures_table() -> str:
+    """The figures and what each shows."""
+    rows = [
+        f"| `{figure.name}` | {_cell(figure.shows)} |"
+        for kind in _ordered()
+        for figure in kind.figures.values()
+    ]
+    return "\n".join(["| figure | shows |", "|---|---|", *rows])
+
+
+def files_table() -> str:
+    """The kinds of experiments and the files that they make."""
+    rows = [
+        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | {_cell(kind.what)} |"
+        for kind in (declarations.kinds()["data"], *_ordered())
+    ]
+    return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
+
+
+def readme() -> str:
+    """README.md with its tables as they are now."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, table in (("figures", figures_table()), ("files", files_table())):
+        pattern = rf"(<!-- {name}: {BY} -->\n).*?(\n<!-- end of {name} -->)"
+        text, n = re.subn(pattern, lambda m: m[1] + table + m[2], text, flags=re.S)
+        if n != 1:
+            sys.exit(f"README.md: the marks of the table {name} are missing")
+    return text
+
+
+def written() -> dict[str, str]:
+    """What should be in each generated file."""
+    return {
+        "README.md": readme(),
+        "docs/reference.md": reference(),
+        "workflow/files.txt": manifest(),
+        "workflow/schemas/study.schema.yaml": schema(),
+    }
+
+
+if __name__ == "__main__":
+    for name, content in written().items():
+        (ROOT / name).parent.mkdir(exist_ok=True)
+        (ROOT / name).write_text(content, encoding="utf-8")
