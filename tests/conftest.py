@@ -12,7 +12,11 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
 from tripartite import job
+from tripartite.heads import SETTINGS, Heads
+from tripartite.kinds.data.attend import attend
+from tripartite.kinds.data.generate import synthetic
 
 ROOT = Path(__file__).parents[1]
 
@@ -70,6 +74,25 @@ def wheels() -> Path:
         script = ROOT / "workflow/scripts/wheel.py"
         subprocess.run([sys.executable, script, pin, folder / f"{name}.whl"], check=True)
     return folder
+
+
+def random_heads(sigma_squared, n_inputs, absent=(), **settings):
+    """Random q, k, v as generate makes them, without tokens at the places (input, token) of absent."""
+    data = synthetic(sigma_squared, n_inputs, **{"seed": 1, "experiment": "a"} | settings)
+    for place in absent:
+        data["mask"][place] = False
+    for name in "qkv":
+        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
+    return data
+
+
+def run_stage(function, data, settings, exact=None, device="cpu", workers=1, **others):
+    """Call a stage on the heads that settings choose, as stage.py does; exact: its attention.nc."""
+    of_heads = {key: settings[key] for key in SETTINGS if key in settings}
+    exact = attend(data) if exact is None else exact
+    heads = Heads(data, exact, **of_heads, device=device, workers=workers)
+    rest = {key: value for key, value in settings.items() if key not in of_heads}
+    return function(heads=heads, **rest | others)
 
 
 def assert_drawn_alike(draw, fits, folder):

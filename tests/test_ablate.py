@@ -6,8 +6,9 @@ from math import erf, exp, log, sqrt
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, assert_drawn_alike
 from matplotlib import pyplot as plt
+
+from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
 from tripartite import job, transformers
 from tripartite.contracts import UserError

@@ -4,6 +4,7 @@ import json
 
 import pytest
 import yaml
+
 from conftest import ROOT, snakemake
 from test_contracts import qkv
 from test_learn_stage import run as train

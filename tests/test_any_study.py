@@ -18,9 +18,10 @@ import hypothesis
 import netCDF4
 import numpy as np
 import pytest
-import stage
 from hypothesis import strategies as st
 from matplotlib import pyplot
+
+import stage
 from tripartite import job, study
 from tripartite.contracts import UserError
 from tripartite.kinds.readout import respond

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from tripartite.attention import softmax_attention
 
 

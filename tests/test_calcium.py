@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
+
 from tripartite import calcium
 
 MODELS = tuple(calcium.MODELS)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from test_symmetries import draw
 from tripartite.contracts import check
 from tripartite.kinds.data.attend import attend

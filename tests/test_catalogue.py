@@ -5,8 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import tripartite
 import yaml
+
+import tripartite
 from conftest import ROOT
 
 README = (ROOT / "README.md").read_text()

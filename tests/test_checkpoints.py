@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tripartite import pretrained
 from tripartite.checkpoints import read_onnx, read_safetensors, read_torch
 

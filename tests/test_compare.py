@@ -7,6 +7,7 @@ import pytest
 import torch
 import xarray as xr
 from matplotlib import pyplot as plt
+
 from test_stages import attention, qkv  # noqa: F401  (fixtures)
 from tripartite import theory
 from tripartite.contracts import UserError, check

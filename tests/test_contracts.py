@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import xarray as xr
+
 from tripartite.contracts import AXES, CONTRACTS, COORDINATES, UserError, Variable, check, describe
 
 

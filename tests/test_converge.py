@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import assert_drawn_alike
 from matplotlib import pyplot as plt
+
+from conftest import assert_drawn_alike
 from test_learn_stage import with_gaps
 from tripartite import job
 from tripartite.contracts import check, describe

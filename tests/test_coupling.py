@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
+
 from tripartite import job
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette

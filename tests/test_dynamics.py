@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.integrate import quad
+
 from tripartite import dynamics, network
 from tripartite.dynamics import Constants, Diverged, Period, State, exact, runge_kutta, write
 

@@ -5,17 +5,17 @@ import pytest
 import torch
 from matplotlib import pyplot as plt
 from scipy.optimize import minimize
+
 from test_stages import SETTINGS
-from tripartite import job, network
+from tripartite import explanation, job, network
 from tripartite.contracts import check
+from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
 from tripartite.features import draw_neurons
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import synthetic
 from tripartite.kinds.explanation import effective_temperature
 from tripartite.kinds.explanation import explain as stage
-from tripartite import explanation
 from tripartite.kinds.explanation.explain import explain
-from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
 
 N = 24
 RNG = np.random.default_rng(0)

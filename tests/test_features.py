@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.stats import multivariate_normal
+
 from tripartite import network
 from tripartite.features import FEATURE_MAPS, draw_neurons, optimal_a
 from tripartite.network import Hidden, Tokens

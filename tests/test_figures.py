@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
+
 from test_stages import SETTINGS
 from tripartite import job
 from tripartite.contracts import UserError

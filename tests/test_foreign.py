@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+
 from conftest import ROOT
 from test_contracts import qkv
 from tripartite import foreign, job, study

@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from conftest import assert_drawn_alike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
 from scipy.special import bdtr
 from scipy.stats import binom, ttest_1samp
+
+from conftest import assert_drawn_alike
 from tripartite import job
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette

@@ -7,6 +7,7 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
+
 from tripartite import calcium, job
 from tripartite.contracts import UserError, check, describe
 from tripartite.kinds.data.attend import attend

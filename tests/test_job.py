@@ -12,11 +12,12 @@ import sys
 import netCDF4
 import numpy as np
 import pytest
-import stage
 import torch
-from conftest import ROOT
 from matplotlib import pyplot as plt
 from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+import stage
+from conftest import ROOT
 from test_contracts import qkv
 from test_learn_stage import SETTINGS, with_gaps
 from tripartite import job, locks

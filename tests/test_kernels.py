@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import ndtr, owens_t
+
 from test_features import KERNEL, X, Y, assert_moments, estimates, gaussian_mean
 from tripartite import network
 from tripartite.features import FEATURE_MAPS, draw_neurons

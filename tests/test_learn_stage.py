@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
-from conftest import assert_drawn_alike
 from matplotlib import pyplot as plt
+
+from conftest import assert_drawn_alike
 from tripartite import network
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette

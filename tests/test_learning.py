@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from scipy.special import logsumexp
+
 from tripartite.kinds.learned import learning
 from tripartite.kinds.learned.learning import Example
 

@@ -9,6 +9,7 @@ import zipfile
 import pytest
 import xarray as xr
 import yaml
+
 from conftest import ROOT, project, snakemake
 from tripartite import job, sharing
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tripartite import network
 from tripartite.attention import softmax_attention
 from tripartite.features import FEATURE_MAPS, draw_neurons, exponential

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import yaml
-from conftest import ROOT, assert_drawn_alike
 from matplotlib import pyplot as plt
+
+from conftest import ROOT, assert_drawn_alike
 from tripartite import job
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tripartite import network, theory
 from tripartite.perturbations import KINDS, Network, n_lost, survivors
 

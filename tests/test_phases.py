@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import log_ndtr, ndtr
+
 from tripartite import phases
 from tripartite.kinds.network.fit import laws
 from tripartite.statistics import cluster_bootstrap

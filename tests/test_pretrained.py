@@ -10,8 +10,9 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
+
+from conftest import ROOT
 from tripartite import job, pretrained, study
 from tripartite.kinds.data.generate import generate
 from tripartite.pretrained import extract

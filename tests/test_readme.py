@@ -7,6 +7,7 @@ import netCDF4
 import numpy as np
 import torch
 import yaml
+
 from conftest import ROOT
 from tripartite import study
 from tripartite.contracts import check

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ROOT, snakemake
 from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
+
+from conftest import ROOT, snakemake
 from tripartite import job
 from tripartite.about import usage
 from tripartite.study import FIGURES, KINDS

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
+
 from tripartite import calcium, job
 from tripartite.contracts import check, describe
 from tripartite.figures import palette

@@ -3,11 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from conftest import assert_drawn_alike
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.special import softmax
+
+from conftest import assert_drawn_alike
 from tripartite import job, network
 from tripartite.contracts import check, describe
 from tripartite.figures import palette

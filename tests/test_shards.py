@@ -3,6 +3,7 @@
 import pytest
 import xarray as xr
 import yaml
+
 from conftest import ROOT, snakemake
 from tripartite.contracts import UserError
 from tripartite.kinds.network.gather import gather, share

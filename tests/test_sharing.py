@@ -23,13 +23,14 @@ import netCDF4
 import numpy as np
 import pytest
 import scipy.stats
-import share
 import xarray as xr
 import yaml
-from conftest import ROOT, project, snakemake
 from matplotlib import pyplot as plt
 from matplotlib.text import Text
 from rocrate.rocrate import ROCrate
+
+import share
+from conftest import ROOT, project, snakemake
 from test_contracts import qkv
 from test_job import LESS, python
 from test_learn_stage import with_gaps

@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, project
 from packaging.requirements import Requirement
+
+from conftest import ROOT, project
 from test_environment import lock
 from test_workflow import results, with_study
 

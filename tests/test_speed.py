@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 import torch
 import xarray as xr
-from conftest import ROOT
 from matplotlib import pyplot as plt
+
+from conftest import ROOT
 from tripartite.contracts import check
 from tripartite.kinds.benchmark import measure, speed
 from tripartite.kinds.benchmark.measure import CALLS, CURVE, DENOMINATORS, EXACT, OURS, RK4, TREE

@@ -5,6 +5,7 @@ import pytest
 import scipy.stats
 import torch
 import xarray as xr
+
 from test_contracts import qkv as random_qkv
 from tripartite import job, network
 from tripartite.contracts import UserError, check

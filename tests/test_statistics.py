@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tripartite.statistics import cluster_bootstrap, of_median, over_seeds, pooled_correlation
 
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import stats
+
 from tripartite.streams import stream
 
 KNOWN = [0.07457415003704417, -2.1367241220966284, 1.3098883187640986]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+
 from test_integrate import run, with_gaps
 from tripartite import job
 from tripartite.figures import palette

@@ -6,6 +6,7 @@ import zipfile
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tripartite import pretrained
 from tripartite.tokenizers import smiles, wordpiece
 

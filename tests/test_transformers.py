@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
 from PIL import Image
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
+
+from conftest import ROOT
 from tripartite import pretrained, study, transformers
 from tripartite.checkpoints import Node, read_onnx, read_safetensors, read_torch
 from tripartite.tokenizers import smiles, wordpiece

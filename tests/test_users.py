@@ -18,6 +18,7 @@ import netCDF4
 import numpy as np
 import pytest
 import yaml
+
 from conftest import ROOT, project, snakemake
 from test_module import MINI, lab, published, with_github  # noqa: F401 (a fixture)
 from test_workflow import own_file, with_study

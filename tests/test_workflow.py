@@ -16,6 +16,7 @@ import netCDF4
 import numpy as np
 import pytest
 import yaml
+
 from conftest import project, requirements, snakemake
 from tripartite import job, locks
 from tripartite.study import SECTIONS

@@ -15,6 +15,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite import job, pretrained
 from tripartite.contracts import UserError
 from tripartite.perturbations import constant, lagged, towards_mean

@@ -16,6 +16,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite import dynamics, network
 from tripartite.attention import softmax_attention
 from tripartite.kinds.benchmark.peers import PEERS, torchdiffeq_write

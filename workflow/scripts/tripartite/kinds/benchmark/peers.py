@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
+
 from tripartite.dynamics import Constants, Period, State, derivative, rest
 
 Pass = Callable[[], Tensor]

@@ -5,6 +5,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 OURS, LOOP = "ours", "numpy loop, denominators"

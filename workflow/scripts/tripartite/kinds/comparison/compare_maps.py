@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite import symmetries as exact_symmetries
 from tripartite.contracts import UserError
 from tripartite.features import FEATURE_MAPS, draw_neurons

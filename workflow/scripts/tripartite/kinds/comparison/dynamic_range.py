@@ -6,6 +6,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
+
 from tripartite.figures import palette
 
 MOST = 4  # heads of an experiment that fit in a panel

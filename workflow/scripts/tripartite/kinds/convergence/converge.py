@@ -8,6 +8,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite import dynamics
 from tripartite.contracts import UserError
 from tripartite.features import FEATURE_MAPS, draw_neurons

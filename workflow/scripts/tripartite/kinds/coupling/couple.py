@@ -20,6 +20,7 @@ import torch
 import xarray as xr
 from scipy.optimize import minimize_scalar
 from tqdm import tqdm
+
 from tripartite import theory
 from tripartite.contracts import UserError
 from tripartite.features import draw_neurons

@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
+
 from tripartite.figures import palette
 
 MOST = 4  # panels side by side

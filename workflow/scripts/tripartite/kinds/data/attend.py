@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 import xarray as xr
+
 from tripartite.attention import softmax_attention
 
 

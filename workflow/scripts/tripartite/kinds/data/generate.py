@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import xarray as xr
+
 from tripartite import job, pretrained
 from tripartite.contracts import UserError, check
 from tripartite.foreign import NEVER_WRITTEN, is_drawable

@@ -10,6 +10,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite import calcium as calcium_models
 from tripartite.attention import softmax_attention
 from tripartite.contracts import UserError

@@ -5,6 +5,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 MOST = 3  # experiments in a row

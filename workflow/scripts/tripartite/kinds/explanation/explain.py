@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite import phases, theory
 from tripartite.explanation import (
     EXPLANATIONS,

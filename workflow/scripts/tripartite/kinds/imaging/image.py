@@ -21,6 +21,7 @@ import xarray as xr
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite.contracts import UserError
 from tripartite.features import draw_neurons
 from tripartite.kinds.imaging import fluorescence as imaging

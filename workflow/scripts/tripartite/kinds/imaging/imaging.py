@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 HEADS = 4  # drawn, from easy to hard

@@ -9,6 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
+
 from tripartite.contracts import UserError
 from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.kinds.learned import learning

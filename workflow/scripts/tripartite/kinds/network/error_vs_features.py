@@ -7,6 +7,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+
 from tripartite.figures import palette
 from tripartite.kinds.network.trace import simulated_heads
 

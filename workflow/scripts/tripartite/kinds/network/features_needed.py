@@ -6,6 +6,7 @@ import seaborn as sns
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 MOST = 3  # experiments in a row

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy.special import logsumexp
+
 from tripartite import phases, theory
 from tripartite.attention import log_key_weight
 from tripartite.statistics import cluster_bootstrap, over_seeds, pooled_correlation

@@ -1,6 +1,7 @@
 """Put a simulation together that was split into shards of its heads."""
 
 import xarray as xr
+
 from tripartite.contracts import UserError
 
 

@@ -8,6 +8,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from scipy.special import ndtr
+
 from tripartite.figures import palette
 
 SIGMA_SQUARED = (0.1, 200)

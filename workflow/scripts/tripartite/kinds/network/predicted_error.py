@@ -6,6 +6,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 LIMITS = (-2.2, 2.2)  # log10 of relative errors

@@ -4,6 +4,7 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+
 from tripartite.figures import palette
 
 MOST = 4  # heads of an experiment that fit on a page

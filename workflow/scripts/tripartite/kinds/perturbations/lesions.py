@@ -9,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
+
 from tripartite.figures import palette
 
 HEADS = 4  # heads in a panel, from easy to hard

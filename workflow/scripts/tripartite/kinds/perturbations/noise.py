@@ -2,6 +2,7 @@
 
 import xarray as xr
 from matplotlib.figure import Figure
+
 from tripartite.kinds.perturbations.lesions import TOTAL, Panel, dose_responses
 
 COLUMNS = 3

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite.contracts import UserError
 from tripartite.features import draw_neurons
 from tripartite.perturbations import KINDS, Law, Network

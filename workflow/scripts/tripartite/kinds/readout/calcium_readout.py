@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
+
 from tripartite.figures import palette
 
 MOST = 3  # heads shown

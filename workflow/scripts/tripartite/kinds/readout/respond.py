@@ -18,6 +18,7 @@ from collections.abc import Callable
 import numpy as np
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite import calcium
 from tripartite.statistics import cluster_bootstrap
 from tripartite.streams import stream

@@ -15,6 +15,7 @@ synapses that it scales. Leaks are per token here.
 
 import numpy as np
 from scipy.special import logsumexp
+
 from tripartite.explanation import explain_attention
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite.features import draw_neurons
 from tripartite.kinds.retention.leaks import ages, fitted_leak, log_attention, measured_leak
 from tripartite.network import Leak, Tokens, read

@@ -6,15 +6,17 @@ import xarray as xr
 from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from tripartite.figures import palette
 
-MOST = 3  # panels side by side
+from tripartite.figures import palette
+from tripartite.figures.panels import interval, line, mark
+
+MAX_PANELS = 3  # side by side
 NEEDED = {  # what marks the ratio that is needed, on the map
     "ratio_needed_in_all": ("o-", "stale calcium doubles the squared error, bars: 95 % over seeds"),
     "ratio_needed": ("s:", "its gain error alone equals that of the random features"),
 }
 NAMES = {"li_rinzel": "Li–Rinzel", "chi": "ChI"}
-BEYOND = 1e-4  # errors below are not drawn
+MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 
 
 def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
@@ -23,9 +25,11 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
     """
     palette.apply()
     heads = [
-        (fit, pair) for fit in fits.values() for pair in _heads(fit)[: max(1, MOST // len(fits))]
+        (fit, pair)
+        for fit in fits.values()
+        for pair in _heads(fit)[: max(1, MAX_PANELS // len(fits))]
     ]
-    n_columns = min(MOST, len(heads))
+    n_columns = min(MAX_PANELS, len(heads))
     n_blocks = -(-len(heads) // n_columns)
     figure, axes = plt.subplots(
         3 * n_blocks,
@@ -58,47 +62,33 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
         aspect=25,
         label="relative output error",
     )
+    outline = [patheffects.withStroke(linewidth=2.2, foreground="black")]
     handles = [
-        plt.Line2D(
-            [],
-            [],
+        line(
+            words,
             color="white",
             markersize=3.5,
             marker=look[0],
             linestyle=look[1:],
-            label=label,
-            path_effects=[patheffects.withStroke(linewidth=2.2, foreground="black")],
+            path_effects=outline,
         )
-        for look, label in NEEDED.values()
+        for look, words in NEEDED.values()
     ]
     grey = {"color": "0.3", "linewidth": 1}
+    fast = "fast limit $e^{-T_r/\\tau_p}\\,\\sqrt{2(1-\\rho_1)}$ sd(ln $Z$)"
     handles += [
-        plt.Line2D(
-            [],
-            [],
-            marker="o",
-            markersize=3,
-            linestyle="",
-            color=palette.COLOURS[0],
-            label="exact network, bars: 95 % over inputs",
-        ),
-        plt.Line2D([], [], **grey, label="law from the correlations of ln $Z$"),
-        plt.Line2D(
-            [],
-            [],
-            linestyle="--",
-            **grey,
-            label="fast limit $e^{-T_r/\\tau_p}\\,\\sqrt{2(1-\\rho_1)}$ sd(ln $Z$)",
-        ),
-        plt.Line2D([], [], linestyle=":", **grey, label="slow limit sd(ln $Z$)"),
+        mark("exact network, bars: 95 % over inputs", color=palette.COLOURS[0]),
+        line("law from the correlations of ln $Z$", **grey),
+        line(fast, linestyle="--", **grey),
+        line("slow limit sd(ln $Z$)", linestyle=":", **grey),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if n_columns > 1 else 1)
     return figure
 
 
 def _heads(fit: xr.Dataset) -> list[dict[str, int]]:
-    """Heads that were run, in order; the first one if none was."""
-    run = fit["total_error"].notnull().any(("point", "n_features")).transpose("layer", "head")
+    """Labels of the heads that were run, in order; those of the first one if none was."""
+    run = fit["total_error"].notnull().any(("ratio", "n_features")).transpose("layer", "head")
     places = np.argwhere(run.values) if run.any() else np.zeros((1, 2), dtype=int)
     return [
         {"layer": int(fit["layer"][a]), "head": int(fit["head"][b])} for a, b in places.tolist()
@@ -119,7 +109,7 @@ def draw_map(axis, fit: xr.Dataset, norm) -> None:
     axis.pcolormesh(*edges, fit["total_error"].values.T, norm=norm, cmap="cividis", rasterized=True)
     outline = [patheffects.withStroke(linewidth=2.2, foreground="black")]
     for name, (look, _) in NEEDED.items():
-        middle, low, high = (fit[name + end].values for end in ("", "_low", "_high"))
+        middle, low, high = interval(fit, name)
         middle = np.maximum(middle, edges[0][0])  # what is smaller stands at the edge
         axis.plot(middle, m, look, color="white", markersize=3.5, path_effects=outline, zorder=4)
         if name == "ratio_needed_in_all":
@@ -134,7 +124,7 @@ def draw_map(axis, fit: xr.Dataset, norm) -> None:
 
 def draw_gain(axis, fit: xr.Dataset) -> None:
     ratio, law = fit["ratio"].values, fit["sd_log_gain_law"].values
-    middle, low, high = (fit[f"sd_log_gain{end}"].values for end in ("", "_low", "_high"))
+    middle, low, high = interval(fit, "sd_log_gain")
     fine = np.geomspace(ratio[0], ratio[-1], 100)
     axis.axhline(float(fit["sd_log_normalizer"]), linestyle=":", color="0.3")
     axis.plot(fine, np.exp(-fine) * float(fit["sd_log_gain_stale_law"]), "--", color="0.3")
@@ -143,8 +133,8 @@ def draw_gain(axis, fit: xr.Dataset) -> None:
     axis.plot(ratio, middle, "o", color=palette.COLOURS[0], markersize=3)
     axis.set(xscale="log", xlim=_edges(ratio)[[0, -1]])
     top = np.nanmax([*law, *high, *middle, 0], initial=0)
-    if top > BEYOND:  # equal queries have no stale gain
-        shown = middle[middle > BEYOND * top]
+    if top > MIN_DRAWN:  # equal queries have no stale gain
+        shown = middle[middle > MIN_DRAWN * top]
         axis.set(yscale="log", ylim=(shown.min() / 2, 2 * top))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
@@ -156,7 +146,7 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     """Reading time at the largest m, a line per model."""
     last = fit.isel(n_features=-1)
     y = np.arange(fit.sizes["model"])[::-1]
-    middle, low, high = (last[f"seconds_needed{end}"].values for end in ("", "_low", "_high"))
+    middle, low, high = interval(last, "seconds_needed")
     axis.hlines(y, low, high, color=palette.COLOURS[1], linewidth=0.9)
     axis.plot(middle, y, "D", color=palette.COLOURS[1], markersize=3)
     axis.set(xscale="log", ylim=(-0.6, len(y) - 0.4))
@@ -175,8 +165,8 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
                 fontsize=6,
             )
     names = [
-        f"{_name(str(model))}, $\\tau$ = {seconds:.2g} s"
-        for model, seconds in zip(fit["model"].values, fit["relaxation_seconds"].values)
+        f"{words}, $\\tau$ = {seconds:.2g} s"
+        for words, seconds in zip(model_words(fit), fit["relaxation_seconds"].values)
     ]
     axis.set_yticks(y, names if labels else [""] * len(y), fontsize=6)
     axis.xaxis.set_major_formatter("{x:g}")
@@ -185,6 +175,10 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     axis.set_xlabel(f"reading time per token\nneeded (s), $m$ = {size}")
 
 
-def _name(model: str) -> str:
-    kind, _, dose = model.partition(" ")
-    return f"{NAMES[kind]}, {dose.replace('uM', 'µM')}" if kind in NAMES else model
+def model_words(fit: xr.Dataset) -> list[str]:
+    """What the models of calcium are called."""
+    names, points = fit["calcium_model"].values, fit["operating_point"].values
+    return [
+        f"{NAMES[name]}, {x:g} µM" if name else str(model)
+        for model, name, x in zip(fit["model"].values, names, points)
+    ]

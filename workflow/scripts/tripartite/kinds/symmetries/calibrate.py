@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import xarray as xr
 from tqdm import tqdm
+
 from tripartite import symmetries, theory
 from tripartite.statistics import cluster_bootstrap, of_median
 from tripartite.streams import stream
