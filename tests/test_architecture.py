@@ -6,11 +6,25 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from conftest import ROOT
+from tripartite import declarations
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "foreign", "job", "sharing"}  # labels and files
-LIGHT = {"foreign", "locks", "plan", "study"}  # read by every parse of the Snakefile
+DOORS = {"about", "agreement", "contracts", "heads", "job", "sharing"}  # labels and files
+LIGHT = {  # read by every parse of the Snakefile
+    "checks",
+    "declarations",
+    "foreign",
+    "locks",
+    "memory",
+    "plan",
+    "snakefile",
+    "strict_yaml",
+    "study",
+    "words",
+}
 HEAVY = {"matplotlib", "netCDF4", "numpy", "pandas", "scipy", "torch", "xarray"}
 
 
@@ -32,25 +46,61 @@ def at_the_top(path: Path) -> set[str]:
     return names | {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
 
 
+def of_ours(path: Path) -> set[str]:
+    """Modules of ours that a file imports, as kinds.settling.lag."""
+    names = {name.removeprefix("tripartite.") for name in imports(path) if "tripartite." in name}
+    return {name for name in names if name.split(".")[0] != "__version__"}
+
+
+def room_of(path: Path) -> str:
+    """light, doors, science, figures, or a kind's checks, stages, figures and science."""
+    name = path.relative_to(PACKAGE)
+    if name.parts[0] != "kinds":
+        if name.parts[0] == "figures":
+            return "figures"
+        return "light" if path.stem in LIGHT else "doors" if path.stem in DOORS else "science"
+    kind = declarations.kinds()[name.parts[1]]
+    stages = {file.stage for file in kind.files.values()} | {"gather"}
+    if path.stem in stages:
+        return "stage"
+    return (
+        "figures" if path.stem in kind.figures else "light" if path.stem == "checks" else "science"
+    )
+
+
 def test_arrows():
     """Stages and figures -> science; science knows nothing of files, labels and Snakemake."""
     for path in PACKAGE.rglob("*.py"):
-        room = path.parent.name if path.parent != PACKAGE else "science"
+        if path.stem == "__init__":
+            continue
+        room = room_of(path)
         tops = {name.split(".")[0] for name in imports(path)}
-        ours = {name.split(".")[1] for name in imports(path) if name.startswith("tripartite.")}
-        assert "snakemake" not in tops, path
-        if path.stem in LIGHT and room == "science":
-            assert ours <= LIGHT, path
+        ours = of_ours(path)
+        first = {name.split(".")[0] for name in ours}
+        if room == "light":
+            assert first <= LIGHT, path
             assert not HEAVY & {name.split(".")[0] for name in at_the_top(path)}, path
-        elif room == "science" and path.stem in DOORS or path.stem == "__init__":
-            assert not ours - DOORS - LIGHT - {"__version__"}, path
+        elif room == "doors":
+            assert not first & {"kinds", "figures"}, path
         elif room == "science":
-            assert not tops & {"xarray", "netCDF4", "pandas", "matplotlib"}, path
-            assert not ours & (DOORS | {"stages", "figures"}), path
+            figures = any(
+                "figures" in name for name in ours
+            )  # what several figures of a kind share
+            assert figures or not tops & {"xarray", "netCDF4", "pandas", "matplotlib"}, path
+            assert not first & DOORS - {"contracts"} or figures, path
         elif room == "figures":
-            assert not tops & {"torch", "netCDF4"} and ours <= {"figures"}, path
-        elif room == "stages":
-            assert "netCDF4" not in tops and not ours & {"stages", "figures"}, path
+            assert not tops & {"torch", "netCDF4"}, path
+            assert first <= {"figures", "kinds"}, path
+        elif room == "stage":
+            assert "netCDF4" not in tops and "figures" not in first, path
+        assert "snakemake" not in tops or path.stem == "snakefile", path
+
+
+def test_kinds_do_not_know_one_another():
+    """What two kinds share stands beside the kinds."""
+    for path in (PACKAGE / "kinds").rglob("*.py"):
+        others = [name for name in of_ours(path) if name.startswith("kinds.")]
+        assert all(name.split(".")[1] == path.parent.name for name in others), path
 
 
 def test_nothing_unsafe():
@@ -62,21 +112,21 @@ def test_nothing_unsafe():
         assert not bad.search(path.read_text()), path
 
 
-def test_every_file_is_registered():
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    registered = set(ast.literal_eval(re.search(r"FILES = (\[.*?\])", text, re.S).group(1)))
-    scripts = ROOT / "workflow/scripts"
-    tree = {path.relative_to(scripts).with_suffix("").as_posix() for path in scripts.rglob("*.py")}
-    assert registered == tree
-
-
-def test_lint_and_format():
-    folder = Path(sys.executable).parent
-    for command in (["snakemake", "--lint"], ["snakefmt", "--check", "."]):
-        done = subprocess.run(
-            [folder / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
+@pytest.mark.parametrize(
+    "command",
+    [
+        "snakemake --lint",
+        "snakefmt --check .",
+        "ruff format --check workflow tests benchmarks",
+        "ruff check workflow tests benchmarks",
+        "mypy",
+    ],
+)
+def test_lint_format_and_types(command):
+    name, *arguments = command.split()
+    program = Path(sys.executable).parent / name
+    done = subprocess.run([program, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_no_machine_paths_in_the_project():

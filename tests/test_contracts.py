@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from tripartite.contracts import AXES, CONTRACTS, COORDINATES, UserError, Variable, check, describe
+from tripartite import contracts
+from tripartite.contracts import UserError, check, describe
+from tripartite.declarations import Variable
 
 
 def qkv(n_tokens=3, **changes):
@@ -31,9 +33,13 @@ def test_text_of_any_kind_and_whole_numbers_can_be_saved(text):
             "age": ("token", np.arange(3)),
         }
     )
-    contract = {"note": Variable("x", "str", "", ""), "age": Variable("token", "float64", "s", "")}
+    contract = {
+        "note": Variable(dims="x", dtype="str", means=""),
+        "age": Variable(dims="token", units="s", means=""),
+    }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(CONTRACTS, "small", contract)
+        patch.setattr(contracts, "variables", {"small": contract}.get)
+        patch.setattr(contracts, "axes", {"small": {}}.get)
         saved = describe(empty, "small")
     assert {type(x) for x in saved["note"].values} == {str} and saved["age"].dtype == np.float64
     assert saved["note"].values.tolist() == ["gone", "", "mixed"]
@@ -71,11 +77,3 @@ def test_values_are_named_where_they_are_bad():
     with pytest.raises(UserError, match="mask: input a has no token") as error:
         check(bad, "qkv", "qkv.nc")
     assert "q: nan" not in str(error.value)
-
-
-def test_axes_have_one_order_and_every_variable_its_words():
-    for variables in [COORDINATES, *CONTRACTS.values()]:
-        for name, spec in variables.items():
-            order = [AXES.index(dim) for dim in spec.dims.split()]
-            assert order == sorted(order), name
-            assert spec.long_name

@@ -16,7 +16,6 @@ from selenium.webdriver.support.wait import WebDriverWait
 from conftest import ROOT, snakemake
 from tripartite import job
 from tripartite.about import usage
-from tripartite.study import FIGURES, KINDS
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
 pytestmark = pytest.mark.skipif(
@@ -139,9 +138,3 @@ def test_the_last_run_counts_and_only_folders_of_the_study(tmp_path):
         (tmp_path / name).write_text(text)
     found = usage([Path("results/x/a"), Path("results/x/figures")], tmp_path)
     assert found == {"simulate": [(2.5, 300, "a"), (1.0, 700, "a")], "draw": [(1.0, 200, "trace")]}
-
-
-def test_every_figure_has_a_caption_and_a_kind():
-    text = (ROOT / "workflow/report/figure.rst").read_text()
-    assert all(f'"{name}": "' in text for name in FIGURES)
-    assert {*KINDS.values()} == {"Random features", "Better features", "Biology"}

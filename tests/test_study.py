@@ -14,7 +14,8 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tripartite import study
+from tripartite import declarations, foreign, memory, strict_yaml, study
+from tripartite.words import SYNONYMS, in_bytes, letters, nearest
 
 PACKAGE = Path(study.__file__).parent
 MACHINE = {"study": "mine", "device": "cpu", "memory_gb": 8}
@@ -25,7 +26,7 @@ ALBERT = {"model": "albert", "inputs": ["wittig"]}
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(study, "SHIPPED", tmp_path)  # nothing travels with the workflow
+    monkeypatch.setattr(study, "WORKFLOW_ROOT", tmp_path)  # nothing travels with the workflow
     (tmp_path / "config/studies").mkdir(parents=True)
     for file in ("reactions/wittig.smi", "reactions/suzuki_coupling.smi", "passages/address.txt"):
         path = tmp_path / "config/inputs" / file
@@ -158,16 +159,16 @@ def test_a_repeated_key_is_a_fault(root):
 def test_what_programs_read_in_different_ways_is_a_fault(tmp_path, text):
     (tmp_path / "x.yaml").write_text(f"{{a: [{text}], {text}: 1}}")
     with pytest.raises(ValueError) as error:
-        study.read(tmp_path / "x.yaml")
+        strict_yaml.read(tmp_path / "x.yaml")
     assert str(error.value).count(f"{text!r} means different things to different programs") == 2
     (tmp_path / "x.yaml").write_text(f"{{a: '{text}', \"{text}\": 1}}")
-    assert study.read(tmp_path / "x.yaml") == {"a": text, text: 1}
+    assert strict_yaml.read(tmp_path / "x.yaml") == {"a": text, text: 1}
 
 
 def test_plain_values_have_the_types_of_yaml_1_2(tmp_path):
     (tmp_path / "x.yaml").write_text("a: [1, -2, 0, 1e-3, .5, true, null, ~, 2023-01-01, y]")
     values = [1, -2, 0, 1e-3, 0.5, True, None, None, "2023-01-01", "y"]
-    assert repr(study.read(tmp_path / "x.yaml")) == repr({"a": values})
+    assert repr(strict_yaml.read(tmp_path / "x.yaml")) == repr({"a": values})
 
 
 @pytest.mark.parametrize(
@@ -183,7 +184,7 @@ def test_plain_values_have_the_types_of_yaml_1_2(tmp_path):
 def test_yaml_beyond_plain_values_is_refused(tmp_path, text, expected):
     (tmp_path / "x.yaml").write_text(text)
     with pytest.raises(ValueError, match=re.escape(expected)):
-        study.read(tmp_path / "x.yaml")
+        strict_yaml.read(tmp_path / "x.yaml")
 
 
 # Keys, types and limits.
@@ -584,19 +585,19 @@ def test_memory_needed_is_the_largest_array():
     data = {"synthetic": {"sigma_squared": [1, 2, 3], "n_inputs": 4, "n_tokens": 64, "d_head": 16}}
     few, many = ({"n_features": [10, m], "n_seeds": 5} for m in (100, 10**6))
     experiments = {"few": {"data": data, "network": few}, "many": {"data": data, "network": many}}
-    n_bytes, what = study.memory_needed("many", {"experiments": experiments})
+    n_bytes, what, _ = study.memory_needed("many", {"experiments": experiments})[0]
     assert n_bytes == 2 * 8 * 2**17 * 16  # they are drawn piece by piece
     assert what == "the hidden weights of one head (131072 n_features x 16 d_head, 2 copies)"
     linear = many | {"feature_map": "linear"}
     experiments["many"] = {"data": data, "network": linear}
-    n_bytes, what = study.memory_needed("many", {"experiments": experiments})
+    n_bytes, what, _ = study.memory_needed("many", {"experiments": experiments})[0]
     assert n_bytes == 2 * 8 * 10**6 * 16
     assert what == "the hidden weights of one head (1000000 n_features x 16 d_head, 2 copies)"
     blocks = few | {"smaller_networks": "blocks"}
     shape = {"inputs": 4, "layers": 1, "heads": 3, "tokens": 64, "d_head": 16}
-    states = [n for n, what, _ in study.memory_plan(shape, blocks) if "states" in what]
+    states = [n for n, what, _ in memory.plan(shape, blocks) if "states" in what]
     assert states == [6 * 8 * 2 * 50 * 4 * 3 * 64]
-    n_bytes, what = study.memory_needed("few", {"experiments": experiments})
+    n_bytes, what, _ = study.memory_needed("few", {"experiments": experiments})[0]
     assert n_bytes == 4 * 2**21
     assert what == "the firing rates (a block of neurons at a time, 4 copies)"
 
@@ -604,17 +605,17 @@ def test_memory_needed_is_the_largest_array():
 def test_heads_are_computed_one_at_a_time_and_planned_so(root):
     """2 inputs of 512 tokens by a model of 7 10^9 weights: all heads fit 8 GB, and so does one."""
     with netCDF4.Dataset(root / "large.nc", "w") as dataset:
-        for dim, size in zip(study.QKV_DIMS, (2, 32, 32, 512, 128)):
+        for dim, size in zip(foreign.DIMS, (2, 32, 32, 512, 128)):
             dataset.createDimension(dim, size)
         for name in "qkv":
-            dataset.createVariable(name, "f4", study.QKV_DIMS)
+            dataset.createVariable(name, "f4", foreign.DIMS)
     large = {"file": "large.nc"}
     for heads in ("all", [[0, 0]]):
         assert faults(root, large, NETWORK | {"heads": heads}) == []
     shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128}
     needed = dict(
         (what.split(" (")[0], n)
-        for n, what, _ in study.memory_plan(shape, {"n_features": [10], "n_seeds": 2})
+        for n, what, _ in memory.plan(shape, {"n_features": [10], "n_seeds": 2})
     )
     assert needed["queries, keys, values and outputs"] == 56 * 2 * 32 * 32 * 512 * 128
     assert needed["the attention of one head to one input"] == 48 * 512**2
@@ -625,9 +626,7 @@ def test_training_is_planned_for_the_chosen_heads():
     every, one = (
         next(
             n
-            for n, what, _ in study.memory_plan(
-                shape, {"n_features": [16], "heads": heads}, "learned"
-            )
+            for n, what, _ in memory.plan(shape, {"n_features": [16], "heads": heads}, "learned")
             if "training" in what
         )
         for heads in ("all", [[0, 0]])
@@ -640,7 +639,7 @@ def test_training_is_planned_for_the_chosen_heads():
     [(5, "5.0 B"), (805306368, "805 MB"), (120 * 10**9, "120 GB"), (10**40, "more than 1000 YB")],
 )
 def test_sizes_are_short(n_bytes, text):
-    assert study._size(n_bytes) == text
+    assert in_bytes(n_bytes) == text
 
 
 def test_what_a_section_cannot_do_with_short_data_or_time_constants_is_told(root):
@@ -672,9 +671,9 @@ def test_what_a_section_cannot_do_with_short_data_or_time_constants_is_told(root
 # A user's file.
 
 
-def write_qkv(path: Path, dtype="f4", names="qkv", length=5, dims=study.QKV_DIMS, format="NETCDF4"):
+def write_qkv(path: Path, dtype="f4", names="qkv", length=5, dims=foreign.DIMS, format="NETCDF4"):
     with netCDF4.Dataset(path, "w", format=format) as dataset:
-        for dim, size in zip(study.QKV_DIMS, (2, 3, 4, length, 6)):
+        for dim, size in zip(foreign.DIMS, (2, 3, 4, length, 6)):
             dataset.createDimension(dim, size)
         for name in names:
             dataset.createVariable(name, dtype, dims)
@@ -761,10 +760,10 @@ def test_faults_of_a_users_file(tmp_path, how, expected):
 
 def test_an_empty_dimension_and_a_bad_mask(tmp_path):
     with netCDF4.Dataset(tmp_path / "my.nc", "w") as dataset:
-        for dim, size in zip(study.QKV_DIMS, (2, 3, 4, None, 6)):
+        for dim, size in zip(foreign.DIMS, (2, 3, 4, None, 6)):
             dataset.createDimension(dim, size)
         for name in "qkv":
-            dataset.createVariable(name, "f4", study.QKV_DIMS)
+            dataset.createVariable(name, "f4", foreign.DIMS)
         dataset.createVariable("mask", "f4", ("token", "input"))
     assert study.file_faults(tmp_path / "my.nc") == [
         "mask: got dims (token, input), wanted (input, token); transpose it",
@@ -817,8 +816,8 @@ KNOWN = {
     "dynamics": SECTION["dynamics"]["properties"],
     "imaging": SECTION["imaging"]["properties"],
     "kinds": SECTION["perturbations"]["properties"]["kinds"]["properties"],
-    "figures": study.FIGURES,
-    "model": list(study.MODELS),
+    "figures": declarations.figures(),
+    "model": list(study.PRETRAINED),
     "map": SECTION["network"]["properties"]["feature_map"]["enum"],
     "dtype": ["float64", "float32", "bfloat16"],
     "order": ["bidirectional", "causal"],
@@ -927,15 +926,15 @@ TYPED = [
 @pytest.mark.parametrize(("where", "typed", "wanted"), TYPED)
 def test_what_was_probably_meant(where, typed, wanted):
     wanted = f"; did you mean {wanted}?" if wanted else ""
-    assert study._nearest(typed, KNOWN[where]) == wanted
+    assert nearest(typed, KNOWN[where]) == wanted
 
 
 def test_synonyms_are_of_names_that_exist():
     """And none of them is a name itself, where it would never be looked up."""
     names = {name for known in KNOWN.values() for name in known}
-    assert set(study.SYNONYMS) <= names
-    for name, others in study.SYNONYMS.items():
-        assert all(study._letters(other) == other != name for other in others)
+    assert set(SYNONYMS) <= names
+    for name, others in SYNONYMS.items():
+        assert all(letters(other) == other != name for other in others)
 
 
 # The machine.
@@ -1127,7 +1126,7 @@ def test_junk_is_a_valid_study_or_gives_faults(root, junk):
             assert re.fullmatch(study.NAME, name)
         assert study.study_faults(result, "again", root, MACHINE) == []
         for name in result["experiments"]:
-            assert study.memory_needed(name, result, root)[0] <= 8e9
+            assert study.memory_needed(name, result, root)[0][0] <= 8e9
 
 
 @given(junk=JUNK | near_studies())
@@ -1147,7 +1146,7 @@ def test_junk_as_machine_raises_only_value_error(root, config):
 
 
 def test_models_are_those_of_the_schema():
-    assert [*study.MODELS] == experiment_schema("data")["model"]["enum"]
+    assert [*study.PRETRAINED] == experiment_schema("data")["model"]["enum"]
 
 
 def test_feature_maps_are_those_of_the_schema():
@@ -1159,17 +1158,13 @@ def test_feature_maps_are_those_of_the_schema():
 def test_maps_and_blocks_are_those_of_the_science():
     from tripartite import features, network
 
-    settings = {name: entry.settings for name, entry in features.FEATURE_MAPS.items()}
-    assert {name: (key,) for name, key in study.MAP_SETTINGS.items()} == {
-        name: keys for name, keys in settings.items() if keys
-    }
-    exponential = [
-        name
-        for name, entry in features.FEATURE_MAPS.items()
-        if entry.activation is features.exponential
-    ]
-    assert [*study.EXPONENTIAL_MAPS] == exponential
-    assert study.CHUNK == features.CHUNK and study.BLOCK_BYTES == network.BLOCK_BYTES
+    declared = declarations.common()["feature_maps"]
+    assert [*declared] == [*features.FEATURE_MAPS]
+    for name, entry in features.FEATURE_MAPS.items():
+        assert tuple(declared[name].get("settings", ())) == entry.settings, name
+        exponential = entry.activation is features.exponential
+        assert declared[name].get("exponential", False) == exponential, name
+    assert memory.CHUNK == features.CHUNK and memory.BLOCK_BYTES == network.BLOCK_BYTES
 
 
 # Other sections than a network.
@@ -1208,17 +1203,17 @@ def test_valid_sections(root, section):
     (name,) = section
     read = study.load_study("mine", root, MACHINE)["experiments"]["a"]
     assert study.sections(read) == [name]
-    assert study.memory_needed("a", {"experiments": {"a": read}}, root)[0] < 1e8
+    assert study.memory_needed("a", {"experiments": {"a": read}}, root)[0][0] < 1e8
 
 
 @pytest.mark.parametrize(
     ("section", "key", "expected"),
     [
-        ({}, "a", f"got none, wanted exactly one of {', '.join(study.SECTIONS)}"),
+        ({}, "a", f"got none, wanted exactly one of {', '.join(declarations.experiments())}"),
         (
             {"network": NETWORK, "learned": LEARNED},
             "a",
-            f"got network and learned, wanted exactly one of {', '.join(study.SECTIONS)}",
+            f"got learned and network, wanted exactly one of {', '.join(declarations.experiments())}",
         ),
         (
             {"symetries": {}, "network": NETWORK},
@@ -1451,26 +1446,6 @@ def test_a_figure_shows_experiments_of_its_kind(root):
     ]
 
 
-def test_sections_are_those_of_the_schema():
-    experiments = study.load_schema("study")["properties"]["experiments"]
-    known = {*experiments["additionalProperties"]["properties"]}
-    assert known == {"data", *study.SECTIONS}
-    figures = study.load_schema("study")["properties"]["figures"]["properties"]
-    assert {*study.FIGURES} == {*figures} and {*study.FIGURES.values()} == {*study.SECTIONS}
-    assert {*study.SETTING_FAULTS} == {*study.SECTIONS}
-
-
-def test_figures_are_those_of_the_schema():
-    stems = {path.stem for path in (PACKAGE / "figures").glob("*.py")}
-    others = {
-        "palette",
-        "speed",
-        "agreement",
-    }  # the look of all; the benchmark's figure, and compare's
-    figures = {stem for stem in stems - others if not stem.startswith("_")}
-    assert figures == {*study.load_schema("study")["properties"]["figures"]["properties"]}
-
-
 def experiment_schema(section: str) -> dict:
     experiments = study.load_schema("study")["properties"]["experiments"]
     return experiments["additionalProperties"]["properties"][section]["properties"]
@@ -1495,5 +1470,5 @@ def test_schemas_are_valid_and_describe_every_key(name):
 
 
 def test_config_yaml_of_the_project_says_the_defaults():
-    shipped = study.read(study.SCHEMAS.parents[1] / "config/config.yaml")
+    shipped = strict_yaml.read(study.SCHEMAS.parents[1] / "config/config.yaml")
     assert shipped == study.complete({}, study.load_schema("config"))

@@ -21,6 +21,7 @@ rule draw:
         device="cpu",
     params:
         stage=HERE.script("stage"),
+        caption=HERE.caption,
         settings="{}",
         code=lambda wildcards: plan.figure_code(wildcards.figure),
     message:

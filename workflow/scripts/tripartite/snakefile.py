@@ -263,6 +263,10 @@ class Parsed:
         """Of a stage that reads files of the experiment only."""
         return []
 
+    def caption(self, wildcards, input) -> str:
+        """The words below a figure in the report: a better caption reruns nothing."""
+        return declarations.figures()[wildcards.figure].caption
+
     def gathered(self, wildcards, input) -> str:
         """The option that names what shards have made, if there are any."""
         return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""

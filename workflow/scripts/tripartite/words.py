@@ -81,9 +81,9 @@ def choices(names: list[str]) -> str:
 def nearest(name: object, known: list[str]) -> str:
     """What of `known` was probably meant: the same letters, a synonym, a part of the name or a slip."""
     text = str(name)[:80]
-    typed, near = _letters(text), []
+    typed, near = letters(text), []
     if typed and len(known) > 1:
-        near = [one for one in known if _letters(one) == typed]
+        near = [one for one in known if letters(one) == typed]
         near = near or [one for one in known if _is_synonym(typed, one)]
         near = near or _slips(typed, known, SURE)
         near = near or [one for one in known if _is_part(text, one)]
@@ -91,7 +91,7 @@ def nearest(name: object, known: list[str]) -> str:
     return f"; did you mean {' or '.join(near)}?" if 0 < len(near) <= MAX_NEAR else ""
 
 
-def _letters(text: str) -> str:
+def letters(text: str) -> str:
     """Small letters and digits alone: Li-Rinzel and li_rinzel are one word, modèle is modele."""
     return re.sub(r"[^a-z0-9]", "", unicodedata.normalize("NFKD", text).casefold())
 
@@ -106,11 +106,11 @@ def _is_part(name: str, known: str) -> bool:
 
     And for what has `known` as its beginning and not much more, as in trace_plot for trace.
     """
-    typed, whole = _letters(name), _letters(known)
+    typed, whole = letters(name), letters(known)
     begins = len(typed) > 2 and whole.startswith(typed)
     begins |= 2 * len(whole) > len(typed) and len(whole) > 3 and typed.startswith(whole)
     words = [
-        {_letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)}
+        {letters(word).rstrip("s") for word in re.split(r"[\W_]+", text)}
         - {"", "n", "num", "number", "of"}
         for text in (name, known)
     ]
@@ -118,7 +118,7 @@ def _is_part(name: str, known: str) -> bool:
 
 
 def _slips(typed: str, known: list[str], share: float) -> list[str]:
-    alike = {one: difflib.SequenceMatcher(None, typed, _letters(one)).ratio() for one in known}
+    alike = {one: difflib.SequenceMatcher(None, typed, letters(one)).ratio() for one in known}
     best = max(alike.values())
     return [one for one in known if alike[one] == best >= share]
 

@@ -1,0 +1,233 @@
+"""The kinds as they declare themselves: complete, true, said once, and generated files as they are now."""
+
+import importlib.util
+import inspect
+import json
+import shutil
+import sys
+
+import pytest
+import yaml
+
+import stage
+from conftest import ROOT
+from tripartite import declarations, plan, study
+from tripartite.heads import SETTINGS
+
+PATHS = sorted(declarations.KINDS.glob("*/kind.yaml"))
+# What the plan adds to the settings that a section has (plan.settings).
+PLANNED = {
+    "generate": {"data", "title", "wheel", "sha256", "seed", "experiment"},
+    "ablate": {"model", "title", "wheel", "sha256"},
+    "attend": {"order", "leak_hebbian", "leak_presynaptic"},
+    "measure": {"seed"},
+}
+
+
+@pytest.fixture(scope="module")
+def reference():
+    spec = importlib.util.spec_from_file_location(
+        "write_reference", ROOT / "workflow/scripts/write_reference.py"
+    )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_generated_files_are_as_declared(reference):
+    command = "python workflow/scripts/write_reference.py"
+    for name, content in reference.written().items():
+        written = (ROOT / name).read_text(encoding="utf-8")
+        assert written == content, f"{name} is behind the declarations: run {command}"
+
+
+@pytest.mark.parametrize("path", PATHS, ids=lambda path: path.parent.name)
+def test_every_kind_is_complete(path):
+    assert [*declarations.faults(path)] == []
+
+
+def test_names_are_unique():
+    kinds = declarations.kinds().values()
+    for part in ("files", "figures"):
+        names = [name for kind in kinds for name in getattr(kind, part)]
+        assert len(names) == len(set(names))
+    stages = [file.stage for kind in kinds for file in kind.files.values()]
+    assert len(stages) == len(set(stages))
+
+
+def test_axes_have_one_order_and_every_variable_its_words():
+    """Own axes first, then the shared ones; axes without coordinates follow their kind's variables."""
+    for name, file in declarations.files().items():
+        axes = [*declarations.axes(name)]
+        for variable, spec in declarations.variables(name).items():
+            order = [axes.index(dim) for dim in spec.dims.split() if dim in axes]
+            assert order == sorted(order), (name, variable)
+            assert spec.means and spec.dtype in declarations.DTYPES
+            assert bool(spec.units) == (spec.dtype not in ("str", "bool")), (name, variable)
+        assert file.does.endswith("."), name
+
+
+STAGES = [file for kind in declarations.kinds().values() for file in kind.files.values()]
+
+
+@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stage)
+def test_every_setting_is_taken_and_no_default_is_said_twice(file):
+    """A key of a declaration that no stage takes would be dropped, and is refused when a stage runs."""
+    parameters = inspect.signature(stage.function_of(file)).parameters
+    section = declarations.kinds()[file.kind].settings["properties"]
+    given = PLANNED.get(file.stage, set())
+    if file.kind not in ("data", "benchmark"):
+        given |= {*(file.settings if file.settings is not None else section)}
+    taken = {*parameters} | ({*SETTINGS} if "heads" in parameters else set())
+    assert given <= taken | ({"inputs"} & {*parameters}), given - taken
+    known = given | {*file.reads, *file.uses, "heads", "peers"}
+    assert {*parameters} <= known, {*parameters} - known
+    if file.kind not in ("data", "benchmark"):
+        for name in {*section} & {*parameters} - {"heads"}:
+            assert parameters[name].default is inspect.Parameter.empty, name
+
+
+def test_a_setting_that_nobody_takes_stops_the_stage():
+    file = declarations.files()["attention"]
+    wanted = inspect.signature(stage.function_of(file)).parameters
+    with pytest.raises(TypeError, match="kinds/data/attend.py: attend does not take extra"):
+        stage.fitting({"qkv": None, "extra": 1}, wanted, file, "")
+
+
+def test_every_figure_of_the_studies_is_declared():
+    for path in (ROOT / "config/studies").glob("*.yaml"):
+        figures = yaml.safe_load(path.read_text())["figures"]
+        assert {*figures} <= {*declarations.figures()}
+    drawn = {name for kind in declarations.experiments().values() for name in kind.figures}
+    default = yaml.safe_load((ROOT / "config/studies/default.yaml").read_text())
+    assert drawn == {*default["figures"]}
+
+
+@pytest.fixture
+def broken(tmp_path, monkeypatch):
+    """A copy of the declarations, and a function that changes one and gives its faults."""
+    folder = shutil.copytree(declarations.KINDS, tmp_path / "kinds")
+
+    def change(old: str, new: str, file: str = "kind.yaml") -> list[str]:
+        path = folder / "settling" / file
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, new, 1))
+        return [*declarations.faults(folder / "settling/kind.yaml")]
+
+    yield change
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "    caption: >-\n",
+            "    word: >-\n",
+            "figures.calcium_speed: 'caption' is a required property",
+        ),
+        (
+            "dims: model, units: umol/L, means",
+            "dims: model, means",
+            "files.settling.variables.operating_point: 'units' is a required property",
+        ),
+        (
+            "stage: settle\n",
+            "stage: settles\n",
+            "files.settling: stage: there is no kinds/settling/settles.py; write it, with a function settles",
+        ),
+        (
+            "  calcium_speed:\n",
+            "  calcium_sped:\n",
+            "figures: calcium_sped: there is no kinds/settling/calcium_sped.py; write it, with a function",
+        ),
+        (
+            "dims: ratio layer head",
+            "dims: rato layer head",
+            "dims: 'rato' is no axis; declare it under axes",
+        ),
+        (
+            "{use: sizes}",
+            "{use: size}",
+            "settings.properties.n_features: use: 'size' is unknown; kinds/common",
+        ),
+        ("category: Biology\n", "", "category: is missing"),
+        ("what: >-", "hwat: >-", "'what' is a required property"),
+        ("files:", "files: [", "cannot be read"),
+    ],
+)
+def test_an_incomplete_kind_is_told_by_file_and_key(broken, old, new, line):
+    found = broken(old, new)
+    assert any(
+        fault.startswith("kinds/settling/kind.yaml: ") and line in fault for fault in found
+    ), found
+
+
+def test_a_module_without_its_function_is_told(broken):
+    found = broken("def settle(", "def settles(", "settle.py")
+    assert found == [
+        "kinds/settling/kind.yaml: files.settling: stage: kinds/settling/settle.py has no function settle"
+    ]
+
+
+def test_digests_hold_the_contract_of_their_kind_alone(monkeypatch, tmp_path):
+    """Another meaning of one variable changes the digest of its file; a caption changes none."""
+
+    def digests():
+        files = {name: plan.stage_code(name) for name in declarations.files()}
+        return files | {f"figure {name}": plan.figure_code(name) for name in declarations.figures()}
+
+    def fresh():
+        for function in (
+            declarations.kinds,
+            declarations.files,
+            declarations.stages,
+            declarations.figures,
+        ):
+            function.cache_clear()
+        for function in (
+            declarations.axes,
+            declarations.variables,
+            declarations.contract,
+            plan.stage_code,
+        ):
+            function.cache_clear()
+        return digests()
+
+    folder = shutil.copytree(declarations.KINDS, tmp_path / "kinds")
+    monkeypatch.setattr(declarations, "KINDS", folder)
+    before = fresh()
+    path = folder / "settling/kind.yaml"
+    text = path.read_text()
+    path.write_text(text.replace("means: relative output error", "means: error of the output", 1))
+    path.write_text(text.replace("sd of ln(Z_t / p_t)", "standard deviation of ln(Z_t / p_t)", 1))
+    after = fresh()
+    assert {name for name in before if before[name] != after[name]} == {"settling"}
+    path.write_text(
+        text.replace("How long the astrocyte must be given", "The time that it needs", 1)
+    )
+    assert fresh() == before
+    monkeypatch.undo()
+    fresh()
+
+
+def test_settings_are_the_same_as_the_schema_says():
+    """Every study that ships is complete by its own schema, whose settings a stage takes as they are."""
+    for name in ("quick", "default"):
+        settings = study.load_study(name, ROOT, {})
+        for experiment in settings["experiments"]:
+            for file in plan.stage_files(settings, experiment):
+                text = plan.text(plan.settings(settings, experiment, file, ROOT / "results" / name))
+                assert json.loads(text)
+
+
+def test_reference_names_every_kind_setting_variable_and_figure(reference):
+    text = reference.reference()
+    for kind in declarations.kinds().values():
+        assert f"\n## {kind.name}\n" in text
+        for name in (*kind.settings["properties"], *kind.figures):
+            assert f"| `{name}` |" in text, name
+        for file in kind.files.values():
+            assert f"\n### {file.name}.nc\n" in text
+            assert all(f"| `{name}` |" in text for name in file.variables)
+    assert sys.executable not in text
