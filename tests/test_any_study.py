@@ -22,28 +22,20 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import job, study
+from tripartite import declarations, job, plan, study
 from tripartite.contracts import UserError
+from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
-SECTIONS = [name for name in study.SECTIONS if name != "ablation"]  # it needs a model's own weights
-STAGES = {  # what is run after attend, by section
-    "network": ("simulate", "fit"),
-    "symmetries": ("calibrate",),
-    "comparison": ("compare",),
-    "learned": ("learn",),
-    "explanation": ("explain",),
-    "dynamics": ("integrate",),
-    "convergence": ("converge",),
-    "settling": ("settle",),
-    "readout": ("respond",),
-    "coupling": ("couple",),
-    "perturbations": ("perturb",),
-    "retention": ("retain",),
-    "imaging": ("image",),
-}
+SECTIONS = [
+    name
+    for name, kind in declarations.experiments().items()
+    if not any(
+        "raw" in file.reads for file in kind.files.values()
+    )  # they need a model's own weights
+]
 LARGEST = {  # of integers, so that a study takes a fraction of a second
     "n_inputs": 3,
     "n_tokens": 6,
@@ -191,13 +183,11 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
     if section == "dynamics":
-        shortest = min(
-            study._time_constants(study.complete(settings, EXPERIMENT[section])).values()
-        )
+        shortest = min(time_constants(study.complete(settings, EXPERIMENT[section])).values())
         settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
         hypothesis.assume(total / settings["step_seconds"] < 3000)
         hypothesis.assume(settings.get("integrator") != "adaptive" or total / shortest < 300)
-    names = [name for name, of in study.FIGURES.items() if of == section]
+    names = [*declarations.kinds()[section].figures]
     chosen = names if every_figure else draw(st.sampled_from([[], []] + [[name] for name in names]))
     written = {
         "seed": draw(st.sampled_from([0, 1, 2023, 2**63 - 1])),
@@ -296,38 +286,20 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
     whole = study.complete(written, SCHEMA)
     experiment = whole["experiments"]["any"]
     (section,) = study.sections(experiment)
-    settings = experiment[section] | {"seed": whole["seed"], "data_of": "any"}
-    special = section == "network" and (
-        settings["order"] == "causal" or settings["leak_hebbian"] or settings["leak_presynaptic"]
-    )
-    keys = ("order", "leak_hebbian", "leak_presynaptic")
-    made = {
-        name: folder / "any" / f"{name}.nc"
-        for name in ("qkv", "attention", *study.SECTIONS[section])
-    }
-
-    def go(name: str, inputs: list[Path], output: str, settings: dict) -> None:
-        stage.run(name, inputs, [made[output]], settings, "", "cpu", 1, "")
-
-    data = {"data": experiment["data"], "seed": whole["seed"], "experiment": "any"}
-    if recipe:
-        data = {"data": {"file": job.file_digest(folder / "mine.nc")}}
+    files = declarations.kinds()[section].files
+    made = {name: folder / "any" / f"{name}.nc" for name in ("qkv", "attention", *files)}
+    settings = {name: plan.settings(whole, "any", name, folder, folder) for name in made}
     try:
-        go("generate", [folder / "mine.nc"] if recipe else [], "qkv", data)
-        attended = {key: settings[key] for key in keys} if special else {}
-        go("attend", [made["qkv"]], "attention", attended)
-        if section == "network":
-            go("simulate", [made["qkv"], made["attention"]], "states", settings)
-            fitted = {key: settings[key] for key in ("feature_map", *keys)}
-            go("fit", [made["qkv"], made["attention"], made["states"]], "fit", fitted)
-        else:
-            (name,), (output,) = STAGES[section], study.SECTIONS[section]
-            go(name, [made["qkv"], made["attention"]], output, settings)
+        for name, output in made.items():
+            declared = declarations.files()[name]
+            inputs = [made[read] for read in declared.reads if read != "raw"]
+            inputs += [folder / "mine.nc"] if name == "qkv" and recipe else []
+            stage.run(declared.stage, inputs, [output], settings[name], "", "cpu", 1)
     except UserError as error:
         return f"stopped: {error}"
     for name in figures:
         picture = folder / "figures" / f"{name}.svg"
-        stage.run("draw", [made[study.SECTIONS[section][-1]]], [picture], {}, "", "cpu", 1, "")
+        stage.run("draw", [made[[*files][-1]]], [picture], {}, "", "cpu", 1)
         pyplot.close("all")
         assert not re.search(r"[\" ](nan|inf)\b", picture.read_text().split("</metadata>")[1])
     return "drawn"
@@ -363,7 +335,7 @@ def check(drawn: tuple) -> None:
 def one(section: str, settings: dict, recipe: dict | None = None, **synthetic) -> tuple:
     """A study as `studies` draws it, with every figure of its section."""
     data = {"synthetic": synthetic} if recipe is None else {"file": "mine.nc"}
-    figures = [name for name, of in study.FIGURES.items() if of == section]
+    figures = [*declarations.kinds()[section].figures]
     return {"experiments": {"any": {"data": data, section: settings}}}, recipe, figures
 
 

@@ -202,13 +202,3 @@ def test_both_snakefiles_work_from_any_directory(tmp_path, file):
     assert re.search(r"^draw +\d+$", whole, re.M), whole
     again = snakemake(folder, "-s", snakefile, "--dry-run", attention, "--config", "study=mini")
     assert NOTHING in again.stdout
-
-
-def test_what_travels_is_all_there_is():
-    """Files that are fetched by name are those of the tree."""
-    text = (ROOT / "workflow/rules/common.smk").read_text()
-    listed = re.search(r"SHIPPED = \[(.*?)\]", text, re.S)[1]
-    named = set(re.findall(r'"(.+?)"', listed))
-    config = ROOT / "config"
-    tree = {path for folder in ("studies", "inputs") for path in (config / folder).rglob("*.*")}
-    assert named == {path.relative_to(config).as_posix() for path in tree if path.suffix != ".md"}

@@ -36,12 +36,13 @@ from test_job import LESS, python
 from test_learn_stage import with_gaps
 from test_workflow import with_study
 from tripartite import agreement, job, sharing
-from tripartite.contracts import CONTRACTS, COORDINATES, UserError
+from tripartite.contracts import UserError
+from tripartite.declarations import axes, files, variables
 from tripartite.figures import agreement as figure
 from tripartite.kinds.data.attend import attend
 
 ATTRS = {
-    "source": "random heads",
+    "data": "random heads",
     "settings": {"n_seeds": 3, "dtype": "float64"},
     "device": "cpu",
     "code_digest": "0" * 64,
@@ -51,25 +52,23 @@ ATTRS = {
 def made(contract: str, seed: int = 0) -> xr.Dataset:
     """Any numbers that fit a contract; an interval holds its estimate."""
     rng = np.random.default_rng(seed)
-    variables = {}
-    for name, spec in CONTRACTS[contract].items():
+    made = {}
+    for name, spec in variables(contract).items():
         dims = spec.dims.split()
         values = rng.uniform(1, 2, (2,) * len(dims))
-        variables[name] = (
+        made[name] = (
             dims,
             np.full(values.shape, "") if spec.dtype == "str" else values.astype(spec.dtype),
         )
-    for name in variables:
-        if agreement.is_fitted(name, variables):
+    for name in made:
+        if agreement.is_fitted(name, made):
             for end, step in (("low", -0.1), ("high", 0.1)):
-                variables[f"{name}_{end}"] = (variables[name][0], variables[name][1] + step)
-    used = {dim for dims, _ in variables.values() for dim in dims}
+                made[f"{name}_{end}"] = (made[name][0], made[name][1] + step)
     coords = {
-        dim: np.array(["a", "b"]) if spec.dtype == "str" else np.arange(2)
-        for dim, spec in COORDINATES.items()
-        if dim in used
+        dim: np.array(["a", "b"]) if spec.dtype == "str" else np.arange(2).astype(spec.dtype)
+        for dim, spec in axes(contract).items()
     }
-    return xr.Dataset(variables, coords=coords)
+    return xr.Dataset(made, coords=coords)
 
 
 def command(monkeypatch, files, *words):
@@ -189,19 +188,6 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
     (tmp_path / "workflow/Snakefile").touch()
     assert sharing._commit(tmp_path)[0] == f"{commit}, with changes"
     assert sharing._commit(tmp_path / "workflow") is None
-
-
-def test_all_that_is_packed_is_fetched():
-    """Where the workflow is used from a repository elsewhere, only what is named is on this machine."""
-    rules = (ROOT / "workflow/rules/sharing.smk").read_text()
-    named = re.findall(r'^    "(.+)",$', rules.partition("PACKED = [")[2].partition("]")[0], re.M)
-    packed = {path.relative_to(ROOT).as_posix() for each in sharing.OWN for path in ROOT.glob(each)}
-    elsewhere = (
-        "config/",
-        "workflow/schemas/",
-        "workflow/scripts/",
-    )  # needed by every run: in common.smk
-    assert named == sorted(name for name in packed if not name.startswith(elsewhere))
 
 
 def test_only_a_whole_study_is_packed(tmp_path):
@@ -1645,7 +1631,7 @@ def test_no_commit_is_said_in_the_archive(tmp_path):
 # Equal results of every kind.
 
 
-@pytest.mark.parametrize("contract", sorted(CONTRACTS))
+@pytest.mark.parametrize("contract", sorted(files()))
 @pytest.mark.parametrize("values", ["numbers", "no intervals", "nothing"])
 def test_equal_results_of_every_kind_agree(contract, values, tmp_path, here, monkeypatch, capsys):
     """Also where no value has an interval, or none is a number; and there may be no figure."""

@@ -18,8 +18,7 @@ import pytest
 import yaml
 
 from conftest import project, requirements, snakemake
-from tripartite import job, locks
-from tripartite.study import SECTIONS
+from tripartite import declarations, job, locks
 
 NOTHING = "Nothing to be done"
 
@@ -220,12 +219,28 @@ def test_quick_end_to_end(tmp_path):
         for suffix in ("svg", "pdf", "png")
     }
     for name, experiment in study["experiments"].items():
-        (section,) = SECTIONS.keys() & experiment.keys()
-        files = [*SECTIONS[section]] + ["qkv", "attention"] * ("same_as" not in experiment["data"])
+        (section,) = declarations.experiments().keys() & experiment.keys()
+        files = [*declarations.kinds()[section].files]
+        files += ["qkv", "attention"] * ("same_as" not in experiment["data"])
         wanted |= {f"results/quick/{name}/{file}.nc" for file in files}
     assert set(results(folder)) == wanted
     again = snakemake(folder, "--config", "study=quick")
     assert NOTHING in again.stdout
+    # A better caption reruns nothing, a better meaning of a variable its own kind.
+    declared = folder / "workflow/scripts/tripartite/kinds/settling/kind.yaml"
+    text = declared.read_text()
+    for old, new, wanted in (
+        ("How long the astrocyte must be given", "The time that the astrocyte needs", {}),
+        (
+            "gain error |Z_t / p_t - 1|",
+            "error of the gain |Z_t / p_t - 1|",
+            {"settle": 1, "draw": 1},
+        ),
+    ):
+        assert old in text
+        declared.write_text(text.replace(old, new))
+        said = snakemake(folder, "--config", "study=quick", "--dry-run").stdout
+        assert ({} if NOTHING in said else jobs(said)) == wanted, said
 
 
 def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
@@ -243,8 +258,8 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
 @pytest.mark.parametrize(
     ("module", "wanted"),
     [
-        ("figures/features_needed", {"draw": 1}),
-        ("learning", {"learn": 1, "draw": 1}),
+        ("kinds/network/features_needed", {"draw": 1}),
+        ("kinds/learned/learning", {"learn": 1, "draw": 1}),
         ("phases", {"fit": 3, "explain": 1, "draw": 6}),
         ("calcium", {"integrate": 1, "settle": 1, "respond": 1, "draw": 3}),
         ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 18}),
@@ -253,7 +268,7 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
             {"simulate": 3, "fit": 3, "draw": 12}
             | dict.fromkeys(("compare_maps", "explain", "couple", "image", "retain", "settle"), 1),
         ),
-        ("stages/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
+        ("kinds/data/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
     ],
 )
 def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
@@ -323,7 +338,8 @@ def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
     assert (causal[:, :, :, 0] < plain[:, :, :, 0]).all()
     states = job.load(tiny / "results/tiny/causal/states.nc")
     assert json.loads(states.attrs["settings"])["dtype"] == "float32"
-    assert states.attrs["data"] == "random heads, generalized positive, causal, balanced"
+    network = {name: states.attrs[name] for name in ("data", "feature_map", "order", "symmetries")}
+    assert [*network.values()] == ["random heads", "generalized_positive", "causal", "balance"]
     assert states["computed"].sel(input="draw-1", n_features=10).all()
     assert not states["computed"].sel(input="draw-0").any()
 

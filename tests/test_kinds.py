@@ -1,0 +1,124 @@
+"""A new kind of experiment is one folder: it runs, is drawn, checked and described, and reruns nothing."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import xarray as xr
+import yaml
+
+from conftest import project, snakemake
+from test_workflow import NOTHING, jobs, with_study
+
+STUDY = {
+    "experiments": {
+        "small": {
+            "data": {
+                "synthetic": {"sigma_squared": [0.5, 1], "n_inputs": 2, "n_tokens": 6, "d_head": 4}
+            },
+            "network": {"n_features": [10, 20], "n_seeds": 2},
+        },
+        "fitted": {"data": {"same_as": "small"}, "symmetries": {"calibrated_on": ["draw-0"]}},
+    },
+    "figures": {"features_needed": {"experiments": ["small"]}},
+}
+DECLARATION = """\
+what: How long queries are, over a scale.
+category: Toys
+memory: data
+settings:
+  required: [scales]
+  properties:
+    scales:
+      description: Lengths in which norms are measured.
+      type: array
+      title: a list of numbers above 0
+      minItems: 1
+      items: {type: number, exclusiveMinimum: 0, maximum: 100}
+    heads: {use: heads}
+    inputs: {use: inputs}
+axes:
+  scale: {dtype: float64, units: 1, means: length in which norms are measured}
+files:
+  norms:
+    stage: gauge
+    does: "Measure the queries of {experiment}."
+    reads: [qkv, attention]
+    variables:
+      norm: {dims: scale layer head, units: 1, means: "norm of the queries, mean over tokens and inputs"}
+figures:
+  lengths: {shows: how long queries are, caption: Norm of the queries of each head against the scale.}
+"""
+STAGE = """\
+import torch
+
+from tripartite.heads import Head, Heads
+
+
+def gauge(heads: Heads, scales: list[float]):
+    def one_head(head: Head) -> dict:
+        norm = torch.cat([x.q.norm(dim=1) for x in head.readings]).mean()
+        return {"norm": [float(norm) / scale for scale in sorted(scales)]}
+
+    return heads.table("norms", one_head, {"scale": sorted(scales)})
+"""
+FIGURE = """\
+from matplotlib import pyplot as plt
+
+from tripartite.figures import palette
+
+
+def lengths(fits):
+    palette.apply()
+    figure, axis = plt.subplots(figsize=(palette.COLUMN, 2))
+    for fit in fits.values():
+        axis.plot(fit["scale"], fit["norm"].stack(all=("layer", "head")), "o")
+    return figure
+"""
+
+
+def plan(folder: Path) -> dict[str, int]:
+    said = snakemake(folder, "--config", "study=tiny", "--dry-run").stdout
+    assert NOTHING in said or jobs(said), said
+    return {} if NOTHING in said else jobs(said)
+
+
+@pytest.mark.slow
+def test_a_kind_is_one_folder(tmp_path):
+    folder = with_study(project(tmp_path / "project"), STUDY)
+    done = snakemake(folder, "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    toy = folder / "workflow/scripts/tripartite/kinds/toy"
+    toy.mkdir()
+    for name, text in (("kind.yaml", DECLARATION), ("gauge.py", STAGE), ("lengths.py", FIGURE)):
+        (toy / name).write_text(text)
+    script = folder / "workflow/scripts/write_reference.py"
+    subprocess.run([sys.executable, script], cwd=folder, check=True)
+    assert plan(folder) == {}
+
+    study = yaml.safe_load(yaml.safe_dump(STUDY))
+    study["experiments"]["long"] = {"data": {"same_as": "small"}, "toy": {"scale": [1]}}
+    study["figures"]["lengths"] = {"experiments": ["long"]}
+    with_study(folder, study)
+    said = snakemake(folder, "--config", "study=tiny", "--dry-run").stdout
+    where = "config/studies/tiny.yaml: experiments.long.toy"
+    assert f"{where}.scale: unknown key; did you mean scales?" in said
+    assert f"{where}.scales: is missing and has no default" in said
+
+    study["experiments"]["long"]["toy"] = {"scales": [2, 0.5], "heads": [[0, 1]]}
+    with_study(folder, study)
+    assert plan(folder) == {"gauge": 1, "draw": 1}
+    done = snakemake(folder, "--config", "study=tiny")
+    assert done.returncode == 0, done.stdout
+    assert (folder / "results/tiny/figures/lengths.svg").stat().st_size > 1000
+    norm = xr.load_dataset(folder / "results/tiny/long/norms.nc")["norm"].sel(scale=0.5)
+    assert norm.isel(head=0).isnull().all() and float(norm.isel(layer=0, head=1)) > 1
+    reference = (folder / "docs/reference.md").read_text()
+    assert "\n## toy\n" in reference and "| `scales` | needed |" in reference
+    assert "| `norm` |" in reference and "| `lengths` | Norm of the queries" in reference
+    assert (
+        "workflow/scripts/tripartite/kinds/toy/gauge.py"
+        in (folder / "workflow/files.txt").read_text()
+    )
+    assert "`lengths`" in (folder / "README.md").read_text()
