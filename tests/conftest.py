@@ -8,6 +8,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import hypothesis
@@ -102,3 +103,29 @@ def assert_drawn_alike(draw, fits, folder):
         job.save_figure(draw(fits), [folder / name / "x.svg"], {"x": "abc"})
     a, b = ((folder / name / "x.svg").read_bytes() for name in "ab")
     assert a == b and len(a) > 5000
+
+
+def cf_faults(paths):
+    """What the checker of CF conventions finds in netCDF files, and errors of its own, by their names."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the checker's own packages
+        return _cf_faults(pytest.importorskip("compliance_checker.suite"), paths)
+
+
+def _cf_faults(suite, paths):
+    suite.CheckSuite.load_all_available_checkers()
+
+    def messages(result):
+        if result.children:
+            return [text for child in result.children for text in messages(child)]
+        return result.msgs if result.value[0] != result.value[1] else []
+
+    found = {}
+    for path in paths:
+        checks = suite.CheckSuite()
+        dataset = checks.load_dataset(str(path))
+        groups, errors = checks.run_all(dataset, ["cf:1.11"])["cf:1.11"]
+        dataset.close()
+        texts = [text for group in groups for text in messages(group)]
+        found["/".join(path.parts[-2:])] = texts + [str(error) for error in errors.values()]
+    return {name: texts for name, texts in found.items() if texts}

@@ -22,7 +22,10 @@ def wildcards(**names):
 def parsed(monkeypatch):
     monkeypatch.chdir(ROOT)
     chosen = study.load_study("quick", Path("."), MACHINE)
-    scripts = {"stage": ROOT / "workflow/scripts/stage.py", "share": ROOT / "workflow/scripts/stage.py"}
+    scripts = {
+        "stage": ROOT / "workflow/scripts/stage.py",
+        "share": ROOT / "workflow/scripts/stage.py",
+    }
     return snakefile.Parsed(dict(MACHINE), chosen, "results", scripts)
 
 

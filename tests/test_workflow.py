@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import project, requirements, snakemake
+from conftest import cf_faults, project, requirements, snakemake
 from tripartite import declarations, job, locks
 
 NOTHING = "Nothing to be done"
@@ -226,6 +226,7 @@ def test_quick_end_to_end(tmp_path):
     assert set(results(folder)) == wanted
     again = snakemake(folder, "--config", "study=quick")
     assert NOTHING in again.stdout
+    assert cf_faults(sorted((folder / "results/quick").glob("*/*.nc"))) == {}
     # A better caption reruns nothing, a better meaning of a variable its own kind.
     declared = folder / "workflow/scripts/tripartite/kinds/settling/kind.yaml"
     text = declared.read_text()
