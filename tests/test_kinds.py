@@ -1,5 +1,6 @@
 """A new kind of experiment is one folder: it runs, is drawn, checked and described, and reruns nothing."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import yaml
 
 from conftest import project, snakemake
 from test_workflow import NOTHING, jobs, with_study
+from tripartite import declarations
 
 STUDY = {
     "experiments": {
@@ -93,6 +95,12 @@ def test_a_kind_is_one_folder(tmp_path):
     toy.mkdir()
     for name, text in (("kind.yaml", DECLARATION), ("gauge.py", STAGE), ("lengths.py", FIGURE)):
         (toy / name).write_text(text)
+    declared = toy / "kind.yaml"
+    declared.write_text(DECLARATION.replace("caption:", "words:"))
+    said = snakemake(folder, "--config", "study=tiny", "--dry-run")
+    fault = "kinds/toy/kind.yaml: figures.lengths: 'caption' is a required property"
+    assert said.returncode == 1 and fault in said.stdout and "Traceback" not in said.stdout
+    declared.write_text(DECLARATION)
     script = folder / "workflow/scripts/write_reference.py"
     subprocess.run([sys.executable, script], cwd=folder, check=True)
     assert plan(folder) == {}
@@ -122,3 +130,16 @@ def test_a_kind_is_one_folder(tmp_path):
         in (folder / "workflow/files.txt").read_text()
     )
     assert "`lengths`" in (folder / "README.md").read_text()
+
+
+def test_every_job_gets_the_device_and_the_cores_that_its_kind_declares(tmp_path):
+    """No rule forgets one: all say where to compute, and only what runs heads side by side has cores."""
+    folder = with_study(project(tmp_path / "project"), STUDY)
+    arguments = ("--dry-run", "--printshellcmds", "--forceall", "--config", "study=quick")
+    said = snakemake(folder, "--cores", "64", *arguments, "device=cpu").stdout
+    commands = re.findall(r"stage\.py (\w+) .*--device (\w+) --workers (\d+) ", said)
+    stages = {file.stage: file for file in declarations.files().values()}
+    assert {stage for stage, _, _ in commands} >= stages.keys() - {"measure"}
+    for stage, device, workers in commands:
+        side_by_side = stage in stages and "workers" in stages[stage].uses
+        assert device == "cpu" and (int(workers) > 1) == side_by_side, stage
