@@ -312,7 +312,7 @@ def limits(monkeypatch):
     def stop(*_):
         raise TimeoutError(f"longer than {LONGEST} s")
 
-    monkeypatch.setattr(respond, "CURVE", 8)
+    monkeypatch.setattr(respond, "CURVE_POINTS", 8)
     before = signal.signal(signal.SIGALRM, stop)
     yield
     signal.alarm(0)

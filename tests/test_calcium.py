@@ -14,7 +14,7 @@ from scipy.optimize import brentq
 
 from tripartite import calcium
 
-MODELS = tuple(calcium.MODELS)
+MODELS = tuple(calcium.CALCIUM_MODELS)
 
 
 # Numbers computed by others' codes: G29.
@@ -48,7 +48,7 @@ def test_numbers_of_chi():
 
 
 def growth_in_simulation(model, stimulus):
-    """Growth rate (1/s) of a small deviation from a steady state, from the peaks of its oscillation."""
+    """Growth rate (1/s) of a small deviation from a steady state, from its successive peaks."""
     c = calcium.steady_states(model, np.array([stimulus]))[0][:, 0]
     c = c[np.isfinite(c)][0 if stimulus < 0.6 and model == "chi" else -1]
     rest = calcium.curve(model, np.array(c))[1]
@@ -77,8 +77,8 @@ def test_small_deviations_grow_in_simulation_beyond_a_hopf_point(model, place):
 
 @pytest.mark.parametrize("place", [0, 1])
 def test_a_trajectory_passes_a_fold_only_where_the_states_are_gone(place):
-    """Both states that meet at a fold of chi repel, so time runs back: a trajectory that comes along stops
-    at one of them, or passes. Bisection finds the IP3 between."""
+    """Both states that meet at a fold of chi repel, so time runs back: a trajectory that comes
+    along stops at one of them, or passes. Bisection finds the IP3 between."""
     fold = [b for b in calcium.bifurcations("chi") if b.kind == "fold"][place]
     gone = 1 if place == 0 else -1  # above the first fold by C, below the second
     with_states, without = (fold.stimulus * (1 + sign * 0.002 * gone) for sign in (-1, 1))
@@ -92,7 +92,7 @@ def test_a_trajectory_passes_a_fold_only_where_the_states_are_gone(place):
 
 
 def passes(ip3, c, width=0.004):
-    """Whether a trajectory back in time that begins on one side of C reaches the other, within 5000 s."""
+    """Whether a trajectory back in time from one side of C reaches the other within 5000 s."""
     cell = calcium.NETWORKS
     q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
     for side in (-1, 1):
@@ -121,7 +121,7 @@ def passes(ip3, c, width=0.004):
 
 def least_squares_states(model, stimulus):
     """Steady states by roots of dC/dt on a fine grid of C, with h at rest: the slow obvious way."""
-    cell = calcium.MODELS[model][0]
+    cell = calcium.CALCIUM_MODELS[model][0]
     q_2 = cell.d_2 * (stimulus + cell.d_1) / (stimulus + cell.d_3)
 
     def slope(c):
@@ -175,7 +175,7 @@ def test_the_exponent_is_that_of_the_steady_states_nearby(model, stimulus):
 
 
 def test_exponents_of_the_graded_range():
-    """Rising with IP3 to above 1 below the first Hopf point, falling above the last one, none between."""
+    """Rising with IP3 to above 1 below the first Hopf point, none up to the last, then falling."""
     below, between, above = (
         calcium.exponent("li_rinzel", x)
         for x in (
@@ -267,10 +267,10 @@ def test_no_oscillation_is_found_where_rounding_alone_turns_calcium(model):
 
 
 def nest_astrocyte(ip3):
-    """Period (ms), lowest and highest calcium (uM) of NEST's astrocyte_lr_1994 at constant IP3 (uM).
+    """Period (ms), lowest and highest calcium (uM) of NEST's astrocyte_lr_1994 at an IP3 (uM).
 
-    Its equations and default parameters as its manual has them, in ms and uM, with what the store holds
-    (calc_ER) written out and calcium kept between 0 and the total inside the right-hand side.
+    Its equations and default parameters as its manual has them, in ms and uM, with what the store
+    holds (calc_ER) written out and calcium kept between 0 and the total inside the right-hand side.
     """
     total, ratio, rate_ip3r, rate_l, rate_serca = 2.0, 0.185, 0.006, 0.00011, 0.0009
     km_serca, kd_act, kd_inh, kd_ip3_1, kd_ip3_2, k_ip3r = 0.1, 0.08234, 1.049, 0.13, 0.9434, 0.0002
@@ -309,7 +309,9 @@ def test_li_rinzel_is_the_astrocyte_of_nest(ip3):
     """In 1 / s where NEST has 1 / ms: rates times 1000, concentrations as they are."""
     period, lowest, highest = nest_astrocyte(ip3)
     ours = calcium.limit_cycle("li_rinzel", ip3)
-    np.testing.assert_allclose(ours[:3], [period / 1000, lowest, highest], rtol=1e-3)
+    np.testing.assert_allclose(
+        [ours.period, ours.lowest, ours.highest], [period / 1000, lowest, highest], rtol=1e-3
+    )
 
 
 def test_the_astrocyte_of_nest_oscillates_between_its_hopf_points():

@@ -8,16 +8,14 @@ import torch
 import xarray as xr
 from matplotlib import pyplot as plt
 
-from conftest import assert_drawn_alike
-from test_learn_stage import with_gaps
-from tripartite import job
-from tripartite.contracts import check, describe
+from conftest import assert_drawn_alike, random_heads, run_stage
+from tripartite import dynamics, job
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.kinds.convergence import converge as stage
+from tripartite.kinds.convergence import limit
 from tripartite.kinds.convergence.converge import converge
 from tripartite.kinds.convergence.convergence import convergence
-from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
+from tripartite.network import Hidden
 from tripartite.streams import stream
 
 SETTINGS = {
@@ -33,12 +31,14 @@ SETTINGS = {
 
 
 def run(data, **changes):
-    return converge(data, attend(data), **SETTINGS | changes)
+    return run_stage(converge, data, SETTINGS | changes)
 
 
 @pytest.fixture(scope="module")
 def data():
-    return with_gaps(3)
+    """Three heads; the inputs have 20 tokens, but the last has 12."""
+    absent = [(-1, slice(12, None))]
+    return random_heads([0.5, 4.0, 40.0], 3, absent, n_tokens=20, d_head=4)
 
 
 @pytest.fixture(scope="module")
@@ -60,8 +60,8 @@ def test_what_it_returns(found):
         assert (run_heads[name] <= run_heads[f"{name}_high"]).all()
         assert other[name].isnull().all() and other[f"{name}_law"].isnull().all()
     assert (run_heads["slope_note"] == "").all() and (other["slope_note"] == "not run").all()
-    np.testing.assert_array_equal(found["ratio"], SETTINGS["ratios"])
-    np.testing.assert_array_equal(found["step"], SETTINGS["steps"])
+    np.testing.assert_array_equal(found["ratio"], [0.003, 0.01, 0.03, 0.1, 0.3])
+    np.testing.assert_array_equal(found["step"], [8, 32, 64, 100])
 
 
 def test_errors_by_the_explicit_loop(data, found):
@@ -89,16 +89,16 @@ def test_errors_by_the_explicit_loop(data, found):
             output = phi_q @ hebbian.T / p[:, None]
             errors.append(np.linalg.norm(output - algebra) / np.linalg.norm(algebra))
             calcium_errors.append(np.median(np.abs(p / kernel.sum(1) - 1)))
-    at = found.sel(n_features=m, layer=0, head=head).isel(point=1)
-    np.testing.assert_allclose(at["output_error"], np.mean(errors), rtol=1e-9)
-    np.testing.assert_allclose(at["calcium_error"], np.mean(calcium_errors), rtol=1e-9)
+    one = found.sel(ratio=ratio, n_features=m, layer=0, head=head)
+    np.testing.assert_allclose(one["output_error"], np.mean(errors), rtol=1e-9)
+    np.testing.assert_allclose(one["calcium_error"], np.mean(calcium_errors), rtol=1e-9)
 
 
 def test_slope_is_1_and_errors_follow_their_laws(found):
     known = found.isel(head=[0, 1])
     np.testing.assert_allclose(known["slope"], 1, atol=0.02)
     assert (known["slope_low"] <= known["slope"]).all()
-    small = known.isel(point=[3, 4])
+    small = known.sel(ratio=[0.01, 0.003])
     for name, tolerance in (("output_error", 0.01), ("calcium_error", 1e-9)):
         np.testing.assert_allclose(small[name], small[f"{name}_law"], rtol=tolerance)
 
@@ -113,8 +113,8 @@ def test_calcium_misses_the_last_key(data, found):
             q, k = (data[name].values[i, 0, 0, present].astype(float) for name in "qk")
             kernel = np.exp(q @ omega.T) @ np.exp(k @ omega.T - np.square(k).sum(1)[:, None] / 2).T
             weights.append(np.median(kernel[:, -1] / kernel.sum(1)))
-    at = found.sel(n_features=40, layer=0, head=0)
-    np.testing.assert_allclose(at["calcium_error_law"], at["ratio"] * np.mean(weights), rtol=1e-9)
+    law = found["calcium_error_law"].sel(n_features=40, layer=0, head=0)
+    np.testing.assert_allclose(law, found["ratio"] * np.mean(weights), rtol=1e-9)
 
 
 def test_integrator(found):
@@ -140,12 +140,35 @@ def test_norms_beyond_the_range_of_exp_change_nothing(data):
     """A factor common to all keys, or to one query, cancels: |x| = 50 is as good as any."""
     weights = torch.from_numpy(np.random.default_rng(0).standard_normal((6, 4)))
     x = torch.from_numpy(np.random.default_rng(1).standard_normal((3, 4)))
+    network = Hidden(weights, torch.zeros(6, dtype=torch.float64))
     plain = torch.exp(x @ weights.mT - x.square().sum(1, keepdim=True) / 2)
-    for each in (True, False):
-        got = stage._rates(weights, x, each)
-        factor = (plain / got).mean(1 if each else (0, 1), keepdim=True)
+    found, far = limit.activity(network, x, x, x), limit.activity(network, 50 * x, 50 * x, x)
+    for name, over in (("rates_q", 1), ("rates_k", (0, 1))):
+        got = getattr(found, name)
+        factor = (plain / got).mean(over, keepdim=True)
         torch.testing.assert_close(got * factor, plain)
-        assert torch.isfinite(stage._rates(weights, 50 * x, each)).all()
+        assert torch.isfinite(getattr(far, name)).all()
+
+
+def test_exponents_do_not_depend_on_the_order_of_the_points():
+    """x^1.5 exactly, and noise that no order of the sums may change by a bit."""
+    x = np.array([0.3, 0.001, 0.03])
+    slopes, note = limit.exponents(x, 2 * np.stack([x**1.5, x]).T, "points")
+    np.testing.assert_allclose(slopes, [1.5, 1.0], rtol=1e-13)
+    assert note == ""
+    errors = np.random.default_rng(0).uniform(size=(3, 4))
+    wanted, _ = limit.exponents(x, errors, "points")
+    got, _ = limit.exponents(x[::-1], errors[::-1], "points")
+    np.testing.assert_array_equal(got, wanted)
+
+
+def test_a_state_that_is_not_finite_names_its_ratio(data, monkeypatch):
+    def diverging(*_):
+        raise dynamics.Diverged("hidden is not finite at 3 s")
+
+    monkeypatch.setattr(dynamics, "write", diverging)
+    with pytest.raises(UserError, match="convergence: ratios: 0.003: hidden is not finite at 3 s"):
+        run(data)
 
 
 @pytest.mark.parametrize(
@@ -169,14 +192,7 @@ def test_why_there_is_no_slope(data, changes, slope_note, order_note):
 
 
 def extreme(kind):
-    data = synthetic(
-        [1.0],
-        n_inputs=1,
-        n_tokens=1 if kind == "one token" else 5,
-        d_head=3,
-        seed=1,
-        experiment="a",
-    )
+    data = random_heads([1.0], 1, n_tokens=1 if kind == "one token" else 5, d_head=3)
     if kind == "no norm":
         data["q"] *= 0
         data["k"] *= 0
@@ -200,9 +216,7 @@ def test_extreme_heads(kind, tmp_path):
     }
     if kind != "silent":
         assert (found["slope_note"] == wanted.get(kind, "")).all()
-    if (
-        kind == "one token"
-    ):  # neither key nor value is written in full: H lacks 3/2 tau, g lacks tau
+    if kind == "one token":  # key and value are not written in full: H lacks 3/2 tau, g lacks tau
         np.testing.assert_allclose(found["output_error_law"][..., 0, 0, 0], found["ratio"] / 2)
         np.testing.assert_allclose(found["calcium_error_law"][..., 0, 0, 0], found["ratio"])
     assert (found["slope"].notnull() == (found["slope_note"] == "")).all()
@@ -213,21 +227,20 @@ def test_figure_draws_the_numbers(found):
     figure = convergence({"a": found.assign_attrs(data="a $^$ model, plain")})
     assert figure.get_figwidth() <= palette.PAGE
     output, _, integrator = figure.get_axes()
-    sorted_ = found.sortby("ratio").sel(n_features=40, layer=0, head=1)
+    head = found.sel(n_features=40, layer=0, head=1)
     lines = [tuple(line.get_ydata()) for line in output.lines]
-    assert tuple(sorted_["output_error"].values) in lines
-    assert tuple(sorted_["output_error_law"].values) in lines
+    assert tuple(head["output_error"].values) in lines
+    assert tuple(head["output_error_law"].values) in lines
     np.testing.assert_array_equal(
-        integrator.containers[0].lines[0].get_ydata(),
-        found.sortby("step")["integrator_error"],
+        integrator.containers[0].lines[0].get_ydata(), found["integrator_error"]
     )
     _, labels = output.get_legend_handles_labels()
-    slope = [float(sorted_[f"slope{end}"]) for end in ("", "_low", "_high")]
+    slope = [float(head[f"slope{end}"]) for end in ("", "_low", "_high")]
     assert "layer 0, head 1: slope {:.3f} ({:.3f} to {:.3f})".format(*slope) in labels
 
 
 def test_figure_of_many_and_of_nothing_is_the_same_each_time(found, tmp_path):
-    numbers = [name for name in found.data_vars if found[name].dtype == float and name != "ratio"]
+    numbers = [name for name in found.data_vars if found[name].dtype == float]
     nothing = found.assign({name: xr.full_like(found[name], np.nan) for name in numbers})
     fits = {str(i): found.assign_attrs(data=f"experiment {i}") for i in range(5)}
     fits["nothing"] = nothing.assign_attrs(data="nothing")

@@ -1,15 +1,16 @@
-"""Calcium models that carry the normaliser: laws of partial normalisation, readout, notes, and the figure."""
+"""Calcium models that carry the normaliser: laws of partial normalisation, readout, the figure."""
 
 import numpy as np
 import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
 
+from conftest import random_heads, run_stage
 from tripartite import calcium, job
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.readout import gain
 from tripartite.kinds.readout.calcium_readout import calcium_readout
 from tripartite.kinds.readout.respond import respond
 
@@ -27,16 +28,16 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def data():
     """Three inputs, the last one shorter."""
-    data = synthetic([0.02, 2.0, 0.5], 3, n_tokens=40, d_head=4, seed=1, experiment="a")
-    data["mask"][2, 30:] = False
-    for name in "qkv":
-        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
-    return data
+    return random_heads([0.02, 2.0, 0.5], 3, [(2, slice(30, None))], n_tokens=40, d_head=4)
+
+
+def run(data, **changes):
+    return run_stage(respond, data, SETTINGS | changes)
 
 
 @pytest.fixture(scope="module")
 def found(data):
-    return respond(data, attend(data), **SETTINGS).assign_attrs(data="drawn")
+    return run(data).assign_attrs(data="drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -45,20 +46,14 @@ def closed():
     plt.close("all")
 
 
-def one(found, model, rest, depth, head):
-    at = (found["operating_point"] == rest) & (found["depth"] == depth)
-    return found.sel(model=model, layer=0, head=head).isel(point=int(at.values.argmax()))
-
-
 def test_the_result_keeps_its_contract_and_is_the_same_again(data, found):
     check(describe(found, "readout"), "readout", "readout.nc")
-    again = respond(data, attend(data), **SETTINGS | {"models": ["chi"]})
-    xr.testing.assert_equal(again, found.sel(model=["chi"]))
-    points = list(zip(found["depth"].values, found["operating_point"].values))
-    assert points == [(d, p) for d in (0.02, 0.1) for p in (0.1, 0.4, 0.8)]
-    assert (found["note"].sel(head=1) == "not run").all() and found["exponent_z"].sel(
-        head=1
-    ).isnull().all()
+    xr.testing.assert_equal(run(data, models=["chi"]), found.sel(model=["chi"]))
+    np.testing.assert_array_equal(found["depth"], [0.02, 0.1])
+    np.testing.assert_array_equal(found["operating_point"], [0.1, 0.4, 0.8])
+    assert (np.diff(found["stimulus"]) > 0).all()
+    other = found.sel(head=1)
+    assert (other["note"] == "not run").all() and other["exponent_z"].isnull().all()
 
 
 def test_numbers_of_one_head_by_a_loop(data, found):
@@ -73,7 +68,7 @@ def test_numbers_of_one_head_by_a_loop(data, found):
         for one_input in log_z
     ]
     x, y = np.concatenate(log_z), np.concatenate(log_c)
-    ours = one(found, "li_rinzel", 0.1, 0.1, 2)
+    ours = found.sel(model="li_rinzel", operating_point=0.1, depth=0.1, layer=0, head=2)
     assert float(ours["exponent_z"]) == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-10)
     assert float(ours["sd_log_normalizer"]) == pytest.approx(x.std(), rel=1e-12)
     assert float(ours["sd_log_gain_plain"]) == pytest.approx((x - y).std(), rel=1e-10)
@@ -89,14 +84,10 @@ def test_numbers_of_one_head_by_a_loop(data, found):
 
 @pytest.mark.parametrize("model, rest", [("li_rinzel", 0.1), ("chi", 0.1), ("g_chi", 0.8)])
 def test_small_fluctuations_are_normalised_in_part(data, model, rest):
-    """ln C is linear in ln Z then: the laws hold, and the power 1 / alpha_Z leaves next to nothing."""
-    equal = {
-        "inputs": ["draw-0", "draw-1"],
-        "models": [model],
-        "operating_points": [rest],
-        "depths": [0.1],
-    }
-    ours = one(respond(data, attend(data), **SETTINGS | equal), model, rest, 0.1, 0)
+    """ln C is linear in ln Z then: the laws hold, the power 1 / alpha_Z leaves almost nothing."""
+    point = {"models": [model], "operating_points": [rest], "depths": [0.1]}
+    found = run(data, inputs=["draw-0", "draw-1"], **point)
+    ours = found.sel(model=model, operating_point=rest, depth=0.1, layer=0, head=0)
     sd = float(ours["sd_log_normalizer"])
     assert sd < 0.05
     alpha = float(calcium.exponent(model, np.array([rest + 0.1]))[0]) * 0.1 / (rest + 0.1)
@@ -109,7 +100,7 @@ def test_small_fluctuations_are_normalised_in_part(data, model, rest):
 
 
 def test_oscillating_calcium_is_no_normaliser(found):
-    ours = one(found, "li_rinzel", 0.4, 0.1, 0)
+    ours = found.sel(model="li_rinzel", operating_point=0.4, depth=0.1, layer=0, head=0)
     assert ours["share_steady"] == 0 and np.isnan(ours["exponent_z"])
     assert ours["note"] == "calcium comes to rest at 0% of the queries only"
     assert np.isnan(ours["exponent_at_mean"]) and np.isnan(ours["relaxation_seconds"])
@@ -124,7 +115,7 @@ def test_curves_and_bifurcations_are_those_of_the_models(found):
         assert np.isnan(ours["fold_first"]) == (model != "chi")
         stimulus = calcium.curve(model, ours["steady_calcium"].values)[0]
         np.testing.assert_allclose(ours["steady_stimulus"], stimulus, rtol=1e-12)
-        oscillates = np.isfinite(ours["period"].values)
+        oscillates = ours["period"].notnull()
         inside = (ours["stimulus"] > 1.05 * ours["hopf_first"]) & (
             ours["stimulus"] < 0.95 * ours["hopf_last"]
         )
@@ -133,11 +124,24 @@ def test_curves_and_bifurcations_are_those_of_the_models(found):
 
 
 def test_one_input_is_halved_and_has_no_interval(data):
-    found = respond(
-        data, attend(data), **SETTINGS | {"inputs": ["draw-1"], "models": ["li_rinzel"]}
-    )
-    ours = one(found, "li_rinzel", 0.1, 0.1, 2)
+    found = run(data, inputs=["draw-1"], models=["li_rinzel"])
+    ours = found.sel(model="li_rinzel", operating_point=0.1, depth=0.1, layer=0, head=2)
     assert np.isfinite(ours["sd_log_gain"]) and np.isnan(ours["sd_log_gain_low"])
+
+
+def test_moments_of_a_power_law():
+    """y = ln C = 0.4 x + noise: the sds and powers are those of numpy, whatever the inputs are."""
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=n) for n in (30, 20, 10)]
+    y = [0.4 * a + 0.1 * rng.normal(size=len(a)) for a in x]
+    sums, (a, b) = gain.moments(x, y), map(np.concatenate, (x, y))
+    assert gain.sd_x(sums) == pytest.approx(a.std(), rel=1e-12)
+    assert gain.slope(sums) == pytest.approx(np.polyfit(a, b, 1)[0], rel=1e-12)
+    best = gain.best_power(sums)
+    assert gain.sd_gain(sums, best) == pytest.approx((a - best * b).std(), rel=1e-10)
+    for power in (0.99 * best, 1.01 * best):
+        assert gain.sd_gain(sums, power) > gain.sd_gain(sums, best)
+    assert np.isnan(gain.slope(0 * sums + 1)) and np.isnan(gain.best_power(0 * sums + 1))
 
 
 def test_a_normaliser_that_does_not_vary_is_told(data):
@@ -146,7 +150,7 @@ def test_a_normaliser_that_does_not_vary_is_told(data):
     same["mask"][:] = True
     for name in "kv":
         same[name] = same[name].fillna(0)
-    found = respond(same, attend(same), **SETTINGS | {"models": ["chi"]})
+    found = run(same, models=["chi"])
     assert (found["note"].sel(head=0) == "the normaliser does not vary").all()
     assert found["readout_exponent"].isnull().all()
     calcium_readout({"a": found.assign_attrs(data="equal queries")})
@@ -155,7 +159,7 @@ def test_a_normaliser_that_does_not_vary_is_told(data):
 def test_figure(found, tmp_path):
     nothing = found.copy(deep=True)
     for name in nothing.data_vars:
-        if nothing[name].dtype == float and name not in ("operating_point", "depth", "stimulus"):
+        if nothing[name].dtype == float:
             nothing[name][:] = np.nan
     odd = found.assign_attrs(data="x $^$ y").sel(model=["chi"])
     for fits in (
@@ -170,7 +174,7 @@ def test_figure(found, tmp_path):
             job.save_figure(figure, [tmp_path / f"{run}.svg"], {})
         assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     figure = calcium_readout({"a": found})
-    gain = figure.axes[2 * 3]  # the first head and model
-    plain = [line.get_ydata() for line in gain.lines if line.get_marker() == "o"]
+    panel = figure.axes[2 * 3]  # the first head and model
+    plain = [line.get_ydata() for line in panel.lines if line.get_marker() == "o"]
     head = found.sel(model="li_rinzel", layer=0, head=0)
-    np.testing.assert_array_equal(np.concatenate(plain), head["sd_log_gain_plain"])
+    np.testing.assert_array_equal(plain, head["sd_log_gain_plain"])

@@ -1,4 +1,4 @@
-"""Calcium of an astrocyte: Li-Rinzel, ChI and G-ChI, their steady states, bifurcations and oscillations.
+"""Calcium models Li-Rinzel, ChI and G-ChI: steady states, bifurcations and oscillations.
 
 Calcium C of the cytosol (uM) and the share h of receptors that are not inactivated, at IP3 I (uM):
 
@@ -6,101 +6,143 @@ Calcium C of the cytosol (uM) and the share h of receptors that are not inactiva
     dh/dt = O_2 (Q_2 (1 - h) - C h)
     m = I / (I + d_1) C / (C + d_5),    Q_2 = d_2 (I + d_1) / (I + d_3)
 
-(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994 (its rates are per ms, and
-1000 times as large per s: rate_IP3R 0.006 is Omega_C 6, rate_L 0.00011 Omega_L 0.11, rate_SERCA 0.0009 O_P
-0.9, k_IP3R 0.0002 O_2 0.2; concentrations in uM and ratio_ER_cyt, rho_A, are the same), `chi` those of the networks
-of Stimberg et al. (2019), after De Pitta et al. (2009); both are driven by IP3. `g_chi` has those of their
-figure 2 and is driven by glutamate Y (uM), which binds a share Gamma of the receptors; IP3 is a variable:
+(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994 (its rates are per
+ms, and 1000 times as large per s: rate_IP3R 0.006 is Omega_C 6, rate_L 0.00011 Omega_L 0.11,
+rate_SERCA 0.0009 O_P 0.9, k_IP3R 0.0002 O_2 0.2; concentrations in uM and ratio_ER_cyt, rho_A, are
+the same), `chi` those of the networks of Stimberg et al. (2019), after De Pitta et al. (2009); both
+are driven by IP3. `g_chi` has those of their figure 2 and is driven by glutamate Y (uM), which
+binds a share Gamma of the receptors; IP3 is a variable:
 
     dGamma/dt = O_N Y (1 - Gamma) - Omega_N (1 + zeta C / (C + K_KC)) Gamma
     dI/dt = O_beta Gamma + O_delta / (1 + I / kappa_delta) C^2 / (C^2 + K_delta^2)
             - O_3K C^4 / (C^4 + K_D^4) I / (I + K_3K) - Omega_5P I
 
-A state is an array [n, ...] of C, h and, for g_chi, I and Gamma; time is in seconds. The steady states are
-a curve with C as its parameter: h, the stimulus and all else follow from C in closed form. So no steady
-state is missed, and folds and Hopf points are roots along the curve.
+A state is an array [n, ...] of C, h and, for g_chi, I and Gamma; time is in seconds. The steady
+states are a curve with C as its parameter: h, the stimulus and all else follow from C in closed
+form. So no steady state is missed, and folds and Hopf points are roots along the curve.
 
 ASSUME: the cell rests in its stable steady state of least calcium.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
 from scipy.optimize import brentq
 
-NEAR = 1e-10  # uM, from the calcium of no stimulus to the first point of the curve
-GRID = 4000  # points of the curve between which one root is looked for
-NOUGHT = 1e-3  # uM, the curve begins at no stimulus if it begins below
-TINY = 1e-200  # complex step
+CURVE_BEGIN = 1e-10  # uM, from the calcium of no stimulus to the first point of the curve
+CURVE_POINTS = 4000  # of the curve, between which one root is looked for
+NO_STIMULUS = 1e-3  # uM, a curve that begins below begins at no stimulus
+COMPLEX_STEP = 1e-200
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
-MOST = 1e3  # uM, of a stimulus
-ROUNDING = 1e-9  # uM, a stimulus that is less below 0 is 0
-LEAST_CYCLE = 1e-3  # uM, calcium that varies less is steady
-LONGEST = 4000.0  # s, given to an oscillation to settle
-START = (0.1, 0.8, 0.5, 0.0)  # far from steady states
+MAX_STIMULUS = 1e3  # uM
+STIMULUS_ROUNDING = 1e-9  # uM, a stimulus that is less below 0 is 0
+MIN_CYCLE = 1e-3  # uM, calcium that varies less is steady
+MAX_SETTLING = 4000.0  # s, given to an oscillation to settle
+CYCLE_START = (0.1, 0.8, 0.5, 0.0)  # a state far from steady states
 
 
-class Cell(NamedTuple):
-    """Rates of C and h: 1/s, uM/s (O_P), 1/(uM s) (O_2), and uM."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cell:
+    """Parameters of the equations of C and h."""
 
-    omega_c: float
-    omega_l: float
-    c_t: float
-    rho_a: float
-    o_p: float
-    k_p: float
-    d_1: float
-    d_2: float
-    d_3: float
-    d_5: float
-    o_2: float
-
-
-class Receptor(NamedTuple):
-    """Rates of IP3 and Gamma: uM/s (O_beta, O_delta, O_3K), 1/s, 1/(uM s) (O_N), and uM; zeta has no unit."""
-
-    o_beta: float
-    o_delta: float
-    kappa_delta: float
-    k_delta: float
-    o_3k: float
-    k_d: float
-    k_3k: float
-    omega_5p: float
-    o_n: float
-    omega_n: float
-    zeta: float
-    k_kc: float
+    omega_c: float  # 1/s, highest rate of release by IP3 receptors
+    omega_l: float  # 1/s, rate of the leak
+    c_t: float  # uM, total calcium of the cell, per volume of cytosol
+    rho_a: float  # 1, volume of the store over that of the cytosol
+    o_p: float  # uM/s, highest rate of uptake by pumps
+    k_p: float  # uM, calcium at which pumps work at half that rate
+    d_1: float  # uM, dissociation constant of IP3
+    d_2: float  # uM, dissociation constant of calcium at the site that inactivates
+    d_3: float  # uM, dissociation constant of IP3 at inactivated receptors
+    d_5: float  # uM, dissociation constant of calcium at the site that activates
+    o_2: float  # 1/(uM s), rate at which calcium binds to the site that inactivates
 
 
-NEST = Cell(6.0, 0.11, 2.0, 0.185, 0.9, 0.1, 0.13, 1.049, 0.9434, 0.08234, 0.2)
-NETWORKS = Cell(6.0, 0.1, 2.0, 0.18, 0.9, 0.05, 0.13, 1.05, 0.9434, 0.08, 0.2)
-FIGURE_2 = NETWORKS._replace(k_p=0.1)
-RECEPTOR = Receptor(5.0, 0.2, 1.5, 0.3, 4.5, 0.5, 1.0, 0.1, 0.3, 0.5, 10.0, 0.5)
-MODELS = {"li_rinzel": (NEST, None), "chi": (NETWORKS, None), "g_chi": (FIGURE_2, RECEPTOR)}
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receptor:
+    """Parameters of the equations of IP3 and Gamma."""
+
+    o_beta: float  # uM/s, highest rate of IP3 from bound receptors (phospholipase C beta)
+    o_delta: float  # uM/s, highest rate of IP3 from phospholipase C delta
+    kappa_delta: float  # uM, IP3 that halves that rate
+    k_delta: float  # uM, calcium at which that rate is at half
+    o_3k: float  # uM/s, highest rate of degradation by the 3-kinase
+    k_d: float  # uM, calcium at which that rate is at half
+    k_3k: float  # uM, IP3 at which that rate is at half
+    omega_5p: float  # 1/s, rate of degradation by the 5-phosphatase
+    o_n: float  # 1/(uM s), rate at which glutamate binds
+    omega_n: float  # 1/s, rate at which it unbinds
+    zeta: float  # 1, what high calcium adds to that rate, over omega_n
+    k_kc: float  # uM, calcium that adds half of it
+
+
+NEST = Cell(
+    omega_c=6.0,
+    omega_l=0.11,
+    c_t=2.0,
+    rho_a=0.185,
+    o_p=0.9,
+    k_p=0.1,
+    d_1=0.13,
+    d_2=1.049,
+    d_3=0.9434,
+    d_5=0.08234,
+    o_2=0.2,
+)
+NETWORKS = Cell(
+    omega_c=6.0,
+    omega_l=0.1,
+    c_t=2.0,
+    rho_a=0.18,
+    o_p=0.9,
+    k_p=0.05,
+    d_1=0.13,
+    d_2=1.05,
+    d_3=0.9434,
+    d_5=0.08,
+    o_2=0.2,
+)
+FIGURE_2 = replace(NETWORKS, k_p=0.1)
+RECEPTOR = Receptor(
+    o_beta=5.0,
+    o_delta=0.2,
+    kappa_delta=1.5,
+    k_delta=0.3,
+    o_3k=4.5,
+    k_d=0.5,
+    k_3k=1.0,
+    omega_5p=0.1,
+    o_n=0.3,
+    omega_n=0.5,
+    zeta=10.0,
+    k_kc=0.5,
+)
+CALCIUM_MODELS = {"li_rinzel": (NEST, None), "chi": (NETWORKS, None), "g_chi": (FIGURE_2, RECEPTOR)}
 STIMULI = {"li_rinzel": "IP3", "chi": "IP3", "g_chi": "glutamate"}
-VARIABLES = ("calcium C", "gate h", "IP3 I", "bound receptors Gamma")
+STATE_VARIABLES = ("calcium C", "gate h", "IP3 I", "bound receptors Gamma")
 
 
-class Bifurcation(NamedTuple):
-    """Where steady states change: "fold" or "hopf", stimulus (uM), C (uM), frequency (rad/s, 0 at a fold)."""
+@dataclass(frozen=True, kw_only=True)
+class Bifurcation:
+    """Where steady states change."""
 
-    kind: str
-    stimulus: float
-    c: float
-    omega: float
+    kind: str  # "fold" or "hopf"
+    stimulus: float  # uM
+    c: float  # uM, calcium there
+    omega: float  # rad/s, frequency of the oscillation that begins; 0 at a fold
 
 
-class Cycle(NamedTuple):
-    """An oscillation: period (s), lowest and highest C (uM), and a state on it [n]."""
+@dataclass(frozen=True, kw_only=True)
+class Cycle:
+    """An oscillation of calcium; period, lowest and highest are NaN where calcium comes to rest."""
 
-    period: float
-    lowest: float
-    highest: float
-    state: np.ndarray
+    period: float  # s
+    lowest: float  # uM
+    highest: float  # uM
+    state: np.ndarray  # [n], where the simulation ended: on the oscillation if there is one
 
 
 class Diverged(ArithmeticError):
@@ -112,9 +154,9 @@ def rates_of_change(model: str, state: np.ndarray, stimulus: np.ndarray) -> np.n
     return np.stack(np.broadcast_arrays(*_slopes(model, state, stimulus)))
 
 
-def _slopes(model: str, state: Sequence, stimulus: np.ndarray) -> list:
+def _slopes(model: str, state: Sequence | np.ndarray, stimulus: float | np.ndarray) -> list:
     """Those derivatives of arrays or of plain numbers: the equations as they stand."""
-    cell, receptor = MODELS[model]
+    cell, receptor = CALCIUM_MODELS[model]
     c, h, ip3 = state[0], state[1], stimulus if receptor is None else state[2]
     m = ip3 / (ip3 + cell.d_1) * c / (c + cell.d_5)
     q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
@@ -134,19 +176,20 @@ def _slopes(model: str, state: Sequence, stimulus: np.ndarray) -> list:
     return slopes
 
 
-def _turnover(r: Receptor, c: np.ndarray, ip3: np.ndarray) -> tuple[np.ndarray, ...]:
-    """IP3 that phospholipase C delta makes, IP3 that is degraded (uM/s), and the unbinding rate (1/s)."""
+def _turnover(r: Receptor, c: np.ndarray, ip3: float | np.ndarray) -> tuple[np.ndarray, ...]:
+    """IP3 made by phospholipase C delta and IP3 degraded (uM/s), and the unbinding rate (1/s)."""
     production = r.o_delta / (1 + ip3 / r.kappa_delta) * c**2 / (c**2 + r.k_delta**2)
     degradation = r.o_3k * c**4 / (c**4 + r.k_d**4) * ip3 / (ip3 + r.k_3k) + r.omega_5p * ip3
     return production, degradation, r.omega_n * (1 + r.zeta * c / (c + r.k_kc))
 
 
 def curve(model: str, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Stimulus [...] and state [n, ...] at which C [...] (uM) is steady; negative or not finite if at none.
+    """Stimulus [...] and state [n, ...] at which C [...] (uM) is steady.
 
-    From dC/dt = 0, m h = y C-dependent; with h = Q_2 / (Q_2 + C) that is linear in IP3.
+    The stimulus is negative or not finite where C is steady at none. dC/dt = 0 gives m h as a
+    function of C; with h = Q_2 / (Q_2 + C) it is linear in IP3.
     """
-    cell, receptor = MODELS[model]
+    cell, receptor = CALCIUM_MODELS[model]
     store = cell.c_t - (1 + cell.rho_a) * c
     flux = cell.o_p * c**2 / (c**2 + cell.k_p**2) / store - cell.omega_l
     y = (flux / cell.omega_c) ** (1 / 3) * (c + cell.d_5) / c
@@ -162,18 +205,18 @@ def curve(model: str, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _slope(model: str, c: np.ndarray) -> np.ndarray:
     """d stimulus / dC along the curve, by a complex step: exact to rounding."""
-    return curve(model, c + TINY * 1j)[0].imag / TINY
+    return curve(model, c + COMPLEX_STEP * 1j)[0].imag / COMPLEX_STEP
 
 
 def jacobian(model: str, state: np.ndarray, stimulus: np.ndarray) -> np.ndarray:
-    """Derivatives [..., n, n] of `rates_of_change` with respect to the state [n, ...], by complex steps."""
+    """Derivatives [..., n, n] of `rates_of_change` by the state [n, ...], by complex steps."""
     n = len(state)
     columns = []
     for i in range(n):
         step = np.zeros(n, dtype=complex)
-        step[i] = TINY * 1j
+        step[i] = COMPLEX_STEP * 1j
         moved = state + step.reshape(-1, *[1] * (state.ndim - 1))
-        columns.append(rates_of_change(model, moved, stimulus).imag / TINY)
+        columns.append(rates_of_change(model, moved, stimulus).imag / COMPLEX_STEP)
     return np.moveaxis(np.array(columns), (0, 1), (-1, -2))
 
 
@@ -185,8 +228,11 @@ def _growth(model: str, c: np.ndarray) -> np.ndarray:
 
 @cache
 def _branches(model: str) -> tuple[np.ndarray, ...]:
-    """Stretches of C [k] (uM), rising, on which the stimulus rises or falls throughout; they meet at folds."""
-    cell, receptor = MODELS[model]
+    """Rising stretches of C [k] (uM) on which the stimulus only rises or only falls.
+
+    They meet at folds.
+    """
+    cell, receptor = CALCIUM_MODELS[model]
 
     def flux(c: float) -> float:  # what the pump takes up and the leak does not lose
         store = cell.c_t - (1 + cell.rho_a) * c
@@ -194,7 +240,7 @@ def _branches(model: str) -> tuple[np.ndarray, ...]:
 
     most = cell.c_t / (1 + cell.rho_a)
     least = brentq(flux, 1e-6, most, xtol=1e-15)  # where IP3 is 0
-    c = least + np.geomspace(NEAR, most - least, GRID, endpoint=False)
+    c = least + np.geomspace(CURVE_BEGIN, most - least, CURVE_POINTS, endpoint=False)
     stimulus, state = curve(model, c)
     real = stimulus >= 0
     if receptor is not None:
@@ -214,11 +260,11 @@ def _branches(model: str) -> tuple[np.ndarray, ...]:
     return tuple(parts)
 
 
-def steady_states(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def steady_states(model: str, stimulus: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """C (uM) of every steady state [branch, k] at stimuli [k] (uM), and its growth rate (1/s).
 
-    The growth rate is the largest real part of the eigenvalues: the state is stable where it is negative.
-    NaN where a branch does not reach.
+    The growth rate is the largest real part of the eigenvalues: the state is stable where it is
+    negative. NaN where a branch does not reach.
     """
     stimulus = np.atleast_1d(np.asarray(stimulus, dtype=float))
     found = []
@@ -226,7 +272,7 @@ def steady_states(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndar
         on_part = curve(model, part)[0]
         order = np.argsort(on_part)
         least, most = on_part[order[[0, -1]]]
-        known = (stimulus >= (0 if least < NOUGHT else least)) & (stimulus <= most)
+        known = (stimulus >= (0 if least < NO_STIMULUS else least)) & (stimulus <= most)
         c = np.where(known, np.interp(stimulus, on_part[order], part[order]), np.nan)
         for _ in range(60):  # Newton, within the branch
             if not known.any():
@@ -247,12 +293,15 @@ def steady_states(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndar
 def bifurcations(model: str) -> tuple[Bifurcation, ...]:
     """Folds and Hopf points of the steady states by rising C: roots along their curve.
 
-    A fold is where the stimulus turns; a Hopf point where a sum of two eigenvalues that are not real
-    changes its sign.
+    A fold is where the stimulus turns; a Hopf point where a sum of two eigenvalues that are not
+    real changes its sign.
     """
     parts = _branches(model)
     folds = [before[-1] for before, after in zip(parts, parts[1:]) if before[-1] == after[0]]
-    found = [Bifurcation("fold", float(curve(model, c)[0]), float(c), 0.0) for c in folds]
+    found = [
+        Bifurcation(kind="fold", stimulus=float(curve(model, c)[0]), c=float(c), omega=0.0)
+        for c in folds
+    ]
     for part in parts:
         sums = _sums(model, part)
         for i in np.flatnonzero(np.sign(sums[1:]) * np.sign(sums[:-1]) < 0):
@@ -261,16 +310,17 @@ def bifurcations(model: str) -> tuple[Bifurcation, ...]:
             values = np.linalg.eigvals(jacobian(model, state, stimulus))
             omega = abs(values[np.abs(values.real).argmin()].imag)
             if omega > 0:  # else two real eigenvalues cancel
-                found.append(Bifurcation("hopf", float(stimulus), c, float(omega)))
-    return tuple(sorted(found, key=lambda one: one.c))
+                hopf = Bifurcation(kind="hopf", stimulus=float(stimulus), c=c, omega=float(omega))
+                found.append(hopf)
+    return tuple(sorted(found, key=lambda bifurcation: bifurcation.c))
 
 
-def along_curve(model: str, most: float, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """C (uM) and growth rate (1/s) [n] of steady states along their curve, up to a stimulus of `most` (uM)."""
+def along_curve(model: str, highest: float, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) and growth rate (1/s) [n] of steady states along their curve up to a stimulus (uM)."""
     every = np.unique(np.concatenate(_branches(model)))
-    every = every[: np.flatnonzero(curve(model, every)[0] <= most)[-1] + 1]
+    every = every[: np.flatnonzero(curve(model, every)[0] <= highest)[-1] + 1]
     near = every[np.linspace(0, len(every) - 1, n // 2).round().astype(int)]  # dense at low C
-    c = np.sort(np.concatenate([near, np.linspace(*every[[0, -1]], n - n // 2 + 2)[1:-1]]))
+    c = np.sort(np.concatenate([near, np.linspace(every[0], every[-1], n - n // 2 + 2)[1:-1]]))
     return c, _growth(model, c)
 
 
@@ -282,8 +332,11 @@ def _sums(model: str, c: np.ndarray) -> np.ndarray:
     return (values[:, pairs[0]] + values[:, pairs[1]]).prod(-1).real
 
 
-def resting(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """C (uM) and growth rate (1/s) [k] of the stable steady state of least C; NaN where none is stable."""
+def resting(model: str, stimulus: float | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) and growth rate (1/s) of the resting state at stimuli [k] (uM).
+
+    That is the stable steady state of least C; NaN where none is stable.
+    """
     c, growth = steady_states(model, stimulus)
     c = np.where(growth < 0, c, np.inf)
     lowest = c.argmin(0)[None]
@@ -292,7 +345,7 @@ def resting(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def exponent(model: str, stimulus: np.ndarray) -> np.ndarray:
-    """alpha [k], d ln C / d ln stimulus of the resting state at stimuli [k] (uM); NaN where none is stable."""
+    """alpha = d ln C / d ln stimulus at rest, at stimuli [k] (uM); NaN where no state is stable."""
     c = resting(model, stimulus)[0]
     found = np.full(c.shape, np.nan)
     known = np.isfinite(c)
@@ -302,17 +355,21 @@ def exponent(model: str, stimulus: np.ndarray) -> np.ndarray:
 
 
 def relaxation_seconds(model: str, stimulus: float) -> float:
-    """Slowest relaxation time (s) of the resting state at a stimulus (uM); NaN where none is stable."""
+    """Slowest relaxation time (s) of calcium at rest at a stimulus (uM); NaN if none is stable."""
     return float(-1 / resting(model, stimulus)[1][0])
 
 
 def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) -> Cycle:
-    """The oscillation that is reached from a start [n] at a stimulus (uM); NaN if calcium comes to rest.
+    """The oscillation that is reached from a state [n] at a stimulus (uM).
 
-    Simulated until two successive periods and heights agree to 1e-6.
+    It is simulated until two successive periods and heights agree to 1e-6.
     """
-    state = np.array(START[: 2 if MODELS[model][1] is None else 4]) if start is None else start
-    nothing = Cycle(np.nan, np.nan, np.nan, state)
+    state = (
+        np.array(CYCLE_START[: 2 if CALCIUM_MODELS[model][1] is None else 4])
+        if start is None
+        else start
+    )
+    nothing = Cycle(period=np.nan, lowest=np.nan, highest=np.nan, state=state)
     begin, span = 0.0, 100.0
 
     def slopes(_: float, y: np.ndarray) -> list[float]:
@@ -321,29 +378,31 @@ def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) ->
     def turn(_: float, y: np.ndarray) -> float:  # calcium has an extremum
         return slopes(_, y)[0]
 
-    while begin < LONGEST:
+    while begin < MAX_SETTLING:
         run = _run_with_turns(slopes, turn, span, state)
         begin, state = begin + span, _finite(run.y[:, -1], begin + span)
         times, heights = run.t_events[0][-6:], run.y_events[0][-6:]
         if len(times) < 6:
-            if np.ptp(run.y[0, run.t > span / 2]) < LEAST_CYCLE:
+            if np.ptp(run.y[0, run.t > span / 2]) < MIN_CYCLE:
                 return nothing
             span *= 2
             continue
         heights = heights[:, 0]
-        if np.ptp(heights) < LEAST_CYCLE:
+        if np.ptp(heights) < MIN_CYCLE:
             return nothing
         period, before = times[-1] - times[-3], times[-3] - times[-5]
         moved = np.abs(heights[-2:] - heights[-4:-2]).max()
         if moved < 1e-6 * heights[-1] and abs(period / before - 1) < 1e-6:
-            return Cycle(float(period), heights[-2:].min(), heights[-2:].max(), state)
+            lowest, highest = np.sort(heights[-2:])
+            return Cycle(period=float(period), lowest=lowest, highest=highest, state=state)
     return nothing
 
 
 def _run_with_turns(slopes: Callable, turn: Callable, span: float, state: np.ndarray):
     """What solve_ivp returns, with the times of `turn`; without any where the state is at rest.
 
-    Close to rest, rounding alone turns calcium, and brentq finds no root where a step saw a change of sign.
+    Close to rest, rounding alone turns calcium, and brentq finds no root where a step saw a change
+    of sign.
     """
     settings = {"method": "LSODA", **TOLERANCE}
     try:
@@ -357,18 +416,18 @@ def _run_with_turns(slopes: Callable, turn: Callable, span: float, state: np.nda
 
 
 def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
-    """C [k] (uM) at the ends of k equal intervals (s) in each of which the stimulus [k] (uM) is constant.
+    """C [k] (uM) at the ends of k equal intervals (s), each with a constant stimulus [k] (uM).
 
-    From the resting state of the first stimulus; where none is stable, from its oscillation. Less than
-    nothing by rounding is nothing. Raises ValueError for a stimulus below 0 or above 1000 uM and Diverged
-    where a variable is not finite.
+    From the resting state of the first stimulus; where none is stable, from its oscillation. Less
+    than nothing by rounding is nothing. Raises ValueError for a stimulus below 0 or above 1000 uM
+    and Diverged where a variable is not finite.
     """
     stimulus = np.asarray(stimulus, dtype=float)
-    stimulus = np.where((stimulus < 0) & (stimulus > -ROUNDING), 0.0, stimulus)
-    wrong = ~((stimulus >= 0) & (stimulus <= MOST))
+    stimulus = np.where((stimulus < 0) & (stimulus > -STIMULUS_ROUNDING), 0.0, stimulus)
+    wrong = ~((stimulus >= 0) & (stimulus <= MAX_STIMULUS))
     if wrong.any():
         raise ValueError(
-            f"stimulus: got {stimulus[wrong][0]:g} uM, wanted 0 to {MOST:g} at all times"
+            f"stimulus: got {stimulus[wrong][0]:g} uM, wanted 0 to {MAX_STIMULUS:g} at all times"
         )
     c = resting(model, stimulus[:1])[0][0]
     state = (
@@ -377,7 +436,7 @@ def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
     found = []
     for i, x in enumerate(stimulus.tolist()):
         run = solve_ivp(
-            lambda _, y: _slopes(model, y.tolist(), x),
+            lambda _, y, x=x: _slopes(model, y.tolist(), x),
             (0, seconds),
             state,
             method="DOP853",
@@ -392,7 +451,7 @@ def drive(model: str, stimulus: np.ndarray, seconds: float) -> np.ndarray:
 
 
 def _finite(state: np.ndarray, seconds: float) -> np.ndarray:
-    for name, value in zip(VARIABLES, state):
+    for name, value in zip(STATE_VARIABLES, state):
         if not np.isfinite(value):
             raise Diverged(f"{name} is not finite at {seconds:g} s")
     return state

@@ -22,6 +22,16 @@ def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
     return spread(sorted(run, key=lambda place: (values[place], place)), n)
 
 
+def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
+    """Labels of the heads of which a value is known, in order: {"layer": 0, "head": 2} selects one."""
+    others = [dim for dim in values.dims if dim not in ("layer", "head")]
+    known = values.notnull().any(others).transpose("layer", "head")
+    return [
+        {"layer": int(known["layer"][a]), "head": int(known["head"][b])}
+        for a, b in np.argwhere(known.values)
+    ]
+
+
 def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
     """What the head at a place (layer, head) is called."""
     return palette.head_name(fit, fit["layer"][place[0]], fit["head"][place[1]])

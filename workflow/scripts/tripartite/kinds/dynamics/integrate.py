@@ -285,11 +285,11 @@ def _intracellular(model: str, calcium: np.ndarray, seconds: float) -> np.ndarra
     least, gain = STIMULUS[model]
     mean = calcium.mean()
     stimulus = least + gain * calcium / (mean or 1.0)
-    if stimulus.max() > calcium_models.MOST:
+    if stimulus.max() > calcium_models.MAX_STIMULUS:
         raise UserError(
             f"dynamics: calcium: {model}: one query has {calcium.max() / mean:.0f} times the mean response, and "
             f"would drive it with {stimulus.max():.0f} uM of {calcium_models.STIMULI[model]}, wanted at most "
-            f"{calcium_models.MOST:g}; use linear, or another head or input"
+            f"{calcium_models.MAX_STIMULUS:g}; use linear, or another head or input"
         )
     try:
         return calcium_models.drive(model, stimulus, seconds)

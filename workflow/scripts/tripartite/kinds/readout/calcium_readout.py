@@ -4,26 +4,32 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator
 
 from tripartite.figures import palette
+from tripartite.figures.panels import heads_run, interval, line, mark, points
 
-MOST = 3  # heads shown
+MAX_HEADS = 3  # of all experiments
 NAMES = {"li_rinzel": "Li–Rinzel", "chi": "ChI", "g_chi": "G-ChI"}
 STIMULI = {"g_chi": "glutamate (µM)"}
 BEST, PLAIN = "s", "o"
+HOLLOW, EDGE = {"markerfacecolor": "white"}, {"markeredgewidth": 0.7}
 
 
 def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
-    """A column per calcium model. Steady states and oscillations; exponents; the gain that is left in the
-    first heads of every experiment, and the power to divide by for it.
+    """A column per calcium model. Steady states and oscillations; exponents; gain that is left.
+
+    The gain is that of the first heads of every experiment; below is the power to divide by for it.
     """
     palette.apply()
     first = next(iter(fits.values()))
     models = list(dict.fromkeys(str(x) for fit in fits.values() for x in fit["model"].values))
     heads = [
-        (fit, pair) for fit in fits.values() for pair in _heads(fit)[: max(1, MOST // len(fits))]
-    ][:MOST]
+        (fit, pair)
+        for fit in fits.values()
+        for pair in _heads(fit)[: max(1, MAX_HEADS // len(fits))]
+    ][:MAX_HEADS]
     n_rows = 3 + len(heads)
     figure, axes = plt.subplots(
         n_rows,
@@ -46,8 +52,7 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
         draw_exponent(axes[1, column], fit)
         for row, (shown, pair) in enumerate(heads, 2):
             if model in shown["model"].values:
-                one = shown.sel(model=model, **pair)
-                draw_gain(axes[row, column], one)
+                draw_gain(axes[row, column], shown.sel(model=model, **pair))
                 if column == 0:
                     source = palette.plain_text(shown.attrs["data"])
                     words = f"{source}, {palette.head_name(shown, **pair)}"
@@ -72,11 +77,8 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
 
 def _heads(fit: xr.Dataset) -> list[dict[str, int]]:
     """Heads that were run, in order; the first one if none was."""
-    run = fit["sd_log_normalizer"].notnull().transpose("layer", "head")
-    places = np.argwhere(run.values) if run.any() else np.zeros((1, 2), dtype=int)
-    return [
-        {"layer": int(fit["layer"][a]), "head": int(fit["head"][b])} for a, b in places.tolist()
-    ]
+    first = {"layer": int(fit["layer"][0]), "head": int(fit["head"][0])}
+    return heads_run(fit["sd_log_normalizer"]) or [first]
 
 
 def _bands(axis, fit: xr.Dataset) -> None:
@@ -111,20 +113,14 @@ def draw_states(axis, fit: xr.Dataset) -> None:
         for which in ("first", "last"):
             at = float(fit[f"{kind}_{which}"])
             if np.isfinite(at):
-                axis.plot(
-                    at,
-                    _on_curve(stimulus, c, at, kind, which),
-                    marker,
-                    color=palette.LARGE,
-                    markersize=3.5,
-                    zorder=4,
-                )
+                place = at, _on_curve(stimulus, c, at, kind, which)
+                axis.plot(*place, marker, color=palette.LARGE, markersize=3.5, zorder=4)
     if np.isfinite(c).any():
         _log(axis)
 
 
 def _on_curve(stimulus: np.ndarray, c: np.ndarray, at: float, kind: str, which: str) -> float:
-    """Calcium of the steady states where their stimulus is `at`: lowest for the first Hopf point."""
+    """Calcium of the steady states where the stimulus is `at`: lowest for the first Hopf point."""
     places = np.flatnonzero(np.diff(np.sign(stimulus - at)) != 0)
     if kind == "fold" or not len(places):
         return float(c[np.abs(np.log(stimulus / at)).argmin()])
@@ -138,65 +134,34 @@ def draw_exponent(axis, fit: xr.Dataset) -> None:
     axis.set_ylim(0, None)
 
 
-def _by_depth(fit: xr.Dataset) -> list[tuple[str, np.ndarray]]:
-    """A colour and the points of each depth."""
-    depths = fit["depth"].values
-    return [
-        (color, np.flatnonzero(depths == depth))
-        for color, depth in zip(palette.COLOURS, np.unique(depths))
-    ]
-
-
 def draw_gain(axis, fit: xr.Dataset) -> None:
-    total = float(fit["sd_log_normalizer"])
+    total, low, high = interval(fit, "sd_log_normalizer")
     axis.axhline(total, color=palette.EXACT, linewidth=0.8)
-    axis.axhspan(
-        *(float(fit[f"sd_log_normalizer{end}"]) for end in ("_low", "_high")),
-        color=palette.EXACT,
-        alpha=0.1,
-        linewidth=0,
-    )
-    mean = (fit["operating_point"] + fit["depth"]).values
-    for color, points in _by_depth(fit):
-        x = mean[points]
-        axis.plot(x, fit["sd_log_gain_law"].values[points], color=color, linewidth=0.7)
-        for name, marker, filled in (("_plain", PLAIN, True), ("", BEST, False)):
-            middle, low, high = (
-                fit[f"sd_log_gain{name}{e}"].values[points] for e in ("", "_low", "_high")
-            )
-            axis.vlines(x, low, high, color=color, linewidth=0.8)
-            axis.plot(
-                x,
-                middle,
-                marker,
-                color=color,
-                markersize=3,
-                markerfacecolor=color if filled else "white",
-                markeredgewidth=0.7,
-            )
+    axis.axhspan(low, high, color=palette.EXACT, alpha=0.1, linewidth=0)
+    for colour, of_depth in _by_depth(fit):
+        x = of_depth["stimulus_at_mean"]
+        axis.plot(x, of_depth["sd_log_gain_law"], color=colour, linewidth=0.7)
+        points(axis, x, interval(of_depth, "sd_log_gain_plain"), colour, PLAIN, **EDGE)
+        points(axis, x, interval(of_depth, "sd_log_gain"), colour, BEST, **EDGE, **HOLLOW)
     if np.isfinite(fit["sd_log_gain"]).any():
         _log(axis)
 
 
 def draw_power(axis, fit: xr.Dataset) -> None:
-    mean = (fit["operating_point"] + fit["depth"]).values
-    for color, points in _by_depth(fit):
-        middle, low, high = (
-            fit[f"readout_exponent{e}"].values[points] for e in ("", "_low", "_high")
-        )
-        axis.vlines(mean[points], low, high, color=color, linewidth=0.8)
-        axis.plot(
-            mean[points],
-            middle,
-            BEST,
-            color=color,
-            markersize=3,
-            markerfacecolor="white",
-            markeredgewidth=0.7,
-        )
+    for colour, of_depth in _by_depth(fit):
+        power = interval(of_depth, "readout_exponent")
+        points(axis, of_depth["stimulus_at_mean"], power, colour, BEST, **EDGE, **HOLLOW)
     axis.axhline(1, color="0.6", linewidth=0.6, linestyle="--")
     if np.isfinite(fit["readout_exponent"]).any():
         _log(axis)
+
+
+def _by_depth(fit: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
+    """A colour and the numbers of each depth, with the stimuli of the mean normaliser."""
+    fit = fit.assign(stimulus_at_mean=fit["operating_point"] + fit["depth"])
+    return [
+        (colour, fit.isel(depth=i)) for i, colour in zip(range(fit.sizes["depth"]), palette.COLOURS)
+    ]
 
 
 def _log(axis) -> None:
@@ -216,54 +181,22 @@ def _common(row) -> None:
 
 
 def _legend(figure: Figure, fit: xr.Dataset) -> None:
-    line, patch = plt.Line2D, plt.Rectangle
+    exact, grey = {"color": palette.EXACT}, {"color": "0.3"}
+    bifurcation = {"color": palette.LARGE, "markersize": 3.5}
     handles = [
-        line([], [], color=palette.EXACT, label="stable steady state"),
-        line([], [], color=palette.EXACT, linestyle=":", label="unstable"),
-        patch((0, 0), 1, 1, color=palette.SMALL, alpha=0.35, label="range of oscillation"),
-        patch((0, 0), 1, 1, color="0.93", label="calcium cannot come to rest"),
-        line(
-            [],
-            [],
-            color=palette.LARGE,
-            marker="o",
-            linestyle="",
-            markersize=3.5,
-            label="Hopf bifurcation",
-        ),
-        line([], [], color=palette.LARGE, marker="D", linestyle="", markersize=3.5, label="fold"),
-        line(
-            [], [], color=palette.EXACT, linewidth=0.8, label="gain without astrocyte, sd(ln $Z$)"
-        ),
-        line(
-            [],
-            [],
-            color="0.3",
-            marker=PLAIN,
-            linestyle="",
-            markersize=3,
-            label="dividing by $C$; bars: 95 % over inputs",
-        ),
-        line([], [], color="0.3", linewidth=0.7, label="law $|1-\\alpha_Z|$ sd(ln $Z$)"),
-        line(
-            [],
-            [],
-            color="0.3",
-            marker=BEST,
-            linestyle="",
-            markersize=3,
-            markerfacecolor="white",
-            label="dividing by the best power $C^\\gamma$, other inputs",
-        ),
+        line("stable steady state", **exact),
+        line("unstable", **exact, linestyle=":"),
+        Patch(color=palette.SMALL, alpha=0.35, label="range of oscillation"),
+        Patch(color="0.93", label="calcium cannot come to rest"),
+        mark("Hopf bifurcation", "o", **bifurcation),
+        mark("fold", "D", **bifurcation),
+        line("gain without astrocyte, sd(ln $Z$)", **exact, linewidth=0.8),
+        mark("dividing by $C$; bars: 95 % over inputs", PLAIN, **grey),
+        line("law $|1-\\alpha_Z|$ sd(ln $Z$)", **grey, linewidth=0.7),
+        mark("dividing by the best power $C^\\gamma$, other inputs", BEST, **grey, **HOLLOW),
     ]
     handles += [
-        line(
-            [],
-            [],
-            color=color,
-            linewidth=3,
-            label=f"the mean normaliser adds {float(fit['depth'][points[0]]):g} µM",
-        )
-        for color, points in _by_depth(fit)
+        line(f"the mean normaliser adds {float(of_depth['depth']):g} µM", color=colour, linewidth=3)
+        for colour, of_depth in _by_depth(fit)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
