@@ -1,4 +1,4 @@
-"""The reverse fit: planted attention is recovered, networks are explained, or a note says why not."""
+"""The reverse fit: planted attention is recovered, networks are explained, or a note says why."""
 
 import numpy as np
 import pytest

@@ -100,7 +100,7 @@ def explain_attention(
     return Fit(best.values, errors, best.log_likelihood, n_parameters, best.log_p, "")
 
 
-def explained_attention(
+def log_explained_attention(
     values: dict, logits: np.ndarray, age: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln P of the explanation with these values and ln of its softmax part, both [T, N]."""
@@ -120,7 +120,7 @@ def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
 
 def point(values: dict, observed: Observed) -> Point:
     """The explanation with these values."""
-    log_p, log_s = explained_attention(values, observed.logits, observed.age)
+    log_p, log_s = log_explained_attention(values, observed.logits, observed.age)
     return Point(values, log_p, log_s, likelihood(observed.target, log_p))
 
 
@@ -153,11 +153,8 @@ def score(here: Point, observed: Observed, names: Sequence[str]) -> tuple[np.nda
     c = total * p * kept**2
     crossed = c.T @ s
     biases = np.diag(c.sum(0)) - crossed - crossed.T + (s * c.sum(1, keepdims=True)).T @ s
-    mixed = []
-    for column in columns:
-        h = total * p * kept * column
-        mixed.append((h - s * h.sum(1, keepdims=True)).sum(0))
-    mixed = np.array(mixed).reshape(len(columns), -1)
+    weighted = [total * p * kept * column for column in columns]
+    mixed = np.array([(x - s * x.sum(1, keepdims=True)).sum(0) for x in weighted])
     whole = np.block([[information, mixed], [mixed.T, biases]])
     return np.concatenate([gradient, of_bias]), whole
 

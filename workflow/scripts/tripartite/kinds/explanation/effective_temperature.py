@@ -63,10 +63,8 @@ def draw_temperatures(axis, fit: xr.Dataset) -> None:
     axis.set(xscale="log", ylim=(0, 1.25), xlim=(m[0] / 1.6, m[-1] * 1.6))
     axis.set_xlabel("hidden neurons $m$")
     axis.set_ylabel("inverse temperature $\\beta$")
-    shift, low, high = (float(x) for x in interval(fit, "reach_shift"))
-    words = (
-        f"shift {shift:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(shift) else "no shift fitted"
-    )
+    shift = "shift {:.2f} [{:.2f}, {:.2f}]".format(*interval(fit, "reach_shift"))
+    words = shift if np.isfinite(fit["reach_shift"]) else "no shift fitted"
     palette.title_of(axis, fit, words.replace("-", "−"))
     if heads:
         axis.legend(
