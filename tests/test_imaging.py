@@ -387,7 +387,8 @@ def test_a_rival_that_does_not_vary(data):
     [
         (
             {"frame_seconds": 1.0},
-            "input draw-2, 15 tokens read for 1 s each, makes 15 frames, wanted 20 to 20000; ",
+            "input draw-2, 15 tokens read for 1 s each, makes 15 frames, wanted 20 to 20000; "
+            "change",
         ),
         (
             {"frame_seconds": 1e-3},
