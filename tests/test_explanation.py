@@ -1,4 +1,4 @@
-"""The reverse fit: planted attention is recovered, networks are explained, and what cannot be fitted is said."""
+"""The reverse fit: planted attention is recovered, networks are explained, or a note says why."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,16 @@ import torch
 from matplotlib import pyplot as plt
 from scipy.optimize import minimize
 
-from test_stages import SETTINGS
+from conftest import random_heads, run_stage
 from tripartite import explanation, job, network
-from tripartite.contracts import check
-from tripartite.explanation import EXPLANATIONS, SCALARS, explain_attention
+from tripartite.contracts import check, describe
+from tripartite.explanation import EXPLANATIONS, SCALARS, Observed, explain_attention
 from tripartite.features import draw_neurons
-from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
-from tripartite.kinds.explanation import effective_temperature
-from tripartite.kinds.explanation import explain as stage
+from tripartite.kinds.explanation import prediction
+from tripartite.kinds.explanation.effective_temperature import effective_temperature
 from tripartite.kinds.explanation.explain import explain
 
+SETTINGS = {"n_features": [10], "n_seeds": 2, "heads": "all", "seed": 5, "data_of": "x"}
 N = 24
 RNG = np.random.default_rng(0)
 LOGITS = 1.5 * RNG.standard_normal((N, N))
@@ -59,37 +58,32 @@ def test_score_and_information_are_the_derivatives(name):
     counts = np.array([RNG.multinomial(30, row) for row in attention(*PLANTED["all"])]).astype(
         float
     )
-    names = [key for key in SCALARS if key in EXPLANATIONS[name]]
-    with_bias = "key_bias" in EXPLANATIONS[name]
+    free = EXPLANATIONS[name]
+    scalars = [key for key in SCALARS if key in free]
+    with_bias = "key_bias" in free
     for key in SCALARS:
-        values[key] = values[key] if key in names else 0.0
+        values[key] = values[key] if key in scalars else 0.0
 
-    def moved(step):
-        new = dict(values) | {key: values[key] + x for key, x in zip(names, step)}
+    def point_at(step, target):
+        new = values | {key: values[key] + x for key, x in zip(scalars, step)}
         if with_bias:
-            new["key_bias"] = values["key_bias"] + step[len(names) :]
-        return new
+            new["key_bias"] = values["key_bias"] + step[len(scalars) :]
+        return explanation.point(new, Observed(target, LOGITS, AGE))
 
     def log_likelihood(step, target):
-        return explanation.likelihood(
-            target, explanation.log_attention(moved(step), LOGITS, AGE)[0]
-        )
+        return point_at(step, target).log_likelihood
 
-    size = len(names) + with_bias * N
-    gradient, _ = explanation.score(counts, LOGITS, AGE, values, names, with_bias)
-    steps = 1e-5 * np.eye(size)
+    def score(step, target):
+        return explanation.score(point_at(step, target), Observed(target, LOGITS, AGE), free)
+
+    nowhere = np.zeros(len(scalars) + with_bias * N)
+    gradient, _ = score(nowhere, counts)
+    steps = 1e-5 * np.eye(len(nowhere))
     numeric = [(log_likelihood(h, counts) - log_likelihood(-h, counts)) / 2e-5 for h in steps]
     np.testing.assert_allclose(gradient, numeric, rtol=1e-5, atol=1e-4)
-    expected = 30 * np.exp(explanation.log_attention(values, LOGITS, AGE)[0])
-    _, information = explanation.score(expected, LOGITS, AGE, values, names, with_bias)
-    curved = [
-        (
-            explanation.score(expected, LOGITS, AGE, moved(h), names, with_bias)[0]
-            - explanation.score(expected, LOGITS, AGE, moved(-h), names, with_bias)[0]
-        )
-        / -2e-5
-        for h in steps
-    ]
+    expected = 30 * np.exp(point_at(nowhere, counts).log_p)
+    _, information = score(nowhere, expected)
+    curved = [(score(h, expected)[0] - score(-h, expected)[0]) / -2e-5 for h in steps]
     np.testing.assert_allclose(information, curved, rtol=1e-4, atol=1e-3)
 
 
@@ -101,7 +95,7 @@ def test_scoring_finds_what_a_slow_search_finds():
     for name in ("temperature and decay", "temperature and uniform"):
         second = EXPLANATIONS[name][1]
 
-        def cost(x):
+        def cost(x, second=second):
             values = {"beta": x[0], "decay": 0, "share": 0, "bias": 0}
             if second == "uniform_share" and not 0 <= x[1] < 1:
                 return np.inf
@@ -120,7 +114,7 @@ def test_scoring_finds_what_a_slow_search_finds():
 
 @pytest.mark.slow
 def test_intervals_hold_planted_parameters_at_the_nominal_rate():
-    """250 repeats of 40 attended tokens per query, every explanation: binomial sd of 95 % is .014."""
+    """250 repeats of 40 tokens per query, every explanation: the binomial sd of 95 % is .014."""
     rng = np.random.default_rng(1)
     for name in (
         "temperature",
@@ -177,7 +171,8 @@ def test_what_cannot_be_fitted_is_said(target, logits, name, word):
 
 def simulated(sigma_squared, m, seed, n_tokens=64, d_head=16):
     """Attention weights of a network of m neurons written out, and the logits, both [T, N]."""
-    data = synthetic([sigma_squared], 1, n_tokens, d_head, seed=3, experiment="simulated")
+    settings = {"seed": 3, "experiment": "simulated"}
+    data = random_heads([sigma_squared], 1, n_tokens=n_tokens, d_head=d_head, **settings)
     q, k = (data[name].values[0, 0, 0].astype(float) for name in "qk")
     omega = np.random.default_rng(seed).standard_normal((m, d_head))
     phi_q, phi_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
@@ -187,7 +182,7 @@ def simulated(sigma_squared, m, seed, n_tokens=64, d_head=16):
 
 @pytest.mark.parametrize("sigma_squared", [1.0, 18.0])
 def test_more_parameters_explain_no_less(sigma_squared):
-    """With a uniform share the likelihood has several maxima; the highest is above all simpler fits."""
+    """With a share the likelihood has several maxima; the highest is above all simpler fits."""
     age, worst, compared = AGE[:16, -16:], np.inf, 0
     for seed in range(20):
         weights, logits = simulated(sigma_squared, 10, seed, n_tokens=16)
@@ -252,24 +247,22 @@ def test_a_leaky_network_is_explained_by_a_decay():
 
 def test_prediction_is_stable_and_its_shift_is_found():
     reach, sigma = np.linspace(-30, 2, 20), np.full(20, 5.0)
-    curve = explanation.predicted_inverse_temperature(reach, sigma, 0.4)
+    curve = prediction.predicted_inverse_temperature(reach, sigma, 0.4)
     assert np.isfinite(curve).all() and (np.diff(curve) > 0).all()
-    assert explanation.inverse_temperature_shift(reach, sigma, curve) == pytest.approx(
-        0.4, abs=1e-3
-    )
+    shift = prediction.inverse_temperature_shift(reach, sigma, curve)
+    assert shift == pytest.approx(0.4, abs=1e-3)
 
 
 @pytest.fixture(scope="module")
 def explained():
-    data = synthetic([0.5, 6.0, 16.0], n_inputs=2, n_tokens=16, d_head=8, seed=1, experiment="a")
-    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
-    found = explain(data, attend(data), n_features=[10, 1000], n_seeds=8, heads="all", **settings)
-    check(found, "explanation", "here")
+    data = random_heads([0.5, 6.0, 16.0], 2, n_tokens=16, d_head=8)
+    found = run_stage(explain, data, SETTINGS | {"n_features": [10, 1000], "n_seeds": 8})
+    check(describe(found, "explanation"), "explanation", "here")
     return found.assign_attrs(data="drawn")
 
 
 def test_networks_sharpen_with_their_size(explained):
-    """G17: beta rises with m and falls with sigma^2; the moved prediction is near, and 1 at low norm."""
+    """G17: beta rises with m, falls with sigma^2, is near the prediction, and 1 at low norm."""
     beta = explained["inverse_temperature"].sel(explanation="temperature").squeeze().values
     assert (np.diff(beta[:, 1:], axis=0) > 0).all() and (np.diff(beta[:, :], axis=1) < 0).all()
     assert abs(beta[1, 0] - 1) < 0.1
@@ -295,13 +288,10 @@ def test_networks_sharpen_with_their_size(explained):
 
 
 def test_heads_that_cannot_be_explained_have_a_note():
-    data = synthetic([1.0, 1.0, 1.0], n_inputs=1, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data = random_heads([1.0, 1.0, 1.0], 1, n_tokens=5, d_head=3)
     data["k"][:, :, 0] = 0  # all logits alike
-    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
-    found = explain(
-        data, attend(data), n_features=[10], n_seeds=2, heads=[[0, 0], [0, 1]], **settings
-    )
-    check(found, "explanation", "here")
+    found = run_stage(explain, data, SETTINGS | {"heads": [[0, 0], [0, 1]]})
+    check(describe(found, "explanation"), "explanation", "here")
     assert "temperature: the data leave a parameter open" in str(found["note"].values[0, 0, 0])
     assert found["note"].values[0, 0, 2] == "not run"
     alone = found.sel(head=0)
@@ -312,9 +302,8 @@ def test_heads_that_cannot_be_explained_have_a_note():
 
 
 def test_one_network_has_estimates_without_intervals():
-    data = synthetic([1.0, 6.0], n_inputs=1, n_tokens=8, d_head=4, seed=1, experiment="a")
-    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
-    found = explain(data, attend(data), n_features=[50], n_seeds=1, heads="all", **settings)
+    data = random_heads([1.0, 6.0], 1, n_tokens=8, d_head=4)
+    found = run_stage(explain, data, SETTINGS | {"n_features": [50], "n_seeds": 1})
     one = found.sel(explanation="temperature")
     assert one["inverse_temperature"].notnull().all()
     assert one["inverse_temperature_low"].isnull().all()
@@ -322,12 +311,9 @@ def test_one_network_has_estimates_without_intervals():
 
 def test_a_shift_at_the_end_of_its_range_is_none():
     """Inverse temperatures above 1 are nearest to the prediction at any large shift."""
-    shape = (len(EXPLANATIONS), 3, 1, 2, 1, 2)
-    found = {"inverse_temperature": np.full(shape, 1.2)}
-    of_heads = np.array([[9.0, 16.0]])
-    wanted = stage._predictions(found, of_heads, [10, 100, 1000], [(0, 0), (0, 1)])
-    assert np.isnan(wanted["reach_shift"][1])
-    assert "no shift between" in wanted["reach_shift_note"][1]
+    log_m, sigma_squared = np.log([10, 100, 1000]), np.array([9.0, 16.0])
+    shift, note = prediction.fitted_shift(log_m, sigma_squared, np.full((3, 2), 1.2))
+    assert np.isnan(shift).all() and "no shift between" in note
 
 
 def test_the_figure_draws_what_was_found(explained, tmp_path):
@@ -335,9 +321,9 @@ def test_the_figure_draws_what_was_found(explained, tmp_path):
         {"a": explained},
         {str(i): explained.assign_attrs(data=f"x $^$ {i}") for i in range(4)},
     ):
-        figure = effective_temperature.effective_temperature(fits)
+        figure = effective_temperature(fits)
         job.save_figure(figure, [tmp_path / "effective_temperature.svg"], {})
-    figure = effective_temperature.effective_temperature({"a": explained})
+    figure = effective_temperature({"a": explained})
     points = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
     beta = explained["inverse_temperature"].sel(explanation="temperature").squeeze().values
     np.testing.assert_array_equal([line.get_ydata() for line in points], beta.T)

@@ -8,15 +8,20 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.special import softmax
 
-from conftest import assert_drawn_alike
+from conftest import assert_drawn_alike, random_heads, run_stage
 from tripartite import job, network
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
-from tripartite.kinds.retention.leaks import ages, fitted_leak, log_attention, measured_leak
+from tripartite.kinds.retention.leaks import (
+    ages,
+    fitted_leak,
+    log_retained_attention,
+    measured_leak,
+)
 from tripartite.kinds.retention.retain import retain
 from tripartite.kinds.retention.retention import retention
+from tripartite.network import Leak
 from tripartite.streams import stream
 
 LEAKS = [[0.1, 0.1], [0.4, 0.4], [0.3, 0.1], [0.1, 0.3], [0.0, 0.0]]
@@ -32,27 +37,26 @@ SETTINGS = {
 }
 
 
-def with_gaps():
-    """Two heads; the inputs have 24 tokens, but the last has 15."""
-    data = synthetic([0.5, 2.0], 2, n_tokens=24, d_head=4, seed=1, experiment="a")
-    data["mask"][-1, 15:] = False
-    for name in "qkv":
-        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
-    return data.assign_attrs(data="random heads")
-
-
 @pytest.fixture(scope="module")
 def data():
-    return with_gaps()
+    """Two heads; the inputs have 24 tokens, but the last has 15."""
+    return random_heads([0.5, 2.0], 2, [(-1, slice(15, None))], n_tokens=24, d_head=4)
 
 
 def run(data, **changes):
-    return retain(data, attend(data), **SETTINGS | changes)
+    return run_stage(retain, data, SETTINGS | changes).assign_attrs(data="random heads")
 
 
 @pytest.fixture(scope="module")
 def found(data):
     return run(data)
+
+
+def of_pairs(variable, pairs=LEAKS):
+    """Values of pairs of leaks, in their order."""
+    return np.stack(
+        [variable.sel(leak_hebbian=hebbian, leak_presynaptic=g) for hebbian, g in pairs]
+    )
 
 
 def one_head(data, i, head, m, index=0):
@@ -64,15 +68,15 @@ def one_head(data, i, head, m, index=0):
     return q, k, v, omega, *rates
 
 
-@pytest.mark.parametrize("leak", [(0.1, 0.1), (0.3, 0.05), (0.0, 0.4)])
+@pytest.mark.parametrize("leak", [Leak(0.1, 0.1), Leak(0.3, 0.05), Leak(0.0, 0.4)])
 def test_the_law_is_the_network_token_by_token(data, leak):
     """Weights kappa exp(-leak_H age) / sum kappa exp(-leak_g age), to 1e-12."""
     q, k, v, omega, phi_q, phi_k = one_head(data, 0, 1, 40)
     hidden = network.Hidden(torch.from_numpy(omega), torch.zeros(40).double())
     tokens = network.Tokens(*(torch.from_numpy(x) for x in (q, k, np.eye(24), np.zeros(24))))
     nothing = torch.zeros(24, 24).double()
-    _, weights = network.sequential(nothing, tokens, hidden, leak=network.Leak(*leak))
-    law = np.exp(log_attention(np.log(phi_q @ phi_k.T), ages(24), *leak))
+    _, weights = network.sequential(nothing, tokens, hidden, leak=leak)
+    law = np.exp(log_retained_attention(np.log(phi_q @ phi_k.T), leak))
     np.testing.assert_allclose(weights, law, rtol=1e-12)
 
 
@@ -81,27 +85,28 @@ def test_the_law_is_the_network_token_by_token(data, leak):
 def test_laws_of_the_gain(seed, hebbian, presynaptic):
     """It is 1 for equal leaks, and between 1 and exp(difference x oldest age) otherwise."""
     logits = np.random.default_rng(seed).normal(size=(4, 6))
-    age = ages(6)
-    equal = np.exp(log_attention(logits, age, hebbian, hebbian))
+    equal = np.exp(log_retained_attention(logits, Leak(hebbian, hebbian)))
     np.testing.assert_allclose(equal.sum(1), 1, rtol=1e-12)
-    gain = np.exp(log_attention(logits, age, hebbian, presynaptic)).sum(1)
-    ends = sorted((1.0, np.exp((presynaptic - hebbian) * age.max())))
+    log_retained = log_retained_attention(logits, Leak(hebbian, presynaptic))
+    gain = np.exp(log_retained).sum(1)
+    ends = sorted((1.0, np.exp((presynaptic - hebbian) * 5)))
     assert (gain >= ends[0] * (1 - 1e-12)).all() and (gain <= ends[1] * (1 + 1e-12)).all()
-    without = log_attention(logits, age, 0.0, 0.0)
-    slope = measured_leak(log_attention(logits, age, hebbian, presynaptic) - without, age)
+    slope = measured_leak(log_retained - log_retained_attention(logits, Leak()))
     np.testing.assert_allclose(slope, hebbian, atol=1e-12)
 
 
 def test_the_slope_is_that_of_a_regression():
     """Of numpy's least squares with an intercept for each query, unknown ratios left out."""
     rng = np.random.default_rng(1)
-    ratio, age = rng.normal(size=(3, 7)), ages(7)
+    ratio = rng.normal(size=(3, 7))
     ratio[1, :4] = -np.inf
     known = np.isfinite(ratio)
-    design = np.concatenate([np.eye(3).repeat(7, 0), np.tile(age, 3)[:, None]], 1)[known.ravel()]
+    design = np.concatenate([np.eye(3).repeat(7, 0), np.tile(ages(7), 3)[:, None]], 1)[
+        known.ravel()
+    ]
     wanted = -np.linalg.lstsq(design, ratio[known], rcond=None)[0][-1]
-    np.testing.assert_allclose(measured_leak(ratio, age), wanted, rtol=1e-12)
-    assert np.isnan(measured_leak(np.full((2, 3), -np.inf), ages(3)))
+    np.testing.assert_allclose(measured_leak(ratio), wanted, rtol=1e-12)
+    assert np.isnan(measured_leak(np.full((2, 3), -np.inf)))
 
 
 def test_a_planted_leak_is_found_whatever_the_gain():
@@ -109,7 +114,7 @@ def test_a_planted_leak_is_found_whatever_the_gain():
     for beta, leak in ((1.0, 0.2), (0.6, 0.0), (1.3, 1.5)):
         weights = softmax(beta * logits - leak * ages(9), axis=1)
         gain = np.arange(1, 10)[:, None] ** 2.0
-        fitted, note = fitted_leak(gain * weights, logits, ages(9))
+        fitted, note = fitted_leak(gain * weights, logits)
         assert note == ""
         np.testing.assert_allclose(fitted, leak, atol=1e-8)
 
@@ -121,7 +126,7 @@ def test_what_cannot_be_fitted():
         (np.full((3, 3), np.inf), "the gain is beyond float64"),
         (np.eye(3)[[2, 2, 2]], ""),
     ):
-        fitted, note = fitted_leak(weights, logits, ages(3))
+        fitted, note = fitted_leak(weights, logits)
         assert np.isnan(fitted) and note and words in note
 
 
@@ -130,12 +135,12 @@ def test_intervals_cover_the_truth():
 
     3 missing or fewer has a probability of 0.86 if the coverage is nominal, 9 or more of 1e-4.
     """
-    data = synthetic([0.5], 1, n_tokens=16, d_head=4, seed=3, experiment="a")
+    data = random_heads([0.5], 1, n_tokens=16, d_head=4, seed=3)
     exact = attend(data)
     missed = 0
+    changes = {"leaks": [[0.3, 0.3]], "n_features": [2000], "n_seeds": 5}
     for study in range(40):
-        settings = SETTINGS | {"leaks": [[0.3, 0.3]], "n_features": [2000], "n_seeds": 5}
-        one = retain(data, exact, **settings | {"seed": study}).squeeze()
+        one = run_stage(retain, data, SETTINGS | changes | {"seed": study}, exact).squeeze()
         missed += not one["leak_fitted_low"] <= 0.3 <= one["leak_fitted_high"]
         assert one["leak_fitted_high"] - one["leak_fitted_low"] < 0.1
     assert missed < 9
@@ -143,23 +148,27 @@ def test_intervals_cover_the_truth():
 
 def test_what_it_returns(data, found):
     check(describe(found, "retention"), "retention", "here")
-    assert (found["note"] == "").all()
-    hebbian, presynaptic = np.array(LEAKS).T
-    np.testing.assert_array_equal(found["leak_hebbian"], hebbian)
+    np.testing.assert_array_equal(found["leak_hebbian"], [0, 0.1, 0.3, 0.4])
+    np.testing.assert_array_equal(found["leak_presynaptic"], [0, 0.1, 0.3, 0.4])
     np.testing.assert_array_equal(found["age"], 0.25 * np.arange(24))
-    wide = np.broadcast_to(hebbian[:, None, None, None], found["leak_measured"].shape)
-    np.testing.assert_allclose(found["leak_measured"], wide, atol=1e-10)
+    assert (of_pairs(found["note"]) == "").all()
+    assert (found["note"] == "not asked").sum() == (16 - len(LEAKS)) * 2 * 2
+    for name in ("leak_fitted_low", "gain", "gain_law", "log_retained", "log_retained_law"):
+        known = found[name].notnull().any([dim for dim in found[name].dims if "leak" not in dim])
+        assert known.sum() == len(LEAKS) and of_pairs(known).all()
+    hebbian, presynaptic = np.array(LEAKS).T
+    measured = of_pairs(found["leak_measured"])
+    wide = np.broadcast_to(hebbian[:, None, None, None], measured.shape)
+    np.testing.assert_allclose(measured, wide, atol=1e-10)
     equal = hebbian == presynaptic
-    np.testing.assert_allclose(found["gain"][equal], 1, rtol=1e-10)
-    np.testing.assert_allclose(found["gain_law"][equal], 1, rtol=1e-12)
+    np.testing.assert_allclose(of_pairs(found["gain"])[equal], 1, rtol=1e-10)
+    np.testing.assert_allclose(of_pairs(found["gain_law"])[equal], 1, rtol=1e-12)
     large = found.isel(n_features=-1)
     np.testing.assert_allclose(large["gain"], found["gain_law"], rtol=0.02)
-    np.testing.assert_allclose(large["leak_fitted"], wide[:, 0], atol=0.03)
+    np.testing.assert_allclose(of_pairs(large["leak_fitted"]), wide[:, 0], atol=0.03)
     np.testing.assert_allclose(large["log_retained"], found["log_retained_law"], atol=0.1)
-    assert (
-        found["log_retained"][..., :15].notnull().all()
-        and found["log_retained"][..., 15:].isnull().all()
-    )
+    curves = of_pairs(found["log_retained"])
+    assert np.isfinite(curves[..., :15]).all() and np.isnan(curves[..., 15:]).all()
     for name in ("leak_fitted", "gain", "output_error", "log_retained"):
         middle = found[name].values
         known = np.isfinite(middle)
@@ -169,13 +178,13 @@ def test_what_it_returns(data, found):
 
 def test_gain_output_and_curve_by_loops(data, found):
     """The same of the explicit sums over keys, for one pair of leaks, head and network."""
-    place, head = 3, 1
+    pair, head = LEAKS[3], 1
     gains, curves, errors = [], [], []
     for index in range(4):
         for i in range(2):
             q, k, v, _, phi_q, phi_k = one_head(data, i, head, 3000, index)
             n = len(q)
-            hebbian, presynaptic = (np.exp(-0.25 * leak * ages(n)) for leak in LEAKS[place])
+            hebbian, presynaptic = (np.exp(-0.25 * leak * ages(n)) for leak in pair)
             output, exact, of_queries = np.zeros((2, *v.shape)), np.zeros_like(v), []
             for t in range(n):
                 ours = phi_q[t] @ phi_k.T
@@ -187,34 +196,39 @@ def test_gain_output_and_curve_by_loops(data, found):
                 of_queries.append(np.log(with_leak / (ours / ours.sum()))[::-1][:15])
             curves.append(np.mean(of_queries, 0))
             errors.append(np.linalg.norm(output[0] - exact) / np.linalg.norm(exact))
-    one = found.isel(point=place, layer=0, head=head)
+    one = found.sel(leak_hebbian=pair[0], leak_presynaptic=pair[1]).isel(layer=0, head=head)
     np.testing.assert_allclose(one["gain"][1], np.median(gains), rtol=1e-9)
     np.testing.assert_allclose(one["output_error"][1], np.mean(errors), rtol=1e-9)
     np.testing.assert_allclose(one["log_retained"][:15], np.mean(curves, 0), atol=1e-9)
 
 
 def test_heads_that_were_not_chosen_and_leaks_beyond_numbers(data):
-    """A leak after which one key has all the weight has no fit; gains beyond float64 have neither."""
-    one = run(data, heads=[[0, 1]], inputs=["draw-0"], leaks=[[1000, 1000], [0, 1000], [1000, 0]])
+    """A leak that leaves all weight to one key has no fit, and a gain beyond float64 has none."""
+    leaks = [[1000, 1000], [0, 1000], [1000, 0]]
+    one = run(data, heads=[[0, 1]], inputs=["draw-0"], leaks=leaks)
     check(describe(one, "retention"), "retention", "here")
-    assert one["leak_fitted"].isnull().all() and (one["note"].sel(head=1) != "").all()
-    assert (one["note"].sel(head=0) == "not run").all()
-    assert one["gain"].sel(head=0).isnull().all()
-    assert (one["note"].sel(head=1)[1] == "the gain is beyond float64").all()
-    np.testing.assert_allclose(one["gain"].sel(head=1)[0], 1)
-    assert np.isfinite(one["output_error"].sel(head=1)[0]).all()
+    run_head, other = one.sel(head=1), one.sel(head=0)
+    notes = of_pairs(run_head["note"], leaks)
+    assert one["leak_fitted"].isnull().all() and (notes != "").all()
+    assert (notes[1] == "the gain is beyond float64").all()
+    assert (run_head["note"].sel(leak_hebbian=0, leak_presynaptic=0) == "not asked").all()
+    assert (other["note"] == "not run").all() and other["gain"].isnull().all()
+    np.testing.assert_allclose(of_pairs(run_head["gain"], leaks)[0], 1)
+    assert np.isfinite(of_pairs(run_head["output_error"], leaks)[0]).all()
 
 
 def test_sizes_and_heads_do_not_depend_on_one_another(data, found):
     one = run(data, n_features=[50], heads=[[0, 1]], leaks=LEAKS[2:3])
     for name in ("leak_fitted", "gain_high", "output_error"):
-        wanted = found[name].sel(n_features=50, head=1)[2]
-        np.testing.assert_allclose(one[name].sel(n_features=50, head=1)[0], wanted, rtol=1e-9)
+        ours, wanted = (x[name].sel(n_features=50, head=1) for x in (one, found))
+        np.testing.assert_allclose(
+            of_pairs(ours, LEAKS[2:3]), of_pairs(wanted, LEAKS[2:3]), rtol=1e-9
+        )
 
 
 def test_figure(data, found, tmp_path):
     lost = found.copy()
-    for name in set(lost.data_vars) - {"note", "leak_hebbian", "leak_presynaptic", "age"}:
+    for name in set(lost.data_vars) - {"note", "age"}:
         lost[name] = lost[name] * np.nan
     odd = run(data, heads=[[0, 1]], leaks=[[0.2, 0.1]], n_seeds=2).assign_attrs(data="x $^$ y")
     fits = {"a": found, "b": odd, "c": lost}
@@ -223,7 +237,7 @@ def test_figure(data, found, tmp_path):
     job.save_figure(figure, [tmp_path / "x.png"], {})
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 18
     drawn = [line.get_ydata() for line in figure.axes[1].lines]
-    wanted = found["leak_fitted"].isel(n_features=-1, layer=0)
+    wanted = of_pairs(found["leak_fitted"].isel(n_features=-1, layer=0), sorted(LEAKS))
     for head in range(2):
         assert any(np.array_equal(line, wanted[:, head]) for line in drawn)
     plt.close("all")

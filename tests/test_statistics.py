@@ -2,8 +2,15 @@
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
-from tripartite.statistics import cluster_bootstrap, of_median, over_seeds, pooled_correlation
+from tripartite.statistics import (
+    cluster_bootstrap,
+    of_median,
+    over_seeds,
+    pooled_correlation,
+    wilson,
+)
 
 
 def test_interval_of_a_mean_is_students():
@@ -127,3 +134,16 @@ def test_interval_of_a_median_is_exact():
         assert covered == pytest.approx(exact, abs=0.006)
     median, low, high = of_median(np.arange(5.0))
     assert median == 2 and np.isnan(low) and np.isnan(high)
+
+
+def test_the_interval_of_a_share_covers():
+    """Wilson: of 400, at least 93 % on any share; its ends solve |p^ - p|^2 = z^2 p (1 - p) / n."""
+    shares = np.arange(401) / 400
+    low, high = wilson(shares, 400)
+    for truth in (0.1, 0.5, 0.8, 0.95):
+        within = (low <= truth) & (truth <= high)
+        assert binom.pmf(np.arange(401)[within], 400, truth).sum() > 0.93
+    for end in (low[320], high[320]):
+        np.testing.assert_allclose(
+            abs(0.8 - end), 1.959964 * np.sqrt(end * (1 - end) / 400), rtol=1e-6
+        )

@@ -1,41 +1,57 @@
-"""Which standard attention explains given attention weights: maximum likelihood and information criteria.
+"""Which standard attention explains given attention weights: maximum likelihood and criteria.
 
 Rows y_tj of weights or of counts (how often query t attended to key j) are explained by
 
     P_tj = (1 - eps) softmax_j(beta logit_tj + b_j - gamma age_tj) + eps / N,
 
-with inverse temperature beta, key bias b (of mean 0), decay gamma per token of age, and a share eps of
-uniform attention, in the multinomial likelihood sum_tj y_tj ln P_tj. ASSUME: weights whose rows sum to
-one count as one attended token per query, which sets the scale of information criteria. Fisher scoring
-with the expected information finds the maximum, and gives standard errors. Without eps the likelihood
-is concave; with it there can be several maxima, and a search from several starts comes first.
-
-Of a network of m neurons the random-energy model predicts beta (`predicted_inverse_temperature`).
+with inverse temperature beta, key bias b (of mean 0), decay gamma per token of age, and a share eps
+of uniform attention, in the multinomial likelihood sum_tj y_tj ln P_tj. ASSUME: weights whose rows
+sum to one count as one attended token per query, which sets the scale of information criteria.
+Fisher scoring with the expected information finds the maximum, and gives standard errors. Without
+eps the likelihood is concave; with it there can be several maxima, and a search from several starts
+comes first.
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy.optimize import minimize, minimize_scalar
-from scipy.special import log_ndtr, log_softmax
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 SCALARS = ("inverse_temperature", "decay", "uniform_share")
-STEPS = 200
-UNSEEN = 1e-3  # share of the softmax in the weight of a key, below which its bias is open
-SHARPEST = 1e3  # of beta and of its error: beyond it a single key has all the weight
+EXPLANATIONS = {  # free parameters, in the order of their errors; the others are 0
+    "uniform": (),  # beta = 0
+    "temperature": ("inverse_temperature",),
+    "temperature and decay": ("inverse_temperature", "decay"),
+    "temperature and uniform": ("inverse_temperature", "uniform_share"),
+    "temperature and key bias": ("inverse_temperature", "key_bias"),
+    "all": ("inverse_temperature", "uniform_share", "key_bias"),  # in which a decay is a key bias
+}
+MAX_STEPS = 200  # of Fisher scoring
+MAX_HALVINGS = 40  # of a step that leads down
+MIN_SOFTMAX = 1e-3  # share of the softmax in the weight of a key, below which its bias is open
+MAX_BETA = 1e3  # of beta and of its error: beyond it a single key has all the weight
+MAX_BIAS = 100.0  # in the search
+MIN_EIGENVALUE = 1e-10  # of the scaled information, over the largest one
+FIRST_SHARES = (0.01, 0.3, 0.7)  # from which the search starts
+SMALL_SHARE = 1e-6  # from which scoring goes on where the share is rather above 0
 SHARP = "a single key has all the weight: no finite inverse temperature"
 OPEN = "the data leave a parameter open: logits or ages do not vary enough, or a key has no weight"
 UNATTENDED = "a key is attended by the uniform share alone: no finite bias"
-STARTS = (0.01, 0.3, 0.7)  # of the share
-BIASES = 100.0  # the largest in the search
-SINGULAR = 1e-10  # least eigenvalue of the scaled information that counts
-LEAST_POINTS = 3
-SHIFTS = (-3.0, 6.0)
+
+
+class Observed(NamedTuple):
+    """Weights or counts that are explained, logits and ages of the keys (tokens), each [T, N]."""
+
+    target: np.ndarray
+    logits: np.ndarray
+    age: np.ndarray
 
 
 class Fit(NamedTuple):
-    """Estimates and standard errors by name (key_bias [N]), ln likelihood, number of parameters, ln P [T, N].
+    """Estimates and standard errors by name (key_bias [N]), and what criteria need; ln P [T, N].
 
     note says why there are none (NaN). An error is NaN for a share of 0, the end of its range.
     """
@@ -52,14 +68,17 @@ class Fit(NamedTuple):
         return 2 * self.n_parameters - 2 * self.log_likelihood
 
 
-EXPLANATIONS = {  # free parameters; the others are 0
-    "uniform": (),  # beta = 0
-    "temperature": ("inverse_temperature",),
-    "temperature and decay": ("inverse_temperature", "decay"),
-    "temperature and uniform": ("inverse_temperature", "uniform_share"),
-    "temperature and key bias": ("inverse_temperature", "key_bias"),
-    "all": ("inverse_temperature", "uniform_share", "key_bias"),  # in which a decay is a key bias
-}
+class Point(NamedTuple):
+    """Values of all parameters by name; for them ln P and ln of its softmax part, both [T, N]."""
+
+    values: dict
+    log_p: np.ndarray
+    log_softmax: np.ndarray
+    log_likelihood: float
+
+
+class NoMaximum(Exception):
+    """The likelihood has no maximum at finite values, or none that was found; says why."""
 
 
 def explain_attention(
@@ -67,157 +86,24 @@ def explain_attention(
 ) -> Fit:
     """Fit one of EXPLANATIONS to target [T, N], of logits and ages [T, N] of the keys (tokens).
 
-    Queries without any weight do not count. NaN and a note where the data leave a parameter open, where
-    the weights are sharper than any temperature, or where scoring does not end.
+    Queries without any weight do not count. NaN and a note where the data leave a parameter open,
+    where the weights are sharper than any temperature, or where scoring does not end.
     """
-    free = EXPLANATIONS[explanation]
-    n_keys = target.shape[1]
-    scalars = [name for name in SCALARS if name in free]
-    with_bias = "key_bias" in free
-    values = {
-        "inverse_temperature": 1.0 if free else 0.0,
-        "decay": 0.0,
-        "uniform_share": 0.05 if "uniform_share" in free else 0.0,
-        "key_bias": np.zeros(n_keys),
-    }
-    n_parameters = len(scalars) + with_bias * (n_keys - 1)
-    held: set[str] = set()
-    note = "" if free else None
-    if "uniform_share" in free:
-        simpler = next(
-            name
-            for name, others in EXPLANATIONS.items()
-            if set(others) == set(free) - {"uniform_share"}
-        )
-        base = explain_attention(target, logits, age, simpler)
-        flat = np.ptp(base.log_attention) < 1e-6  # no share can be told from uniform weights
-        if base.note or flat:
-            return _none(n_parameters, base.log_attention, base.note or OPEN)
-        values = _search(target, logits, age, base, scalars, with_bias)
-        held = {"uniform_share"} if values["uniform_share"] == 0 else set()
-    log_p, _ = log_attention(values, logits, age)
-    best = likelihood(target, log_p)
-    for _ in range(STEPS if free else 0):
-        if with_bias and values["uniform_share"] > 0:  # its information vanishes as its bias falls
-            log_s = log_attention(values, logits, age)[1]
-            if (
-                (log_s - log_p).max(0) + np.log1p(-values["uniform_share"]) < math.log(UNSEEN)
-            ).any():
-                note = UNATTENDED
-                break
-        names = [name for name in scalars if name not in held]
-        gradient, information = score(target, logits, age, values, names, with_bias)
-        covariance = _inverse(information, with_bias)
-        if covariance is None:
-            note = OPEN
-            break
-        step = covariance @ gradient
-        decrement = float(gradient @ step)
-        if decrement < 1e-12 * max(1.0, target.sum()):
-            if held:  # is the share rather above 0?
-                some = target > 0
-                with np.errstate(over="ignore"):  # a key without weight would gain without bound
-                    gain = target[some] * np.exp(-log_p[some]) / n_keys
-                slope = gain.sum() - target.sum()
-                if slope > 1e-6 * target.sum():
-                    held = set()
-                    values["uniform_share"] = 1e-6
-                    log_p, _ = log_attention(values, logits, age)
-                    best = likelihood(target, log_p)
-                    continue
-            note = None
-            break
-        size = 1.0
-        for _ in range(40):
-            tried = _moved(values, names, with_bias, size * step)
-            new_p, _ = log_attention(tried, logits, age)
-            reached = likelihood(target, new_p)
-            if reached >= best:
-                break
-            size /= 2
-        else:
-            note = None  # no step up within rounding: this is the maximum
-            break
-        values, log_p, best = tried, new_p, reached
-        if "uniform_share" in names and values["uniform_share"] == 0:
-            held = {"uniform_share"}
-        if abs(values["inverse_temperature"]) > SHARPEST:
-            note = SHARP
-            break
-    if note == "":
-        note = f"the likelihood did not settle in {STEPS} steps"
-    if note is not None:
-        return _none(n_parameters, log_p, note)
-    errors = dict.fromkeys(SCALARS, 0.0) | {"key_bias": np.zeros(n_keys)}
-    if free:
-        names = [name for name in scalars if name not in held]
-        _, information = score(target, logits, age, values, names, with_bias)
-        covariance = _inverse(information, with_bias)
-        if covariance is None:
-            covariance = np.full_like(information, np.nan)
-        spread = np.sqrt(np.diagonal(covariance))
-        errors |= {name: float(x) for name, x in zip(names, spread)} | dict.fromkeys(held, math.nan)
-        if errors["inverse_temperature"] > SHARPEST:  # flat: the maximum lies at infinity
-            return _none(n_parameters, log_p, SHARP)
-        if with_bias:
-            errors["key_bias"] = spread[len(names) :]
-    return Fit(values, errors, best, n_parameters, log_p, "")
+    free, n_keys = EXPLANATIONS[explanation], target.shape[1]
+    n_parameters = len(_scalars(free)) + ("key_bias" in free) * (n_keys - 1)  # biases have mean 0
+    try:
+        best, errors = _best(Observed(target, logits, age), free)
+    except NoMaximum as reason:
+        unknown = dict.fromkeys(SCALARS, math.nan) | {"key_bias": np.full(n_keys, np.nan)}
+        nowhere = np.full(target.shape, np.nan)
+        return Fit(unknown, unknown, math.nan, n_parameters, nowhere, str(reason))
+    return Fit(best.values, errors, best.log_likelihood, n_parameters, best.log_p, "")
 
 
-def _search(
-    target: np.ndarray,
-    logits: np.ndarray,
-    age: np.ndarray,
-    base: Fit,
-    scalars: list[str],
-    with_bias: bool,
-) -> dict:
-    """Values near the highest of the maxima that a descent from several shares finds (L-BFGS-B).
-
-    It starts from the fit without share, which is one of the candidates, and from that without bias.
-    """
-    n_keys = logits.shape[1]
-    ends = [(1e-9, 1 - 1e-9) if name == "uniform_share" else (None, None) for name in scalars]
-    ends += [(-BIASES, BIASES)] * (n_keys * with_bias)
-
-    def values_of(x: np.ndarray) -> dict:
-        values = dict(base.estimates) | {name: float(one) for name, one in zip(scalars, x)}
-        return values | ({"key_bias": x[len(scalars) :]} if with_bias else {})
-
-    def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
-        values = values_of(x)
-        log_p, log_s = log_attention(values, logits, age)
-        rest = target * np.exp(log_s - log_p)  # y S / P
-        pulled = (1 - values["uniform_share"]) * rest
-        pulled = pulled - np.exp(log_s) * pulled.sum(1, keepdims=True)
-        slopes = {
-            "inverse_temperature": (pulled * logits).sum(),
-            "uniform_share": (target * np.exp(-log_p)).sum() / n_keys - rest.sum(),
-        }
-        slope = np.array([slopes[name] for name in scalars])
-        return -likelihood(target, log_p), -np.append(slope, pulled.sum(0) if with_bias else [])
-
-    best, found = base.log_likelihood, dict(base.estimates)
-    biases = [base.estimates["key_bias"]] + [np.zeros(n_keys)] * with_bias
-    for bias in biases:
-        for share in STARTS:
-            start = base.estimates | {"uniform_share": share}
-            x = np.append([start[name] for name in scalars], bias if with_bias else [])
-            tried = minimize(cost, x, jac=True, method="L-BFGS-B", bounds=ends)
-            if -tried.fun > best:
-                best, found = -tried.fun, values_of(tried.x)
-    return found
-
-
-def _none(n_parameters: int, log_p: np.ndarray, note: str) -> Fit:
-    empty = {name: math.nan for name in SCALARS} | {"key_bias": np.full(log_p.shape[1], np.nan)}
-    return Fit(empty, empty, math.nan, n_parameters, np.full_like(log_p, np.nan), note)
-
-
-def log_attention(
+def log_explained_attention(
     values: dict, logits: np.ndarray, age: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """ln P and ln of its softmax part, both [T, N]."""
+    """ln P of the explanation with these values and ln of its softmax part, both [T, N]."""
     drive = values["inverse_temperature"] * logits + values["key_bias"] - values["decay"] * age
     log_s = log_softmax(drive, axis=1)
     share, n_keys = values["uniform_share"], logits.shape[1]
@@ -228,27 +114,29 @@ def log_attention(
 
 
 def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
+    """sum_tj y_tj ln P_tj."""
     return float((target * np.where(target > 0, log_p, 0.0)).sum())
 
 
-def score(
-    target: np.ndarray,
-    logits: np.ndarray,
-    age: np.ndarray,
-    values: dict,
-    names: list[str],
-    with_bias: bool,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Gradient [p] and expected information [p, p]: scalars first, then key biases [N] of mean 0.
+def point(values: dict, observed: Observed) -> Point:
+    """The explanation with these values."""
+    log_p, log_s = log_explained_attention(values, observed.logits, observed.age)
+    return Point(values, log_p, log_s, likelihood(observed.target, log_p))
 
-    With u = d ln P / d parameter, they are sum y u and sum_t n_t sum_j P_tj u u^T, n_t the total of row t.
+
+def score(here: Point, observed: Observed, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Gradient [p] and expected information [p, p] of these parameters, the last one key_bias [N].
+
+    With u = d ln P / d parameter, they are sum y u and sum_t n_t sum_j P_tj u u^T, n_t the total of
+    row t.
     """
-    log_p, log_s = log_attention(values, logits, age)
+    values, log_p, log_s, _ = here
+    target, logits, age = observed
     p, s = np.exp(log_p), np.exp(log_s)
     total = target.sum(1, keepdims=True)
     kept = np.exp(np.log1p(-values["uniform_share"]) + log_s - log_p)  # (1 - eps) S / P
     columns = []
-    for name in names:
+    for name in _scalars(names):
         if name == "uniform_share":
             columns.append(np.exp(-log_p) / p.shape[1] - np.exp(log_s - log_p))
         else:
@@ -258,20 +146,159 @@ def score(
     weight = (total * p).ravel()
     gradient = flat @ target.ravel()
     information = (flat * weight) @ flat.T
-    if not with_bias:
+    if "key_bias" not in names:
         return gradient, information
     pulled = target * kept  # [T, N]
     of_bias = (pulled - s * pulled.sum(1, keepdims=True)).sum(0)
     c = total * p * kept**2
     crossed = c.T @ s
     biases = np.diag(c.sum(0)) - crossed - crossed.T + (s * c.sum(1, keepdims=True)).T @ s
-    mixed = []
-    for column in columns:
-        h = total * p * kept * column
-        mixed.append((h - s * h.sum(1, keepdims=True)).sum(0))
-    mixed = np.array(mixed).reshape(len(columns), -1)
+    weighted = [total * p * kept * column for column in columns]
+    mixed = np.array([(x - s * x.sum(1, keepdims=True)).sum(0) for x in weighted])
     whole = np.block([[information, mixed], [mixed.T, biases]])
     return np.concatenate([gradient, of_bias]), whole
+
+
+def _best(observed: Observed, free: Sequence[str]) -> tuple[Point, dict]:
+    """The explanation of highest likelihood, and standard errors of its parameters by name."""
+    fixed = dict.fromkeys(SCALARS, 0.0) | {"key_bias": np.zeros(observed.target.shape[1])}
+    if not free:
+        return point(fixed, observed), fixed
+    if "uniform_share" in free:
+        start = _searched(observed, free)
+    else:
+        start = fixed | {"inverse_temperature": 1.0}
+    best, names, covariance = _maximum(observed, start, free)
+    spread = np.sqrt(np.diagonal(covariance))
+    errors = fixed | dict.fromkeys(_scalars(free), math.nan)
+    errors |= {name: float(error) for name, error in zip(_scalars(names), spread)}
+    if "key_bias" in names:
+        errors["key_bias"] = spread[len(names) - 1 :]
+    if errors["inverse_temperature"] > MAX_BETA:  # flat: the maximum lies at infinity
+        raise NoMaximum(SHARP)
+    return best, errors
+
+
+def _scalars(names: Sequence[str]) -> list[str]:
+    return [name for name in names if name != "key_bias"]
+
+
+def _maximum(
+    observed: Observed, start: dict, free: Sequence[str]
+) -> tuple[Point, list[str], np.ndarray]:
+    """The maximum by Fisher scoring, the parameters that vary there, and their covariance [p, p].
+
+    A share of 0 does not vary, unless the likelihood rises with it at the maximum of the others.
+    """
+    here = point(start, observed)
+    for _ in range(MAX_STEPS):
+        share = here.values["uniform_share"]
+        if "key_bias" in free and share > 0 and _has_unattended_key(here):
+            raise NoMaximum(UNATTENDED)
+        names = [name for name in free if name != "uniform_share" or share > 0]
+        gradient, information = score(here, observed, names)
+        covariance = _inverse(information, n_open="key_bias" in free)
+        if covariance is None:
+            raise NoMaximum(OPEN)
+        step = covariance @ gradient
+        if float(gradient @ step) < 1e-12 * max(1.0, observed.target.sum()):
+            if len(names) == len(free) or not _rises_with_a_share(here, observed.target):
+                return here, names, covariance
+            here = point(here.values | {"uniform_share": SMALL_SHARE}, observed)
+            continue
+        higher = _higher(here, observed, names, step)
+        if higher is None:  # within rounding
+            return here, names, covariance
+        here = higher
+        if abs(here.values["inverse_temperature"]) > MAX_BETA:
+            raise NoMaximum(SHARP)
+    raise NoMaximum(f"the likelihood did not settle in {MAX_STEPS} steps")
+
+
+def _has_unattended_key(here: Point) -> bool:
+    """Whether the softmax is next to nothing of the weights of a key: they do not tell its bias."""
+    log_parts = (here.log_softmax - here.log_p).max(0) + np.log1p(-here.values["uniform_share"])
+    return bool((log_parts < math.log(MIN_SOFTMAX)).any())
+
+
+def _rises_with_a_share(here: Point, target: np.ndarray) -> bool:
+    """Whether the likelihood rises with the uniform share from 0 on."""
+    attended = target > 0
+    with np.errstate(over="ignore"):  # a key without weight would gain without bound
+        gain = target[attended] * np.exp(-here.log_p[attended]) / target.shape[1]
+    slope = gain.sum() - target.sum()
+    return bool(slope > 1e-6 * target.sum())
+
+
+def _higher(
+    here: Point, observed: Observed, names: Sequence[str], step: np.ndarray
+) -> Point | None:
+    """The point after the step, or after the first part of it that is not lower; None if none."""
+    size = 1.0
+    for _ in range(MAX_HALVINGS):
+        tried = point(_moved(here.values, names, size * step), observed)
+        if tried.log_likelihood >= here.log_likelihood:
+            return tried
+        size /= 2
+    return None
+
+
+def _moved(values: dict, names: Sequence[str], step: np.ndarray) -> dict:
+    """Values after a step of the parameters of these names, in their ranges."""
+    moved = dict(values)
+    for name, change in zip(_scalars(names), step):
+        moved[name] = values[name] + float(change)
+    moved["uniform_share"] = float(np.clip(moved["uniform_share"], 0, 1 - 1e-9))
+    if "key_bias" in names:
+        bias = values["key_bias"] + step[len(names) - 1 :]
+        moved["key_bias"] = bias - bias.mean()
+    return moved
+
+
+def _searched(observed: Observed, free: Sequence[str]) -> dict:
+    """Values near the highest of the maxima that a descent from several shares finds (L-BFGS-B).
+
+    It starts from the fit without share, which is one of the candidates, and from that without
+    bias. NoMaximum where that fit has none.
+    """
+    target, logits, age = observed
+    without = set(free) - {"uniform_share"}
+    simpler = next(name for name, others in EXPLANATIONS.items() if set(others) == without)
+    base = explain_attention(*observed, simpler)
+    if base.note:
+        raise NoMaximum(base.note)
+    if np.ptp(base.log_attention) < 1e-6:  # no share can be told from uniform weights
+        raise NoMaximum(OPEN)
+    scalars, with_bias, n_keys = _scalars(free), "key_bias" in free, logits.shape[1]
+    ranges = [(1e-9, 1 - 1e-9) if name == "uniform_share" else (None, None) for name in scalars]
+    ranges += [(-MAX_BIAS, MAX_BIAS)] * (n_keys * with_bias)
+
+    def values_of(x: np.ndarray) -> dict:
+        values = dict(base.estimates) | {name: float(value) for name, value in zip(scalars, x)}
+        return values | ({"key_bias": x[len(scalars) :]} if with_bias else {})
+
+    def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
+        values, log_p, log_s, log_likelihood = point(values_of(x), observed)
+        rest = target * np.exp(log_s - log_p)  # y S / P
+        pulled = (1 - values["uniform_share"]) * rest
+        pulled = pulled - np.exp(log_s) * pulled.sum(1, keepdims=True)
+        slopes = {
+            "inverse_temperature": (pulled * logits).sum(),
+            "uniform_share": (target * np.exp(-log_p)).sum() / n_keys - rest.sum(),
+        }
+        slope = np.array([slopes[name] for name in scalars])
+        return -log_likelihood, -np.append(slope, pulled.sum(0) if with_bias else [])
+
+    highest, values = base.log_likelihood, dict(base.estimates)
+    biases = [base.estimates["key_bias"]] + [np.zeros(n_keys)] * with_bias
+    for bias in biases:
+        for share in FIRST_SHARES:
+            start = base.estimates | {"uniform_share": share}
+            x = np.append([start[name] for name in scalars], bias if with_bias else [])
+            tried = minimize(cost, x, jac=True, method="L-BFGS-B", bounds=ranges)
+            if -tried.fun > highest:
+                highest, values = -tried.fun, values_of(tried.x)
+    return values
 
 
 def _inverse(information: np.ndarray, n_open: int) -> np.ndarray | None:
@@ -283,46 +310,10 @@ def _inverse(information: np.ndarray, n_open: int) -> np.ndarray | None:
     if not (scale > 0).all() or not np.isfinite(information).all():
         return None
     values, vectors = np.linalg.eigh(information / np.outer(scale, scale))
-    known = values > SINGULAR * values[-1]
+    known = values > MIN_EIGENVALUE * values[-1]
     if (~known).sum() > n_open:
         return None
     with np.errstate(over="ignore", invalid="ignore"):
         vectors = vectors[:, known] / scale[:, None]
         covariance = (vectors / values[known]) @ vectors.T
     return covariance if np.isfinite(covariance).all() else None
-
-
-def _moved(values: dict, names: list[str], with_bias: bool, step: np.ndarray) -> dict:
-    moved = dict(values)
-    for name, change in zip(names, step):
-        moved[name] = values[name] + float(change)
-    moved["uniform_share"] = float(np.clip(moved["uniform_share"], 0, 1 - 1e-9))
-    if with_bias:
-        bias = values["key_bias"] + step[len(names) :]
-        moved["key_bias"] = bias - bias.mean()
-    return moved
-
-
-def predicted_inverse_temperature(
-    reach: np.ndarray, sigma: np.ndarray, shift: float = 0.0
-) -> np.ndarray:
-    """1 - phi(x) / (sigma Phi(x)) at x = b_m - sigma + shift, from the random-energy model.
-
-    d ln of the typical response Phi(b_m - sigma) e^(sigma^2 / 2) by sigma, over sigma: how fast a weight
-    grows with its logit. reach b_m - sigma as in phases. For networks outside the Gaussian phase; without
-    shift it gives the shape and is too low.
-    """
-    x = reach + shift
-    with np.errstate(over="ignore"):  # far below, where the two exponents differ by rounding alone
-        return (
-            1 - np.exp(-np.square(x) / 2 - math.log(math.sqrt(2 * math.pi)) - log_ndtr(x)) / sigma
-        )
-
-
-def inverse_temperature_shift(reach: np.ndarray, sigma: np.ndarray, measured: np.ndarray) -> float:
-    """The shift at which the prediction fits measured inverse temperatures best (least squares)."""
-
-    def misfit(shift: float) -> float:
-        return float(np.square(predicted_inverse_temperature(reach, sigma, shift) - measured).sum())
-
-    return float(minimize_scalar(misfit, bounds=SHIFTS, method="bounded").x)

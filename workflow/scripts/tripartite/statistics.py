@@ -10,7 +10,7 @@ interval is a cluster bootstrap.
 from collections.abc import Callable
 
 import numpy as np
-from scipy.special import bdtr, ndtr, stdtrit
+from scipy.special import bdtr, ndtr, ndtri, stdtrit
 
 LEVEL = 0.95
 GROUPS = 100
@@ -119,3 +119,11 @@ def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if rank == 0:
         return median, np.full_like(median, np.nan), np.full_like(median, np.nan)
     return median, ordered[..., rank - 1], ordered[..., n - rank]
+
+
+def wilson(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of Wilson's 95 % interval of a share of n (Wilson, JASA 1927)."""
+    z = ndtri((1 + LEVEL) / 2)
+    centre = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return centre - half, centre + half

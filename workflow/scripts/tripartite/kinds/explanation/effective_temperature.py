@@ -7,17 +7,20 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import heads_by, interval, line, mark
 
-MOST = 3  # experiments in a row
-HEADS = 6  # heads in a panel
+MAX_COLUMNS = 3
+MAX_HEADS = 6  # in a panel
 
 
 def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
-    """Two panels per experiment. Upper: inverse temperature against m, with 95 % intervals over inputs and
-    seeds, and its prediction. Lower: what each explanation leaves unexplained, and how often AIC prefers it.
+    """Two panels per experiment: inverse temperatures, and what explanations leave unexplained.
+
+    Upper: inverse temperature against m with 95 % intervals over inputs and seeds, and its
+    prediction. Lower: what each explanation leaves unexplained, and how often AIC prefers it.
     """
     palette.apply()
-    n_columns = 2 if len(fits) == 4 else min(MOST, len(fits))
+    n_columns = 2 if len(fits) == 4 else min(MAX_COLUMNS, len(fits))
     n_rows = -(-len(fits) // n_columns)
     figure, axes = plt.subplots(
         2 * n_rows,
@@ -33,18 +36,8 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
         draw_temperatures(axes[2 * row, column], fit)
         draw_explanations(axes[2 * row + 1, column], fit, labels=column == 0)
     handles = [
-        plt.Line2D(
-            [],
-            [],
-            color="0.35",
-            marker="o",
-            markersize=3,
-            linestyle="",
-            label="fitted (bars: 95 %)",
-        ),
-        plt.Line2D(
-            [], [], color="0.35", linestyle="--", label="random-energy model, one shift fitted"
-        ),
+        mark("fitted (bars: 95 %)", color="0.35"),
+        line("random-energy model, one shift fitted", color="0.35", linestyle="--"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
@@ -53,18 +46,13 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
 def draw_temperatures(axis, fit: xr.Dataset) -> None:
     axis.set_axis_on()
     m = fit["n_features"].values
-    one = fit.sel(explanation="temperature").stack(point=("layer", "head"))
-    run = np.flatnonzero(one["sigma_squared"].notnull().values)
-    run = run[np.argsort(one["sigma_squared"].values[run], kind="stable")]
-    if len(run) > HEADS:
-        run = run[np.linspace(0, len(run) - 1, HEADS).round().astype(int)]
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(run), 1)))
-    for place, (point, colour) in enumerate(zip(run, colours)):
-        head = one.isel(point=point)
-        shifted = m * 1.05 ** (place - len(run) / 2)
-        middle, low, high = (
-            head[f"inverse_temperature{end}"].values for end in ("", "_low", "_high")
-        )
+    temperature = fit.sel(explanation="temperature")
+    heads = heads_by(fit["sigma_squared"].values, MAX_HEADS)
+    colours = mpl.colormaps["viridis"](np.linspace(0, 0.9, max(len(heads), 1)))
+    for rank, (place, colour) in enumerate(zip(heads, colours)):
+        head = temperature.isel(dict(zip(("layer", "head"), place)))
+        shifted = m * 1.05 ** (rank - len(heads) / 2)
+        middle, low, high = interval(head, "inverse_temperature")
         axis.plot(
             m, head["inverse_temperature_predicted"].values, "--", color=colour, linewidth=0.8
         )
@@ -75,19 +63,17 @@ def draw_temperatures(axis, fit: xr.Dataset) -> None:
     axis.set(xscale="log", ylim=(0, 1.25), xlim=(m[0] / 1.6, m[-1] * 1.6))
     axis.set_xlabel("hidden neurons $m$")
     axis.set_ylabel("inverse temperature $\\beta$")
-    shift, low, high = (float(fit[f"reach_shift{end}"]) for end in ("", "_low", "_high"))
-    words = (
-        f"shift {shift:.2f} [{low:.2f}, {high:.2f}]" if np.isfinite(shift) else "no shift fitted"
-    )
+    shift = "shift {:.2f} [{:.2f}, {:.2f}]".format(*interval(fit, "reach_shift"))
+    words = shift if np.isfinite(fit["reach_shift"]) else "no shift fitted"
     palette.title_of(axis, fit, words.replace("-", "−"))
-    if len(run):
+    if heads:
         axis.legend(
             title="$\\sigma^2$", ncols=3, loc="lower right", handletextpad=0.1
         ).set_in_layout(False)
 
 
 def draw_explanations(axis, fit: xr.Dataset, labels: bool) -> None:
-    """Divergence at the largest m, mean over heads; beside it the share of networks that AIC gives it."""
+    """Divergence at the largest m, mean over heads; beside it how often AIC prefers it."""
     axis.set_axis_on()
     last = fit.isel(n_features=-1)
     kl, best = (last[name].mean(("layer", "head")).values for name in ("kl", "share_best"))

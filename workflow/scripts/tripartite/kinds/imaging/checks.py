@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from ...checks import too_many
 from ...words import Fault
 
-MAX_FRAMES, MIN_FRAMES = 2_000_000, 20
+MIN_FRAMES, MAX_FRAMES = 20, 20_000  # of an input, whose tokens are known when it is imaged
+MAX_PLANNED = 2_000_000  # frames of as many tokens as an input of these data can have
 
 
 def faults(
@@ -13,7 +14,7 @@ def faults(
 ) -> Iterator[Fault]:
     tokens, frame = shape.get("tokens", 0), settings.get("frame_seconds")
     total = tokens * settings.get("read_seconds", 0)
-    yield from too_many(where, settings, "frame_seconds", total, MAX_FRAMES, tokens)
+    yield from too_many(where, settings, "frame_seconds", total, MAX_PLANNED, tokens)
     if frame and 0 < total < MIN_FRAMES * frame:
         text = (
             f"{frame} s are {total / frame:.1f} frames in the {total:g} s of {tokens} tokens, "

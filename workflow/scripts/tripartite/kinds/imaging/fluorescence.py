@@ -1,4 +1,4 @@
-"""What a microscope sees of the astrocyte process, and how many trials tell what drives it.
+"""What a microscope sees of the astrocyte process while queries are read, and what may drive it.
 
 Queries are read one after another, each for T_r; Z_t is what the process is driven by:
 
@@ -6,32 +6,46 @@ Queries are read one after another, each for T_r; Z_t is what the process is dri
     tau_r dx/dt = -x + p           binding of the indicator
     tau_d dF/dt = -F + x           fluorescence, averaged over frames
 
-Binding and decay are a difference of exponentials, (exp(-t/tau_d) - exp(-t/tau_r)) / (tau_d - tau_r),
-as of GCaMP. Time constants are in seconds. Everything is linear: frames are `frame_filter` @ Z.
+Binding and decay are a difference of exponentials,
+(exp(-t/tau_d) - exp(-t/tau_r)) / (tau_d - tau_r), as of GCaMP. Time constants are in seconds.
+Everything is linear: frames are `frame_filter` @ Z.
+
+Hypotheses are what drives the process while query t is read, all seen through the same filter:
+
+    normaliser       Z_t = sum_j exp(q_t.k_j), of exact attention
+    mean rate        mean_a phi_a(q_t), of the network's own neurons: contacts without plasticity
+    drift            t
+    query norm       |q_t|
+    previous token   exp(q_t.k_{t-1}), 0 for the first
 
 ASSUME: all is settled on the first query when the recording begins.
 ASSUME: fluorescence is linear in calcium, far from saturation of the indicator, without background.
-ASSUME: the noise of a frame is normal, white, and independent between trials (photons and readout).
-ASSUME: every trial reads the same input; what is found holds for that input.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 from scipy.linalg import expm
-from scipy.special import nctdtr, ndtr, stdtrit
 
-SIGNIFICANCE = 0.05
-POWER = 0.8
-CERTAIN = 8.0  # standard deviations, beyond which no test fails
-NEVER = -4.0  # and below which none succeeds (1e-5)
+HYPOTHESES = ("normaliser", "mean rate", "drift", "query norm", "previous token")
+MAX_TRACE_FRAMES = 600
+
+
+class Recording(NamedTuple):
+    """dF/F [F] of a network without noise, and the hypotheses as regressors [F, rival]."""
+
+    clean: np.ndarray
+    regressors: np.ndarray
 
 
 def frame_filter(
     n_tokens: int, n_frames: int, read_seconds: float, frame_seconds: float, tau: tuple[float, ...]
 ) -> np.ndarray:
-    """Matrix [n_frames, n_tokens] from drives of the queries to the mean fluorescence of each frame.
+    """Matrix [n_frames, n_tokens] from drives of the queries to the mean fluorescence of frames.
 
-    tau are the time constants of the first-order stages, in order. Its rows sum to one. Exact: matrix
-    exponentials of the stages and the integral of the last, from each edge of a query or frame to the next.
+    tau are the time constants of the first-order stages, in order. Its rows sum to one. Exact:
+    matrix exponentials of the stages and the integral of the last, from each edge of a query or
+    frame to the next.
     """
     n = len(tau)
     rate = 1 / np.array(tau)
@@ -57,88 +71,54 @@ def frame_filter(
     return np.diff(integral, axis=0) / frame_seconds
 
 
-def r_squared(y: np.ndarray, regressors: np.ndarray) -> float:
-    """Share of the variance of y [F] that regressors [F, p] and a constant explain; NaN if y is constant."""
-    deviation = y - y.mean()
-    total = np.square(deviation).sum()
-    if total <= 1e-24 * np.square(y).sum():
-        return np.nan
-    return float(np.square(_basis(regressors).T @ deviation).sum() / total)
+def known_drives(q: np.ndarray, k: np.ndarray, log_normalizer: np.ndarray) -> dict[str, np.ndarray]:
+    """Drives [T] of all hypotheses but the mean rate, for q, k [T, D] and ln Z [T] of an input."""
+    similarity = (q[1:] * k[:-1]).sum(1)
+    return {
+        "normaliser": _scaled(log_normalizer),
+        "drift": np.arange(len(q)).astype(float),
+        "query norm": np.linalg.norm(q, axis=1),
+        "previous token": _scaled(np.append(-np.inf, similarity)),
+    }
 
 
-def unique_direction(x: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Unit vector [F] along what is in x [F] and not in others [F, p] or a constant; 0 if nothing is.
-
-    Its product with data is the least-squares coefficient of x beside the others, but for a factor.
-    """
-    deviation = x - x.mean()
-    basis = _basis(others)
-    rest = deviation - basis @ (basis.T @ deviation)
-    rest -= basis @ (basis.T @ rest)  # what rounding has left
-    norm = np.linalg.norm(rest)
-    least = max(1e-10 * np.linalg.norm(deviation), 1e-12 * np.linalg.norm(x))
-    return rest / norm if norm > least else np.zeros_like(x)
+def record(
+    frames: np.ndarray,
+    log_calcium: np.ndarray,
+    log_mean_rate: np.ndarray,
+    drives: dict[str, np.ndarray],
+) -> Recording:
+    """A network seen through a filter [F, T]: ln p, ln of its mean rate [T], the known drives."""
+    drives = drives | {"mean rate": _scaled(log_mean_rate)}
+    regressors = np.stack([frames @ drives[name] for name in HYPOTHESES], -1)
+    return Recording(_relative(frames @ _scaled(log_calcium)), regressors)
 
 
-def _basis(regressors: np.ndarray) -> np.ndarray:
-    """Orthonormal columns [F, r] that span regressors [F, p] around their means."""
-    deviation = regressors - regressors.mean(0)
-    size = np.linalg.norm(deviation, axis=0)
-    known = size > 1e-12 * np.linalg.norm(regressors, axis=0)
-    if not known.any():
-        return np.zeros((len(regressors), 0))
-    u, s, _ = np.linalg.svd(deviation[:, known] / size[known], full_matrices=False)
-    return u[:, s > 1e-10 * s[0]]
+def _scaled(log_values: np.ndarray) -> np.ndarray:
+    """exp of ln values [T], in units of the largest: dF/F has no unit. 0 if all are."""
+    largest = log_values.max()
+    return np.exp(log_values - largest) if largest > -np.inf else np.zeros_like(log_values)
 
 
-def power(effect: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Probability that the t test (5 %, two sides) finds the mean of n trials' coefficients above 0.
-
-    effect is a trial's coefficient over its standard deviation, n at least 2. Noncentral t.
-    """
-    noncentrality = effect * np.sqrt(n)
-    critical = stdtrit(n - 1, 1 - SIGNIFICANCE / 2)
-    certain = noncentrality > CERTAIN * (1 + critical)
-    between = np.where(certain, 0.0, np.maximum(noncentrality, NEVER))
-    found = 1 - nctdtr(n - 1, between, critical)
-    return np.where(np.isnan(noncentrality), np.nan, np.where(certain, 1.0, found))
+def _relative(fluorescence: np.ndarray) -> np.ndarray:
+    """dF/F of F [F], whose baseline is the mean of the recording; 0 where F varies by rounding."""
+    with np.errstate(invalid="ignore"):  # no fluorescence at all
+        relative = fluorescence / fluorescence.mean() - 1
+    return relative if np.abs(relative).max() > 1e-12 else np.zeros_like(relative)
 
 
-def discrimination(
-    clean: np.ndarray, right: np.ndarray, rival: np.ndarray, noise: np.ndarray, n: np.ndarray
-) -> np.ndarray:
-    """Probability that the mean of n trials is likelier under `right` than under `rival`, all [F].
-
-    Each is one regressor with a constant, `right` with a slope above 0; noise is the standard deviation of
-    a frame in one trial. With unit directions a and b it is the probability of a.y > |b.y|: a.y - b.y and
-    a.y + b.y, independent normals, are above 0. 0.5 where the two are the same, NaN where one is constant.
-    """
-    a, b = (unique_direction(x, np.zeros((len(x), 0))) for x in (right, rival))
-    deviation = np.sqrt(n) / noise
-    with np.errstate(divide="ignore", invalid="ignore"):
-        minus, plus = (
-            ndtr(deviation * ((a + sign * b) @ clean) / np.linalg.norm(a + sign * b))
-            for sign in (-1, 1)
-        )
-    if not (a.any() and b.any()):
-        return np.full_like(minus, np.nan)
-    return np.where(min(np.linalg.norm(a - b), np.linalg.norm(a + b)) < 1e-9, 0.5, minus * plus)
-
-
-def trials_grid(most: int) -> np.ndarray:
-    """Numbers of trials from 1 to most at which power is computed: all up to 30, then 4 % apart."""
-    apart = np.exp(np.arange(0, np.log(most), 0.04)).round()
-    return np.unique(np.concatenate([apart, np.arange(1, min(30, most) + 1), [most]]))
-
-
-def trials_for(curve: np.ndarray, n: np.ndarray) -> np.ndarray:
-    """Least trials from which on curves [..., len(n)] of power are at 80 %, between n [k] in ln n; inf if none."""
-    curve = np.minimum.accumulate(curve[..., ::-1], -1)[..., ::-1]
-    reached = curve >= POWER
-    first = reached.argmax(-1)
-    before = np.maximum(first - 1, 0)
-    low, high = (np.take_along_axis(curve, at[..., None], -1)[..., 0] for at in (before, first))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = np.where(first > 0, (POWER - low) / (high - low), 1.0)
-        log_n = np.log(n[before]) + share * (np.log(n[first]) - np.log(n[before]))
-        return np.where(reached.any(-1), np.ceil(np.exp(log_n) - 1e-9), np.inf)
+def traces(
+    recording: Recording, noise: np.ndarray, frame_seconds: float, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """The first frames of a recording: a trial at each noise, and what two hypotheses predict."""
+    clean = recording.clean
+    n = min(len(clean), MAX_TRACE_FRAMES)
+    trial = clean + noise[:, None] * clean.std() * rng.standard_normal((len(noise), len(clean)))
+    normalizer, mean_rate = (_relative(x) for x in recording.regressors.T[:2])
+    return {
+        "trace_seconds": frame_seconds * (np.arange(n) + 0.5),
+        "trace_fluorescence": trial[:, :n],
+        "trace_clean": clean[:n],
+        "trace_normalizer": normalizer[:n],
+        "trace_rival": mean_rate[:n],
+    }

@@ -6,13 +6,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import head_words, heads_by, interval, mark, points
 
-HEADS = 4  # drawn, from easy to hard
+MAX_HEADS = 4  # drawn, from easy to hard
 ASTROCYTE = "#882255"
 RIVAL = "#E69F00"
-UNREACHED = (
-    2.2  # where numbers of trials are drawn that are not known, times those that can be afforded
-)
+UNREACHED = 2.2  # times the trials that can be afforded: where unknown numbers of trials are drawn
 
 
 def imaging(fits: dict[str, xr.Dataset]) -> Figure:
@@ -24,7 +23,7 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
     figure = plt.figure(figsize=(palette.PAGE, 0.5 + 4.6 * len(fits)))
     parts = figure.subfigures(len(fits), 1, squeeze=False)[:, 0]
     for part, fit in zip(parts, fits.values()):
-        heads = chosen(fit)
+        heads = heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
         axes = part.subplot_mosaic(
             [["trace"] * 3, ["share", "noise", "rival"]],
             height_ratios=[0.75, 1],
@@ -35,76 +34,50 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
         draw_trials(axes["noise"], fit, heads)
         draw_rivals(axes["rival"], fit, heads)
         handles = [
-            plt.Line2D(
-                [],
-                [],
-                color=palette.COLOURS[rank],
-                marker=palette.MARKERS[rank],
-                markersize=3,
-                linestyle="",
-                label=words_of(fit, at),
-            )
-            for rank, at in enumerate(heads)
+            mark(signal_words(fit, place), palette.MARKERS[rank], color=palette.COLOURS[rank])
+            for rank, place in enumerate(heads)
         ]
         if handles:
+            size = fit["n_features"].values[-1]
             part.legend(
                 handles=handles,
                 loc="outside lower center",
                 ncols=2,
                 handletextpad=0.2,
-                title=f"heads, $m$ = {fit['n_features'].values[-1]} (s.d. of the signal in ΔF/F, 95 % interval)",
+                title=f"heads, $m$ = {size} (s.d. of the signal in ΔF/F, 95 % interval)",
             )
-    grey = {"color": "0.35", "markersize": 3, "marker": "o", "linestyle": ""}
+    unreached = "not reached: more trials than the dotted line, or the rival is likelier too often"
     handles = [
-        plt.Line2D([], [], **grey, label="estimate (bars: 95 % over inputs and seeds)"),
-        plt.Line2D(
-            [],
-            [],
-            **grey,
-            fillstyle="none",
-            label="not reached: more trials than the dotted line, or "
-            "the rival is likelier too often",
-        ),
+        mark("estimate (bars: 95 % over inputs and seeds)", color="0.35"),
+        mark(unreached, color="0.35", fillstyle="none"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def chosen(fit: xr.Dataset) -> list[tuple[int, int]]:
-    """Places (layer, head) of the heads that are drawn, from what the normaliser explains best."""
-    share = fit["r_squared"].sel(rival="normaliser").values[-1]
-    run = [tuple(int(x) for x in at) for at in np.argwhere(np.isfinite(share))]
-    run.sort(key=lambda at: (-share[at], at))
-    if len(run) > HEADS:
-        run = [run[i] for i in np.linspace(0, len(run) - 1, HEADS).round().astype(int)]
-    return run
+def signal_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
+    """What a head is called, and the standard deviation of its signal."""
+    signal = interval(largest(fit, place), "signal_sd")
+    middle, low, high = (palette.percent(float(x)) for x in signal)
+    return f"{head_words(fit, place)} ({middle}, {low} to {high})"
 
 
-def words_of(fit: xr.Dataset, at: tuple[int, int]) -> str:
-    middle, low, high = (palette.percent(x) for x in ends(largest(fit, at), "signal_sd"))
-    place = palette.head_name(fit, fit["layer"][at[0]], fit["head"][at[1]])
-    return f"{place} ({middle}, {low} to {high})"
-
-
-def largest(fit: xr.Dataset, at: tuple[int, int]) -> xr.Dataset:
-    return fit.isel(n_features=-1, layer=at[0], head=at[1])
-
-
-def ends(one: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tuple(one[name + end].values for end in ("", "_low", "_high"))
+def largest(fit: xr.Dataset, place: tuple[int, int]) -> xr.Dataset:
+    """The largest network of the head at a place (layer, head)."""
+    return fit.isel(n_features=-1, layer=place[0], head=place[1])
 
 
 def draw_trace(axis, fit: xr.Dataset) -> None:
     """One trial, and what the normaliser and the mean rate predict."""
     seconds, noise = fit["trace_seconds"].values, fit["noise"].values
-    point = int(np.abs(np.log(noise)).argmin())
+    middle = int(np.abs(np.log(noise)).argmin())  # nearest to the signal
     name = palette.plain_text(str(fit["trace_input"].values).replace("_", " "))
     place = palette.head_name(fit, fit["trace_layer"], fit["trace_head"])
     palette.title_of(
         axis,
         fit,
         f"a recording while “{name}” is read: {place}, $m$ = {fit['n_features'].values[-1]}, "
-        f"noise {noise[point]:g} × signal",
+        f"noise {noise[middle]:g} × signal",
     )
     for name, label, style in (
         ("trace_fluorescence", "one trial", {"color": "0.8", "linewidth": 0.5}),
@@ -120,7 +93,7 @@ def draw_trace(axis, fit: xr.Dataset) -> None:
             {"color": RIVAL, "linewidth": 0.8, "linestyle": "--"},
         ),
     ):
-        values = fit[name].isel(point=point) if "point" in fit[name].dims else fit[name]
+        values = fit[name].isel(noise=middle, missing_dims="ignore")
         axis.plot(seconds, values, label=label, **style)
     axis.set(xlabel="time (s)", ylabel="ΔF/F")
     axis.margins(x=0)
@@ -136,10 +109,12 @@ def draw_shares(axis, fit: xr.Dataset, heads: list) -> None:
         "what explains it, without noise\n(each alone; right: beyond all rivals)", loc="left"
     )
     axis.set(ylabel="share of variance explained", ylim=(0, 1.02))
-    for rank, at in enumerate(heads):
-        one = largest(fit, at)
-        triple = [np.append(x, y) for x, y in zip(ends(one, "r_squared"), ends(one, "partial"))]
-        draw_bars(axis, np.arange(len(names) + 1.0) + beside(rank, heads), triple, rank)
+    for rank, place in enumerate(heads):
+        network = largest(fit, place)
+        ends = zip(interval(network, "r_squared"), interval(network, "partial"))
+        shares = tuple(np.append(alone, beyond) for alone, beyond in ends)
+        x = np.arange(len(names) + 1.0) + beside(rank, heads)
+        draw_points(axis, x, shares, rank)
     axis.axvline(len(names) - 0.5, color="0.75", linewidth=0.6)
     categories(axis, [*names, "normaliser beyond"])
 
@@ -154,9 +129,9 @@ def draw_trials(axis, fit: xr.Dataset, heads: list) -> None:
     axis.set_title(f"test beside all rivals, 80 % power{simulated}", loc="left")
     axis.set(xlabel="noise of a frame / signal (s.d.)", ylabel="trials", xscale="log")
     noise = fit["noise"].values
-    for rank, at in enumerate(heads):
+    for rank, place in enumerate(heads):
         x = noise * 10 ** (0.25 * beside(rank, heads))
-        draw_counts(axis, fit, x, ends(largest(fit, at), "trials_needed"), rank)
+        draw_counts(axis, fit, x, interval(largest(fit, place), "trials_needed"), rank)
     axis.set_xlim(noise.min() / 1.6, noise.max() * 1.6)
     axis.set_xticks(noise, [f"{x:g}" for x in noise])
     axis.minorticks_off()
@@ -171,10 +146,10 @@ def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
         loc="left",
     )
     axis.set_ylabel("trials")
-    for rank, at in enumerate(heads):
-        one = largest(fit, at).isel(rival=slice(1, None), point=-1)
+    for rank, place in enumerate(heads):
+        noisy = largest(fit, place).isel(rival=slice(1, None), noise=-1)
         x = np.arange(len(names)) + beside(rank, heads)
-        draw_counts(axis, fit, x, ends(one, "trials_to_discriminate"), rank)
+        draw_counts(axis, fit, x, interval(noisy, "trials_to_discriminate"), rank)
     categories(axis, names)
     afforded(axis, fit)
 
@@ -183,7 +158,7 @@ def draw_counts(axis, fit: xr.Dataset, x: np.ndarray, triple: tuple, rank: int) 
     """Numbers of trials, and open marks above where there is none."""
     top = UNREACHED * float(fit["most_trials"])
     middle, low, high = triple
-    draw_bars(axis, x, (middle, low, np.minimum(high, top * 2)), rank)
+    draw_points(axis, x, (middle, low, np.minimum(high, top * 2)), rank)
     none = np.isnan(middle)
     axis.plot(
         x[none],
@@ -196,19 +171,9 @@ def draw_counts(axis, fit: xr.Dataset, x: np.ndarray, triple: tuple, rank: int) 
     )
 
 
-def draw_bars(axis, x: np.ndarray, triple: tuple, rank: int) -> None:
-    middle, low, high = triple
-    sizes = np.nan_to_num([middle - low, high - middle]).clip(0)
-    axis.errorbar(
-        x,
-        middle,
-        sizes,
-        fmt=palette.MARKERS[rank],
-        color=palette.COLOURS[rank],
-        markersize=3,
-        elinewidth=0.8,
-        zorder=3,
-    )
+def draw_points(axis, x: np.ndarray, triple: tuple, rank: int) -> None:
+    """Estimates of a head with their intervals."""
+    points(axis, x, triple, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3)
 
 
 def beside(rank: int, heads: list) -> float:
@@ -217,6 +182,7 @@ def beside(rank: int, heads: list) -> float:
 
 
 def categories(axis, names: list[str]) -> None:
+    """Names of categories below an axis."""
     axis.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.tick_params(axis="x", length=0)

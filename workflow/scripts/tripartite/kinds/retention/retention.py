@@ -6,11 +6,12 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import head_words, heads_by, interval, line, mark, points, spread
 
-HEADS = 4  # drawn, from easy to hard
-CURVES = 5  # leaks whose curves are drawn
-DOTS = 9  # ages at which the network is drawn
-LEAST = 1e-4  # retained weight
+MAX_HEADS = 4  # drawn, from easy to hard
+MAX_CURVES = 5  # leaks whose curves are drawn
+MAX_MARKS = 9  # ages at which the network is drawn
+MIN_RETAINED = 1e-4  # weight below which nothing is drawn
 
 
 def retention(fits: dict[str, xr.Dataset]) -> Figure:
@@ -21,109 +22,65 @@ def retention(fits: dict[str, xr.Dataset]) -> Figure:
     palette.apply()
     figure = plt.figure(figsize=(palette.PAGE, 0.35 + 2.65 * len(fits)))
     parts = figure.subfigures(len(fits), 1, squeeze=False)
-    for part, fit in zip(parts[:, 0], fits.values()):
-        heads = chosen(fit)
+    for part, fit in zip(parts[:, 0], map(asked, fits.values())):
+        heads = heads_by(fit["output_error"].values[0, -1], MAX_HEADS)
         axes = part.subplots(1, 3)
         for axis, draw in zip(axes, (draw_ages, draw_leaks, draw_gains)):
             draw(axis, fit, heads)
         handles = [
-            plt.Line2D(
-                [],
-                [],
-                color=palette.COLOURS[rank],
-                marker=palette.MARKERS[rank],
-                markersize=3,
-                linestyle="",
-                label=words_of(fit, at),
-            )
-            for rank, at in enumerate(heads)
+            mark(head_words(fit, place), palette.MARKERS[rank], color=palette.COLOURS[rank])
+            for rank, place in enumerate(heads)
         ]
         if handles:
             part.legend(
                 handles=handles,
                 loc="outside lower center",
-                ncols=HEADS,
+                ncols=MAX_HEADS,
                 handletextpad=0.2,
                 title=f"networks of $m$ = {fit['n_features'].values[-1]} neurons",
             )
-    grey = "0.35"
+    law = "law of exact attention, nothing fitted (dashes in the right panels)"
     handles = [
-        plt.Line2D(
-            [],
-            [],
-            color=grey,
-            marker="o",
-            markersize=3,
-            linestyle="",
-            label="simulated (bars: 95 % over seeds)",
-        ),
-        plt.Line2D(
-            [],
-            [],
-            color=grey,
-            linewidth=0.9,
-            label="law of exact attention, nothing fitted (dashes in the right panels)",
-        ),
+        mark("simulated (bars: 95 % over seeds)", color="0.35"),
+        line(law, color="0.35", linewidth=0.9),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
-def chosen(fit: xr.Dataset) -> list[tuple[int, int]]:
-    """Places (layer, head) of the heads that are drawn, from the lowest output error."""
-    error = fit["output_error"].values[0, -1]
-    run = [tuple(int(x) for x in at) for at in np.argwhere(np.isfinite(error))]
-    run.sort(key=lambda at: (error[at], at))
-    if len(run) > HEADS:
-        run = [run[i] for i in np.linspace(0, len(run) - 1, HEADS).round().astype(int)]
-    return run
-
-
-def words_of(fit: xr.Dataset, at: tuple[int, int]) -> str:
-    return palette.head_name(fit, fit["layer"][at[0]], fit["head"][at[1]])
-
-
-def ends(one: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return tuple(one[name + end].values for end in ("", "_low", "_high"))
-
-
-def bars(axis, x: np.ndarray, triple: tuple, colour: str, marker: str) -> None:
-    middle, low, high = triple
-    sizes = np.nan_to_num([middle - low, high - middle]).clip(0)
-    axis.errorbar(
-        x, middle, sizes, fmt=marker, color=colour, markersize=3, elinewidth=0.8, zorder=3
-    )
+def asked(fit: xr.Dataset) -> xr.Dataset:
+    """The pairs of leaks of the study, along a dimension `pair` that comes first."""
+    pairs = fit.stack(pair=("leak_hebbian", "leak_presynaptic")).transpose("pair", ...)
+    is_asked = (pairs["note"] != "not asked").all(("n_features", "layer", "head"))
+    return pairs.isel(pair=is_asked.values)
 
 
 def draw_ages(axis, fit: xr.Dataset, heads: list) -> None:
     """Attention over that without leak, for equal leaks, of the first head."""
-    words = (
-        f"what is retained\n{words_of(fit, heads[0])}" if heads else "what is retained\nno result"
-    )
-    palette.title_of(axis, fit, words)
+    words = head_words(fit, heads[0]) if heads else "no result"
+    palette.title_of(axis, fit, f"what is retained\n{words}")
     axis.set(xlabel="age of the key (s)", ylabel="attention / attention without leak")
     hebbian, presynaptic = fit["leak_hebbian"].values, fit["leak_presynaptic"].values
-    equal = sorted(np.flatnonzero(hebbian == presynaptic), key=lambda i: hebbian[i])
-    if len(equal) > CURVES:
-        equal = [equal[i] for i in np.linspace(0, len(equal) - 1, CURVES).round().astype(int)]
+    equal = spread(np.flatnonzero(hebbian == presynaptic).tolist(), MAX_CURVES)
     if not heads or not equal:
         return
     age = fit["age"].values
-    for rank, point in enumerate(equal):
-        one = fit.isel(point=point, layer=heads[0][0], head=heads[0][1])
-        law, triple = one["log_retained_law"].values, ends(one, "log_retained")
-        known = np.flatnonzero(law > np.log(LEAST))
-        if not len(known):
+    for rank, place in enumerate(equal):
+        pair = fit.isel(pair=place, layer=heads[0][0], head=heads[0][1])
+        law, triple = pair["log_retained_law"].values, interval(pair, "log_retained")
+        drawn = np.flatnonzero(law > np.log(MIN_RETAINED)).tolist()
+        if not drawn:
             continue
-        half = f"{np.log(2) / hebbian[point]:.2g} s" if hebbian[point] > 0 else "never"
+        half = f"{np.log(2) / hebbian[place]:.2g} s" if hebbian[place] > 0 else "never"
         colour = plt.get_cmap("viridis")(0.9 * rank / max(len(equal) - 1, 1))
-        axis.plot(age[known], np.exp(law[known]), color=colour, linewidth=0.9)
-        dots = known[np.linspace(0, len(known) - 1, DOTS).round().astype(int)]
-        bars(axis, age[dots], tuple(np.exp(x[dots].clip(max=700)) for x in triple), colour, "o")
-        axis.plot([], [], "o-", color=colour, markersize=3, label=f"{hebbian[point]:g} /s ({half})")
+        axis.plot(age[drawn], np.exp(law[drawn]), color=colour, linewidth=0.9)
+        at = spread(drawn, MAX_MARKS)
+        retained = tuple(np.exp(x[at].clip(max=700)) for x in triple)
+        points(axis, age[at], retained, colour, zorder=3)
+        axis.plot([], [], "o-", color=colour, markersize=3, label=f"{hebbian[place]:g} /s ({half})")
     axis.set_yscale("log")
     bottom, top = axis.get_ylim()
-    bottom = max(bottom, LEAST / 3)
+    bottom = max(bottom, MIN_RETAINED / 3)
     axis.set_ylim(bottom, top * (top / bottom) ** 0.8)  # room for the legend, where no curve is
     axis.legend(title="leak (half-life)", loc="upper right", fontsize=5.5, title_fontsize=5.5)
 
@@ -137,12 +94,12 @@ def draw_leaks(axis, fit: xr.Dataset, heads: list) -> None:
     if not heads or not len(positive):
         return
     near = positive.min() / 2  # below, the axis is linear
-    line = np.append(0, np.geomspace(near, true.max() * 1.5, 100))
-    axis.plot(line, line, color="0.35", linewidth=0.9)
+    diagonal = np.append(0, np.geomspace(near, true.max() * 1.5, 100))
+    axis.plot(diagonal, diagonal, color="0.35", linewidth=0.9)
     for rank, (layer, head) in enumerate(heads):
-        one = fit.isel(layer=layer, head=head, n_features=-1)
+        fitted = interval(fit.isel(layer=layer, head=head, n_features=-1), "leak_fitted")
         x = true * 1.06 ** (rank - (len(heads) - 1) / 2)
-        bars(axis, x, ends(one, "leak_fitted"), palette.COLOURS[rank], palette.MARKERS[rank])
+        points(axis, x, fitted, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3)
     if len(set(positive)) > 1:
         left = -near / 2 if (true == 0).any() else near
         for scale, limits in ((axis.set_xscale, axis.set_xlim), (axis.set_yscale, axis.set_ylim)):
@@ -164,11 +121,11 @@ def draw_gains(axis, fit: xr.Dataset, heads: list) -> None:
     axis.locator_params(axis="x", nbins=5)
     step = np.ptp(difference) / 60
     for rank, (layer, head) in enumerate(heads):
-        one = fit.isel(layer=layer, head=head)
+        of_head = fit.isel(layer=layer, head=head)
         x = difference + step * (rank - (len(heads) - 1) / 2)
-        axis.plot(x, one["gain_law"], "_", color=palette.COLOURS[rank], markersize=9, mew=0.9)
-        triple = ends(one.isel(n_features=-1), "gain")
-        bars(axis, x, triple, palette.COLOURS[rank], palette.MARKERS[rank])
+        axis.plot(x, of_head["gain_law"], "_", color=palette.COLOURS[rank], markersize=9, mew=0.9)
+        gain = interval(of_head.isel(n_features=-1), "gain")
+        points(axis, x, gain, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3)
     gains = fit["gain"].values[np.isfinite(fit["gain"].values)]
     if len(gains) and gains.min() > 0 and gains.max() > 20 * gains.min():
         axis.set_yscale("log")
