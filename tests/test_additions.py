@@ -66,7 +66,12 @@ def test_what_is_there_is_taken_over_and_changes_no_number(
 
 def test_trainings_that_are_there_are_not_repeated(monkeypatch):
     data, counted, own = with_gaps(4), [], learning.train
-    monkeypatch.setattr(learning, "train", lambda *given: counted.append(given) or own(*given))
+
+    def counting(*given, **settings):
+        counted.append(given)
+        return own(*given, **settings)
+
+    monkeypatch.setattr(learning, "train", counting)
     there = train(data, n_features=[6], n_seeds=2, trained_on=["draw-0"])
     fresh = train(data, n_features=[4, 6], n_seeds=3, trained_on=["draw-0"])
     counted.clear()

@@ -38,7 +38,7 @@ def train(training, validation, start, **changes):
 
 
 def log_attention(found, one):
-    return learning.log_attention(
+    return learning.feature_attention(
         learning.log_features(found.query_weights, one.q),
         learning.log_features(found.key_weights, one.k),
     )
@@ -48,7 +48,7 @@ def log_attention(found, one):
 def test_attention_is_the_explicit_loop(scale):
     """Also where every product of firing rates is beyond float64."""
     q, k, w_q, w_k = (scale * draws((1, i), 5, 4) for i in range(4))
-    got = learning.log_attention(learning.log_features(w_q, q), learning.log_features(w_k, k))
+    got = learning.feature_attention(learning.log_features(w_q, q), learning.log_features(w_k, k))
     for t in range(5):
         kernel = []
         for j in range(5):
@@ -65,7 +65,7 @@ def test_small_numbers_agree_with_large_ones():
     """float32 beside float64 at norms of pretrained heads."""
     q, k, w_q, w_k = (draws((2, i), 2, 40, 16) * scale for i, scale in enumerate((4, 4, 8, 8)))
     got, wanted = (
-        learning.log_attention(*(learning.log_features(*pair) for pair in ((w_q, q), (w_k, k))))
+        learning.feature_attention(*(learning.log_features(*pair) for pair in ((w_q, q), (w_k, k))))
         for w_q, q, w_k, k in ([x.float() for x in (w_q, q, w_k, k)], [w_q, q, w_k, k])
     )
     assert wanted.min() < -100  # products that float32 does not hold
@@ -99,7 +99,7 @@ def planted(seed, w_q, w_k, n_tokens=150):
     """Attention that a Hedgehog map of weights [H, F, D] makes exactly."""
     q, k, v = (draws((seed, i), len(w_q), n_tokens, w_q.shape[-1]) for i in range(3))
     log_phi = learning.log_features(w_q, q), learning.log_features(w_k, k)
-    weights = learning.log_attention(*log_phi).exp()
+    weights = learning.feature_attention(*log_phi).exp()
     return Example(q, k, v, weights, weights @ v)
 
 
@@ -116,7 +116,7 @@ def test_a_planted_map_is_recovered():
 
 
 def test_training_in_float64_is_an_explicit_loop():
-    """Adam in plain numpy, whose gradients come from steps into the complex plane, free of rounding errors."""
+    """Adam in plain numpy, with gradients from steps into the complex plane (no rounding)."""
     inputs = [heads(seed, 3.0, n_heads=1, n_tokens=6, d_head=3) for seed in range(2)]
     start = draws(20, 1, 2, 3)
     found = train(inputs[:1], inputs[1:], start, max_steps=30)
@@ -166,7 +166,7 @@ def test_trained_features_beat_random_ones():
         log_phi = [
             x @ omega[:, :m].mT - x.square().sum(-1, keepdim=True) / 2 for x in inputs[3][:2]
         ]
-        kl[m] = learning.log_attention(*log_phi)
+        kl[m] = learning.feature_attention(*log_phi)
     kl["uniform"] = torch.full_like(inputs[3].weights, -math.log(256))
     kl = {name: float(learning.divergence(x, inputs[3]).median()) for name, x in kl.items()}
     assert kl["learned"] < kl[128] / 3 and kl["learned"] < kl["uniform"] / 2

@@ -1293,6 +1293,11 @@ def test_valid_sections(root, section):
             "7 is odd, every hidden neuron makes 2 features; use even numbers",
         ),
         (
+            {"learned": LEARNED | {"trained_on": ["draw-9"]}},
+            "a.learned.trained_on",
+            "'draw-9' is unknown; choose one of draw-0, draw-1, draw-2, draw-3",
+        ),
+        (
             {"learned": LEARNED | {"validated_on": ["draw-0"]}},
             "a.learned.validated_on",
             "'draw-0' is in trained_on; validate on other inputs",

@@ -24,7 +24,8 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     become float64 where the contract has that: a study may say 1 for 1.0.
     """
     wanted, along = variables(contract), axes(contract)
-    dataset = dataset[list(wanted)].copy()
+    coordinates = [name for name, spec in wanted.items() if spec.coordinate]
+    dataset = dataset[list(wanted)].set_coords(coordinates).copy()
     for name in dataset.variables:
         spec = wanted.get(name) or along.get(name)
         if spec:

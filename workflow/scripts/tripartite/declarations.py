@@ -44,6 +44,7 @@ class Variable:
     over: str = (
         ""  # what an interval is taken over; with it, name_low and name_high stand in the file
     )
+    coordinate: bool = False  # of its axes: values can be selected by it (set_xindex)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -274,6 +275,7 @@ SPEC = {
         "dtype": {"enum": list(DTYPES)},
         "units": {"type": ["string", "integer"]},
         "over": TEXT,
+        "coordinate": {"type": "boolean"},
         "means": TEXT,
     },
     # numbers have a unit, 1 if they are pure; text and truth values have none

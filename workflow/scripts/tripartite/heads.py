@@ -203,14 +203,16 @@ class Heads:
         """
         spec, along = variables(file), axes(file)
         known = {name: self.qkv[name].values for name in ("input", "layer", "head")} | coords
-        return xr.Dataset(
-            {name: (spec[name].dims.split(), value) for name, value in _ends(file, values).items()},
+        arrays = _ends(file, values)
+        found = xr.Dataset(
+            {name: (spec[name].dims.split(), value) for name, value in arrays.items()},
             coords={
                 name: np.asarray(known[name], dtype=object if axis.dtype == "str" else axis.dtype)
                 for name, axis in along.items()
             },
             attrs=attrs,
         )
+        return found.set_coords([name for name in arrays if spec[name].coordinate])
 
 
 def _ends(file: str, values: dict) -> dict:

@@ -43,9 +43,10 @@ def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def points(axis, x, triple: tuple, colour: str, marker: str = "o", **look) -> None:
-    """Values with their intervals as bars; an end that is not known has no bar."""
+    """Finite values with their intervals as bars; an end that is not known has no bar."""
     middle, low, high = triple
-    sizes = np.nan_to_num([middle - low, high - middle]).clip(0)
+    middle = np.where(np.isfinite(middle), middle, np.nan)
+    sizes = np.nan_to_num([middle - low, high - middle], posinf=np.inf).clip(0)
     look = {"markersize": 3, "elinewidth": 0.8, "linestyle": ""} | look
     axis.errorbar(x, middle, sizes, marker=marker, color=colour, **look)
 

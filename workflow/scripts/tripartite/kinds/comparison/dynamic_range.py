@@ -8,21 +8,24 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import NullFormatter
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, line, mark, points
 
-MOST = 4  # heads of an experiment that fit in a panel
-COLUMNS = 3
-LEAST = 1e-3  # floors below are not drawn
+MAX_HEADS = 4  # of an experiment that fit in a panel
+MAX_COLUMNS = 3
+MIN_FLOOR = 1e-3  # floors below are not drawn
+UNTRUNCATED = 10  # place of the untruncated map, over the highest threshold
 
 
 def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
     """Output error and decades of firing rate against the threshold, a column per experiment.
 
-    All at the largest m, for the first heads that were run; the untruncated map stands at the right.
-    The error is the root of the mean square with its 95 % interval over seeds; floors are those of
-    infinitely many neurons; a ring marks the best threshold, a bar at the foot its interval.
+    All at the largest m, for the first heads that were run; the untruncated map stands at the
+    right. The error is the root of the mean square with its 95 % interval over seeds; floors are
+    those of infinitely many neurons; a ring marks the best threshold, a bar at the foot its
+    interval.
     """
     palette.apply()
-    n_columns = min(COLUMNS, len(fits))
+    n_columns = min(MAX_COLUMNS, len(fits))
     n_rows = -(-len(fits) // n_columns)
     figure, axes = plt.subplots(
         2 * n_rows,
@@ -32,13 +35,14 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
         figsize=(max(palette.COLUMN, palette.PAGE * n_columns / 3), 0.6 + 3.0 * n_rows),
         gridspec_kw={"height_ratios": [2, 1] * n_rows},
     )
-    for place in range(n_rows * n_columns):
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for place, fit in enumerate(fits.values()):
         row, column = divmod(place, n_columns)
         upper, lower = axes[2 * row : 2 * row + 2, column]
-        if place >= len(fits):
-            upper.set_axis_off(), lower.set_axis_off()
-            continue
-        draw_experiment(upper, lower, list(fits.values())[place])
+        upper.set_axis_on()
+        lower.set_axis_on()
+        draw_experiment(upper, lower, fit)
         upper.tick_params(labelbottom=False)
         if column == 0:
             upper.set_ylabel("relative error of the output")
@@ -54,8 +58,8 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
 
 def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
     """Every head of one experiment: errors above, decades of firing rate below."""
-    kinds = np.isin(fit["feature_map"].values, ("truncated_performer", "performer"))
-    last = fit.isel(n_features=-1, variant=np.flatnonzero(kinds)).sortby("threshold")
+    saturating = np.isin(fit["feature_map"].values, ("truncated_performer", "performer"))
+    last = fit.isel(n_features=-1, variant=np.flatnonzero(saturating)).sortby("threshold")
     thresholds = last["threshold"].values
     finite = np.isfinite(thresholds)
     palette.title_of(upper, fit, f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}")
@@ -65,74 +69,15 @@ def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
         upper.annotate("no thresholds compared", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
     top = thresholds[finite].max()
-    infinity = top * 10
-
-    def place(x):
-        return np.where(np.isfinite(x), x, infinity)
-
-    found = np.argwhere(last["mean_square"].notnull().any("variant").values)[:MOST]
-    for (i, j), colour, marker in zip(found, palette.COLOURS, palette.MARKERS):
-        one = last.isel(layer=i, head=j)
-        middle, low, high = (
-            np.sqrt(one["mean_square" + end].clip(min=0).values) for end in ("", "_low", "_high")
-        )
-        low = np.fmax(low, middle / 10)  # an interval down to 0 has no place on a log axis
-        for part, line in ((finite, "-"), (~finite, "")):
-            upper.errorbar(
-                place(thresholds[part]),
-                middle[part],
-                np.maximum((middle - low, high - middle), 0)[:, part],
-                linestyle=line,
-                marker=marker,
-                markersize=2.5,
-                color=colour,
-                markeredgewidth=0,
-                elinewidth=0.7,
-                label=palette.head_name(fit, one["layer"], one["head"]) if line else None,
-            )
-            lower.plot(
-                place(thresholds[part]),
-                one["log10_rate_range"].values[part],
-                linestyle=line,
-                marker=marker,
-                markersize=2.5,
-                color=colour,
-                markeredgewidth=0,
-            )
-        floor = one["output_floor"].values
-        upper.plot(
-            thresholds[finite],
-            np.where(floor > LEAST, floor, np.nan)[finite],
-            "--",
-            color=colour,
-            linewidth=0.8,
-        )
-        best = float(one["best_threshold"])
-        if not np.isnan(best):
-            upper.plot(
-                place(best),
-                middle[thresholds == best][0],
-                "o",
-                markersize=6,
-                color=colour,
-                markerfacecolor="none",
-                markeredgewidth=0.8,
-            )
-            ends = place(
-                np.array([float(one["best_threshold" + end]) for end in ("_low", "_high")])
-            )
-            upper.plot(
-                ends,
-                [0.02 + 0.025 * list(map(tuple, found)).index((i, j))] * 2,
-                "|-",
-                color=colour,
-                markersize=3,
-                linewidth=1.2,
-                transform=upper.get_xaxis_transform(),
-            )
+    run = np.argwhere(last["mean_square"].notnull().any("variant").values)[:MAX_HEADS]
+    for height, ((i, j), colour, marker) in enumerate(zip(run, palette.COLOURS, palette.MARKERS)):
+        of_head = last.isel(layer=i, head=j)
+        draw_head(upper, lower, of_head, UNTRUNCATED * top, colour, marker)
+        draw_best(upper, of_head, UNTRUNCATED * top, colour, 0.02 + 0.025 * height)
     upper.yaxis.set_minor_formatter(NullFormatter())
     decades = 10.0 ** np.arange(np.ceil(np.log10(thresholds.min() / 1.01)), np.log10(top) + 0.5)
-    lower.set_xticks([*decades, infinity], [*(palette.power(np.log10(x)) for x in decades), "none"])
+    names = [*(palette.power(np.log10(x)) for x in decades), "none"]
+    lower.set_xticks([*decades, UNTRUNCATED * top], names)
     upper.tick_params(axis="x", which="minor", bottom=False)
     lower.minorticks_off()
     upper.set_xlim(lower.get_xlim())
@@ -141,23 +86,49 @@ def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
     upper.legend(loc="lower left", bbox_to_anchor=above, handlelength=1.5).set_in_layout(False)
 
 
+def draw_head(upper, lower, fit: xr.Dataset, infinity: float, colour: str, marker: str) -> None:
+    """Error, floor and range of rates of one head; the untruncated map stands at infinity."""
+    thresholds, decades = fit["threshold"].values, fit["log10_rate_range"].values
+    finite = np.isfinite(thresholds)
+    middle, low, high = (np.sqrt(x.clip(0)) for x in interval(fit, "mean_square"))
+    low = np.fmax(low, middle / 10)  # an interval down to 0 has no place on a log axis
+    x = np.where(finite, thresholds, infinity)
+    for part, style in ((finite, "-"), (~finite, "")):
+        look = {"linestyle": style, "markersize": 2.5, "markeredgewidth": 0}
+        triple = middle[part], low[part], high[part]
+        name = palette.head_name(fit, fit["layer"], fit["head"]) if style else None
+        points(upper, x[part], triple, colour, marker, elinewidth=0.7, label=name, **look)
+        lower.plot(x[part], decades[part], marker=marker, color=colour, **look)
+    floor = fit["output_floor"].values
+    drawn = np.where(floor > MIN_FLOOR, floor, np.nan)[finite]
+    upper.plot(thresholds[finite], drawn, "--", color=colour, linewidth=0.8)
+
+
+def draw_best(axis, fit: xr.Dataset, infinity: float, colour: str, height: float) -> None:
+    """A ring at the best threshold of one head, and its interval at a height above the foot."""
+    best, *ends = map(float, interval(fit, "best_threshold"))
+    if np.isnan(best):
+        return
+    error = np.sqrt(fit["mean_square"].values[fit["threshold"].values == best][0])
+    ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "markeredgewidth": 0.8}
+    axis.plot(min(best, infinity), error, color=colour, **ring)
+    axis.plot(
+        np.minimum(ends, infinity),
+        [height, height],
+        "|-",
+        color=colour,
+        markersize=3,
+        linewidth=1.2,
+        transform=axis.get_xaxis_transform(),
+    )
+
+
 def legend() -> list[Line2D]:
     """What line styles and marks mean."""
     grey = {"color": "0.35"}
     return [
-        Line2D(
-            [], [], marker="o", markersize=2.5, label="measured (bars: 95 % over seeds)", **grey
-        ),
-        Line2D([], [], linestyle="--", linewidth=0.8, label="error at $m = \\infty$", **grey),
-        Line2D(
-            [],
-            [],
-            linestyle="",
-            marker="o",
-            markersize=6,
-            markerfacecolor="none",
-            label="best threshold",
-            **grey,
-        ),
-        Line2D([], [], linewidth=1.2, label="its 95 % interval", **grey),
+        line("measured (bars: 95 % over seeds)", marker="o", markersize=2.5, **grey),
+        line("error at $m = \\infty$", linestyle="--", linewidth=0.8, **grey),
+        mark("best threshold", markersize=6, markerfacecolor="none", **grey),
+        line("its 95 % interval", linewidth=1.2, **grey),
     ]

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, line, mark, points
 
-COLUMNS = 4
-ERROR = (1e-3, 30)  # widest axis of relative errors
+N_COLUMNS = 4
+ERRORS = (1e-3, 30)  # widest axis of relative errors
 DASHES = (0, (3, 1.2))
 
 
@@ -24,11 +25,11 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
     """
     palette.apply()
     variants = list(dict.fromkeys(name for fit in fits.values() for name in fit["variant"].values))
-    n_rows = -(-len(variants) // COLUMNS)
+    n_rows = -(-len(variants) // N_COLUMNS)
     rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.3 * (len(fits) - 1))
     figure = plt.figure(figsize=(palette.PAGE, 0.7 + 1.45 * n_rows + rank_height))
     curves, bottom = figure.subfigures(2, 1, height_ratios=[1.45 * n_rows + 0.4, rank_height])
-    axes = curves.subplots(n_rows, COLUMNS, squeeze=False, sharex=True, sharey=True)
+    axes = curves.subplots(n_rows, N_COLUMNS, squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[len(variants) :]:
         axis.set_axis_off()
     for place, (axis, name) in enumerate(zip(axes.flat, variants)):
@@ -36,11 +37,11 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
             if name in fit["variant"].values:
                 draw_variant(axis, fit.sel(variant=name), colour, marker)
         axis.set(xscale="log", yscale="log")
-        axis.set_title(palette.plain_text(str(name).replace("_", " ")), loc="left")
-        if place + COLUMNS >= len(variants):
+        axis.set_title(words(name), loc="left")
+        if place + N_COLUMNS >= len(variants):
             axis.tick_params(labelbottom=True)
     low, high = axes[0, 0].get_ylim()
-    axes[0, 0].set_ylim(max(low, ERROR[0]), min(high, ERROR[1]))
+    axes[0, 0].set_ylim(max(low, ERRORS[0]), min(high, ERRORS[1]))
     curves.supxlabel("hidden neurons $m$", fontsize=7)
     curves.supylabel("relative error of the output", fontsize=7)
     draw_ranks(bottom.subplots(), fits, variants)
@@ -56,37 +57,36 @@ def styled(fits: dict[str, xr.Dataset]):
         yield fit, colour, marker
 
 
-def draw_variant(axis, one: xr.Dataset, colour: str, marker: str) -> None:
+def draw_variant(axis, fit: xr.Dataset, colour: str, marker: str) -> None:
     """Standard deviation, bias and floor of one variant of one experiment."""
-    m = one["n_features"].values
-    for name, line, fill in (("variance", "-", colour), ("bias_squared", DASHES, "white")):
-        middle, low, high = (
-            np.sqrt(one[name + end].median(("layer", "head")).clip(min=0).values)
-            for end in ("", "_low", "_high")
-        )
-        seen = np.isfinite(middle) & (middle > 0)
-        if name == "bias_squared":
-            seen &= low > 0
-        middle, low, high = (np.where(seen, x, np.nan) for x in (middle, low, high))
-        axis.errorbar(
+    m = fit["n_features"].values
+
+    def median(name: str) -> np.ndarray:
+        return fit[name].median(("layer", "head")).values
+
+    for name, style, fill in (("variance", "-", colour), ("bias_squared", DASHES, "white")):
+        middle, low, high = (np.sqrt(median(name + end).clip(0)) for end in ("", "_low", "_high"))
+        shown = np.isfinite(middle) & (middle > 0) & ((low > 0) | (name == "variance"))
+        middle, low, high = (np.where(shown, x, np.nan) for x in (middle, low, high))
+        points(
+            axis,
             m,
-            middle,
-            np.maximum((middle - np.fmax(low, middle / 10), high - middle), 0),
-            linestyle=line,
-            marker=marker,
+            (middle, np.fmax(low, middle / 10), high),
+            colour,
+            marker,
+            linestyle=style,
             markersize=2.5,
-            color=colour,
             markerfacecolor=fill,
             markeredgewidth=0.7,
             linewidth=0.9,
             elinewidth=0.7,
         )
-    floor = one["output_floor"].median(("layer", "head")).values
-    axis.plot(m, np.where(floor > ERROR[0], floor, np.nan), ":", color=colour, linewidth=1.2)
+    floor = median("output_floor")
+    axis.plot(m, np.where(floor > ERRORS[0], floor, np.nan), ":", color=colour, linewidth=1.2)
 
 
 def draw_ranks(axis, fits: dict[str, xr.Dataset], variants: list[str]) -> None:
-    """Rank of each variant at the largest m with its interval; the first experiment sets the order."""
+    """Rank of each variant at the largest m, in the order of the first experiment's ranks."""
     first = next(iter(fits.values()))["rank"].isel(n_features=-1)
     order = sorted(
         variants,
@@ -98,16 +98,12 @@ def draw_ranks(axis, fits: dict[str, xr.Dataset], variants: list[str]) -> None:
         last = fit.isel(n_features=-1)
         shift = 0.5 * (row - (len(fits) - 1) / 2) / max(1, len(fits) - 1)
         for place, name in enumerate(order):
-            if name not in fit["variant"].values:
-                continue
-            middle, low, high = (
-                float(last["rank" + end].sel(variant=name)) for end in ("", "_low", "_high")
-            )
-            axis.hlines(place + shift, low, high, color=colour, linewidth=0.9)
-            axis.plot(middle, place + shift, marker, color=colour, markersize=3, markeredgewidth=0)
-    axis.set_yticks(
-        range(len(order)), [palette.plain_text(str(x).replace("_", " ")) for x in order]
-    )
+            if name in fit["variant"].values:
+                middle, low, high = interval(last.sel(variant=name), "rank")
+                y = place + shift
+                axis.hlines(y, low, high, color=colour, linewidth=0.9)
+                axis.plot(middle, y, marker, color=colour, markersize=3, markeredgewidth=0)
+    axis.set_yticks(range(len(order)), [words(name) for name in order])
     axis.invert_yaxis()
     axis.set(xlim=(0.5, len(variants) + 0.5))
     axis.set_xlabel(
@@ -115,26 +111,26 @@ def draw_ranks(axis, fits: dict[str, xr.Dataset], variants: list[str]) -> None:
     )
 
 
+def words(name: str) -> str:
+    """The name of a variant as it is written."""
+    return palette.plain_text(str(name).replace("_", " "))
+
+
 def legend(fits: dict[str, xr.Dataset]) -> list[Line2D]:
     """What colours, lines and markers mean."""
-    grey = {"color": "0.35", "linewidth": 0.9}
+    grey, dots = {"color": "0.35", "linewidth": 0.9}, {"marker": "o", "markersize": 2.5}
     return [
         *(
-            Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3, label=label)
+            mark(label, marker, color=colour)
             for label, (_, colour, marker) in zip(palette.labels(fits), styled(fits))
         ),
-        Line2D(
-            [], [], linestyle="-", marker="o", markersize=2.5, label="standard deviation", **grey
-        ),
-        Line2D(
-            [],
-            [],
+        line("standard deviation", **dots, **grey),
+        line(
+            "bias, where it is\nnot within its error",
             linestyle=DASHES,
-            marker="o",
-            markersize=2.5,
             markerfacecolor="white",
-            label="bias, where it is\nnot within its error",
+            **dots,
             **grey,
         ),
-        Line2D([], [], linestyle=":", label="error at $m = \\infty$", color="0.35", linewidth=1.2),
+        line("error at $m = \\infty$", linestyle=":", color="0.35", linewidth=1.2),
     ]

@@ -60,7 +60,7 @@ def log_features(weights: Tensor, x: Tensor) -> Tensor:
     return torch.cat([torch.log_softmax(drive, -1), torch.log_softmax(-drive, -1)], -1)
 
 
-def log_attention(log_q: Tensor, log_k: Tensor) -> Tensor:
+def feature_attention(log_q: Tensor, log_k: Tensor) -> Tensor:
     """ln A^ [..., T, S] of queries and keys with ln of positive features [..., T, f], [..., S, f].
 
     Exact at all sizes: products that leave the range of the numbers are summed by their logs.
@@ -110,11 +110,12 @@ def train(
     validation: list[Example],
     start: Tensor,
     queries: np.random.Generator,
+    *,
     loss: str,
     max_steps: int,
     learning_rate: float,
     patience: int,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype,
 ) -> Trained:
     """Train W of queries and keys of H heads by Adam (Kingma & Ba, ICLR 2015).
 
@@ -193,14 +194,19 @@ def train(
         # A gradient whose square is below the smallest number makes no step.
         weights = weights - rate * torch.where(square == 0, 0, mean / square.sqrt())
     return Trained(
-        best[:, 0] / scale[0].cpu(), best[:, 1] / scale[1].cpu(), *curves, best_step, note
+        query_weights=best[:, 0] / scale[0].cpu(),
+        key_weights=best[:, 1] / scale[1].cpu(),
+        training_loss=curves[0],
+        validation_loss=curves[1],
+        best_step=best_step,
+        note=note,
     )
 
 
 def _loss(weights: Tensor, seen: Example, loss: str) -> Tensor:
     """The loss [H] of weights [H, 2, F, D]."""
     log_q, log_k = log_features(weights[:, 0], seen.q), log_features(weights[:, 1], seen.k)
-    return LOSSES[loss](log_attention(log_q, log_k), seen)
+    return LOSSES[loss](feature_attention(log_q, log_k), seen)
 
 
 def _some_queries(one: Example, queries: np.random.Generator) -> Example:
