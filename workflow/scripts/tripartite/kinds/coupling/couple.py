@@ -69,7 +69,7 @@ def couple(
             "gain_error_noise": np.sqrt(noise),
             "gain_error_mixing": np.sqrt(mixing),
         }
-        of_all = {
+        of_all: dict[str, object] = {
             "gain_error_all": over_seeds(lambda x: np.sqrt(x.mean((0, -1))), gain, "log"),
             "output_error_all": over_seeds(lambda x: np.sqrt(x.mean((0, -2, -1))), output, "log"),
         }

@@ -129,10 +129,8 @@ def laws(
     Returns noise [layout, strength, m, head], mixing [layout, strength, head], and the kappa
     [layout, m] at which their sum, averaged over heads, is least.
     """
-    log_r = [
-        np.concatenate([_log_second_moment(tokens) for tokens in of_head]) for of_head in inputs
-    ]
-    log_r = np.repeat(np.stack(log_r, -1), n_processes, -1)  # [token, process]
+    of_heads = [np.concatenate([_log_second_moment(x) for x in of_head]) for of_head in inputs]
+    log_r = np.repeat(np.stack(of_heads, -1), n_processes, -1)  # [token, process]
     z = np.repeat(exact.drive, n_processes, -1)
     variance = np.square(z) * np.expm1(log_r)  # of one neuron
 

@@ -84,7 +84,7 @@ def _panels(fit: xr.Dataset, group: str) -> list[tuple[str, Callable]]:
     """Title of each panel, and what draws it."""
     own = of_group(fit, group)
     names = own["perturbation"].values
-    panels = [
+    panels: list[tuple[str, Callable]] = [
         (str(title), partial(draw_doses, name=name))
         for title, name in zip(own["title"].values, names)
     ]
