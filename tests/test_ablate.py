@@ -10,11 +10,12 @@ from matplotlib import pyplot as plt
 
 from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
-from tripartite import job, transformers
-from tripartite.contracts import UserError
+from tripartite import declarations, job, transformers
+from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.kinds.ablation.ablate import KNOCKOUTS, ablate, chance, without_astrocytes
+from tripartite.kinds.ablation.ablate import ablate
 from tripartite.kinds.ablation.ablation import ablation
+from tripartite.kinds.ablation.knocked_out import KNOCKOUTS, chance, without_astrocytes
 from tripartite.kinds.data.generate import generate
 
 KINDS = list(KNOCKOUTS)
@@ -25,13 +26,19 @@ def read(wheels, inputs=("wittig", "amide_coupling"), kinds=KINDS, **changes):
     wheel = wheels / WHEELS["albert"]
     texts = [ROOT / f"config/inputs/reactions/{name}.smi" for name in inputs]
     given = {"model": "albert", "title": "ALBERT", "wheel": "rxnmapper", "inputs": list(inputs)}
-    given |= {"sha256": {wheel.stem: job.file_digest(wheel)}, "kinds": kinds} | changes
+    given |= {"sha256": {wheel.stem: job.file_digest(wheel)}, "kinds": kinds, "workers": 1}
+    given |= changes
     return ablate([wheel, *texts], **given)
 
 
 @pytest.fixture(scope="module")
 def found(wheels):
     return read(wheels, workers=2)
+
+
+def test_every_knockout_can_be_asked_for():
+    kinds = declarations.kinds()["ablation"].settings["properties"]["kinds"]
+    assert kinds["items"]["enum"] == kinds["default"] == KINDS
 
 
 # The equations.
@@ -130,7 +137,7 @@ def test_states_are_those_of_a_plain_loop(small, kind, lesioned):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_head_keeps_its_direction_and_gains_z_over_p(kind):
-    """G14, and where all queries have one normaliser its mean and its past are as good as itself."""
+    """G14; where all queries have one normaliser, its mean and its past are as good as itself."""
     rng = torch.Generator().manual_seed(1)
     q, k, v = torch.randn(3, 2, 5, 4, generator=rng, dtype=torch.float64)
     seen = {}
@@ -158,6 +165,11 @@ def test_chance_is_the_mean_over_pairs():
 
 
 # The stage, on a real model.
+
+
+def test_what_it_returns(found):
+    check(describe(found, "ablation"), "ablation", "here")
+    assert list(found["label"].values) == [one.label for one in KNOCKOUTS.values()]
 
 
 def test_only_what_comes_after_a_lesion_changes(found):
@@ -196,14 +208,12 @@ def test_gains_are_those_of_the_heads_own_normalisers(found, wheels):
 
 
 def test_numbers_depend_neither_on_workers_nor_on_other_kinds(found, wheels):
-    again = read(wheels, kinds=["knockout_lagged"])
+    some = ["knockout_lagged", "knockout_none"]
+    again = read(wheels, kinds=some)
+    assert list(again["perturbation"].values) == some[::-1]  # in the order of KNOCKOUTS
     for name in again:
-        kept = (
-            found[name].sel(perturbation=["knockout_lagged"])
-            if "perturbation" in found[name].dims
-            else found[name]
-        )
-        np.testing.assert_array_equal(again[name], kept)
+        here = {"perturbation": some} if "perturbation" in found[name].dims else {}
+        np.testing.assert_array_equal(again[name].sel(here), found[name].sel(here))
 
 
 def test_one_input_has_no_interval(found, wheels, tmp_path):

@@ -1,4 +1,4 @@
-"""Gap junctions: Laplacians, steady states, the law of the gain error, and both cases of the stage."""
+"""Gap junctions: Laplacians, steady states, the law of the gain error, and the stage."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
 
+from conftest import random_heads, run_stage
 from tripartite import job
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.kinds.coupling import couple as stage
 from tripartite.kinds.coupling import gap_junctions
 from tripartite.kinds.coupling.couple import couple
 from tripartite.kinds.coupling.coupling import coupling
-from tripartite.kinds.coupling.gap_junctions import laplacian, relax, squared_errors, steady
+from tripartite.kinds.coupling.gap_junctions import laplacian, squared_errors, steady
+from tripartite.kinds.coupling.processes import best_strength
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
 from tripartite.streams import stream
 
 KAPPAS = [1.0, 0.0, 0.1, 1000.0]
@@ -36,16 +36,12 @@ SETTINGS = {
 @pytest.fixture(scope="module")
 def data():
     """Inputs of 10 and 7 tokens."""
-    data = synthetic([0.25, 0.5, 1.0], 2, n_tokens=10, d_head=4, seed=1, experiment="a")
-    data["mask"][1, 7:] = False
-    for name in "qkv":
-        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
-    return data
+    return random_heads([0.25, 0.5, 1.0], 2, [(1, slice(7, None))], n_tokens=10, d_head=4)
 
 
 @pytest.fixture(scope="module")
 def coupled(data):
-    return couple(data, attend(data), **SETTINGS).assign_attrs(data="drawn")
+    return run_stage(couple, data, SETTINGS).assign_attrs(data="drawn")
 
 
 @pytest.fixture(autouse=True)
@@ -88,7 +84,7 @@ def test_grids_are_nearly_square():
     st.sampled_from(["chain", "grid"]),
 )
 def test_the_steady_state_solves_its_equation(z, kappa, layout):
-    """G30: dp/dt = 0 there, the mean is conserved, and no process leaves the range of the drives."""
+    """G30: dp/dt = 0 there, the mean is conserved, no process leaves the range of the drives."""
     z, junctions = np.array(z), laplacian(layout, len(z))
     p = steady(z, junctions, kappa)
     assert p.mean() == pytest.approx(z.mean(), rel=1e-12, abs=1e-12)
@@ -104,6 +100,17 @@ def test_limits_of_the_coupling(layout):
     np.testing.assert_allclose(steady(z, junctions, 0), z, atol=1e-15)
     wanted = np.broadcast_to(z.mean(-1, keepdims=True), z.shape)
     np.testing.assert_allclose(steady(z, junctions, 1e9), wanted, atol=1e-7)
+
+
+def relax(z, start, junctions, kappa, time):
+    """Processes [..., n] a time t / tau_p after start [..., n], with drives z [..., n].
+
+    Exact: the mode of eigenvalue l of the Laplacian relaxes with the rate 1 + kappa l.
+    """
+    eigenvalues, modes = np.linalg.eigh(junctions)
+    end = steady(z, junctions, kappa)
+    left = np.exp(-(1 + kappa * eigenvalues) * time)
+    return end + ((start - end) @ modes * left) @ modes.T
 
 
 def test_processes_relax_to_the_steady_state():
@@ -169,7 +176,7 @@ def test_every_error_by_the_loop(data, coupled, layout):
                         blocks[head, i, index, m, b] = kernel.sum(1), kernel @ v
     scale = {h: np.mean(np.concatenate([truth[h, i][0] for i in range(2)])) for h in heads}
     for m in (5, 40):
-        for point, kappa in enumerate(np.sort(KAPPAS)):
+        for kappa in KAPPAS:
             inverse = np.linalg.inv(np.eye(4) + kappa * junctions)
             gain, output = {h: [] for h in heads}, {h: [] for h in heads}
             for index in range(3):
@@ -190,7 +197,7 @@ def test_every_error_by_the_loop(data, coupled, layout):
                             norm[h] += np.square(truth[h, i][1][t]).sum()
                     for h in heads:
                         output[h].append(error[h] / norm[h])
-            at = coupled.sel(layout=layout, point=point, n_features=m, layer=0)
+            at = coupled.sel(layout=layout, strength=kappa, n_features=m, layer=0)
             for h in heads:
                 here = at.sel(head=h)
                 np.testing.assert_allclose(here["gain_error"], np.sqrt(np.mean(gain[h])), rtol=1e-6)
@@ -203,9 +210,9 @@ def test_every_error_by_the_loop(data, coupled, layout):
 
 def test_the_law_holds_for_random_heads():
     """sigma^2 of at most 1, 60 seeds: the squared gain error of every coupling within 15 %."""
-    data = synthetic([0.25, 0.5, 1.0], 4, n_tokens=24, d_head=8, seed=2, experiment="b")
+    data = random_heads([0.25, 0.5, 1.0], 4, n_tokens=24, d_head=8, seed=2, experiment="b")
     settings = SETTINGS | {"heads": "all", "n_seeds": 60, "n_features": [30, 300]}
-    found = couple(data, attend(data), **settings)
+    found = run_stage(couple, data, settings)
     ratio = np.square(found["gain_error"] / found["gain_error_law"])
     assert float(abs(ratio - 1).max()) < 0.15
     parts = np.square(found["gain_error_noise"]) + np.square(found["gain_error_mixing"])
@@ -214,11 +221,11 @@ def test_the_law_holds_for_random_heads():
 
 def test_one_head_is_averaged(data):
     """No other normaliser is mixed in: more coupling is less noise, to 1 / sqrt(P) of it."""
-    found = couple(data, attend(data), **SETTINGS | {"heads": [[0, 1]], "processes_per_head": 4})
+    found = run_stage(couple, data, SETTINGS | {"heads": [[0, 1]], "processes_per_head": 4})
     one = found.sel(layer=0, head=1)
     np.testing.assert_allclose(one["gain_error_mixing"], 0, atol=1e-12)
-    assert (one["gain_error_law"].diff("point") < 0).all()
-    end = one["gain_error_law"].isel(point=-1) / one["gain_error_law"].isel(point=0)
+    assert (one["gain_error_law"].diff("strength") < 0).all()
+    end = one["gain_error_law"].sel(strength=max(KAPPAS)) / one["gain_error_law"].sel(strength=0)
     np.testing.assert_allclose(end, 0.5, rtol=1e-3)
     np.testing.assert_allclose(found["best_strength_law"], max(KAPPAS))
 
@@ -227,7 +234,8 @@ def test_one_strongly_coupled_head_is_the_network_of_all_its_neurons(data):
     """kappa of 1e6: the output of a network of 80 neurons, and the gain error of its response."""
     exact = attend(data)
     settings = SETTINGS | {"heads": [[0, 1]], "strengths": [0, 1, 1e6], "n_features": [40]}
-    found = couple(data, exact, **settings).sel(layer=0, head=1, point=2, layout="chain")
+    found = run_stage(couple, data, settings, exact)
+    found = found.sel(layer=0, head=1, strength=1e6, layout="chain")
     errors, gains = [], []
     for index in range(3):
         omega = stream(5, "x", "omega", index, 0, 1).standard_normal((80, 4))
@@ -246,10 +254,10 @@ def test_one_strongly_coupled_head_is_the_network_of_all_its_neurons(data):
 
 def test_many_neurons_want_no_coupling_and_few_want_much():
     """Heads that differ: the best strength falls with m, and is inside the range between."""
-    data = synthetic([0.5, 2.0, 0.5], 3, n_tokens=24, d_head=4, seed=3, experiment="c")
+    data = random_heads([0.5, 2.0, 0.5], 3, n_tokens=24, d_head=4, seed=3, experiment="c")
     kappas = [0.0, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0]
     settings = SETTINGS | {"heads": "all", "strengths": kappas, "n_features": [3, 300, 30_000]}
-    found = couple(data, attend(data), **settings).sel(layout="chain")
+    found = run_stage(couple, data, settings).sel(layout="chain")
     law = found["best_strength_law"].values
     assert law[0] > law[1] > law[2] and 0.01 < law[1] < 30
     best, low, high = (found[f"best_strength{end}"].values for end in ("", "_low", "_high"))
@@ -272,10 +280,8 @@ def test_many_neurons_want_no_coupling_and_few_want_much():
 )
 def test_where_the_best_strength_is(errors, best, word):
     squares = np.array(errors, dtype=float)[None, None, :, None, None].repeat(4, 0)
-    found, low, high, note = stage._best(
-        squares, np.array([0.0, 1.0, 9.0]), np.random.default_rng(0)
-    )
-    np.testing.assert_array_equal(np.ravel([found, low, high]), [best] * 3)
+    triple, note = best_strength(squares, np.array([0.0, 1.0, 9.0]), np.random.default_rng(0))
+    np.testing.assert_array_equal(np.ravel(triple), [best] * 3)
     assert word in str(note.item()) and (word != "" or note.item() == "")
 
 
@@ -283,11 +289,11 @@ def test_too_many_processes_are_refused(data):
     with pytest.raises(
         UserError, match="2 heads of 3000 processes are 6000 processes, wanted at most"
     ):
-        couple(data, attend(data), **SETTINGS | {"processes_per_head": 3000})
+        run_stage(couple, data, SETTINGS | {"processes_per_head": 3000})
 
 
 def test_one_process_has_no_neighbour(data):
-    found = couple(data, attend(data), **SETTINGS | {"heads": [[0, 1]], "processes_per_head": 1})
+    found = run_stage(couple, data, SETTINGS | {"heads": [[0, 1]], "processes_per_head": 1})
     assert found["best_strength"].isnull().all() and found["best_strength_law"].isnull().all()
     assert all("changes nothing" in str(note) for note in found["best_note"].values.ravel())
     coupling({"a": found.assign_attrs(data="one process")})
@@ -296,7 +302,7 @@ def test_one_process_has_no_neighbour(data):
 def test_figure(coupled, tmp_path):
     nothing = coupled.copy(deep=True)
     for name in nothing.data_vars:
-        if nothing[name].dtype == float and name != "strength":
+        if nothing[name].dtype == float:
             nothing[name][:] = np.nan
     odd = coupled.assign_attrs(data="x $^$ y")
     for fits in ({"a": coupled}, {str(i): odd for i in range(6)}, {"a": nothing}):

@@ -1,4 +1,4 @@
-"""Lesions and noise: each against an obvious version, each law against many draws, bounds for all inputs."""
+"""Lesions and noise: each against an obvious version, each law against many draws, and bounds."""
 
 import math
 
@@ -8,12 +8,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripartite import network, theory
-from tripartite.perturbations import KINDS, Network, n_lost, survivors
+from tripartite import declarations, network, theory
+from tripartite.kinds.perturbations.perturbations import Network, log_rates, n_lost, survivors
+from tripartite.kinds.perturbations.registry import PERTURBATIONS
 
 
 def drawn(m=300, seed=0, n_queries=24, sizes=(0.25, 0.2)):
-    """24 keys of 8, values of 4, and a network; with one query the test bed of G15, |q + k|^2 = .88."""
+    """24 keys of 8, values of 4, and a network; G15 with one query, where |q + k|^2 = .88."""
     rng = np.random.default_rng(2)
     shapes = ((sizes[1], 24, 8), (sizes[0], n_queries, 8), (1, 24, 4))
     k, q, v = (size * rng.normal(size=shape) for size, *shape in shapes)
@@ -24,7 +25,7 @@ def drawn(m=300, seed=0, n_queries=24, sizes=(0.25, 0.2)):
 def built(q, k, v, omega):
     weights = np.exp(q @ k.T)
     z = weights.sum(1)
-    log_q, log_k = (x @ omega.T - np.square(x).sum(1)[:, None] / 2 for x in (q, k))
+    log_q, log_k = (log_rates(x, omega) for x in (q, k))
     return Network(log_q, log_k, v, np.log(z), weights @ v / z[:, None])
 
 
@@ -34,7 +35,17 @@ def rates(q, k, omega):
 
 
 def perturbed(net, kind, dose, seed=0):
-    return KINDS[kind].perturbed(net, dose, np.random.default_rng(seed))
+    return PERTURBATIONS[kind].function(net, dose, np.random.default_rng(seed))
+
+
+def test_the_registry_has_what_the_settings_have():
+    """Each can be asked for, by the name of its function, and is drawn in one figure."""
+    kind = declarations.kinds()["perturbations"]
+    assert list(PERTURBATIONS) == list(kind.settings["properties"]["kinds"]["properties"])
+    assert {one.group for one in PERTURBATIONS.values()} == set(kind.figures)
+    for name, one in PERTURBATIONS.items():
+        if not name.startswith("knockout_"):  # all made by one function
+            assert (one.function.__name__, one.law.__name__) == (name, f"law_{name}")
 
 
 def test_it_is_the_network():
@@ -43,6 +54,8 @@ def test_it_is_the_network():
     tokens = network.Tokens(q, k, v, torch.zeros(len(k)).double())
     hidden = network.Hidden(omega, torch.zeros(40).double())
     calcium, last = network.sequential(torch.zeros_like(v), tokens, hidden)
+    rates, _ = network.rates(hidden, q, 40)
+    np.testing.assert_allclose(net.log_rates_q, rates, atol=1e-12)
     np.testing.assert_allclose(np.exp(net.log_calcium), calcium, rtol=1e-12)
     np.testing.assert_allclose(net.output, last, rtol=1e-10)
 
@@ -64,7 +77,7 @@ def test_knockouts(kind, dose, wanted):
     changed, output = perturbed(net, kind, dose)
     np.testing.assert_allclose(changed / net.p * p, wanted(list(p)), rtol=1e-12)
     np.testing.assert_allclose(output, (p / wanted(list(p)))[:, None] * net.output, rtol=1e-10)
-    law, z = KINDS[kind].law(net, dose), np.exp(net.log_normalizer)
+    law, z = PERTURBATIONS[kind].law(net, dose), np.exp(net.log_normalizer)
     gain = z / wanted(list(z))
     np.testing.assert_allclose(law.gain, gain, rtol=1e-12)
     error = np.linalg.norm((gain - 1)[:, None] * net.exact) / np.linalg.norm(net.exact)
@@ -137,10 +150,10 @@ DRAWN = {  # doses, and how far beyond the sampling error first order may be off
 def test_laws(kind, dose):
     """Mean squared added error and mean gain of one network over draws of the perturbation."""
     net = drawn(300)[-1]
-    law, rng = KINDS[kind].law(net, dose), np.random.default_rng(1)
+    law, rng = PERTURBATIONS[kind].law(net, dose), np.random.default_rng(1)
     squares, gains, spread = [], [], []
     for _ in range(400):
-        _, output = KINDS[kind].perturbed(net, dose, rng)
+        _, output = PERTURBATIONS[kind].function(net, dose, rng)
         squares.append(np.square(output - net.output).sum() / np.square(net.output).sum())
         gains.append((output * net.output).sum(1) / np.square(net.output).sum(1))
         spread.append(np.log(gains[-1]).var() if (gains[-1] > 0).all() else np.nan)
@@ -157,7 +170,7 @@ def test_rounding_to_the_nearest_level_is_no_uniform_noise():
     """Large errors of few bits are beyond step^2 / 12, and no law is claimed."""
     net = drawn(300, sizes=(0.6, 0.6))[-1]
     _, output = perturbed(net, "nearest", 3)
-    law = KINDS["nearest"].law(net, 3)
+    law = PERTURBATIONS["nearest"].law(net, 3)
     added = np.square(output - net.output).sum() / np.square(net.output).sum()
     assert added > 2.5 * law.added_uniform and math.isnan(law.added)
     phi_q, phi_k = net.phi_q, net.phi_k  # the formula, by loops
@@ -183,12 +196,14 @@ def test_total_error_over_networks():
     predicted = float(scale.exp() * covariance[0].trace())
     assert predicted == pytest.approx(0.1097, abs=5e-5)
     doses = {"neurons": 0.5, "heterogeneity": 0.5}
-    factor = {kind: KINDS[kind].law(net, dose).total_factor for kind, dose in doses.items()}
+    factor = {kind: PERTURBATIONS[kind].law(net, dose).total_factor for kind, dose in doses.items()}
     assert factor == {"neurons": 2.0, "heterogeneity": 1.25}
     found = {kind: [] for kind in ("", *doses)}
     for seed in range(4000):
         net, rng = drawn(300, seed, n_queries=1)[-1], np.random.default_rng(seed)
-        outputs = {kind: KINDS[kind].perturbed(net, dose, rng)[1] for kind, dose in doses.items()}
+        outputs = {
+            kind: PERTURBATIONS[kind].function(net, dose, rng)[1] for kind, dose in doses.items()
+        }
         for kind, output in ({"": net.output} | outputs).items():
             found[kind].append(300 * np.square(output - net.exact).sum(1).mean())
     for kind, values in found.items():
@@ -211,7 +226,7 @@ def test_saturation_stays_in_its_bounds(n, m, dose, size, seed):
     q, k, v, omega = (rng.normal(size=(rows, 3)) * size for rows in (n, n, n, m))
     net = built(q, k, v, omega)
     p, _ = perturbed(net, "facilitation", dose)
-    law, use = KINDS["facilitation"].law(net, dose), dose / net.phi_k.max()
+    law, use = PERTURBATIONS["facilitation"].law(net, dose), dose / net.phi_k.max()
     gain = net.p / p
     assert (gain >= law.gain_low * (1 - 1e-9)).all() and (gain <= law.gain_high * (1 + 1e-9)).all()
     assert (law.gain_low >= 1 - 1e-9).all()
@@ -227,11 +242,11 @@ def test_saturation_stays_in_its_bounds(n, m, dose, size, seed):
     st.integers(0, 2**32),
 )
 def test_what_changes_both_roles_still_averages(kind, n, m, seed):
-    """The output stays an average of the values: 1 for constant values, 0 where the network is silent."""
+    """The output stays an average of values: 1 for values of 1, 0 where the network is silent."""
     rng = np.random.default_rng(seed)
     q, k, omega = (rng.normal(size=(rows, 3)) for rows in (n, n, m))
     net = built(q, k, np.ones((n, 2)), omega)
-    p, output = KINDS[kind].perturbed(net, 0.7, rng)
+    p, output = PERTURBATIONS[kind].function(net, 0.7, rng)
     np.testing.assert_allclose(output, np.where(p > 0, 1, 0)[:, None] * np.ones(2), rtol=1e-9)
 
 

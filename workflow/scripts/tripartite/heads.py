@@ -197,22 +197,27 @@ class Heads:
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
-        """A file of arrays by the names of its variables, estimates with intervals as triples.
+        """As the function `dataset`; input, layer and head, which data have, need not be in coords."""
+        own = {name: self.qkv[name].values for name in ("input", "layer", "head")}
+        return dataset(file, values, own | coords, **attrs)
 
-        Axes that all data have (input, layer, head) need not be in coords.
-        """
-        spec, along = variables(file), axes(file)
-        known = {name: self.qkv[name].values for name in ("input", "layer", "head")} | coords
-        arrays = _ends(file, values)
-        found = xr.Dataset(
-            {name: (spec[name].dims.split(), value) for name, value in arrays.items()},
-            coords={
-                name: np.asarray(known[name], dtype=object if axis.dtype == "str" else axis.dtype)
-                for name, axis in along.items()
-            },
-            attrs=attrs,
-        )
-        return found.set_coords([name for name in arrays if spec[name].coordinate])
+
+def dataset(file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
+    """A file of arrays by the names of its variables, estimates with intervals as triples.
+
+    coords has the values of all axes that the file has coordinates for.
+    """
+    spec = variables(file)
+    arrays = _ends(file, values)
+    found = xr.Dataset(
+        {name: (spec[name].dims.split(), value) for name, value in arrays.items()},
+        coords={
+            name: np.asarray(coords[name], dtype=object if axis.dtype == "str" else axis.dtype)
+            for name, axis in axes(file).items()
+        },
+        attrs=attrs,
+    )
+    return found.set_coords([name for name in arrays if spec[name].coordinate])
 
 
 def _ends(file: str, values: dict) -> dict:

@@ -6,7 +6,7 @@ import json
 import numpy as np
 
 
-def stream(seed: int, *names: str | int) -> np.random.Generator:
+def stream(seed: int, *names: str | float) -> np.random.Generator:
     """Return the generator that belongs to `names` under the study's `seed`.
 
     The names are hashed into the spawn key of numpy's SeedSequence: streams of different names are

@@ -8,21 +8,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, line, mark, spread
 
-MOST = 4  # panels side by side
+MAX_PANELS = 4  # side by side
+MAX_SIZES = 4  # numbers of neurons in a panel
 NO_COUPLING = 8  # kappa = 0 stands this factor below the weakest coupling
-SIZES = 4  # numbers of neurons in a panel
 
 
 def coupling(fits: dict[str, xr.Dataset]) -> Figure:
-    """Two panels per experiment and layout: errors of the gain and of the output against the coupling kappa.
+    """Two panels per experiment and layout: errors of gain and output against the coupling kappa.
 
-    Root mean squares over all heads with 95 % intervals over seeds, the law of the gain, and the best
-    kappa with its interval.
+    Root mean squares over all heads with 95 % intervals over seeds, the law of the gain, and the
+    best kappa with its interval.
     """
     palette.apply()
     panels = [(fit, str(layout)) for fit in fits.values() for layout in fit["layout"].values]
-    n_columns = 2 if len(panels) < 3 else 3 if len(panels) == 3 else MOST
+    n_columns = 2 if len(panels) < 3 else 3 if len(panels) == 3 else MAX_PANELS
     n_columns = min(n_columns, len(panels))
     n_blocks = -(-len(panels) // n_columns)
     figure, axes = plt.subplots(
@@ -44,36 +45,19 @@ def coupling(fits: dict[str, xr.Dataset]) -> Figure:
             upper.set_ylabel("gain error, rms of $p_i/Z - 1$")
             lower.set_ylabel("relative output error")
     grey = {"color": "0.3", "linewidth": 1}
+    best = {"marker": "D", "markersize": 5, "markerfacecolor": "none"}
     handles = [
-        plt.Line2D(
-            [],
-            [],
-            marker="o",
-            markersize=3,
-            linestyle="",
-            color="0.3",
-            label="networks, bars: 95 % over seeds",
-        ),
-        plt.Line2D([], [], **grey, label="law of the gain error"),
-        plt.Line2D(
-            [], [], linestyle=":", **grey, label="its part that is mixed in from other heads"
-        ),
-        plt.Line2D(
-            [],
-            [],
-            marker="D",
-            markersize=5,
-            markerfacecolor="none",
-            **grey,
-            label="best $\\kappa$, bar: 95 % over seeds",
-        ),
+        mark("networks, bars: 95 % over seeds", color="0.3"),
+        line("law of the gain error", **grey),
+        line("its part that is mixed in from other heads", linestyle=":", **grey),
+        line("best $\\kappa$, bar: 95 % over seeds", **best, **grey),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2 if n_columns > 1 else 1)
     return figure
 
 
 def _words(one: xr.Dataset, layout: str) -> str:
-    n_heads = int(one["gain_error_mixing"].notnull().any("point").sum())
+    n_heads = int(one["gain_error_mixing"].notnull().any("strength").sum())
     rows, processes = int(one["rows"]), n_heads * int(one["processes"])
     size = f"{rows} × {processes // rows} grid" if layout == "grid" else f"chain of {processes}"
     return f"{n_heads} head{'s' * (n_heads != 1)} on a {size}"
@@ -85,16 +69,14 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
     kappa, m = one["strength"].values, one["n_features"].values
     smallest = kappa[kappa > 0][0]
     x = np.where(kappa > 0, kappa, smallest / NO_COUPLING)
-    shown = np.unique(np.linspace(0, len(m) - 1, SIZES).round().astype(int))
+    shown = spread(range(len(m)), MAX_SIZES)
     colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(shown)))
     best = "best_strength" if kind == "gain" else "best_output_strength"
     heights = []
     for place, (index, colour) in enumerate(zip(shown, colours)):
         of_size = one.isel(n_features=index)
         shifted = x * 1.06 ** (place - len(shown) / 2)
-        middle, low, high = (
-            of_size[f"{kind}_error_all{end}"].values for end in ("", "_low", "_high")
-        )
+        middle, low, high = interval(of_size, f"{kind}_error_all")
         heights += [*middle, *low, *high]
         label = palette.power(np.log10(m[index]))
         axis.vlines(shifted, low, high, color=colour, linewidth=0.8)
@@ -138,7 +120,7 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
     if kind == "gain":
         axis.legend(
             title="neurons per process",
-            ncols=SIZES,
+            ncols=MAX_SIZES,
             loc="upper right",
             handletextpad=0,
             columnspacing=0.4,
@@ -148,7 +130,7 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
 
 def draw_best(axis, of_size: xr.Dataset, name: str, x, kappa, middle, colour) -> None:
     """A diamond at the best strength, and a bar for its interval."""
-    best, low, high = (float(of_size[name + end]) for end in ("", "_low", "_high"))
+    best, low, high = (float(x) for x in interval(of_size, name))
     if np.isnan(best):
         return
     place, *ends = (x[np.abs(kappa - value).argmin()] for value in (best, low, high))

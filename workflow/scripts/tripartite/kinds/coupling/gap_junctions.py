@@ -42,9 +42,10 @@ def laplacian(layout: str, n: int) -> np.ndarray:
 
 
 def steady(z: np.ndarray, junctions: np.ndarray, kappa: float) -> np.ndarray:
-    """Steady state (I + kappa L)^-1 z [..., n] of processes with drives z [..., n] and Laplacian L [n, n].
+    """Steady state (I + kappa L)^-1 z [..., n] of processes with drives z [..., n].
 
-    Solved for the deviation from the mean, which is then exact at any kappa.
+    junctions is the Laplacian L [n, n]. Solved for the deviation from the mean, which is then exact
+    at any kappa.
     """
     mean = z.mean(-1, keepdims=True)
     deviation = (z - mean).reshape(-1, z.shape[-1]).T
@@ -53,26 +54,13 @@ def steady(z: np.ndarray, junctions: np.ndarray, kappa: float) -> np.ndarray:
     return mean + solved - solved.mean(-1, keepdims=True)
 
 
-def relax(
-    z: np.ndarray, start: np.ndarray, junctions: np.ndarray, kappa: float, time: float
-) -> np.ndarray:
-    """Processes [..., n] a time t / tau_p after they were at start [..., n], with drives z [..., n].
-
-    Exact: the mode of eigenvalue l of the Laplacian relaxes with the rate 1 + kappa l.
-    """
-    eigenvalues, modes = np.linalg.eigh(junctions)
-    end = steady(z, junctions, kappa)
-    left = np.exp(-(1 + kappa * eigenvalues) * time)
-    return end + ((start - end) @ modes * left) @ modes.T
-
-
 def squared_errors(
     normalizer: np.ndarray, variance: np.ndarray, junctions: np.ndarray, kappa: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean squared error of steady processes: noise and mixing, each [..., n], which add up.
 
-    Drives are independent, with means normalizer [..., n], which they should be, and variance [..., n].
-    With M = (I + kappa L)^-1, noise is sum_j M_ij^2 var_j and mixing is ((M Z)_i - Z_i)^2.
+    Drives are independent, with means normalizer [..., n], which they should be, and variance
+    [..., n]. With M = (I + kappa L)^-1, noise is sum_j M_ij^2 var_j and mixing ((M Z)_i - Z_i)^2.
     """
     spread = steady(np.eye(len(junctions)), junctions, kappa)
     mixing = np.square(steady(normalizer, junctions, kappa) - normalizer)

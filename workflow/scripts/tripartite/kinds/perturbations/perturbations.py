@@ -5,14 +5,17 @@ H_a = sum_i phi_a(k_i) v_i of hidden neurons a. A query t reads
 
     p_t = sum_a g_a phi_a(q_t),    O_t = sum_a H_a phi_a(q_t) / p_t.
 
-A perturbation changes what is read to p'_t and O'_t. The gain of the output is O'_t.O_t / |O_t|^2; where
-only the calcium is changed, O'_t = (p_t / p'_t) O_t and the gain is p_t / p'_t. The neuron's part in a
-wrong output, y_ta = (H_a - O_t g_a) phi_a(q_t), sums to 0 over all neurons: it is what laws to first
-order in 1 / m (delta method) are made of.
+A perturbation changes what is read to p'_t and O'_t. The gain of the output is
+O'_t.O_t / |O_t|^2; where only the calcium is changed, O'_t = (p_t / p'_t) O_t and the gain is
+p_t / p'_t. The neuron's part in a wrong output, y_ta = (H_a - O_t g_a) phi_a(q_t), sums to 0 over
+all neurons: it is what laws to first order in 1 / m (delta method) are made of.
 
-A law is what is expected of O' - O given the unperturbed network; the knock-outs' laws put exact softmax
-attention in its place. Rates are scaled by one factor for all keys and one for each query, which cancel
-in O and in p / p'; `log_calcium` is on the true scale, where p estimates the normaliser Z.
+A law is what is expected of O' - O given the unperturbed network; the knock-outs' laws put exact
+softmax attention in its place. Rates are scaled by one factor for all keys and one for each query,
+which cancel in O and in p / p'; `log_calcium` is on the true scale, where p estimates the
+normaliser Z.
+
+A perturbation is a function of its name, and its law is law_<name>; registry.py has all of them.
 """
 
 import math
@@ -24,17 +27,20 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
+from tripartite.knockouts import constant, lagged, log_mean, towards_mean
+
 Array = np.ndarray
-LARGEST = 600.0  # ln of a rate; neurons beyond it have g near the smallest number and do not count
-MANY_SPIKES = 1e15  # counts above are their expectation, to all digits that float64 has
+Changed = tuple[Array, Array]  # p' [T] and O' [T, E]
+MAX_LOG_RATE = 600.0  # neurons beyond it have g near the smallest number and do not count
+MAX_SPIKES = 1e15  # counts above are their expectation, to all digits that float64 has
 
 
 @dataclass(frozen=True)
 class Network:
     """One head of m neurons that has read T queries, and what softmax attention makes of them.
 
-    log_rates_q [T, m] and log_rates_k [N, m] are ln(sqrt(m) phi), v [N, E] the values, log_normalizer
-    [T] the exact ln Z and exact [T, E] the exact output.
+    log_rates_q [T, m] and log_rates_k [N, m] are ln(sqrt(m) phi), v [N, E] the values,
+    log_normalizer [T] the exact ln Z and exact [T, E] the exact output.
     """
 
     log_rates_q: Array
@@ -72,7 +78,7 @@ class Network:
     @cached_property
     def phi_q(self) -> Array:
         """[T, m], such that the largest g_a phi_a(q_t) of a query is 1."""
-        return np.exp(np.minimum(self.log_rates_q - self.query_scale[:, None], LARGEST))
+        return np.exp(np.minimum(self.log_rates_q - self.query_scale[:, None], MAX_LOG_RATE))
 
     @cached_property
     def p(self) -> Array:
@@ -114,10 +120,10 @@ class Network:
 class Law(NamedTuple):
     """What is expected; NaN or None where there is no law.
 
-    added is sum_t |O'_t - O_t|^2 over sum_t |O_t|^2, gain [T] the gain of the output, gain_low and gain_high
-    [T] bounds that it cannot leave, log_gain_variance the variance of ln gain over queries,
-    total_factor the factor on the variance of the error against exact attention; added_uniform is the
-    formula of uniform rounding errors, which is none.
+    added is sum_t |O'_t - O_t|^2 over sum_t |O_t|^2, gain [T] the gain of the output, gain_low and
+    gain_high [T] bounds that it cannot leave, log_gain_variance the variance of ln gain over
+    queries, total_factor the factor on the variance of the error against exact attention;
+    added_uniform is the formula of uniform rounding errors, which is none.
     """
 
     added: float = math.nan
@@ -129,41 +135,34 @@ class Law(NamedTuple):
     added_uniform: float = math.nan
 
 
-class Kind(NamedTuple):
-    """A perturbation (network, dose, rng -> p' [T], O' [T, E]) and its law (network, dose -> Law)."""
+Perturbed = Callable[[Network, float, np.random.Generator], Changed]
+Expected = Callable[[Network, float], Law]
 
-    perturbed: Callable[[Network, float, np.random.Generator], tuple[Array, Array]]
-    law: Callable[[Network, float], Law]
+
+def log_rates(x: Array, weights: Array) -> Array:
+    """ln(sqrt(m) phi) [T, m] of drives x [T, D] with weights [m, D], as network.rates.
+
+    In numpy, whose sums differ from those of torch in the last digit.
+    """
+    return x @ weights.T - np.square(x).sum(1)[:, None] / 2
+
+
+def _divided(drive: Array, p: Array) -> Changed:
+    """p and drive / p; a network without calcium is silent."""
+    return p, drive / np.where(p == 0, np.inf, p)[:, None]
+
+
+def _with_gain(net: Network, gain: Array) -> Changed:
+    return net.p / gain, gain[:, None] * net.output
 
 
 # The astrocyte is knocked out: p' is a function of ln p, and the law applies it to ln Z.
 
 
-def constant(log_p: Array, dose: float) -> Array:
-    """p' = dose, where p estimates Z; 1 is the bare sum."""
-    return np.full_like(log_p, math.log(dose))
-
-
-def towards_mean(log_p: Array, dose: float) -> Array:
-    """p' = p + dose (mean_t p - p)."""
-    with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-dose) + log_p, np.log(dose) + log_mean(log_p))
-
-
-def lagged(log_p: Array, dose: float) -> Array:
-    """p'_t = p_(t - dose); the first tokens keep their own."""
-    n = min(int(dose), len(log_p))
-    return np.concatenate([log_p[:n], log_p[: len(log_p) - n]])
-
-
-def log_mean(log_p: Array) -> float:
-    return float(logsumexp(log_p) - math.log(len(log_p)))
-
-
-def knockout(log_changed: Callable[[Array, float], Array]) -> Kind:
+def _knockout(log_changed: Callable[[Array, float], Array]) -> tuple[Perturbed, Expected]:
     """O' = (p / p') O exactly (any p'); the law is that of exact attention, without parameters."""
 
-    def perturbed(net: Network, dose: float, rng: np.random.Generator) -> tuple[Array, Array]:
+    def perturbed(net: Network, dose: float, rng: np.random.Generator) -> Changed:
         return _with_gain(net, np.exp(net.log_calcium - log_changed(net.log_calcium, dose)))
 
     def law(net: Network, dose: float) -> Law:
@@ -172,16 +171,12 @@ def knockout(log_changed: Callable[[Array, float], Array]) -> Kind:
         added = (np.square(gain - 1) * size).sum() / (size.sum() or math.nan)
         return Law(float(added), gain, log_gain_variance=float(log_gain.var()))
 
-    return Kind(perturbed, law)
+    return perturbed, law
 
 
-def _with_gain(net: Network, gain: Array) -> tuple[Array, Array]:
-    return net.p / gain, gain[:, None] * net.output
-
-
-def _divided(drive: Array, p: Array) -> tuple[Array, Array]:
-    """p and drive / p; a network without calcium is silent."""
-    return p, drive / np.where(p == 0, np.inf, p)[:, None]
+knockout_none, law_knockout_none = _knockout(constant)
+knockout_mean, law_knockout_mean = _knockout(towards_mean)
+knockout_lagged, law_knockout_lagged = _knockout(lagged)
 
 
 # Lesions of neurons, contacts and synapses.
@@ -198,14 +193,14 @@ def n_lost(m: int, share: float) -> int:
     return min(round(share * m), m - 1)
 
 
-def lose_astrocyte_inputs(net: Network, dose: float, rng: np.random.Generator):
-    """A share of the neurons loses its contact with the astrocyte, g_a, but keeps its synapses H_a."""
+def astrocyte_inputs(net: Network, dose: float, rng: np.random.Generator) -> Changed:
+    """A share of the neurons loses its contact g_a with the astrocyte, but keeps its synapses."""
     p = net.phi_q @ (net.g * survivors(net.m, dose, rng))
     return _divided(net.phi_q @ net.hebbian.T, p)
 
 
 def law_astrocyte_inputs(net: Network, dose: float) -> Law:
-    """Gain 1 / (1 - c); its variance by the delta method for c m of m neurons without replacement."""
+    """Gain 1 / (1 - c); its variance by the delta method, c m of m drawn without replacement."""
     c = n_lost(net.m, dose) / net.m
     odds = c / (1 - c) * net.m / max(net.m - 1, 1)
     share = net.phi_q * net.g / net.p[:, None]  # of a neuron in the calcium [T, m]
@@ -216,7 +211,43 @@ def law_astrocyte_inputs(net: Network, dose: float) -> Law:
     return Law(float(added), np.full(len(size), 1 / (1 - c)), log_gain_variance=odds * between)
 
 
-def lose_neurons(net: Network, dose: float, rng: np.random.Generator):
+def unensheathed(net: Network, dose: float, rng: np.random.Generator) -> Changed:
+    """Every synapse H_ia is outside the sheath with probability dose."""
+    # ASSUME: there it has the fixed efficacy 1 / mean_t p, which is right on average.
+    bare = net.hebbian * (rng.random(net.hebbian.shape) < dose)
+    inside = net.phi_q @ (net.hebbian - bare).T
+    outside = (net.phi_q @ bare.T) * _over_mean(net)[:, None]
+    return net.p, (inside + outside) / net.p[:, None]
+
+
+def law_unensheathed(net: Network, dose: float) -> Law:
+    """Exact: gain 1 - f + f p_t / mean p."""
+    return _changed_synapses(net, dose, _over_mean(net) - 1)
+
+
+def _over_mean(net: Network) -> Array:
+    return np.exp(net.log_calcium - log_mean(net.log_calcium))  # p_t / mean p [T]
+
+
+def synapses(net: Network, dose: float, rng: np.random.Generator) -> Changed:
+    """Every synapse H_ia is lost with probability dose."""
+    kept = rng.random(net.hebbian.shape) >= dose
+    return _divided(net.phi_q @ (net.hebbian * kept).T, net.p)
+
+
+def law_synapses(net: Network, dose: float) -> Law:
+    """Exact: the output keeps 1 - c of itself, and every lost synapse adds its own variance."""
+    return _changed_synapses(net, dose, np.full(len(net.p), -1.0))
+
+
+def _changed_synapses(net: Network, share: float, change: Array) -> Law:
+    """The current of every synapse changes by the factor 1 + change [T] with probability share."""
+    size = np.square(net.output).sum(1)
+    squares = np.square(change) * (share**2 * size + share * (1 - share) * net.synaptic_spread)
+    return Law(float(squares.sum()) / net.size, 1 + share * change)
+
+
+def neurons(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """A share of the hidden neurons dies: neither calcium nor output hears of them."""
     alive = survivors(net.m, dose, rng)
     return _divided(net.phi_q @ (net.hebbian * alive).T, net.phi_q @ (net.g * alive))
@@ -229,52 +260,16 @@ def law_neurons(net: Network, dose: float) -> Law:
     return Law(added, np.ones(len(net.p)), total_factor=1 / (1 - c))
 
 
-def lose_synapses(net: Network, dose: float, rng: np.random.Generator):
-    """Every synapse H_ia is lost with probability dose."""
-    kept = rng.random(net.hebbian.shape) >= dose
-    return _divided(net.phi_q @ (net.hebbian * kept).T, net.p)
-
-
-def law_synapses(net: Network, dose: float) -> Law:
-    """Exact: the output keeps 1 - c of itself, and every lost synapse adds its own variance."""
-    return _changed_synapses(net, dose, np.full(len(net.p), -1.0))
-
-
-def unsheathe(net: Network, dose: float, rng: np.random.Generator):
-    """Every synapse H_ia is outside the sheath with probability dose."""
-    # ASSUME: there it has the fixed efficacy 1 / mean_t p, which is right on average.
-    bare = net.hebbian * (rng.random(net.hebbian.shape) < dose)
-    inside = net.phi_q @ (net.hebbian - bare).T
-    outside = (net.phi_q @ bare.T) * _over_mean(net)[:, None]
-    return net.p, (inside + outside) / net.p[:, None]
-
-
-def law_unsheathed(net: Network, dose: float) -> Law:
-    """Exact: gain 1 - f + f p_t / mean p."""
-    return _changed_synapses(net, dose, _over_mean(net) - 1)
-
-
-def _over_mean(net: Network) -> Array:
-    return np.exp(net.log_calcium - log_mean(net.log_calcium))  # p_t / mean p [T]
-
-
-def _changed_synapses(net: Network, share: float, change: Array) -> Law:
-    """The current of every synapse changes by the factor 1 + change [T] with probability share."""
-    size = np.square(net.output).sum(1)
-    squares = np.square(change) * (share**2 * size + share * (1 - share) * net.synaptic_spread)
-    return Law(float(squares.sum()) / net.size, 1 + share * change)
-
-
 # Noise, spikes, unequal neurons, coarse synapses, saturation.
 
 
-def add_noise(net: Network, dose: float, rng: np.random.Generator):
+def synaptic_noise(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """H_ia plus normal noise whose standard deviation is dose times the rms of H."""
     noise = dose * math.sqrt(np.square(net.hebbian).mean()) * rng.standard_normal(net.hebbian.shape)
     return net.p, net.output + net.phi_q @ noise.T / net.p[:, None]
 
 
-def law_noise(net: Network, dose: float) -> Law:
+def law_synaptic_noise(net: Network, dose: float) -> Law:
     """Exact: the sd of each output is s |phi(q)| / p."""
     squares = (np.square(net.phi_q).sum(1) / np.square(net.p)).sum()
     variance = dose**2 * np.square(net.hebbian).mean() * len(net.hebbian)  # of all outputs
@@ -282,18 +277,18 @@ def law_noise(net: Network, dose: float) -> Law:
     return Law(float(added), np.ones(len(net.p)))
 
 
-def spike(net: Network, dose: float, rng: np.random.Generator):
+def poisson(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """Neurons spike while a query is read; synapses and astrocyte hear the same Poisson counts."""
-    # ASSUME: all queries are read for the same time, in which a neuron of the mean rate over queries
-    # and neurons is expected to spike dose times.
+    # ASSUME: all queries are read for the same time, in which a neuron of the mean rate over
+    # queries and neurons is expected to spike dose times.
     expected = np.exp(math.log(dose) + net.log_rates_q - _log_mean_rate(net))
-    counts = rng.poisson(np.minimum(expected, MANY_SPIKES)).astype(float)
-    counts = np.where(expected > MANY_SPIKES, expected, counts)
+    counts = rng.poisson(np.minimum(expected, MAX_SPIKES)).astype(float)
+    counts = np.where(expected > MAX_SPIKES, expected, counts)
     unit = np.exp(_log_mean_rate(net) - math.log(dose) - net.query_scale)[:, None]  # phi of a spike
     return _divided(counts @ net.hebbian.T * unit, counts @ net.g * unit[:, 0])
 
 
-def law_spikes(net: Network, dose: float) -> Law:
+def law_poisson(net: Network, dose: float) -> Law:
     """Delta method: the variance of a count is its mean."""
     unit = np.exp(_log_mean_rate(net) - math.log(dose) - net.query_scale)
     squares = unit * (net.parts * net.phi_q).sum(1) / np.square(net.p)
@@ -304,28 +299,36 @@ def _log_mean_rate(net: Network) -> float:
     return float(logsumexp(net.log_rates_q) - math.log(net.log_rates_q.size))
 
 
-def vary_neurons(net: Network, dose: float, rng: np.random.Generator):
+def heterogeneity(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """Lognormal gains of mean 1 and coefficient of variation dose, common to H_a and g_a."""
     variance = math.log1p(dose**2)
     gain = np.exp(math.sqrt(variance) * rng.standard_normal(net.m) - variance / 2)
     return _divided(net.phi_q @ (net.hebbian * gain).T, net.phi_q @ (net.g * gain))
 
 
-def law_varied(net: Network, dose: float) -> Law:
+def law_heterogeneity(net: Network, dose: float) -> Law:
     """m_eff = m / (1 + cv^2); delta method."""
     added = dose**2 * net.spread / net.size
     return Law(added, np.ones(len(net.p)), total_factor=1 + dose**2)
 
 
-def levels(x: Array, bits: float) -> tuple[Array, float, float]:
-    """x in steps above its lowest level, the step and that level, of 2^bits levels from min to max of x."""
-    # ASSUME: all synapses of a head share one scale, and all its contacts with the astrocyte another.
-    lowest = float(x.min())
-    step = (float(x.max()) - lowest) / (2**bits - 1)
-    return (x - lowest) / step if step > 0 else np.zeros_like(x), step, lowest
+def stochastic(net: Network, dose: float, rng: np.random.Generator) -> Changed:
+    """H and g on one of the two next of 2^dose levels, right on average."""
+    return _rounded(net, dose, lambda x: np.floor(x + rng.random(x.shape)))
 
 
-def round_nearest(net: Network, dose: float, rng: np.random.Generator):
+def law_stochastic(net: Network, dose: float) -> Law:
+    """Error (dH phi - O dg.phi) / p, variances step^2 f (1 - f); delta method for the part of g."""
+    squares = []
+    for x in (net.hebbian, net.g[None]):
+        place, step, _ = levels(x, dose)
+        rest = place - np.floor(place)
+        squares.append(np.square(net.phi_q) @ (step**2 * rest * (1 - rest)).sum(0))  # [T]
+    total = squares[0] + np.square(net.output).sum(1) * squares[1]
+    return Law(float((total / np.square(net.p)).sum()) / net.size, np.ones(len(net.p)))
+
+
+def nearest(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """H and g on the nearest of 2^dose levels."""
     return _rounded(net, dose, np.rint)
 
@@ -338,23 +341,19 @@ def law_nearest(net: Network, dose: float) -> Law:
     return Law(added_uniform=float(squares.sum()) / net.size)
 
 
-def round_stochastic(net: Network, dose: float, rng: np.random.Generator):
-    """H and g on one of the two next of 2^dose levels, right on average."""
-    return _rounded(net, dose, lambda x: np.floor(x + rng.random(x.shape)))
+def levels(x: Array, bits: float) -> tuple[Array, float, float]:
+    """x in steps above its lowest level, the step, and that level.
+
+    2^bits levels lie from the least to the largest x.
+    """
+    # ASSUME: all synapses of a head share one scale, and all its contacts with the astrocyte
+    # another.
+    lowest = float(x.min())
+    step = (float(x.max()) - lowest) / (2**bits - 1)
+    return (x - lowest) / step if step > 0 else np.zeros_like(x), step, lowest
 
 
-def law_stochastic(net: Network, dose: float) -> Law:
-    """Error (dH phi - O dg.phi) / p with variances step^2 f (1 - f); delta method for the part of g."""
-    squares = []
-    for x in (net.hebbian, net.g[None]):
-        place, step, _ = levels(x, dose)
-        rest = place - np.floor(place)
-        squares.append(np.square(net.phi_q) @ (step**2 * rest * (1 - rest)).sum(0))  # [T]
-    total = squares[0] + np.square(net.output).sum(1) * squares[1]
-    return Law(float((total / np.square(net.p)).sum()) / net.size, np.ones(len(net.p)))
-
-
-def _rounded(net: Network, bits: float, to_level: Callable[[Array], Array]):
+def _rounded(net: Network, bits: float, to_level: Callable[[Array], Array]) -> Changed:
     hebbian, g = (
         lowest + step * to_level(place)
         for place, step, lowest in (levels(x, bits) for x in (net.hebbian, net.g))
@@ -362,7 +361,7 @@ def _rounded(net: Network, bits: float, to_level: Callable[[Array], Array]):
     return _divided(net.phi_q @ hebbian.T, net.phi_q @ g)
 
 
-def saturate(net: Network, dose: float, rng: np.random.Generator):
+def facilitation(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """Presynaptic facilitation that saturates: g_a = (1 - prod_i (1 - U phi_a(k_i))) / U.
 
     dose is the largest U phi of a key; g_a returns to the sum of rates as it goes to 0.
@@ -373,25 +372,8 @@ def saturate(net: Network, dose: float, rng: np.random.Generator):
     return _with_gain(net, net.p / (net.phi_q @ (-np.expm1(log_left) / use)))
 
 
-def law_saturated(net: Network, dose: float) -> Law:
+def law_facilitation(net: Network, dose: float) -> Law:
     """Bounds: 1 - exp(-U g) <= 1 - prod_i (1 - U phi_i) <= min(1, U g), from 1 - x <= exp(-x)."""
     use = dose / net.phi_k.max()
     most, least = np.minimum(net.g, 1 / use), -np.expm1(-use * net.g) / use
     return Law(gain_low=net.p / (net.phi_q @ most), gain_high=net.p / (net.phi_q @ least))
-
-
-KINDS = {
-    "knockout_none": knockout(constant),
-    "knockout_mean": knockout(towards_mean),
-    "knockout_lagged": knockout(lagged),
-    "astrocyte_inputs": Kind(lose_astrocyte_inputs, law_astrocyte_inputs),
-    "neurons": Kind(lose_neurons, law_neurons),
-    "synapses": Kind(lose_synapses, law_synapses),
-    "unensheathed": Kind(unsheathe, law_unsheathed),
-    "synaptic_noise": Kind(add_noise, law_noise),
-    "poisson": Kind(spike, law_spikes),
-    "heterogeneity": Kind(vary_neurons, law_varied),
-    "nearest": Kind(round_nearest, law_nearest),
-    "stochastic": Kind(round_stochastic, law_stochastic),
-    "facilitation": Kind(saturate, law_saturated),
-}
