@@ -15,6 +15,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import json
@@ -139,11 +140,23 @@ def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: s
         arguments = {
             key: value for key, value in arguments.items() if key not in of_heads or key in wanted
         } | {"heads": heads}
+    arguments = grouped(arguments, wanted)
     dropped = [key for key in arguments if key not in wanted and key not in declared.reads]
     if dropped:
         where = f"kinds/{declared.kind}/{declared.stage}.py"
         raise TypeError(f"{where}: {declared.stage} does not take {', '.join(dropped)}")
     return {key: value for key, value in arguments.items() if key in wanted}
+
+
+def grouped(arguments: dict, wanted: dict) -> dict:
+    """Arguments, with those that are fields of a dataclass that the stage takes in one record."""
+    arguments = dict(arguments)
+    for name, parameter in wanted.items():
+        record = parameter.annotation
+        if name not in arguments and dataclasses.is_dataclass(record):
+            fields = [field.name for field in dataclasses.fields(record) if field.name in arguments]
+            arguments[name] = record(**{field: arguments.pop(field) for field in fields})
+    return arguments
 
 
 def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> None:

@@ -88,7 +88,9 @@ def converge(
 
 def constants_of(ratio: float) -> dynamics.Constants:
     """T is 1 s: ratio = tau_hidden / T = tau_last / T; calcium is not read."""
-    return dynamics.Constants(ratio, ratio, 1.0, 1.0, 1.0)
+    return dynamics.Constants(
+        tau_hidden=ratio, tau_last=ratio, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=1.0
+    )
 
 
 def _rates(weights: Tensor, x: Tensor, each: bool) -> Tensor:
