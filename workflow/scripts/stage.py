@@ -152,11 +152,17 @@ def grouped(arguments: dict, wanted: dict) -> dict:
     """Arguments, with those that are fields of a dataclass that the stage takes in one record."""
     arguments = dict(arguments)
     for name, parameter in wanted.items():
-        record = parameter.annotation
-        if name not in arguments and dataclasses.is_dataclass(record):
-            fields = [field.name for field in dataclasses.fields(record) if field.name in arguments]
-            arguments[name] = record(**{field: arguments.pop(field) for field in fields})
+        fields = fields_of(parameter) & arguments.keys()
+        if name not in arguments and fields:
+            arguments[name] = parameter.annotation(**{key: arguments.pop(key) for key in fields})
     return arguments
+
+
+def fields_of(parameter: inspect.Parameter) -> set[str]:
+    """The settings that a record holds which a stage takes; none of another parameter."""
+    if not dataclasses.is_dataclass(parameter.annotation):
+        return set()
+    return {field.name for field in dataclasses.fields(parameter.annotation)}
 
 
 def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> None:

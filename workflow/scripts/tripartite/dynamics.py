@@ -396,8 +396,8 @@ def _counted(
     """What g takes of h(0) [1], and of the rates of n tokens [n]."""
     slow, leak = 1 / constants.tau_hidden, constants.leak_presynaptic
     left = _left(leak * seconds, n, torch.float64) / constants.tau_presynaptic
-    parts = (_overlap(seconds, leak, x) * left for x in (0, slow))
-    start, taken = _of_rates(*parts, slow * seconds)
+    with_phi, with_b = (_overlap(seconds, leak, x) * left for x in (0, slow))
+    start, taken = _of_rates(with_phi, with_b, slow * seconds)
     return start.to(dtype), taken[:, 0].to(dtype)
 
 

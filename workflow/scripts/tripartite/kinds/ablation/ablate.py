@@ -16,11 +16,12 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from tripartite import job, pretrained
+from tripartite import job
 from tripartite.contracts import UserError
 from tripartite.perturbations import constant, lagged, towards_mean
+from tripartite.pretrained import extraction
+from tripartite.pretrained.transformers import Attention, softmax_attention
 from tripartite.statistics import over_seeds
-from tripartite.transformers import Attention, softmax_attention
 
 KNOCKOUTS = {  # ln Z of a head's queries [token] -> ln p'
     "knockout_none": lambda log_z: constant(log_z, 1.0),
@@ -48,8 +49,8 @@ def ablate(
     """
     archives, texts = job.open_sources(raw, sha256)
     try:
-        contents = pretrained.contents(model, inputs, texts, archives)
-        transformer = pretrained.MODELS[model](archives[wheel], torch.float64)
+        contents = extraction.contents(model, inputs, texts, archives)
+        transformer = extraction.open_model(model, archives[wheel], torch.float64)
         intact = {name: transformer.read(contents[name]) for name in inputs}
     except (ValueError, KeyError) as error:
         raise UserError(f"model {model}: {error}") from error

@@ -122,10 +122,10 @@ class Electrodes(NamedTuple):
 
 def electrodes_of(network: Network) -> Electrodes:
     """The neurons that fire most at different ones of the first tokens, as many of each phase."""
-    neurons = []
+    neurons: list[int] = []
     for phi in (network.rates_k, network.rates_q):
         peak, token = phi[:MAX_TOKENS].max(0)
-        by_token = {}
+        by_token: dict[int, int] = {}
         for neuron in torch.argsort(peak, descending=True, stable=True).tolist():
             if neuron not in neurons:
                 by_token.setdefault(int(token[neuron]), neuron)
@@ -174,8 +174,10 @@ def record(
                 last.append(state.last)
                 read_token.append(turn.token if turn.r else -1)
         if turn.r:
-            error, _ = error_and_cosine(state.last[None], exact[[turn.token]])
-            reads.append({"calcium_read": state.calcium.numpy(), "output_error_read": error[0]})
+            error_read, _ = error_and_cosine(state.last[None], exact[[turn.token]])
+            reads.append(
+                {"calcium_read": state.calcium.numpy(), "output_error_read": error_read[0]}
+            )
     found = _stacked(samples) | _stacked(reads)
     if samples:
         writing = torch.tensor(read_token)[:, None] < 0
