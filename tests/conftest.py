@@ -1,5 +1,6 @@
 """Copies of the project to run, and the pinned wheels."""
 
+import inspect
 import os
 
 for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -14,6 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
+from stage import grouped
 from tripartite import job
 from tripartite.heads import SETTINGS, Heads
 from tripartite.kinds.data.attend import attend
@@ -93,7 +95,8 @@ def run_stage(function, data, settings, exact=None, device="cpu", workers=1, **o
     exact = attend(data) if exact is None else exact
     heads = Heads(data, exact, **of_heads, device=device, workers=workers)
     rest = {key: value for key, value in settings.items() if key not in of_heads}
-    return function(heads=heads, **rest | others)
+    wanted = inspect.signature(function).parameters
+    return function(**grouped(rest | others | {"heads": heads}, wanted))
 
 
 def assert_drawn_alike(draw, fits, folder):

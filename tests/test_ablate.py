@@ -1,6 +1,7 @@
 """Whole transformers without astrocytes, beside a plain loop; and the figure."""
 
 import itertools
+from dataclasses import replace
 from math import erf, exp, log, sqrt
 
 import numpy as np
@@ -10,16 +11,19 @@ from matplotlib import pyplot as plt
 
 from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
-from tripartite import declarations, job, transformers
+from tripartite import declarations, job
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
 from tripartite.kinds.ablation.ablate import ablate
 from tripartite.kinds.ablation.ablation import ablation
 from tripartite.kinds.ablation.knocked_out import KNOCKOUTS, chance, without_astrocytes
 from tripartite.kinds.data.generate import generate
+from tripartite.pretrained import transformers
+from tripartite.registry import models
 
 KINDS = list(KNOCKOUTS)
 WORDS, WIDTH, HEADS, LAYERS = 9, 6, 2, 3
+SMALL = replace(models()["minilm"], heads=HEADS, layers=LAYERS)
 
 
 def read(wheels, inputs=("wittig", "amide_coupling"), kinds=KINDS, **changes):
@@ -45,9 +49,8 @@ def test_every_knockout_can_be_asked_for():
 
 
 @pytest.fixture
-def small(monkeypatch):
+def small():
     """A BERT of three narrow layers with random weights."""
-    monkeypatch.setattr(transformers, "BERT", {"n_layers": LAYERS, "n_heads": HEADS, "eps": 1e-12})
     rng = np.random.default_rng(0)
     shapes = {
         "embeddings.word_embeddings.weight": (WORDS, WIDTH),
@@ -128,7 +131,7 @@ def one_by_one(weights, ids, kind, lesioned):
 def test_states_are_those_of_a_plain_loop(small, kind, lesioned):
     ids, seen = [3, 1, 4, 1, 5], {}
     attention = without_astrocytes(kind, lesioned, seen)
-    hidden = transformers.bert(small, ids, attention)[3].numpy()
+    hidden = transformers.bert(SMALL, small, ids, attention)[3].numpy()
     np.testing.assert_allclose(
         hidden, one_by_one(small, ids, kind, lesioned), rtol=1e-9, atol=1e-11
     )

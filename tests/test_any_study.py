@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import declarations, job, plan, study
+from tripartite import declarations, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond

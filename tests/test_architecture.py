@@ -20,6 +20,7 @@ LIGHT = {  # read by every parse of the Snakefile
     "locks",
     "memory",
     "plan",
+    "registry",
     "snakefile",
     "strict_yaml",
     "study",

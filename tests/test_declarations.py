@@ -78,10 +78,14 @@ def test_every_setting_is_taken_and_no_default_is_said_twice(file):
     given = PLANNED.get(file.stage, set())
     if file.kind not in ("data", "benchmark"):
         given |= {*(file.settings if file.settings is not None else section)}
-    taken = {*parameters} | ({*SETTINGS} if "heads" in parameters else set())
+    records = {name: stage.fields_of(parameter) for name, parameter in parameters.items()}
+    records = {name: fields for name, fields in records.items() if fields and name != "heads"}
+    taken = {*parameters}.union(*records.values())
+    taken |= {*SETTINGS} if "heads" in parameters else set()
     assert given <= taken | ({"inputs"} & {*parameters}), given - taken
     known = given | {*file.reads, *file.uses, "heads", "peers"}
-    assert {*parameters} <= known, {*parameters} - known
+    asked = {*parameters}.union(*records.values()) - {*records}
+    assert asked <= known, asked - known
     if file.kind not in ("data", "benchmark"):
         for name in {*section} & {*parameters} - {"heads"}:
             assert parameters[name].default is inspect.Parameter.empty, name

@@ -1,6 +1,7 @@
 """The network in continuous time: closed forms, integrators, limits, and what must not be asked."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,11 +15,21 @@ from tripartite.dynamics import Constants, Diverged, Period, State, exact, runge
 
 M, E, K = 12, 3, 70  # more tokens than a block
 T = 0.7
+
+
+def constants_of(hidden, last, hebbian, presynaptic, calcium, *leaks, release=0.0):
+    """Time constants of these variables, and leaks of H and g."""
+    times = dict(zip(TIMES, (hidden, last, hebbian, presynaptic, calcium)))
+    return Constants(**times, **dict(zip(LEAKS, leaks)), release=release)
+
+
+TIMES = ("tau_hidden", "tau_last", "tau_hebbian", "tau_presynaptic", "tau_calcium")
+LEAKS = ("leak_hebbian", "leak_presynaptic")
 CASES = {
-    "plain": Constants(0.05, 0.08, 1.3, 0.7, 0.2),
-    "one time constant": Constants(0.1, 0.1, 1.0, 1.0, 0.1),
-    "leaks": Constants(0.05, 0.08, 1.3, 0.7, 0.2, 0.3, 0.9),
-    "leaks at the time constants": Constants(0.5, 0.5, 1.0, 1.0, 0.5, 2.0, 2.0),
+    "plain": constants_of(0.05, 0.08, 1.3, 0.7, 0.2),
+    "one time constant": constants_of(0.1, 0.1, 1.0, 1.0, 0.1),
+    "leaks": constants_of(0.05, 0.08, 1.3, 0.7, 0.2, 0.3, 0.9),
+    "leaks at the time constants": constants_of(0.5, 0.5, 1.0, 1.0, 0.5, 2.0, 2.0),
 }
 each_case = pytest.mark.parametrize("constants", CASES.values(), ids=CASES)
 
@@ -73,7 +84,7 @@ def test_three_exponentials_convolved(rates):
 def test_one_token_in_closed_form(tau):
     """The formula without leak, as it is derived by hand."""
     (tau_h, tau_l), (state, rates, v) = tau, draw(1)
-    constants = Constants(tau_h, tau_l, 1.3, 0.7, 0.2)
+    constants = constants_of(tau_h, tau_l, 1.3, 0.7, 0.2)
     end = exact(state, Period(0, rates[0], v[0], T), constants, 1.0)
     a, b = state.last - v[0], state.hidden - rates[0]
 
@@ -118,7 +129,7 @@ def obvious_runge_kutta(state, period, constants, n_steps):
 def test_runge_kutta_is_the_obvious_one(constants, r, release, n_steps):
     """With few steps it is unstable: they agree even while they diverge."""
     state, rates, v = draw(1)
-    period, constants = Period(r, rates[0], v[0], T), constants._replace(release=release)
+    period, constants = Period(r, rates[0], v[0], T), replace(constants, release=release)
     wanted = obvious_runge_kutta(state, period, constants, n_steps)
     close(runge_kutta(state, period, constants, T / n_steps), wanted, 1e-12)
 
@@ -127,7 +138,7 @@ def test_derivative_is_the_equations():
     """As they are written, with every term."""
     state, rates, v = draw(1)
     h, last, hebbian, g, p = state
-    constants = CASES["leaks"]._replace(release=0.6)
+    constants = replace(CASES["leaks"], release=0.6)
     for r in (0, 1):
         recalled = hebbian @ h / p + v[0]
         wanted = State(
@@ -174,7 +185,7 @@ def test_tokens_together_are_tokens_one_by_one(constants):
 @given(*[st.floats(1e-3, 30)] * 5, st.floats(0, 5), st.floats(0, 5), st.integers(1, K - 1))
 @settings(max_examples=40)
 def test_writing_can_stop_and_go_on(a, b, c, d, e, leak_h, leak_g, first):
-    constants = Constants(a, b, c, d, e, leak_h, leak_g)
+    constants = constants_of(a, b, c, d, e, leak_h, leak_g)
     state, rates, v = draw()
     half = write(state, rates[:first], v[:first], T, constants)
     got = write(half, rates[first:], v[first:], T, constants)
@@ -189,15 +200,15 @@ def test_presynaptic_weights_count_what_was_fired(tau_h, tau_g):
     """tau_g g + tau_h h gains exactly the integral of the rates."""
     rates, v = draw()[1:]
     rest = dynamics.rest(M, E)
-    end = write(rest, rates, v, T, Constants(tau_h, 0.1, 1.0, tau_g, 0.2))
+    end = write(rest, rates, v, T, constants_of(tau_h, 0.1, 1.0, tau_g, 0.2))
     wanted = (T * rates.sum(0) - tau_h * end.hidden) / tau_g
     torch.testing.assert_close(end.presynaptic, wanted, rtol=1e-11, atol=1e-12 * K * T / tau_g)
 
 
 def test_reading_relaxes_calcium_to_the_normaliser():
-    """p(t) = Z + (p_0 - Z) exp(-t / tau_p) and an output of o Z / p, once h and l follow at once."""
+    """p(t) = Z + (p_0 - Z) exp(-t / tau_p) and an output of o Z / p, where h and l are fast."""
     state, rates, _ = draw(1)
-    constants = Constants(1e-9, 1e-9, 1.0, 1.0, 0.4)
+    constants = constants_of(1e-9, 1e-9, 1.0, 1.0, 0.4)
     skip = torch.full((E,), 0.3, dtype=torch.float64)
     end = exact(state, Period(1, rates[0], skip, T), constants, 1.0)
     z = state.presynaptic @ rates[0]
@@ -221,7 +232,7 @@ def test_fast_time_constants_give_the_algebra(causal, name):
     p, last = network.sequential(torch.zeros_like(v), tokens, hidden, causal)
     rates_k, rates_q = (network.rates(hidden, x, M)[0].exp() / M**0.5 for x in (k, q))
     tau = 1e-6 if name == "exact" else 1e-3
-    constants = Constants(tau, tau, 1.0, 1.0, 20 * tau)
+    constants = constants_of(tau, tau, 1.0, 1.0, 20 * tau)
     state = dynamics.rest(M, 3)
     periods = dynamics.protocol(rates_k, rates_q, v, 1.0, 1.0, causal)
     assert [one.r for one in periods] == ([0, 1] * 4 if causal else [0] * 4 + [1] * 4)
@@ -239,7 +250,7 @@ def test_leaks_forget_with_age():
     """Both leaks: attention falls by exp(-lambda T) per later token, and still sums to 1."""
     _, rates, v = draw(6)
     leak = 0.8
-    end = write(dynamics.rest(M, E), rates, v, T, Constants(1e-7, 1e-7, 1, 1, 1, leak, leak))
+    end = write(dynamics.rest(M, E), rates, v, T, constants_of(1e-7, 1e-7, 1, 1, 1, leak, leak))
     weights = (rates @ rates.mT) * torch.exp(-leak * T * torch.arange(5, -1, -1))
     wanted = (weights / weights.sum(1, keepdim=True)) @ v
     _, output = dynamics.read_out(end.hebbian, end.presynaptic, rates)
@@ -247,9 +258,9 @@ def test_leaks_forget_with_age():
 
 
 def test_terminals_saturate():
-    """g = 1 - exp(-U phi T / tau_g) at constant rates; closed forms decline, and exact steps instead."""
+    """g = 1 - exp(-U phi T / tau_g) at constant rates; without a closed form, exact takes steps."""
     state, rates, v = draw(1)
-    constants = Constants(0.05, 0.08, 1.3, 0.7, 0.2, release=0.9)
+    constants = constants_of(0.05, 0.08, 1.3, 0.7, 0.2, release=0.9)
     state = state._replace(hidden=rates[0], presynaptic=torch.zeros(M, dtype=torch.float64))
     period = Period(0, rates[0], v[0], T)
     end = exact(state, period, constants, 1e-3)
@@ -286,8 +297,8 @@ def test_steps_are_stable_up_to_the_limit():
     state, rates, v = draw(1)
     for constants, fastest in (
         (CASES["plain"], 0.05),
-        (CASES["leaks"]._replace(leak_hebbian=50.0), 0.02),
-        (CASES["plain"]._replace(tau_calcium=0.01), 0.01),
+        (replace(CASES["leaks"], leak_hebbian=50.0), 0.02),
+        (replace(CASES["plain"], tau_calcium=0.01), 0.01),
     ):
         limit = dynamics.stability_limit(constants)
         assert limit == pytest.approx(2.785 * fastest)
@@ -297,7 +308,7 @@ def test_steps_are_stable_up_to_the_limit():
             end = runge_kutta(state, Period(0, rates[0], v[0], n * step), constants, step)
             sizes.append(max(float(x.abs().max()) for x in end))
         assert sizes[0] < 1e4 < 1e8 < sizes[1]
-    filling = dynamics.stability_limit(CASES["plain"]._replace(release=0.5), highest_rate=140.0)
+    filling = dynamics.stability_limit(replace(CASES["plain"], release=0.5), highest_rate=140.0)
     assert filling == pytest.approx(2.785 * 0.7 / (0.5 * 140))
 
 
@@ -315,11 +326,11 @@ def test_divergence_is_told():
             integrate(state, infinite, CASES["plain"], 0.01)
 
 
-@pytest.mark.parametrize("name", Constants._fields[:5])
+@pytest.mark.parametrize("name", TIMES)
 @pytest.mark.parametrize("bad", [0.0, -1.0, math.nan])
 def test_time_constants_are_positive(name, bad):
     state, rates, v = draw(1)
-    constants = CASES["plain"]._replace(**{name: bad})
+    constants = replace(CASES["plain"], **{name: bad})
     for integrate in dynamics.INTEGRATORS.values():
         with pytest.raises(ValueError, match=f"{name}: got {bad} s, wanted more than 0"):
             integrate(state, Period(0, rates[0], v[0], T), constants, 0.01)
@@ -336,7 +347,7 @@ def test_other_bad_settings():
     with pytest.raises(ValueError, match="step_seconds: got -1.0 s"):
         runge_kutta(state, Period(0, rates[0], v[0], T), CASES["plain"], -1.0)
     with pytest.raises(ValueError, match="leak_hebbian: got -1"):
-        write(state, rates, v, T, CASES["plain"]._replace(leak_hebbian=-1.0))
+        write(state, rates, v, T, replace(CASES["plain"], leak_hebbian=-1.0))
     with pytest.raises(ValueError, match="at least 1 token"):
         dynamics.protocol(rates[:0], rates[:0], v[:0], 1.0, 1.0, False)
 
@@ -348,7 +359,7 @@ def test_first_order_is_the_derivative():
     p_0, o_0 = dynamics.read_out(v.mT @ rates, rates.sum(0), queries)
     quotients = []
     for tau in (2e-4, 1e-4):
-        end = write(dynamics.rest(M, E), rates, v, 1.0, Constants(tau, tau, 1, 1, 1))
+        end = write(dynamics.rest(M, E), rates, v, 1.0, constants_of(tau, tau, 1, 1, 1))
         p, o = dynamics.read_out(end.hebbian, end.presynaptic, queries)
         quotients.append(((p / p_0 - 1) / tau, (o - o_0) / tau))
     for law, coarse, fine in zip(dynamics.first_order(rates, v, queries), *quotients):
@@ -361,7 +372,7 @@ def test_excess_of_runge_kutta(n):
     tau, seconds = 0.4, 1.0
     one = torch.ones(1, dtype=torch.float64)
     state = State(one, one, 0 * one[None], 0 * one, one[0])
-    constants = Constants(tau, tau, 1.0, 1.0, 1.0)
+    constants = constants_of(tau, tau, 1.0, 1.0, 1.0)
     end = runge_kutta(state, Period(0, 0 * one, 0 * one, seconds), constants, seconds / n)
     wanted = float(end.hebbian) - tau / 2 * -math.expm1(-2 * seconds / tau)
     assert dynamics.runge_kutta_excess(seconds / n, tau, seconds) == pytest.approx(wanted, rel=1e-9)

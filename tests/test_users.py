@@ -14,15 +14,13 @@ import time
 import zipfile
 from pathlib import Path
 
-import netCDF4
 import numpy as np
 import pytest
-import yaml
 
 from conftest import ROOT, project, snakemake
 from test_module import MINI, lab, published, with_github  # noqa: F401 (a fixture)
 from test_workflow import own_file, with_study
-from tripartite import job, locks, plan, study
+from tripartite import job, locks, plan
 
 NOTHING = "Nothing to be done"
 STATES = "results/mini/small/states.nc"

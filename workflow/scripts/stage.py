@@ -15,6 +15,7 @@ for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import argparse
 import contextlib
+import dataclasses
 import importlib
 import inspect
 import json
@@ -139,11 +140,29 @@ def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: s
         arguments = {
             key: value for key, value in arguments.items() if key not in of_heads or key in wanted
         } | {"heads": heads}
+    arguments = grouped(arguments, wanted)
     dropped = [key for key in arguments if key not in wanted and key not in declared.reads]
     if dropped:
         where = f"kinds/{declared.kind}/{declared.stage}.py"
         raise TypeError(f"{where}: {declared.stage} does not take {', '.join(dropped)}")
     return {key: value for key, value in arguments.items() if key in wanted}
+
+
+def grouped(arguments: dict, wanted: dict) -> dict:
+    """Arguments, with those that are fields of a dataclass that the stage takes in one record."""
+    arguments = dict(arguments)
+    for name, parameter in wanted.items():
+        fields = fields_of(parameter) & arguments.keys()
+        if name not in arguments and fields:
+            arguments[name] = parameter.annotation(**{key: arguments.pop(key) for key in fields})
+    return arguments
+
+
+def fields_of(parameter: inspect.Parameter) -> set[str]:
+    """The settings that a record holds which a stage takes; none of another parameter."""
+    if not dataclasses.is_dataclass(parameter.annotation):
+        return set()
+    return {field.name for field in dataclasses.fields(parameter.annotation)}
 
 
 def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> None:

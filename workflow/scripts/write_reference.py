@@ -10,11 +10,10 @@ A test fails while one of them is behind.
 
 import re
 import sys
-from pathlib import Path
 
 import yaml
 
-from tripartite import declarations, study
+from tripartite import declarations, registry, study
 
 ROOT = study.WORKFLOW_ROOT
 TRAVELS = (
@@ -79,6 +78,8 @@ def reference() -> str:
         if kind.settings["properties"]:
             lines += ["", "| setting | default | meaning |", "|---|---|---|"]
             lines += _settings(kind.settings, "")
+        if kind.role == "data":
+            lines += ["", *_models()]
         for file in kind.files.values():
             lines += ["", f"### {file.name}.nc", ""]
             reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
@@ -93,6 +94,17 @@ def reference() -> str:
             lines += ["", "| figure | shows |", "|---|---|"]
             lines += [f"| `{one.name}` | {_cell(one.caption)} |" for one in kind.figures.values()]
     return "\n".join(lines) + "\n"
+
+
+def _models() -> list[str]:
+    """The pretrained models."""
+    head = "| model | title | reads | layers x heads | d_head | tokens, at most | wheel |"
+    rows = [
+        f"| `{name}` | {model.title} | {model.inputs} | {model.layers} x {model.heads} | "
+        f"{model.d_head} | {model.tokens} | {model.wheel} |"
+        for name, model in registry.models().items()
+    ]
+    return [head, "|---|---|---|---|---|---|---|", *rows]
 
 
 def _ordered() -> list[declarations.Kind]:

@@ -1,8 +1,8 @@
 """The neuron-astrocyte network in continuous time, one head; its algebra (network.py) is the limit.
 
-Key k_i is on for a token's time T with r = 0 (write), or a query with r = 1 (read); phi are the rates
-that the hidden layer is driven to, v the value and f the skip connection. Time in s, the rest has no
-unit:
+Key k_i is on for a token's time T with r = 0 (write), or a query with r = 1 (read); phi are the
+rates that the hidden layer is driven to, v the value and f the skip connection. Time in s, the rest
+has no unit:
 
     (1)  tau_h h' = -h + phi                                    hidden layer
     (2)  tau_l l' = -l + (1 - r) v + r [H h / p + f]            last layer; no H h / p where p = 0
@@ -10,20 +10,23 @@ unit:
     (4)  tau_g g' = (1 - r) h - lambda_g tau_g g                presynaptic plasticity
     (5)  tau_p p' = -p + g . h                                  calcium of the astrocyte process
 
-With release U > 0 the presynaptic terminal saturates, (1 - r) U h (1 - g) instead of (1 - r) h in (4).
+With release U > 0 the presynaptic terminal saturates, (1 - r) U h (1 - g) instead of (1 - r) h in
+(4).
 
-Between two changes of the input (1) relaxes exponentially, and so do v - l and what drives (3) to (5)
-while writing: everything is a convolution of exponentials, a divided difference of exp. Write
-a = l(0) - v, b = h(0) - phi and C(x, y) = int_0^T e^{-x (T - t)} e^{-y t} dt:
+Between two changes of the input (1) relaxes exponentially, and so do v - l and what drives (3) to
+(5) while writing: everything is a convolution of exponentials, a divided difference of exp. Write a
+= l(0) - v, b = h(0) - phi and C(x, y) = int_0^T e^{-x (T - t)} e^{-y t} dt:
 
     tau_H [H(T) - e^{-lambda_H T} H(0)] = C(lambda_H, 0) v phi^T + C(lambda_H, 1/tau_l) a phi^T
                                 + C(lambda_H, 1/tau_h) v b^T + C(lambda_H, 1/tau_l + 1/tau_h) a b^T
 
-ASSUME: tau_p p' = -p + g . h holds in both phases, the process hears its synapses while they learn.
+ASSUME: tau_p p' = -p + g . h holds in both phases, so that the process also follows the synapses
+while they learn.
 """
 
 import functools
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -40,8 +43,9 @@ TOKEN_BLOCK = 16  # calcium takes [K, K] times [K, m] per block of K tokens
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)
 
 
-class Constants(NamedTuple):
-    """Time constants in s, leaks of H and g in 1/s, and release U, the share of g that a rate of 1 fills."""
+@dataclass(frozen=True, kw_only=True)
+class Constants:
+    """Time constants in s, leaks of H and g in 1/s, and release U of (4), 0 for the linear rule."""
 
     tau_hidden: float
     tau_last: float
@@ -51,6 +55,11 @@ class Constants(NamedTuple):
     leak_hebbian: float = 0.0
     leak_presynaptic: float = 0.0
     release: float = 0.0
+
+    @property
+    def times(self) -> dict[str, float]:
+        """The time constants by their names."""
+        return {name: value for name, value in vars(self).items() if name.startswith("tau_")}
 
 
 class State(NamedTuple):
@@ -63,8 +72,17 @@ class State(NamedTuple):
     calcium: Tensor
 
 
+class Vectors(NamedTuple):
+    """A state without the matrix H."""
+
+    hidden: Tensor
+    last: Tensor
+    presynaptic: Tensor
+    calcium: Tensor
+
+
 class Period(NamedTuple):
-    """A time of constant input: r, rates phi [m], last [E] (v if r = 0, f if r = 1), and its length in s."""
+    """A time (s) of constant input: r, rates phi [m], and last [E], v if r = 0 and f if r = 1."""
 
     r: int
     rates: Tensor
@@ -77,7 +95,7 @@ class Diverged(ArithmeticError):
 
 
 def rest(m: int, n_last: int) -> State:
-    """A network that has neither seen nor learnt anything: m hidden neurons, n_last in the last layer."""
+    """A network of m hidden neurons and n_last in the last layer before its first token."""
     sizes = ((m,), (n_last,), (n_last, m), (m,), ())
     return State(*(torch.zeros(size, dtype=torch.float64) for size in sizes))
 
@@ -92,7 +110,8 @@ def protocol(
 ) -> list[Period]:
     """Write all tokens, then read all; or, causal, write and read one after another.
 
-    rates_k and rates_q [T, m], v [T, E], both times in s; no skip connection. ValueError without tokens.
+    rates_k and rates_q [T, m], v [T, E], both times in s; no skip connection. ValueError without
+    tokens.
     """
     if not len(v):
         raise ValueError("a protocol needs at least 1 token, got 0")
@@ -105,46 +124,46 @@ def protocol(
 def derivative(state: State, period: Period, constants: Constants) -> State:
     """Equations (1) to (5), per s."""
     recalled = state.hebbian @ state.hidden if period.r else None
-    h, last, g, p = _slopes(_small(state), recalled, period, constants)
+    slopes = _slopes(_vectors(state), recalled, period, constants)
     hebbian = -constants.leak_hebbian * state.hebbian
     if not period.r:
         hebbian += torch.outer(state.last, state.hidden / constants.tau_hebbian)
-    return State(h, last, hebbian, g, p)
+    return State(hebbian=hebbian, **slopes._asdict())
 
 
 def runge_kutta(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
     """State at the end of the period by equal steps of Runge and Kutta's method of order 4.
 
-    As many steps as are needed that none is longer than step_seconds. H is linear: up to 16 steps of the
-    other variables come first, then what all their stages add to H, as one matrix product. Diverged if a
-    state is not finite, ValueError for time constants or times that are not positive.
+    As many steps as are needed that none is longer than step_seconds. H is linear: up to 16 steps
+    of the other variables come first, then what all their stages add to H, as one matrix product.
+    Diverged if a state is not finite, ValueError for time constants or times that are not positive.
     """
     _check(constants, period.seconds, step_seconds)
     n_steps = max(1, math.ceil(period.seconds / step_seconds * (1 - 1e-12)))
     step = period.seconds / n_steps
     left, taken, kept = _leaky_stages(constants.leak_hebbian * step)
-    small, hebbian = _small(state), state.hebbian
+    vectors, hebbian = _vectors(state), state.hebbian
     for first in range(0, n_steps, STEP_BLOCK):
         n = min(STEP_BLOCK, n_steps - first)
         stages = []
         for i in range(n):
-            now, end = small, small
+            now = end = vectors
             for stage in range(4):
-                if stage:
-                    now = _moved(small, slopes, step * STAGES[stage, stage - 1])
-                stages.append(now[:2])
-                recalled = hebbian @ now[0] * (kept**i * left[stage]) if period.r else None
+                stages.append((now.hidden, now.last))
+                recalled = hebbian @ now.hidden * (kept**i * left[stage]) if period.r else None
                 slopes = _slopes(now, recalled, period, constants)
                 end = _moved(end, slopes, step * SHARES[stage])
-            small = end
+                if stage < 3:
+                    now = _moved(vectors, slopes, step * STAGES[stage + 1, stage])
+            vectors = end
         if period.r:
             hebbian = kept**n * hebbian
         else:
             weights = np.outer(kept ** np.arange(n)[::-1], step / constants.tau_hebbian * taken)
-            h, last = (torch.stack(one) for one in zip(*stages))
+            h, last = (torch.stack(part) for part in zip(*stages))
             last *= torch.from_numpy(weights.reshape(-1, 1)).to(last)
             hebbian = torch.addmm(hebbian, last.mT, h, beta=kept**n)
-        state = State(*small[:2], hebbian, *small[2:])
+        state = State(hebbian=hebbian, **vectors._asdict())
         _require_finite(state, (first + n) * step, step_seconds, constants)
     return state
 
@@ -189,9 +208,9 @@ def adaptive(state: State, period: Period, constants: Constants, step_seconds: f
 def exact(state: State, period: Period, constants: Constants, step_seconds: float) -> State:
     """State at the end of the period in closed form, whatever its length.
 
-    Only the last layer has none while reading: it is a Gauss-Legendre quadrature in one dimension. Falls
-    to runge_kutta where the terminals saturate, and where calcium is not positive while reading. Errors
-    as of runge_kutta.
+    Only the last layer has none while reading: it is a Gauss-Legendre quadrature in one dimension.
+    Falls to runge_kutta where the terminals saturate, and where calcium is not positive while
+    reading. Errors as of runge_kutta.
     """
     _check(constants, period.seconds, step_seconds)
     if period.r == 0 and constants.release == 0:
@@ -208,10 +227,11 @@ def write(
 ) -> State:
     """Write K tokens of rates [K, m] and values v [K, E] one after another, in closed form.
 
-    h(0) and l(0) of every token are linear in those of the start and in the tokens before, so that H
-    gains one matrix product, [E, K] of recurrent values times the rates. Calcium is followed through the
-    last tokens only: of what it heard before, less than rounding is left. Computes in the dtype of the
-    rates. ValueError for saturating terminals, and time constants or times that are not positive.
+    h(0) and l(0) of every token are linear in those of the start and in the tokens before, so that
+    H gains one matrix product, [E, K] of recurrent values times the rates. Calcium is followed
+    through the last tokens only: of what it gained before, less than rounding is left. Computes in
+    the dtype of the rates. ValueError for saturating terminals, and time constants or times that
+    are not positive.
     """
     _check(constants, token_seconds)
     if constants.release:
@@ -221,16 +241,16 @@ def write(
     state = State(*(x.to(rates) for x in state))
     if not len(rates):
         return state
-    own = token_seconds / constants.tau_calcium
-    deaf = max(0, len(rates) - _horizon(own, rates.dtype))
-    hebbian, g, h, last = _write(state, rates, v.to(rates), deaf, token_seconds, constants)
-    calcium = math.exp(-own * deaf) * state.calcium
-    for block in rates[deaf:].split(TOKEN_BLOCK):
+    decay = token_seconds / constants.tau_calcium
+    n_forgotten = max(0, len(rates) - _memory_in_tokens(decay, rates.dtype))
+    hebbian, g, h, last = _write(state, rates, v.to(rates), n_forgotten, token_seconds, constants)
+    calcium = math.exp(-decay * n_forgotten) * state.calcium
+    for block in rates[n_forgotten:].split(TOKEN_BLOCK):
         basis = torch.cat([g[None], h[None], block])
-        weights = torch.from_numpy(_hearing(len(block), token_seconds, constants)).to(basis)
+        weights = torch.from_numpy(_calcium_form(len(block), token_seconds, constants)).to(basis)
         g, h, *_ = products = weights @ basis
-        heard = torch.tensordot(products[2:], basis)
-        calcium = math.exp(-own * len(block)) * calcium + heard
+        calcium_gain = torch.tensordot(products[2:], basis)
+        calcium = math.exp(-decay * len(block)) * calcium + calcium_gain
     end = State(h, last, hebbian, g, calcium)
     _require_finite(end, token_seconds * len(rates), token_seconds, constants)
     return end
@@ -253,7 +273,7 @@ def stability_limit(constants: Constants, highest_rate: float = 0.0) -> float:
 
 
 def read_out(hebbian: Tensor, presynaptic: Tensor, rates_q: Tensor) -> tuple[Tensor, Tensor]:
-    """Calcium [T] and output [T, E] of a settled network: g . phi and H phi / g . phi (0 where p = 0).
+    """Calcium g . phi [T] and output H phi / g . phi [T, E] (0 where p = 0) of a settled network.
 
     hebbian [E, m], presynaptic [m], rates_q [T, m].
     """
@@ -263,12 +283,12 @@ def read_out(hebbian: Tensor, presynaptic: Tensor, rates_q: Tensor) -> tuple[Ten
 
 
 def first_order(rates_k: Tensor, v: Tensor, rates_q: Tensor) -> tuple[Tensor, Tensor]:
-    """What is read out changes per tau / T, to first order, if tau_h = tau_l = tau and writing is from rest.
+    """First-order change per tau / T of what is read, if tau_h = tau_l = tau, written from rest.
 
-    rates_k [K, m], v [K, E], rates_q [T, m]; returns d ln p [T] and d output [T, E]. Expanding C in tau:
-    g loses the last key's rates, d g = -phi_K, and H the curvature of the values along the stream, d H =
-    sum_i [(v_{i-1} + v_{i+1}) / 2 - v_i] phi_i^T - v_K phi_K^T / 2, with v_0 = v_{K+1} = 0. What is left
-    out of H and g is as small as exp(-T / tau).
+    rates_k [K, m], v [K, E], rates_q [T, m]; returns d ln p [T] and d output [T, E]. Expanding C in
+    tau: g loses the last key's rates, d g = -phi_K, and H the curvature of the values along the
+    stream, d H = sum_i [(v_{i-1} + v_{i+1}) / 2 - v_i] phi_i^T - v_K phi_K^T / 2, with v_0 =
+    v_{K+1} = 0. What is left out of H and g is as small as exp(-T / tau).
     """
     values = -v.clone()
     values[1:] += v[:-1] / 2
@@ -281,10 +301,10 @@ def first_order(rates_k: Tensor, v: Tensor, rates_q: Tensor) -> tuple[Tensor, Te
 
 
 def runge_kutta_excess(step_seconds: float, tau: float, seconds: float) -> float:
-    """By how much, in s, runge_kutta is off in C(0, 2 / tau), an integral of two factors exp(-t / tau).
+    """Error (s) of runge_kutta in C(0, 2 / tau), an integral of two factors exp(-t / tau).
 
-    The only one that it gets wrong while writing without leak, apart from exp(-seconds / tau): what is
-    linear, int (phi - h) dt = tau_h (h(T) - h(0)), every Runge-Kutta method keeps exactly.
+    The only integral that it gets wrong while writing without leak, apart from exp(-seconds / tau):
+    what is linear, int (phi - h) dt = tau_h (h(T) - h(0)), every Runge-Kutta method keeps exactly.
     """
     n = round(seconds / step_seconds)
     left, _, kept = _leaky_stages(step_seconds / tau)  # of each factor
@@ -292,16 +312,15 @@ def runge_kutta_excess(step_seconds: float, tau: float, seconds: float) -> float
     return one * (1 - kept ** (2 * n)) / (1 - kept**2) - _overlap(seconds, 0, 2 / tau)
 
 
-def _small(state: State) -> tuple[Tensor, ...]:
-    """All but H."""
-    return state.hidden, state.last, state.presynaptic, state.calcium
+def _vectors(state: State) -> Vectors:
+    return Vectors(state.hidden, state.last, state.presynaptic, state.calcium)
 
 
 def _slopes(
-    small: tuple[Tensor, ...], recalled: Tensor | None, period: Period, constants: Constants
-) -> tuple[Tensor, ...]:
+    vectors: Vectors, recalled: Tensor | None, period: Period, constants: Constants
+) -> Vectors:
     """Equations (1), (2), (4) and (5), per s; recalled is H h while reading."""
-    h, last, g, p = small
+    h, last, g, p = vectors
     if period.r:
         drive = period.last if p == 0 else recalled / p + period.last
         g_slope = -constants.leak_presynaptic * g
@@ -313,7 +332,7 @@ def _slopes(
         g_slope = growth / constants.tau_presynaptic
         if constants.leak_presynaptic:
             g_slope -= constants.leak_presynaptic * g
-    return (
+    return Vectors(
         (period.rates - h).div_(constants.tau_hidden),
         (drive - last).div_(constants.tau_last),
         g_slope,
@@ -321,23 +340,24 @@ def _slopes(
     )
 
 
-def _moved(
-    small: tuple[Tensor, ...], slopes: tuple[Tensor, ...], seconds: float
-) -> tuple[Tensor, ...]:
-    return tuple(torch.add(x, slope, alpha=seconds) for x, slope in zip(small, slopes))
+def _moved(vectors: Vectors, slopes: Vectors, seconds: float) -> Vectors:
+    return Vectors(*(torch.add(x, slope, alpha=seconds) for x, slope in zip(vectors, slopes)))
 
 
 def _leaky_stages(z: float) -> tuple[np.ndarray, np.ndarray, float]:
-    """A step of x' = -z x + s by Runge and Kutta: x(0)'s share in each stage, each s's in x, and x(0)'s in x."""
+    """A step of x' = -z x + s by Runge and Kutta.
+
+    Returns the share of x(0) in each stage, of each s in x, and of x(0) in x.
+    """
     solved = np.linalg.inv(np.eye(4) + z * STAGES)
     left = solved.sum(1)
     return left, SHARES @ solved, 1 - z * SHARES @ left
 
 
 def _write(
-    state: State, rates: Tensor, v: Tensor, deaf: int, seconds: float, constants: Constants
+    state: State, rates: Tensor, v: Tensor, n_forgotten: int, seconds: float, constants: Constants
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """H after all tokens, g and h after the first `deaf`, l after all."""
+    """H after all tokens, g and h after the first n_forgotten, l after all."""
     n, slow, fast = len(v), 1 / constants.tau_hidden, 1 / constants.tau_last
     overlap = functools.partial(_overlap, seconds)
     driven = torch.cat([state.last[None], -math.expm1(-fast * seconds) * v])
@@ -357,12 +377,15 @@ def _write(
     kept = math.exp(-leak * seconds * n)
     hebbian = torch.addr(state.hebbian, start, state.hidden, beta=kept).addmm_(taken.mT, rates)
 
-    start, taken = _counted(deaf, seconds, constants, v.dtype)
-    kept = math.exp(-constants.leak_presynaptic * seconds * deaf)
-    g = kept * state.presynaptic + start * state.hidden + taken @ rates[:deaf]
-    recent = min(deaf, _horizon(slow * seconds, v.dtype))
+    start, taken = _counted(n_forgotten, seconds, constants, v.dtype)
+    kept = math.exp(-constants.leak_presynaptic * seconds * n_forgotten)
+    g = kept * state.presynaptic + start * state.hidden + taken @ rates[:n_forgotten]
+    recent = min(n_forgotten, _memory_in_tokens(slow * seconds, v.dtype))
     weights = -math.expm1(-slow * seconds) * _left(slow * seconds, recent, v.dtype)[:, 0]
-    h = math.exp(-slow * seconds * deaf) * state.hidden + weights @ rates[deaf - recent : deaf]
+    h = (
+        math.exp(-slow * seconds * n_forgotten) * state.hidden
+        + weights @ rates[n_forgotten - recent : n_forgotten]
+    )
     return hebbian, g, h, last[-1]
 
 
@@ -373,8 +396,8 @@ def _counted(
     """What g takes of h(0) [1], and of the rates of n tokens [n]."""
     slow, leak = 1 / constants.tau_hidden, constants.leak_presynaptic
     left = _left(leak * seconds, n, torch.float64) / constants.tau_presynaptic
-    parts = (_overlap(seconds, leak, x) * left for x in (0, slow))
-    start, taken = _of_rates(*parts, slow * seconds)
+    with_phi, with_b = (_overlap(seconds, leak, x) * left for x in (0, slow))
+    start, taken = _of_rates(with_phi, with_b, slow * seconds)
     return start.to(dtype), taken[:, 0].to(dtype)
 
 
@@ -386,7 +409,10 @@ def _left(exponent: float, n: int, dtype: torch.dtype) -> Tensor:
 
 
 def _of_rates(with_phi: Tensor, with_b: Tensor, exponent: float) -> tuple[Tensor, Tensor]:
-    """with_phi . phi + with_b . b of tokens [K, n], b = h - phi: what is of h(0) [n], and of each phi [K, n]."""
+    """with_phi . phi + with_b . b of tokens [K, n], b = h - phi, as a sum over h(0) and all phi.
+
+    Returns the factors of h(0) [n] and of each phi [K, n].
+    """
     if not len(with_b):
         return with_b.sum(0), with_phi
     after = _decaying_sum(with_b.flip(0), exponent).flip(0)
@@ -395,16 +421,17 @@ def _of_rates(with_phi: Tensor, with_b: Tensor, exponent: float) -> tuple[Tensor
     return after[0], taken
 
 
-def _horizon(exponent: float, dtype: torch.dtype) -> int:
+def _memory_in_tokens(exponent: float, dtype: torch.dtype) -> int:
     """Number of tokens after which exp(-exponent) per token is below rounding."""
     return math.ceil(-math.log(torch.finfo(dtype).eps) / exponent)
 
 
 @functools.lru_cache(maxsize=64)
-def _hearing(n: int, seconds: float, constants: Constants) -> np.ndarray:
-    """In the basis x of g, h and n rates: g and h after n tokens, and the form x^T Q x that calcium gains.
+def _calcium_form(n: int, seconds: float, constants: Constants) -> np.ndarray:
+    """In the basis x of g, h and n rates: g and h after n tokens, and the form Q of calcium's gain.
 
-    [n + 4, n + 2]; calcium hears g . h, products of two sums of exponentials.
+    [n + 4, n + 2]; calcium gains x^T Q x. It integrates g . h, products of two sums of
+    exponentials.
     """
     slow, leak = 1 / constants.tau_hidden, constants.leak_presynaptic
     own, grown = 1 / constants.tau_calcium, 1 / constants.tau_presynaptic
@@ -415,24 +442,24 @@ def _hearing(n: int, seconds: float, constants: Constants) -> np.ndarray:
     b = h[:-1] - phi
     gain = grown * (overlap(leak, 0) * phi + overlap(leak, slow) * b)
     g = _accumulated(unit[0], gain, leak * seconds)  # [n + 1, n + 2], as h
-    heard = own * np.exp(-own * seconds * np.arange(n)[::-1, None])
+    kept = own * np.exp(-own * seconds * np.arange(n)[::-1, None])
     both = overlap(own, leak, slow) + overlap(own, leak + slow, slow)
     form = (
-        g[:-1].T @ (heard * (overlap(own, leak) * phi + overlap(own, leak + slow) * b))
-        + grown * phi.T @ (heard * (overlap(own, leak, 0) * phi + both * b))
-        + grown * b.T @ (heard * overlap(own, leak + slow, 2 * slow) * b)
+        g[:-1].T @ (kept * (overlap(own, leak) * phi + overlap(own, leak + slow) * b))
+        + grown * phi.T @ (kept * (overlap(own, leak, 0) * phi + both * b))
+        + grown * b.T @ (kept * overlap(own, leak + slow, 2 * slow) * b)
     )
     return np.ascontiguousarray(np.concatenate([g[-1:], h[-1:], form]))
 
 
 def _read(state: State, period: Period, constants: Constants) -> State | None:
-    """State after reading; None where calcium is not positive all the time, and 1 / p has a pole."""
+    """State after reading; None where calcium is not always positive, so that 1 / p has a pole."""
     seconds, slow, fast = period.seconds, 1 / constants.tau_hidden, 1 / constants.tau_last
     own, leak = 1 / constants.tau_calcium, constants.leak_presynaptic
     b = state.hidden - period.rates
     drives = [float(state.presynaptic @ period.rates), float(state.presynaptic @ b)]
-    start, hears = float(state.calcium), drives[0] + drives[1]
-    if start <= 0 or min(drives[0], hears) < 0:
+    start, first_drive = float(state.calcium), drives[0] + drives[1]
+    if start <= 0 or min(drives[0], first_drive) < 0:
         return None
 
     def calcium(t: float) -> float:
@@ -442,7 +469,7 @@ def _read(state: State, period: Period, constants: Constants) -> State | None:
             + own * drives[1] * _overlap(t, own, leak + slow)
         )
 
-    rise = start * constants.tau_calcium / hears if hears else math.inf
+    rise = start * constants.tau_calcium / first_drive if first_drive else math.inf
     times, weights = _panels(
         seconds, min(constants.tau_hidden, constants.tau_calcium, rise), constants.tau_last
     )
@@ -474,7 +501,10 @@ def _panels(seconds: float, from_start: float, from_end: float) -> tuple[np.ndar
 
 
 def _decaying_sum(x: Tensor, exponent: float) -> Tensor:
-    """y_i = x_i + exp(-exponent) y_{i-1} of x [K, n]: sums within blocks of sqrt(K), then over blocks."""
+    """y_i = x_i + exp(-exponent) y_{i-1} of x [K, n].
+
+    Sums are taken within blocks of sqrt(K), then over blocks.
+    """
     n, n_columns = x.shape
     size = math.isqrt(n - 1) + 1
     blocks = torch.nn.functional.pad(x, (0, 0, 0, size**2 - n)).view(size, size, n_columns)
@@ -501,7 +531,7 @@ def _accumulated(start: np.ndarray, gains: np.ndarray, exponent: float) -> np.nd
 
 @functools.lru_cache(maxsize=4096)
 def _overlap(seconds: float, *rates: float) -> float:
-    """Convolution of exp(-rate t) of all the rates, at t = seconds; no digits lost at equal rates."""
+    """Convolution of exp(-rate t) of all the rates, at t = seconds; exact also at equal rates."""
     nodes = sorted(-rate * seconds for rate in rates)
     return seconds ** (len(nodes) - 1) * _divided_difference(nodes)
 
@@ -528,14 +558,15 @@ def _require_finite(state: State, time: float, step: float, constants: Constants
     for name, values in zip(state._fields, state):
         if not torch.isfinite(values).all():
             raise Diverged(
-                f"{name} is not finite {time:.6g} s after the start of the period: got step_seconds "
-                f"{step:.6g}, wanted at most {stability_limit(constants):.3g}; take shorter steps"
+                f"{name} is not finite {time:.6g} s after the start of the period: got "
+                f"step_seconds {step:.6g}, wanted at most {stability_limit(constants):.3g}; "
+                "take shorter steps"
             )
 
 
 def _check(constants: Constants, seconds: float = 1.0, step_seconds: float = 1.0) -> None:
-    positive = dict(list(constants._asdict().items())[:5])
-    for name, value in {**positive, "seconds": seconds, "step_seconds": step_seconds}.items():
+    positive = constants.times | {"seconds": seconds, "step_seconds": step_seconds}
+    for name, value in positive.items():
         if not value > 0:
             raise ValueError(f"{name}: got {value} s, wanted more than 0")
     for name in ("leak_hebbian", "leak_presynaptic", "release"):

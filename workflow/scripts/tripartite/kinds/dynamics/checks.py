@@ -6,8 +6,8 @@ from fractions import Fraction
 from ...checks import too_many
 from ...words import Fault
 
-# Longest stable step over the time constant of Runge-Kutta's method of order 4, on the real axis, as
-# in dynamics.py.
+# Longest stable step over the time constant of Runge-Kutta's method of order 4, on the real axis,
+# as in dynamics.py.
 STABLE = 2.785
 MAX_SAMPLES, MAX_STEPS = 2_000_000, 20_000_000
 # Shortest time constants in the time of all tokens: steps of the adaptive integrator are as short.
@@ -33,9 +33,10 @@ def faults(
     least = constants[shortest]
     if settings.get("integrator") == "adaptive" and total / least > MAX_ADAPTIVE:
         text = (
-            f"adaptive takes steps as short as the shortest time constant ({shortest}, {least:g} s), "
-            f"{total / least:.2g} in the {total:g} s of {tokens} tokens, wanted at most "
-            f"{MAX_ADAPTIVE}; raise it to {1.05 * total / MAX_ADAPTIVE:.2g} s or more, or use exact"
+            f"adaptive takes steps as short as the shortest time constant ({shortest}, "
+            f"{least:g} s), {total / least:.2g} in the {total:g} s of {tokens} tokens, wanted at "
+            f"most {MAX_ADAPTIVE}; raise it to {1.05 * total / MAX_ADAPTIVE:.2g} s or more, or use "
+            "exact"
         )
         yield (*where, "integrator"), text
     if step and settings.get("integrator") in ("exact", "runge_kutta") and step > STABLE * least:

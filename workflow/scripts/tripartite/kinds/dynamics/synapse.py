@@ -6,15 +6,15 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
 from tripartite.figures import palette
+from tripartite.figures.panels import line
 
-MOST = 2  # experiments side by side
-WINDOWS = {1: 12, 2: 8}  # tokens shown, from the first, by the number of experiments
-LONGEST = 9  # letters of a word
-LARGEST = 700.0  # ln of what float64 holds
+MAX_EXPERIMENTS = 2  # side by side
+MAX_TOKENS = {1: 12, 2: 8}  # shown, from the first, by the number of experiments
+MAX_LETTERS = 9  # of a word
+MAX_LOG = 700.0  # ln of what float64 holds
 ASTROCYTE = "#882255"
 WRITE, READ = "#E4E4E4", "#CFE3F1"
 ROWS = {
@@ -39,23 +39,23 @@ class Cell(NamedTuple):
 def synapse(fits: dict[str, xr.Dataset]) -> Figure:
     """The first tokens while written and while read: rates, synapses, calcium, error of the output.
 
-    One network on one input, so that there are no intervals. The first two experiments side by side.
+    One network on one input, so that there are no intervals. The first two experiments side by
+    side.
     """
     palette.apply()
-    shown = list(fits.values())[:MOST]
+    shown = list(fits.values())[:MAX_EXPERIMENTS]
     driven = any(fit["intracellular"].notnull().any() for fit in shown)
     rows = [name for name in ROWS if driven or name != "intracellular"]
     figure = plt.figure(figsize=(palette.PAGE, 2.0 + 0.85 * len(rows)))
     for column, fit in zip(np.atleast_1d(figure.subfigures(1, len(shown))), shown):
-        draw(column, fit, rows, WINDOWS[len(shown)])
+        draw(column, fit, rows, MAX_TOKENS[len(shown)])
     handles = {
         label: handle
         for axis in figure.axes
         for handle, label in zip(*axis.get_legend_handles_labels())
     }
-    handles["colours: hidden neurons, and the word at which each fires most"] = Line2D(
-        [], [], alpha=0
-    )
+    colours = "colours: hidden neurons, and the word at which each fires most"
+    handles[colours] = line(colours, alpha=0)
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
     return figure
 
@@ -65,7 +65,7 @@ def draw(column, fit: xr.Dataset, rows: list[str], n_shown: int) -> None:
     windows = token_windows(fit, n_shown)
     seconds = fit["seconds"].values
     parts = [
-        fit.isel(time=(seconds > cells[0].start) & (seconds < cells[-1].stop * (1 + 1e-9)))
+        fit.isel(sample=(seconds > cells[0].start) & (seconds < cells[-1].stop * (1 + 1e-9)))
         for cells in windows
     ]
     axes = column.subplots(
@@ -96,7 +96,7 @@ def draw(column, fit: xr.Dataset, rows: list[str], n_shown: int) -> None:
 
 
 def token_windows(fit: xr.Dataset, n_shown: int) -> list[list[Cell]]:
-    """The first tokens in the order of time: written, and read; or both in one if they alternate."""
+    """The first tokens in the order of time: a window to write and one to read, or one for both."""
     n_tokens = fit.sizes["token"]
     write, read = float(fit["token_seconds"]), float(fit["read_seconds"])
     shown = range(min(n_shown, n_tokens))
@@ -119,20 +119,23 @@ def alternates(fit: xr.Dataset) -> bool:
 
 
 def peaks(parts: list[xr.Dataset]) -> dict[tuple[int, int], str]:
-    """The colour of each neuron by the phase and the token at which it fires most; of several, the fastest."""
+    """The colour of each neuron by the phase (r) and the token at which it fires most.
+
+    Of several neurons with the same token the one with the highest rate counts.
+    """
     r, token, rates = (
         np.concatenate([part[name].values for part in parts])
         for name in ("control", "token_on", "rates")
     )
     if not len(r):
         return {}
-    at = rates.argmax(0)[: len(palette.COLOURS)]
-    rising = rates.max(0)[: len(at)].argsort()
-    return {(int(r[at[i]]), int(token[at[i]])): palette.COLOURS[i] for i in rising}
+    sample = rates.argmax(0)[: len(palette.COLOURS)]
+    rising = rates.max(0)[: len(sample)].argsort()
+    return {(int(r[sample[i]]), int(token[sample[i]])): palette.COLOURS[i] for i in rising}
 
 
 def draw_words(axis, text: np.ndarray, cells: list[Cell], colours: dict) -> None:
-    """A field for each token with its word, or its number; of a pair of fields, the longer is named."""
+    """A field for each token with its word or number; of two fields the longer has the word."""
     longest = max(cell.stop - cell.start for cell in cells)
     for cell in cells:
         axis.axvspan(cell.start, cell.stop, color=READ if cell.r else WRITE, linewidth=0)
@@ -140,7 +143,7 @@ def draw_words(axis, text: np.ndarray, cells: list[Cell], colours: dict) -> None
         if cell.stop - cell.start < longest * (1 - 1e-9):
             continue
         word = str(text[cell.token]) or str(cell.token)
-        word = word if len(word) <= LONGEST else word[: LONGEST - 1] + "…"
+        word = word if len(word) <= MAX_LETTERS else word[: MAX_LETTERS - 1] + "…"
         colour = colours.get((cell.r, cell.token))
         if len({cell.r for cell in cells}) > 1:
             colour = colour or colours.get((1 - cell.r, cell.token))
@@ -163,8 +166,8 @@ def draw_row(axis, name: str, fit: xr.Dataset, cells: list[Cell]) -> None:
     """One quantity in one window of time."""
     seconds, values = fit["seconds"].values, fit[name].values
     if values.ndim == 2:
-        for one, colour in zip(values.T, palette.COLOURS):
-            axis.plot(seconds, one, color=colour, linewidth=0.8)
+        for of_neuron, colour in zip(values.T, palette.COLOURS):
+            axis.plot(seconds, of_neuron, color=colour, linewidth=0.8)
         return
     reads = [cell for cell in cells if cell.r]
     starts, stops = ([getattr(cell, end) for cell in reads] for end in ("start", "stop"))
@@ -172,7 +175,7 @@ def draw_row(axis, name: str, fit: xr.Dataset, cells: list[Cell]) -> None:
     if name == "calcium":
         axis.plot(seconds, values, color=ASTROCYTE, label="astrocyte process $p$")
         log_exact = fit["log_normalizer"].values[tokens] - float(fit["log_calcium_unit"])
-        exact = np.exp(np.where(log_exact < LARGEST, log_exact, np.nan))
+        exact = np.exp(np.where(log_exact < MAX_LOG, log_exact, np.nan))
         settled = fit["normalizer_network"].values[tokens]
         axis.hlines(
             settled,
@@ -228,9 +231,8 @@ def scale(panels, name: str, parts: list[xr.Dataset]) -> None:
     for axis in panels[1:]:
         axis.sharey(panels[0])
         axis.tick_params(left=False, labelleft=False)
-    others = ["normalizer"] if name == "calcium" else []
-    seen = [part[one].values for part in parts for one in (name, *others)]
-    seen = np.concatenate(seen)
+    shown = (name, "normalizer") if name == "calcium" else (name,)
+    seen = np.concatenate([part[variable].values for part in parts for variable in shown])
     seen = seen[np.isfinite(seen)]
     if name == "output_error" and (seen > 0).any():
         lowest, highest = seen[seen > 0].min(), seen.max()

@@ -8,7 +8,8 @@ maps a token to its id; its special tokens stand in brackets: [CLS] before a tex
 import re
 import unicodedata
 
-# An atom in brackets, a symbol of two letters, the arrow, a ring closure of two digits, any character.
+# An atom in brackets, a symbol of two letters, the arrow, a ring closure of two digits, any
+# character.
 SMILES_TOKEN = re.compile(r"\[[^\[\]]+\]|Br|Cl|>>|%[0-9]{2}|.", re.DOTALL)
 SPECIAL = re.compile(r"\[(PAD|UNK|CLS|SEP|MASK|unused[0-9]+)\]")
 LONGEST_WORD = 100  # characters; BERT reads a longer one as [UNK]

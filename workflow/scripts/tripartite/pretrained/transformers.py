@@ -1,18 +1,21 @@
 """Pretrained transformers read with plain tensors, for the queries, keys and values of every head.
 
-- albert: one layer applied 12 times (Lan et al., ICLR 2020), as trained in rxnmapper;
-- bert: the 6-layer MiniLM (Devlin et al., NAACL 2019; Wang et al., NeurIPS 2020);
-- vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2-small layout (Oquab et al.,
-  TMLR 2024): pre-norm, with LayerScale.
+- albert: one layer that is applied several times (Lan et al., ICLR 2020);
+- bert: layers with weights of their own (Devlin et al., NAACL 2019);
+- vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2 layout (Oquab et al., TMLR
+  2024): pre-norm, with LayerScale.
 
-Weights are dicts of tensors under the names of the checkpoints. Each function reads one input and
-returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what enters the
-first layer, what leaves each, and last the output of the model. q and k are divided by
-d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is as it is. Dropout is
-off, and there is no padding. Another attention can take the place of softmax in all layers: a function
-of the layer, from 0, and its q, k, v [head, token, d_head] that gives the heads' outputs, shaped as v.
+Weights are dicts of tensors under the names that Hugging Face gives them, without the prefix of the
+whole model. Each function reads one input with a model of its architecture (registry.py has its
+sizes) and returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what
+enters the first layer, what leaves each, and last the output of the model. All use the exact GELU.
+q and k are divided by d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is
+as it is. Dropout is off, and there is no padding. Another attention can take the place of softmax
+in all layers: a function of the layer, from 0, and its q, k, v [head, token, d_head] that gives the
+heads' outputs, shaped as v.
 """
 
+import re
 from collections.abc import Callable
 from functools import partial
 
@@ -21,18 +24,15 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear
 
-from tripartite.checkpoints import Node
+from tripartite.pretrained.checkpoints import Node
+from tripartite.registry import Model
 
+Weights = dict[str, Tensor]
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 States = tuple[Tensor, Tensor, Tensor, Tensor]
 
-# As the config files of the models say; all use the exact GELU.
-ALBERT = {"n_layers": 12, "n_heads": 8, "eps": 1e-12}
-BERT = {"n_layers": 6, "n_heads": 12, "eps": 1e-12}
-VIT = {"n_layers": 12, "n_heads": 6, "eps": 1e-6}
-
 # The parts of a layer under one name; the checkpoints' names are on the right.
-ALBERT_LAYER = "albert.encoder.albert_layer_groups.0.albert_layers.0."
+ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."
 ALBERT_PARTS = {
     "query": "attention.query",
     "key": "attention.key",
@@ -66,6 +66,11 @@ VIT_PARTS = {
     "norm2": "norm2",
 }
 VIT_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+LAYERS = {
+    "albert": (ALBERT_LAYER, ALBERT_PARTS),
+    "bert": (BERT_LAYER, BERT_PARTS),
+    "vit": (VIT_LAYER, VIT_PARTS),
+}
 
 RESIZED, CROPPED = 256, 224  # pixels
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue of ImageNet
@@ -76,39 +81,63 @@ def softmax_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return torch.softmax(q @ k.mT, dim=-1) @ v
 
 
+def check_sizes(model: Model, weights: Weights) -> None:
+    """ValueError where a checkpoint has other sizes than its model declares."""
+    layer, parts = LAYERS[model.architecture]
+    if "{}" in layer:
+        pattern = re.escape(layer).replace(r"\{\}", "([0-9]+)")
+        layers = {found[1] for name in weights if (found := re.match(pattern, name))}
+        if len(layers) != model.layers:
+            raise ValueError(
+                f"{model.file}: layers: got {model.layers}, the checkpoint has {len(layers)}"
+            )
+    width = len(weights[f"{layer.format(0)}{parts['query']}.weight"])
+    if width != model.heads * model.d_head:
+        raise ValueError(
+            f"{model.file}: heads and d_head: got {model.heads} and {model.d_head}, the queries of "
+            f"the checkpoint have {width} numbers together"
+        )
+    if model.tokenizer:
+        n_places = len(weights["embeddings.position_embeddings.weight"])
+        if n_places < model.tokens:
+            raise ValueError(
+                f"{model.file}: tokens: got {model.tokens}, the checkpoint reads at most {n_places}"
+            )
+
+
 def albert(
-    weights: dict[str, Tensor], ids: list[int], attention: Attention = softmax_attention
+    model: Model, weights: Weights, ids: list[int], attention: Attention = softmax_attention
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
-    x = _embed(weights, "albert.embeddings.", ids, ALBERT["eps"])  # [token, d_embedding]
-    x = _linear(weights, "albert.encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
+    x = _embed(weights, ids, model.eps)  # [token, d_embedding]
+    x = _linear(weights, "encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
     layer = _layer(weights, ALBERT_LAYER, ALBERT_PARTS)
-    return _stack([layer] * ALBERT["n_layers"], x, _post_norm, ALBERT, attention)
+    return _stack(model, [layer] * model.layers, x, _post_norm, attention)
 
 
-def albert_token_logits(weights: dict[str, Tensor], hidden: Tensor) -> Tensor:
+def albert_token_logits(model: Model, weights: Weights, hidden: Tensor) -> Tensor:
     """Return the logits of the masked-token head: hidden [..., d_model] -> [..., vocabulary]."""
     x = gelu(_linear(weights, "predictions.dense", hidden))
-    x = _norm(weights, "predictions.LayerNorm", x, ALBERT["eps"])
+    x = _norm(weights, "predictions.LayerNorm", x, model.eps)
     return _linear(weights, "predictions.decoder", x)
 
 
 def bert(
-    weights: dict[str, Tensor], ids: list[int], attention: Attention = softmax_attention
+    model: Model, weights: Weights, ids: list[int], attention: Attention = softmax_attention
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
-    x = _embed(weights, "embeddings.", ids, BERT["eps"])  # [token, d_model]
-    layers = [_layer(weights, BERT_LAYER.format(i), BERT_PARTS) for i in range(BERT["n_layers"])]
-    return _stack(layers, x, _post_norm, BERT, attention)
+    x = _embed(weights, ids, model.eps)  # [token, d_model]
+    layers = [_layer(weights, BERT_LAYER.format(i), BERT_PARTS) for i in range(model.layers)]
+    return _stack(model, layers, x, _post_norm, attention)
 
 
 def vit(
-    weights: dict[str, Tensor], image: Tensor, attention: Attention = softmax_attention
+    model: Model, weights: Weights, image: Tensor, attention: Attention = softmax_attention
 ) -> States:
     """Return q, k, v and hidden [layer + 2, token, d_model] of the vision transformer.
 
-    image [3, height, width] is normalised; height and width are multiples of the patch size. Token 0
-    is the class token, the others are patches, row by row. The last of hidden is the last but one
+    image [3, height, width] is normalised; height and width are multiples of the patch size. Token
+    0 is the class token, the others are patches, row by row. The last of hidden is the last but one
     after the final layer norm.
     """
     patches = "embeddings.patch_embeddings.projection"
@@ -118,7 +147,7 @@ def vit(
     x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
     x = x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
     layers = []
-    for i in range(VIT["n_layers"]):
+    for i in range(model.layers):
         layer = _layer(weights, VIT_LAYER.format(i), VIT_PARTS)
         for scale, part in zip(VIT_SCALES, ("dense", "down")):
             # LayerScale: a factor for each channel, folded into the linear map before it.
@@ -126,23 +155,24 @@ def vit(
             layer[f"{part}.weight"] = factor[:, None] * layer[f"{part}.weight"]
             layer[f"{part}.bias"] = factor * layer[f"{part}.bias"]
         layers.append(layer)
-    q, k, v, hidden = _stack(layers, x, _pre_norm, VIT, attention)
-    output = _norm(weights, "layernorm", hidden[-1], VIT["eps"])
+    q, k, v, hidden = _stack(model, layers, x, _pre_norm, attention)
+    output = _norm(weights, "layernorm", hidden[-1], model.eps)
     return q, k, v, torch.cat([hidden, output[None]])
 
 
-def vit_weights(initialisers: dict[str, Tensor], nodes: list[Node]) -> dict[str, Tensor]:
+def vit_weights(model: Model, initialisers: Weights, nodes: list[Node]) -> Weights:
     """Return a vision transformer's weights from an ONNX graph, named as in DINOv2.
 
-    The export keeps the names of biases, norms and scales, below "backbone.", and those of no
+    The export keeps the names of biases, norms and scales, after a prefix, and those of no
     matrices: each is found as the initialiser of the MatMul that feeds the Add with its bias, and
     transposed. The position embeddings are the nameless [1, 1, d_model] and [1, patches, d_model].
     ValueError if the graph has another layout.
     """
+    prefix = model.prefix
     weights = {
-        name.removeprefix("backbone."): tensor
+        name.removeprefix(prefix): tensor
         for name, tensor in initialisers.items()
-        if name.startswith("backbone.")
+        if name.startswith(prefix)
     }
     matrices = {
         node.outputs[0]: initialisers[node.inputs[1]]
@@ -150,10 +180,10 @@ def vit_weights(initialisers: dict[str, Tensor], nodes: list[Node]) -> dict[str,
         if node.operation == "MatMul" and node.inputs[1] in initialisers
     }
     for node in nodes:
-        bias = next((name for name in node.inputs if name.startswith("backbone.")), "")
+        bias = next((name for name in node.inputs if name.startswith(prefix)), "")
         matrix = next((matrices[name] for name in node.inputs if name in matrices), None)
         if node.operation == "Add" and matrix is not None and bias.endswith(".bias"):
-            weights[bias.removeprefix("backbone.").removesuffix("bias") + "weight"] = matrix.T
+            weights[bias.removeprefix(prefix).removesuffix("bias") + "weight"] = matrix.T
     nameless = [x for name, x in initialisers.items() if "." not in name and x.dim() == 3]
     if sorted(x.shape[1] == 1 for x in nameless) != [False, True]:
         raise ValueError("the graph does not have the two position embeddings of a DINOv2 export")
@@ -161,7 +191,7 @@ def vit_weights(initialisers: dict[str, Tensor], nodes: list[Node]) -> dict[str,
     weights["embeddings.position_embeddings"] = torch.cat(nameless, dim=1)
     wanted = {
         VIT_LAYER.format(i) + name
-        for i in range(VIT["n_layers"])
+        for i in range(model.layers)
         for name in (*(f"{part}.weight" for part in VIT_PARTS.values()), *VIT_SCALES)
     }
     if missing := sorted(wanted - weights.keys()):
@@ -185,7 +215,7 @@ def photograph(image: Image.Image) -> Tensor:
     return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
-def _layer(weights: dict[str, Tensor], prefix: str, parts: dict[str, str]) -> dict[str, Tensor]:
+def _layer(weights: Weights, prefix: str, parts: dict[str, str]) -> Weights:
     """Return the weights and biases of one layer under the names of its parts."""
     return {
         f"{part}.{kind}": weights[f"{prefix}{name}.{kind}"]
@@ -194,16 +224,16 @@ def _layer(weights: dict[str, Tensor], prefix: str, parts: dict[str, str]) -> di
     }
 
 
-def _embed(weights: dict[str, Tensor], prefix: str, ids: list[int], eps: float) -> Tensor:
+def _embed(weights: Weights, ids: list[int], eps: float) -> Tensor:
     """Words, positions and the type of the first sentence, summed and normalised."""
-    words = weights[f"{prefix}word_embeddings.weight"][ids]  # [token, d_embedding]
-    positions = weights[f"{prefix}position_embeddings.weight"][: len(ids)]
-    sentence = weights[f"{prefix}token_type_embeddings.weight"][0]
-    return _norm(weights, f"{prefix}LayerNorm", words + positions + sentence, eps)
+    words = weights["embeddings.word_embeddings.weight"][ids]  # [token, d_embedding]
+    positions = weights["embeddings.position_embeddings.weight"][: len(ids)]
+    sentence = weights["embeddings.token_type_embeddings.weight"][0]
+    return _norm(weights, "embeddings.LayerNorm", words + positions + sentence, eps)
 
 
 def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
-    """Position embeddings [1 + side^2, D], resized from their square grid -> [1 + rows columns, D]."""
+    """Position embeddings [1 + side^2, D], resized from a square grid -> [1 + rows columns, D]."""
     side = round((len(embeddings) - 1) ** 0.5)
     grid = embeddings[1:].T.reshape(1, -1, side, side)
     grid = interpolate(grid, size=(rows, columns), mode="bicubic", align_corners=False)
@@ -211,40 +241,34 @@ def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _stack(
-    layers: list[dict], x: Tensor, block: Callable, sizes: dict, attention: Attention
+    model: Model, layers: list[Weights], x: Tensor, block: Callable, attention: Attention
 ) -> States:
     """Run x [token, d_model] through the layers; q, k, v and hidden of all."""
     heads, hidden = [], [x]
     for i, layer in enumerate(layers):
-        attend = partial(_attend, layer, sizes["n_heads"], partial(attention, i))
-        x, *qkv = block(layer, x, attend, sizes["eps"])
+        attend = partial(_attend, layer, model.heads, partial(attention, i))
+        x, *qkv = block(layer, x, attend, model.eps)
         heads.append(qkv)
         hidden.append(x)
     q, k, v = (torch.stack(tensors) for tensors in zip(*heads))  # [layer, head, token, d_head]
     return q, k, v, torch.stack(hidden)
 
 
-def _post_norm(
-    layer: dict[str, Tensor], x: Tensor, attend: Callable, eps: float
-) -> tuple[Tensor, ...]:
+def _post_norm(layer: Weights, x: Tensor, attend: Callable, eps: float) -> tuple[Tensor, ...]:
     """x' = norm1(x + attention(x)), then norm2(x' + feed-forward(x')): BERT and ALBERT."""
     attended, *qkv = attend(x)
     x = _norm(layer, "norm1", x + attended, eps)
     return _norm(layer, "norm2", x + _feed_forward(layer, x), eps), *qkv
 
 
-def _pre_norm(
-    layer: dict[str, Tensor], x: Tensor, attend: Callable, eps: float
-) -> tuple[Tensor, ...]:
+def _pre_norm(layer: Weights, x: Tensor, attend: Callable, eps: float) -> tuple[Tensor, ...]:
     """x' = x + attention(norm1(x)), then x' + feed-forward(norm2(x')): the vision transformer."""
     attended, *qkv = attend(_norm(layer, "norm1", x, eps))
     x = x + attended
     return x + _feed_forward(layer, _norm(layer, "norm2", x, eps)), *qkv
 
 
-def _attend(
-    layer: dict[str, Tensor], n_heads: int, attention: Callable, x: Tensor
-) -> tuple[Tensor, ...]:
+def _attend(layer: Weights, n_heads: int, attention: Callable, x: Tensor) -> tuple[Tensor, ...]:
     """What attention adds to x [token, d_model], and q, k, v [head, token, d_head] of its heads."""
     q, k, v = (
         _linear(layer, part, x).unflatten(-1, (n_heads, -1)).movedim(-2, 0)
@@ -256,13 +280,13 @@ def _attend(
     return _linear(layer, "dense", output.movedim(0, -2).flatten(-2)), q, k, v
 
 
-def _feed_forward(layer: dict[str, Tensor], x: Tensor) -> Tensor:
+def _feed_forward(layer: Weights, x: Tensor) -> Tensor:
     return _linear(layer, "down", gelu(_linear(layer, "up", x)))
 
 
-def _linear(weights: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+def _linear(weights: Weights, name: str, x: Tensor) -> Tensor:
     return linear(x, weights[f"{name}.weight"], weights[f"{name}.bias"])
 
 
-def _norm(weights: dict[str, Tensor], name: str, x: Tensor, eps: float) -> Tensor:
+def _norm(weights: Weights, name: str, x: Tensor, eps: float) -> Tensor:
     return layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"], eps)

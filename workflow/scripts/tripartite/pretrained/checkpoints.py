@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -41,8 +41,8 @@ class Node(NamedTuple):
 def read_safetensors(data: bytes) -> dict[str, Tensor]:
     """Return the tensors by name.
 
-    The file is the length of a header (8 bytes, little-endian), the header in JSON (dtype, shape and
-    byte range of each tensor), and the numbers.
+    The file is the length of a header (8 bytes, little-endian), the header in JSON (dtype, shape
+    and byte range of each tensor), and the numbers.
     """
     try:
         (length,) = struct.unpack_from("<Q", data)
@@ -106,9 +106,10 @@ def _tensor(raw: memoryview, kind: str | int, shape: list[int], dtypes: dict) ->
     return torch.from_numpy(np.frombuffer(raw, dtype).reshape(shape).copy())
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Numbers and values of the fields of a protobuf message: integers, or bytes of what is nested."""
+def _fields(message: memoryview) -> Iterator[tuple[int, Any]]:
+    """Numbers and values of the fields of a protobuf message: integers, or bytes of nested ones."""
     position = 0
+    value: Any
     while position < len(message):
         key, position = _varint(message, position)
         kind = key & 7
@@ -141,7 +142,7 @@ def _varint(message: memoryview, position: int) -> tuple[int, int]:
 
 
 def _node(message: memoryview) -> Node:
-    texts = {1: [], 2: [], 4: []}
+    texts: dict[int, list[str]] = {1: [], 2: [], 4: []}
     for field, value in _fields(message):
         if field in texts:
             texts[field].append(str(value, "utf-8"))
@@ -149,7 +150,8 @@ def _node(message: memoryview) -> Node:
 
 
 def _initialiser(message: memoryview) -> tuple[str, Tensor]:
-    name, dims, kind, raw = "", [], 0, memoryview(b"")
+    name, kind, raw = "", 0, memoryview(b"")
+    dims: list[int] = []
     for field, value in _fields(message):
         if field == 1:
             dims += _packed(value)

