@@ -12,7 +12,7 @@ from conftest import ROOT
 from tripartite import declarations
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "heads", "job", "sharing"}  # labels and files
+DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}  # labels and files
 LIGHT = {  # read by every parse of the Snakefile
     "checks",
     "declarations",

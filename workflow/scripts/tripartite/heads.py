@@ -5,7 +5,7 @@ what is done with one Head; `Heads.table` runs it on all chosen heads and puts t
 in the file that the kind declares.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -17,14 +17,10 @@ from tqdm import tqdm
 
 from tripartite.contracts import UserError
 from tripartite.declarations import INTERVAL, axes, files, variables
-from tripartite.features import draw_neurons
-from tripartite.network import Leak, Tokens, read
 from tripartite.streams import stream
 
 SETTINGS = ("heads", "inputs", "calibrated_on", "seed", "data_of")  # taken by Heads, not by stages
 NOT_RUN = {"float64": np.nan, "float32": np.nan, "str": "not run", "bool": False, "int64": -1}
-
-Networks = list[list[tuple[Tensor, Tensor, Tensor]]]
 
 
 @dataclass(frozen=True)
@@ -37,12 +33,6 @@ class Reading:
     v: Tensor  # [T, E]
     log_normalizer: Tensor  # [T], ln Z of softmax attention
     output: Tensor  # [T, E], of softmax attention
-
-    def tokens(self, device: str = "cpu", one_hot: bool = False) -> Tokens:
-        """What the network is given; with one-hot values its outputs are its attention weights."""
-        v = torch.eye(len(self.k), dtype=torch.float64) if one_hot else self.v
-        log_gain = torch.zeros(len(self.k), dtype=torch.float64)
-        return Tokens(*(x.to(device) for x in (self.q, self.k, v, log_gain)))
 
 
 @dataclass(frozen=True)
@@ -60,22 +50,6 @@ class Head:
     def stream(self, *names: str | int) -> np.random.Generator:
         """The random numbers of these names that belong to this head."""
         return stream(self.seed, self.data_of, *names, self.layer, self.head)
-
-    def neurons(
-        self, draw: int, m: int, feature_map: str = "performer", a: float | Tensor = 0.0
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Weights [n, D] and bias [n] of the first m neurons of a draw: the same in all experiments."""
-        streams = (self.stream(name, draw) for name in ("omega", "phase"))
-        return draw_neurons(feature_map, *streams, m, self.readings[0].q.shape[1], a)
-
-    def networks(
-        self, draw: int, n_features: list[int], one_hot: bool = False, leak: Leak = Leak()
-    ) -> Networks:
-        """ln p, sign of p and output of networks of positive features, [n_features][input]."""
-        tokens = [one.tokens(self.device, one_hot) for one in self.readings]
-        ranges = [(0, m) for m in n_features]
-        found = read(tokens, self.neurons(draw, n_features[-1]), ranges, leak=leak)
-        return [[tuple(x.cpu() for x in one) for one in network] for network in found]
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
 from tripartite.kinds.comparison import ranking
@@ -41,12 +42,18 @@ def compare_maps(
         seen = [_cast(one, head.device, dtype) for one in tokens]
         ranges, neurons = [(0, m) for m in n_features], (n_features[-1], layer.feature_map, a)
         networks = (  # one seed at a time
-            read(seen, head.neurons(draw, *neurons), ranges, layer.activation, layer.threshold)
+            read(
+                seen,
+                hidden.neurons(head, draw, *neurons),
+                ranges,
+                layer.activation,
+                layer.threshold,
+            )
             for draw in range(n_seeds)
         )
         statistics, squares = of_networks(networks, exact, log_normalizer)
         statistics["output_floor"] = output_floors(layer, tokens, exact, n_features)
-        drawn = head.neurons(0, *neurons)
+        drawn = hidden.neurons(head, 0, *neurons)
         statistics["log10_rate_range"] = rate_ranges(layer, seen, drawn, n_features)
         return statistics, squares
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.dynamics import Diverged
 from tripartite.heads import Head, Heads, Reading
@@ -24,7 +25,9 @@ def converge(
     middle_ratio = float(rising_ratios[len(ratios) // 2])
 
     def networks(head: Head, draw: int) -> list[Hidden]:
-        weights, bias = (torch.cat(parts) for parts in zip(*head.neurons(draw, n_features[-1])))
+        weights, bias = (
+            torch.cat(parts) for parts in zip(*hidden.neurons(head, draw, n_features[-1]))
+        )
         return [Hidden(weights[:m], bias[:m]) for m in n_features]
 
     def errors_of(network: Hidden, x: Reading) -> np.ndarray:

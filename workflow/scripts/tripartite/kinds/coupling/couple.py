@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Heads, progress
 from tripartite.kinds.coupling import processes
@@ -34,7 +35,7 @@ def couple(
             "processes_per_head"
         )
     chosen = [heads.head(*pair) for pair in heads.chosen]
-    tokens = [[x.tokens() for x in head.readings] for head in chosen]
+    tokens = [[hidden.tokens(x) for x in head.readings] for head in chosen]
     log_z = [np.concatenate([x.log_normalizer.numpy() for x in head.readings]) for head in chosen]
     exact = processes.Exact(
         np.stack(log_z, -1),
@@ -48,7 +49,7 @@ def couple(
         blocks = [
             processes.read_blocks(
                 inputs,
-                head.neurons(draw, n_features[-1] * processes_per_head),
+                hidden.neurons(head, draw, n_features[-1] * processes_per_head),
                 n_features,
                 processes_per_head,
             )

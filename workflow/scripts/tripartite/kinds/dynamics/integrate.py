@@ -12,6 +12,7 @@ from tripartite.attention import softmax_attention
 from tripartite.contracts import UserError
 from tripartite.dynamics import INTEGRATORS, Constants, Diverged, rest
 from tripartite.heads import Heads, progress
+from tripartite.hidden import neurons
 from tripartite.kinds.dynamics import recording
 from tripartite.kinds.dynamics.recording import Timetable
 from tripartite.network import Hidden
@@ -52,7 +53,7 @@ def integrate(
         present = torch.ones(n_tokens, dtype=torch.bool)
         log_z, exact = softmax_attention(reading.q, reading.k, reading.v, present, causal=True)
 
-    hidden = Hidden(*(torch.cat(parts) for parts in zip(*one_head.neurons(0, n_features))))
+    hidden = Hidden(*(torch.cat(parts) for parts in zip(*neurons(one_head, 0, n_features))))
     network = recording.network_of(hidden, reading.q, reading.k, reading.v)
     electrodes = recording.electrodes_of(network)
     pieces = recording.pieces(network, timetable)

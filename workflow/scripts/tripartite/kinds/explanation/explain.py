@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from tripartite import theory
+from tripartite import hidden, theory
 from tripartite.explanation import EXPLANATIONS
 from tripartite.heads import Head, Heads
 from tripartite.kinds.explanation.criteria import explain_network, summaries
@@ -30,7 +30,7 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
                     explain_network(weights.numpy(), *reading)
                     for (_, _, weights), *reading in zip(of_inputs, logits, ages, values)
                 ]
-                for of_inputs in head.networks(draw, n_features, one_hot=True)
+                for of_inputs in hidden.networks(head, draw, n_features, one_hot=True)
             ]
             for draw in range(n_seeds)
         ]

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
 from tripartite.kinds.imaging.checks import MAX_FRAMES, MIN_FRAMES
@@ -62,7 +63,9 @@ def image(
         pooled = replace(head, readings=unwritten)
 
         def recordings(draw: int) -> list[list[Recording]]:  # [n_features][input]
-            sizes = zip(head.networks(draw, n_features), pooled.networks(draw, n_features))
+            sizes = zip(
+                hidden.networks(head, draw, n_features), hidden.networks(pooled, draw, n_features)
+            )
             return [
                 [
                     record(filters[x.name], log_p.numpy(), log_mean.numpy(), known)

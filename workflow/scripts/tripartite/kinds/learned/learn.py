@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from tripartite import hidden
 from tripartite.heads import Heads, progress
 from tripartite.kinds.learned import evaluation, learning
 from tripartite.network import Hidden
@@ -118,7 +119,7 @@ def _example(heads: Heads, i: int) -> learning.Example:
 
 def _random_layers(heads: Heads, index: int, m: int) -> Hidden:
     """The hidden layers of simulate, of one size and seed: weights [H, m, D] and bias [H, m]."""
-    drawn = (heads.head(*pair).neurons(index, m) for pair in heads.chosen)
+    drawn = (hidden.neurons(heads.head(*pair), index, m) for pair in heads.chosen)
     layers = [[torch.cat(parts) for parts in zip(*neurons)] for neurons in drawn]
     weights, bias = (torch.stack(parts).to(heads.device) for parts in zip(*layers))
     return Hidden(weights, bias)

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.heads import Head, Heads, Reading
 from tripartite.kinds.perturbations import effects
 from tripartite.kinds.perturbations.perturbations import Network, log_rates
@@ -46,7 +47,7 @@ def perturb(
         with np.errstate(all="ignore"):  # outputs beyond float64 are inf, of silent networks NaN
             of_draws = []
             for draw in range(n_seeds):
-                neurons = head.neurons(draw, n_features[-1])
+                neurons = hidden.neurons(head, draw, n_features[-1])
                 weights = np.concatenate([omega.numpy() for omega, _ in neurons])
                 of_draws.append([of_input(head, x, draw, weights) for x in head.readings])
             found = effects.summaries(of_draws)

@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from tripartite import hidden
 from tripartite.heads import Head, Heads
 from tripartite.kinds.retention.leaks import first_notes, laws, shown, summaries
 from tripartite.network import Leak
@@ -39,7 +40,7 @@ def retain(
         values = [x.v.numpy() for x in head.readings]
 
         def weights(draw: int, leak: Leak) -> list:  # [input][n_features] of [T, N]
-            networks = head.networks(draw, n_features, one_hot=True, leak=leak)
+            networks = hidden.networks(head, draw, n_features, one_hot=True, leak=leak)
             return list(zip(*([w.numpy() for _, _, w in network] for network in networks)))
 
         runs = []  # [seed][input][leak]

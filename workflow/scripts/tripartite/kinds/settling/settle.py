@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from tripartite import calcium
+from tripartite import calcium, hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
 from tripartite.kinds.settling import lag
@@ -38,7 +38,7 @@ def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: in
         networks = [
             [
                 [(log_p.numpy(), output.numpy()) for log_p, _, output in of_inputs]
-                for of_inputs in head.networks(draw, n_features)
+                for of_inputs in hidden.networks(head, draw, n_features)
             ]
             for draw in range(n_seeds)
         ]
