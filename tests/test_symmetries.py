@@ -120,3 +120,15 @@ def test_a_normal_distribution_is_fitted_to_all_pairs():
     np.testing.assert_allclose(one, optimal_a(float(moment.trace()), len(a)), rtol=1e-10)
     torch.testing.assert_close(same.balance @ same.balance, symmetry.balance.mT @ symmetry.balance)
     assert not symmetries.fitted(inputs, ["balance"])[1].any()
+
+
+def test_a_given_parameter_is_not_fitted():
+    inputs = [tuple(draw(seed))[:2] for seed in (6, 7)]
+    for given in (-0.03, 0.0):
+        symmetry, a = symmetries.for_map(inputs, ["balance"], "generalized_positive", given)
+        torch.testing.assert_close(a, torch.full((6,), given, dtype=torch.float64), rtol=0, atol=0)
+        assert torch.equal(symmetry.balance, symmetries.fitted(inputs, ["balance"])[0].balance)
+    for feature_map in ("performer", "generalized_positive", "fitted_normal"):
+        ours = symmetries.for_map(inputs, ["balance"], feature_map)
+        wanted = symmetries.fitted(inputs, ["balance"], feature_map)
+        assert torch.equal(ours[1], wanted[1]) and torch.equal(ours[0].balance, wanted[0].balance)

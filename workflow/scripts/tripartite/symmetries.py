@@ -79,6 +79,14 @@ def fitted(
     return symmetry._replace(balance=directions.mT @ symmetry.balance), a
 
 
+def for_map(
+    inputs: list[tuple[Tensor, Tensor]], names: list[str], feature_map: str, a: float | None = None
+) -> tuple[Symmetry, Tensor]:
+    """Symmetries and a [D] of a network with a feature map: as `fitted`, but a given a is not fitted."""
+    symmetry, best = fitted(inputs, names, "performer" if a is not None else feature_map)
+    return symmetry, best if a is None else torch.full_like(best, a)
+
+
 def transform(q: Tensor, k: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the network sees of q, k [..., T, D], and how to come back.
 
