@@ -17,6 +17,7 @@ keeps its meaning, that a sample holds the draws which carry the variance.
 """
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, ndtri
 
 PHASES = ("frozen", "anomalous", "gaussian")
@@ -38,18 +39,13 @@ def reach(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
     return -ndtri(np.exp(-log_m)) - np.sqrt(sigma_squared)
 
 
-def log_typical_ratio(reach: np.ndarray) -> np.ndarray:
-    """ln Phi(b_m - sigma), the share of the mean that comes from draws below the largest one.
-
-    It gives the shape of the typical p / Z in the frozen and anomalous phases, and is too low by a
-    factor of 1 to 5 (`collapse_shift` says by how much it has to be moved).
-    """
-    return log_ndtr(reach)
-
-
 def collapse_shift(reach: np.ndarray, log_ratio: np.ndarray) -> float:
-    """The shift s at which ln Phi(b_m - sigma + s) fits ln ratio best, by least squares."""
-    from scipy.optimize import minimize_scalar
+    """The shift s at which ln Phi(b_m - sigma + s) fits ln ratio best (least squares).
+
+    Phi(b_m - sigma) is the share of the mean from draws below the largest expected one. It gives
+    the shape of the typical p / Z in the frozen and anomalous phases, and is too low by a factor of
+    1 to 5.
+    """
 
     def misfit(shift: float) -> float:
         return float(np.square(log_ndtr(reach + shift) - log_ratio).sum())

@@ -25,7 +25,7 @@ class OutputErrors(NamedTuple):
     """Errors of the output at m = 1: ln rms relative error, and bias of the gain."""
 
     log_error: float  # the astrocyte pools the neurons whose synapses it scales
-    log_error_separate: float  # it pools other neurons
+    log_error_other_pool: float  # it pools other neurons
     gain: float
 
 
@@ -53,19 +53,21 @@ def output_errors(
     values and outputs [T, E] are the values and the exact output of each input.
     """
     logs: list[Tensor] = []
-    logs_separate: list[Tensor] = []
+    logs_other_pool: list[Tensor] = []
     gains = []
     for pairs, v, exact in zip(inputs, values, outputs):
         norm = 2 * exact.norm().log()
-        log_scale, covariance, bias, separate = theory.output_moments(
+        log_scale, covariance, bias, other_pool = theory.output_moments(
             pairs.q, pairs.k, v, exact, *pairs[2:]
         )
         traces = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        for found, trace in ((logs, traces), (logs_separate, separate)):
+        for found, trace in ((logs, traces), (logs_other_pool, other_pool)):
             found.append(torch.logsumexp(log_scale + trace.clamp_min(0).log(), 0) - norm)
         gains.append(((exact * bias).sum(-1) * torch.exp(log_scale - norm)).sum())
-    log_error, log_error_separate = (logsumexp([logs, logs_separate], -1) - np.log(len(logs))) / 2
-    return OutputErrors(log_error, log_error_separate, np.mean(gains))
+    log_error, log_error_other_pool = (
+        logsumexp([logs, logs_other_pool], -1) - np.log(len(logs))
+    ) / 2
+    return OutputErrors(log_error, log_error_other_pool, np.mean(gains))
 
 
 def of_networks(
@@ -82,7 +84,7 @@ def of_networks(
         "normalizer_error": log_median / np.log(10),
         "normalizer_error_rms": log10_rms(log_variance),
         "output_error_rms": outputs.log_error / np.log(10),
-        "output_error_separate_rms": outputs.log_error_separate / np.log(10),
+        "output_error_other_pool_rms": outputs.log_error_other_pool / np.log(10),
     }  # at m = 1
     return {
         "log10_features_needed": np.median(needed, -1),
@@ -90,7 +92,7 @@ def of_networks(
         "log10_features_needed_q90": np.quantile(needed, 0.9, -1),
         **{f"log10_{name}_closed_form": x - log10_m / 2 for name, x in log10_errors.items()},
         "output_gain_closed_form": 1 + outputs.gain / 10**log10_m,
-        "sigma_squared": np.logaddexp(0, log_variance.median(-1).values.numpy()),
+        "sigma_squared": _log_r(log_variance.median(-1).values.numpy()),
     }
 
 
@@ -107,5 +109,11 @@ def is_sampled(n_features: np.ndarray, log_variance: Tensor) -> np.ndarray:
     ASSUME: they do in the Gaussian phase of the random-energy model alone, m > R^2; elsewhere the
     scatter of the measured rms over seeds says nothing about how far off it is.
     """
-    log_r = np.logaddexp(0, np.log(100) * log10_rms(log_variance))
+    log_r = _log_r(np.log(100) * log10_rms(log_variance))
     return np.log10(n_features)[:, None, None] >= 2 * log_r / np.log(10)
+
+
+def _log_r(log_variance: np.ndarray) -> np.ndarray:
+    """ln R from ln(R - 1)."""
+    with np.errstate(invalid="ignore"):  # NaN where there is no closed form
+        return np.logaddexp(0, log_variance)

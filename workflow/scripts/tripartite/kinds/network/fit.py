@@ -18,7 +18,7 @@ from tripartite.kinds.network.laws import laws
 from tripartite.kinds.network.measured import Observed
 from tripartite.symmetries import Symmetry, transform
 
-RMS = ("normalizer_error_rms", "output_error_rms", "output_error_separate_rms")
+RMS = ("normalizer_error_rms", "output_error_rms", "output_error_other_pool_rms")
 
 
 def fit(

@@ -41,10 +41,9 @@ def laws(
     shift, shift_note = collapse(reach, ratio, (index < GAUSSIAN) & run)
     intervals = {"exponent": np.stack(of_points, 1)} | meeting  # [3, ..., point]
     others = {
-        "sigma_squared": sigma_squared,
         "phase_of": np.where(known, np.array(phases.PHASES)[index], "").astype(object),
         "reach": reach,
-        "exponent_note": np.array([_exponent_notes(sizes, run, known) for sizes in inside], object),
+        "exponent_note": np.array([_exponent_notes(sizes, run, known) for sizes in inside]),
         "crossover_note": meeting_note,
     }  # [..., point]
     return {
@@ -82,14 +81,13 @@ def exponents(
     return of_points, np.array(of_all), len(points)
 
 
-def _exponent_notes(inside: np.ndarray, run: np.ndarray, known: np.ndarray) -> list[str]:
+def _exponent_notes(inside: np.ndarray, run: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Why a point has no exponent in a phase [point]."""
-    notes = []
-    for n_sizes, was_run, has_phase in zip(inside.sum(0), run, known):
-        few = f"{n_sizes} numbers of neurons in this phase, {phases.MIN_POINTS} needed"
-        note = few if n_sizes < phases.MIN_POINTS else ""
-        notes.append(NO_PHASE if not has_phase else NOT_RUN if not was_run else note)
-    return notes
+    few = [
+        f"{n} numbers of neurons in this phase, {phases.MIN_POINTS} needed" for n in inside.sum(0)
+    ]
+    notes = np.where(inside.sum(0) < phases.MIN_POINTS, few, "")
+    return np.where(known, np.where(run, notes, NOT_RUN), NO_PHASE).astype(object)
 
 
 def crossovers(

@@ -15,7 +15,7 @@ class Observed(NamedTuple):
     calcium_sign: np.ndarray  # [..., token]
     output_error: np.ndarray
     output_gain: np.ndarray
-    output_error_separate: np.ndarray
+    output_error_other_pool: np.ndarray
     computed: np.ndarray  # whether the network was run
     draw: np.ndarray  # [n_features, seed], -1 where there is no network
 
@@ -45,7 +45,7 @@ STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale 
     "normalizer_ratio": (_median, "ratio", "log"),
     "output_error": (_mean, "output_error", "log"),
     "output_error_rms": (_rms, "output_error", "log"),
-    "output_error_separate_rms": (_rms, "output_error_separate", "log"),
+    "output_error_other_pool_rms": (_rms, "output_error_other_pool", "log"),
     "output_gain": (_mean, "output_gain", "linear"),
     "correlation": (_mean, "fisher_z", "linear"),
 }
@@ -95,7 +95,7 @@ def _of_size(
     r = pooled_correlation(log_p, np.broadcast_to(target, log_p.shape))
     outputs = {
         name: np.moveaxis(getattr(of_size, name)[:, inputs][:, :, layer, head], 1, -1)
-        for name in ("output_error", "output_gain", "output_error_separate")
+        for name in ("output_error", "output_gain", "output_error_other_pool")
     }
     return (layer, head), outputs | {
         "ratio": ratio,

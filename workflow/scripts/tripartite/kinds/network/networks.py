@@ -49,21 +49,20 @@ def output_errors(
 ) -> dict[str, list[float]]:
     """Errors and gains of outputs [T, E], by seed, of networks of one size that read one input.
 
-    log_calcium and sign [seed, T] are those of all networks of the size. For output_error_separate
-    an output is divided by the calcium of the next network, which has other neurons, and not by its
-    own.
+    log_calcium and sign [seed, T] are those of all networks of the size. output_error_other_pool is
+    that of an output which is divided by the calcium of the next network, which has other neurons.
     """
-    errors, gains, separate_errors = [], [], []
+    errors, gains, errors_other_pool = [], [], []
     for seed, output in outputs.items():
         output, other = output.double(), (seed + 1) % len(log_calcium)
         errors.append(float(relative_error(output, exact)))
         gains.append(float((output * exact).sum() / exact.norm().square()))
         # ASSUME: a silent network has output 0, whatever divides it.
         ratio = torch.exp(log_calcium[seed] - log_calcium[other]) * sign[seed] * sign[other]
-        separate = torch.where(sign[seed] == 0, 0.0, ratio)[:, None] * output
-        separate_errors.append(float(relative_error(separate, exact)))
+        other_pool = torch.where(sign[seed] == 0, 0.0, ratio)[:, None] * output
+        errors_other_pool.append(float(relative_error(other_pool, exact)))
     return {
         "output_error": errors,
         "output_gain": gains,
-        "output_error_separate": separate_errors,
+        "output_error_other_pool": errors_other_pool,
     }

@@ -15,7 +15,7 @@ LIMITS = (-2.2, 2.2)  # log10 of relative errors
 DEFICIT = (-4, 1)  # log10 of 1 - gain
 PANELS = {
     "output_error_rms": "The astrocyte pools the neurons\nwhose synapses it scales",
-    "output_error_separate_rms": "It pools other neurons\n(broken locality)",
+    "output_error_other_pool_rms": "It pools other neurons\n(broken locality)",
 }
 
 

@@ -23,7 +23,7 @@ PER_NETWORK = (
     "calcium_sign",
     "output_error",
     "output_gain",
-    "output_error_separate",
+    "output_error_other_pool",
     "computed",
 )
 Place = tuple[int, int]  # layer and head
