@@ -1,5 +1,7 @@
 """The harness of stages: what heads read, where results are put, what is refused; and networks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -141,3 +143,16 @@ def test_networks_are_the_equations_token_by_token(data, exact, one_hot):
 def test_progress_gives_all_steps(capfd):
     assert list(progress(range(3), "stage", "runs")) == [0, 1, 2]
     assert "stage: 100 % of 3 runs, elapsed" in capfd.readouterr().err
+
+
+def test_progress_counts_parts_of_heads(data, exact):
+    """Shares of all heads add up to the heads, also of a head that names no parts."""
+    shares = []
+
+    def one_head(head):
+        before = head.advance
+        watched = replace(head, advance=lambda share: (shares.append(share), before(share)))
+        return [seed for seed in watched.each(range(4 if head.head else 0))]
+
+    assert Heads(data, exact).map(one_head, "stage") == [[], [0, 1, 2, 3]]
+    assert shares == [0.25] * 4

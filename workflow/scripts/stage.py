@@ -128,7 +128,7 @@ def run(
 
 def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: str) -> dict:
     """Arguments as the stage takes them, those of Heads in one; TypeError if one would be dropped."""
-    if "heads" in wanted and "Heads" in str(wanted["heads"].annotation):  # TODO: all of them
+    if "heads" in wanted:
         # Found by its name, so that the digest of a stage without heads does not hold this module.
         module = importlib.import_module("tripartite.heads")
         of_heads = ("qkv", "attention", *module.SETTINGS, "device", "workers")

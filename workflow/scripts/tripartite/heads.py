@@ -5,9 +5,10 @@ what is done with one Head; `Heads.table` runs it on all chosen heads and puts t
 in the file that the kind declares.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -19,8 +20,16 @@ from tripartite.contracts import UserError
 from tripartite.declarations import INTERVAL, axes, files, variables
 from tripartite.streams import stream
 
+T = TypeVar("T")
 SETTINGS = ("heads", "inputs", "calibrated_on", "seed", "data_of")  # taken by Heads, not by stages
-NOT_RUN = {"float64": np.nan, "float32": np.nan, "str": "not run", "bool": False, "int64": -1}
+NOT_RUN = {
+    "float64": np.nan,
+    "float32": np.nan,
+    "str": "not run",
+    "bool": False,
+    "int64": -1,
+    "int8": 0,
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,13 @@ class Head:
     seed: int
     data_of: str  # the experiment with the data, whose name finds the random numbers
     device: str
+    advance: Callable[[float], object] = float  # told what share of the head is done
+
+    def each(self, parts: Sequence[T]) -> Iterator[T]:
+        """The parts of the work on this head, such as seeds, for the line of progress."""
+        for part in parts:
+            yield part
+            self.advance(1 / len(parts))
 
     def stream(self, *names: str | int) -> np.random.Generator:
         """The random numbers of these names that belong to this head."""
@@ -106,13 +122,17 @@ class Heads:
         """The random numbers of these names that belong to the data."""
         return stream(self.seed, self.data_of, *names)
 
+    def present(self, i: int) -> np.ndarray:
+        """Where an input has tokens, true or false [token]."""
+        return self.qkv["mask"].values[i]
+
     def n_tokens(self, i: int) -> int:
         """How many tokens an input has."""
-        return int(self.qkv["mask"].values[i].sum())
+        return int(self.present(i).sum())
 
     def reading(self, i: int, layer: int, head: int) -> Reading:
         """The input of place i as a head reads it."""
-        present = self.qkv["mask"].values[i]
+        present = self.present(i)
         parts = [
             torch.from_numpy(dataset[name].values[i, layer, head, present]).double()
             for dataset, names in (
@@ -138,9 +158,21 @@ class Heads:
 
     def map(self, one_head: Callable[[Head], object], what: str) -> list:
         """Results of one_head in the order of `chosen`, with progress; heads run side by side on a CPU."""
-        with ThreadPoolExecutor(self.workers if self.device == "cpu" else 1) as pool:
-            results = pool.map(lambda pair: one_head(self.head(*pair)), self.chosen)
-            return list(progress(results, what, "heads", len(self.chosen)))
+        with tqdm(desc=what, total=len(self.chosen), **_line("heads")) as bar:
+
+            def run(place: tuple[int, int]) -> object:
+                shares: list[float] = []
+
+                def advance(share: float) -> None:
+                    shares.append(share)
+                    bar.update(share)
+
+                result = one_head(replace(self.head(*place), advance=advance))
+                bar.update(1 - sum(shares))
+                return result
+
+            with ThreadPoolExecutor(self.workers if self.device == "cpu" else 1) as pool:
+                return list(pool.map(run, self.chosen))
 
     def table(
         self, file: str, one_head: Callable[[Head], dict], coords: dict, **others: object
@@ -152,22 +184,36 @@ class Heads:
         run". others are variables of the whole file, coords its axes beside layer, head and input.
         """
         results = self.map(one_head, files()[file].stage)
-        return self.dataset(file, self.placed(file, results, coords) | others, coords)
+        found = self.placed(file, results, coords)
+        if not results:  # a shard without a head
+            of_heads = [name for name, one in variables(file).items() if "head" in one.dims.split()]
+            found = self.not_run(file, {*of_heads} - {*others}, coords)
+        return self.dataset(file, found | others, coords)
 
     def placed(self, file: str, results: list[dict], coords: dict) -> dict[str, np.ndarray]:
         """Results of the chosen heads as arrays of all heads, by the names of variables."""
         spec = variables(file)
-        lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
         found: dict[str, np.ndarray] = {}
         for (layer, head), result in zip(self.chosen, results):
             for name, value in _ends(file, result).items():
                 dims = spec[name].dims.split()
                 if name not in found:
-                    dtype = object if spec[name].dtype == "str" else spec[name].dtype
-                    shape = [lengths[dim] for dim in dims]
-                    found[name] = np.full(shape, NOT_RUN[spec[name].dtype], dtype=dtype)
+                    found |= self.not_run(file, [name], coords)
                 place = {"layer": layer, "head": head}
                 found[name][tuple(place.get(dim, slice(None)) for dim in dims)] = value
+        return found
+
+    def not_run(
+        self, file: str, names: Iterable[str], coords: dict, without: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Variables as they stand where nothing was run, on their axes but some, such as the head."""
+        lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
+        found = {}
+        for name in names:
+            spec = variables(file)[name]
+            shape = [lengths[dim] for dim in spec.dims.split() if dim not in without]
+            dtype = object if spec.dtype == "str" else spec.dtype
+            found[name] = np.full(shape, NOT_RUN[spec.dtype], dtype=dtype)
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
@@ -206,8 +252,12 @@ def _ends(file: str, values: dict) -> dict:
     return found
 
 
-def progress(steps: Iterable, what: str, unit: str, total: int | None = None) -> Iterable:
+def progress(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
     """The steps, with a line of progress every few seconds."""
+    return tqdm(steps, what, total, **_line(unit))
+
+
+def _line(unit: str) -> dict:
     words = "{desc}: {percentage:.0f} % of {total} " + unit
     words += ", elapsed {elapsed}, about {remaining} left\n"
-    return tqdm(steps, what, total, mininterval=5, maxinterval=5, bar_format=words)
+    return {"bar_format": words, "mininterval": 5, "maxinterval": 5}

@@ -58,7 +58,7 @@ def compare_maps(
         return statistics, squares
 
     def one_head(head: Head) -> tuple[dict, np.ndarray]:
-        statistics, squares = zip(*(one_layer(head, layer) for layer in layers))
+        statistics, squares = zip(*(one_layer(head, layer) for layer in head.each(layers)))
         return _stacked(statistics), np.stack(squares)  # [variant, n_features, seed]
 
     of_heads = heads.map(one_head, "compare_maps")

@@ -40,7 +40,7 @@ def converge(
         errors = np.stack(
             [
                 [[errors_of(network, x) for x in head.readings] for network in networks(head, draw)]
-                for draw in range(n_seeds)
+                for draw in head.each(range(n_seeds))
             ],
             axis=-1,
         )  # [n_features, input, 4, ratio, seed]

@@ -32,7 +32,7 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
                 ]
                 for of_inputs in hidden.networks(head, draw, n_features, one_hot=True)
             ]
-            for draw in range(n_seeds)
+            for draw in head.each(range(n_seeds))
         ]
         log_r = [
             theory.log_second_moment(

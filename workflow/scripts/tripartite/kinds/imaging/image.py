@@ -74,7 +74,7 @@ def image(
                 for size in sizes
             ]
 
-        of_seeds = [recordings(draw) for draw in range(n_seeds)]
+        of_seeds = [recordings(draw) for draw in head.each(range(n_seeds))]
         rng = head.stream("image")
         found = of_sizes(of_seeds, levels, most_trials, rng)
         return found, traces(of_seeds[0][-1][0], levels, frame_seconds, rng)

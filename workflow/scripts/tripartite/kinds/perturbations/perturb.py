@@ -46,7 +46,7 @@ def perturb(
     def one_head(head: Head) -> dict:
         with np.errstate(all="ignore"):  # outputs beyond float64 are inf, of silent networks NaN
             of_draws = []
-            for draw in range(n_seeds):
+            for draw in head.each(range(n_seeds)):
                 neurons = hidden.neurons(head, draw, n_features[-1])
                 weights = np.concatenate([omega.numpy() for omega, _ in neurons])
                 of_draws.append([of_input(head, x, draw, weights) for x in head.readings])

@@ -44,7 +44,7 @@ def retain(
             return list(zip(*([w.numpy() for _, _, w in network] for network in networks)))
 
         runs = []  # [seed][input][leak]
-        for draw in range(n_seeds):
+        for draw in head.each(range(n_seeds)):
             without = weights(draw, Leak())
             per_leak = [
                 [shown(*x, leak, n_ages) for x in zip(weights(draw, leak), without, logits, values)]

@@ -40,7 +40,7 @@ def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: in
                 [(log_p.numpy(), output.numpy()) for log_p, _, output in of_inputs]
                 for of_inputs in hidden.networks(head, draw, n_features)
             ]
-            for draw in range(n_seeds)
+            for draw in head.each(range(n_seeds))
         ]
         of_exact = lag.of_exact(exact, sweep, head.stream("settle"))
         return of_exact | lag.of_networks(networks, exact, sweep)
