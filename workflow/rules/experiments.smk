@@ -1,5 +1,6 @@
 # Every other kind of experiment: one rule for each file that it declares, named like the stage that makes it.
-# What differs stands in tripartite/kinds/<kind>/kind.yaml.
+# What differs stands in tripartite/kinds/<kind>/kind.yaml. A shell command is read when its job runs, after the loop:
+# it takes the stage from params.
 
 for kind in declarations.experiments().values():
     for file in kind.files.values() if kind.name != "network" else ():
@@ -23,10 +24,11 @@ for kind in declarations.experiments().values():
                 runtime=snakefile.doubling(120),
             params:
                 stage=HERE.script("stage"),
+                name=file.stage,
                 raw=HERE.raw_files if "raw" in file.reads else HERE.no_raw_files,
                 settings=HERE.settings(file.name),
                 code=plan.stage_code(file.name),
             message:
                 file.does.format(experiment="{wildcards.experiment}")
             shell:
-                command(file.stage, "{params.raw:q}")
+                command("{params.name}", "{params.raw:q}")
