@@ -22,7 +22,14 @@ from tripartite.network import Leak, Tokens, read
 from tripartite.streams import stream
 
 SETTINGS = ("heads", "inputs", "calibrated_on", "seed", "data_of")  # taken by Heads, not by stages
-NOT_RUN = {"float64": np.nan, "float32": np.nan, "str": "not run", "bool": False, "int64": -1}
+NOT_RUN = {
+    "float64": np.nan,
+    "float32": np.nan,
+    "str": "not run",
+    "bool": False,
+    "int64": -1,
+    "int8": 0,
+}
 
 Networks = list[list[tuple[Tensor, Tensor, Tensor]]]
 
@@ -132,13 +139,17 @@ class Heads:
         """The random numbers of these names that belong to the data."""
         return stream(self.seed, self.data_of, *names)
 
+    def present(self, i: int) -> np.ndarray:
+        """Where an input has tokens, true or false [token]."""
+        return self.qkv["mask"].values[i]
+
     def n_tokens(self, i: int) -> int:
         """How many tokens an input has."""
-        return int(self.qkv["mask"].values[i].sum())
+        return int(self.present(i).sum())
 
     def reading(self, i: int, layer: int, head: int) -> Reading:
         """The input of place i as a head reads it."""
-        present = self.qkv["mask"].values[i]
+        present = self.present(i)
         parts = [
             torch.from_numpy(dataset[name].values[i, layer, head, present]).double()
             for dataset, names in (
@@ -178,22 +189,36 @@ class Heads:
         run". others are variables of the whole file, coords its axes beside layer, head and input.
         """
         results = self.map(one_head, files()[file].stage)
-        return self.dataset(file, self.placed(file, results, coords) | others, coords)
+        found = self.placed(file, results, coords)
+        if not results:  # a shard without a head
+            of_heads = [name for name, one in variables(file).items() if "head" in one.dims.split()]
+            found = self.not_run(file, {*of_heads} - {*others}, coords)
+        return self.dataset(file, found | others, coords)
 
     def placed(self, file: str, results: list[dict], coords: dict) -> dict[str, np.ndarray]:
         """Results of the chosen heads as arrays of all heads, by the names of variables."""
         spec = variables(file)
-        lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
         found: dict[str, np.ndarray] = {}
         for (layer, head), result in zip(self.chosen, results):
             for name, value in _ends(file, result).items():
                 dims = spec[name].dims.split()
                 if name not in found:
-                    dtype = object if spec[name].dtype == "str" else spec[name].dtype
-                    shape = [lengths[dim] for dim in dims]
-                    found[name] = np.full(shape, NOT_RUN[spec[name].dtype], dtype=dtype)
+                    found |= self.not_run(file, [name], coords)
                 place = {"layer": layer, "head": head}
                 found[name][tuple(place.get(dim, slice(None)) for dim in dims)] = value
+        return found
+
+    def not_run(
+        self, file: str, names: Iterable[str], coords: dict, without: Sequence[str] = ()
+    ) -> dict[str, np.ndarray]:
+        """Variables as they stand where nothing was run, on their axes but some, such as the head."""
+        lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
+        found = {}
+        for name in names:
+            spec = variables(file)[name]
+            shape = [lengths[dim] for dim in spec.dims.split() if dim not in without]
+            dtype = object if spec.dtype == "str" else spec.dtype
+            found[name] = np.full(shape, NOT_RUN[spec.dtype], dtype=dtype)
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
