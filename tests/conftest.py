@@ -14,10 +14,12 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-from tripartite import job
+from tripartite import declarations, job
 from tripartite.heads import SETTINGS, Heads
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import synthetic
+from tripartite.kinds.network.fit import fit
+from tripartite.kinds.network.simulate import simulate
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,6 +96,25 @@ def run_stage(function, data, settings, exact=None, device="cpu", workers=1, **o
     heads = Heads(data, exact, **of_heads, device=device, workers=workers)
     rest = {key: value for key, value in settings.items() if key not in of_heads}
     return function(heads=heads, **rest | others)
+
+
+def defaults(kind):
+    """Settings of a kind that have a default in its kind.yaml."""
+    settings = declarations.kinds()[kind].settings["properties"]
+    return {key: part["default"] for key, part in settings.items() if "default" in part}
+
+
+def run_simulate(data, exact=None, previous=None, device="cpu", workers=1, **settings):
+    """states.nc of a network with its declared defaults, and streams of seed 5 and data x."""
+    settings = {"seed": 5, "data_of": "x"} | defaults("network") | settings
+    return run_stage(simulate, data, settings, exact, device, workers, previous=previous)
+
+
+def run_fit(data, exact, states, **settings):
+    """fit.nc of such a network; settings are those of the simulation, of which it takes some."""
+    settings = defaults("network") | settings
+    names = declarations.files()["fit"].settings
+    return run_stage(fit, data, {key: settings[key] for key in names}, exact, states=states)
 
 
 def assert_drawn_alike(draw, fits, folder):

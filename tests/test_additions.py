@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from conftest import ROOT, snakemake
+from conftest import ROOT, run_simulate, snakemake
 from test_contracts import qkv
 from test_learn_stage import run as train
 from test_learn_stage import with_gaps
@@ -15,13 +15,6 @@ from tripartite.kinds.data.attend import attend
 from tripartite.kinds.learned import learning
 from tripartite.kinds.network import simulate as stage
 
-NETWORK = {
-    "feature_map": "performer",
-    "n_features": [3, 7, 15],
-    "seed": 5,
-    "data_of": "x",
-    "device": "cpu",
-}
 HEADS = [[0, 0], [0, 1], [0, 2]]
 
 
@@ -49,12 +42,12 @@ def test_what_is_there_is_taken_over_and_changes_no_number(
     data, before, after, runs, kind, feature_map, monkeypatch
 ):
     counted, read = [], stage.read
-    monkeypatch.setattr(stage, "read", lambda *given: counted.append(given) or read(*given))
+    monkeypatch.setattr(stage, "read", lambda *x, **y: counted.append(x) or read(*x, **y))
 
     def simulated(heads, n_seeds, **more):
         counted.clear()
-        settings = NETWORK | {"feature_map": feature_map, "smaller_networks": kind}
-        return stage.simulate(*data, heads=heads, n_seeds=n_seeds, **settings, **more)
+        settings = {"feature_map": feature_map, "smaller_networks": kind, "n_features": [3, 7, 15]}
+        return run_simulate(*data, heads=heads, n_seeds=n_seeds, **settings, **more)
 
     there = simulated(*before)
     fresh = simulated(*after)

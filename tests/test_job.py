@@ -17,7 +17,7 @@ from matplotlib import pyplot as plt
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 import stage
-from conftest import ROOT
+from conftest import ROOT, run_simulate
 from test_contracts import qkv
 from test_learn_stage import SETTINGS, with_gaps
 from tripartite import job, locks
@@ -26,7 +26,6 @@ from tripartite.contracts import UserError
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.learned import learning
-from tripartite.kinds.network.simulate import simulate
 
 ATTRS = {"data": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
 
@@ -176,18 +175,11 @@ def test_a_job_that_goes_on_elsewhere_names_both_processors(tmp_path, monkeypatc
 def test_shards_of_several_processors(tmp_path, monkeypatch):
     """The whole names those that computed, and not the one that put it together."""
     data, parts = qkv(), []
-    settings = {
-        "feature_map": "performer",
-        "n_features": [3],
-        "n_seeds": 2,
-        "seed": 5,
-        "data_of": "x",
-    }
     for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2")):
         monkeypatch.setattr(job, "processor", lambda: processor)
         parts.append(tmp_path / f"shards/{place}/states.nc")
         upstream = {"upstream": {}, "upstream_settings": {}, "code_digest": "", "experiment": "a"}
-        part = simulate(data, attend(data), heads=[[0, place]], device="cpu", **settings)
+        part = run_simulate(data, heads=[[0, place]], n_features=[3], n_seeds=2)
         job.save(part, parts[-1], ATTRS | upstream)
     monkeypatch.setattr(job, "processor", lambda: "aarch64 NEON")
     stage.put_together(parts, tmp_path / "states.nc")

@@ -68,7 +68,7 @@ def assert_same(found, calcium, output, size, rtol=1e-11):
 def test_every_kernel_is_the_sequential_network(
     seed, n_tokens, d_head, m, scale, feature_map, causal, leak
 ):
-    """G1: the written-out network, what `read` chooses, and every kernel that serves, are the same."""
+    """G1: the written-out network, what `read` chooses and every kernel that serves agree."""
     tokens, hidden = draw(seed, n_tokens, d_head, m, scale, feature_map)
     calcium, last = network.sequential(torch.zeros_like(tokens.v), tokens, hidden, causal, leak)
     size = magnitude(tokens, hidden)
@@ -100,7 +100,7 @@ def test_the_network_is_linear_attention(seed, n_tokens, d_head, m, scale, featu
 @PLAIN
 @given(**SHAPES, feature_map=st.sampled_from(MAPS), causal=st.booleans())
 def test_weights_sum_to_one(seed, n_tokens, d_head, m, scale, feature_map, causal):
-    """G2: constant values come back, V -> VB + 1b' maps outputs so, positive maps stay in the hull."""
+    """G2: constant values come back, V -> VB + 1b' maps outputs, positive maps stay in the hull."""
     tokens, hidden = draw(seed, n_tokens, d_head, m, scale, feature_map)
     log_p, sign, output = read(tokens, hidden, causal=causal)
     heard = sign != 0  # a silent network has no output
@@ -135,7 +135,7 @@ def test_order_and_duplicates(seed, n_tokens, d_head, m, scale, feature_map):
 @PLAIN
 @given(**SHAPES, feature_map=st.sampled_from(MAPS), shift=st.floats(-3, 3))
 def test_rotation_and_gain(seed, n_tokens, d_head, m, scale, feature_map, shift):
-    """G3: phi of a rotated drive is phi with rotated weights; a gain of phi cancels in the output."""
+    """G3: phi of a rotated drive is phi with rotated weights; a gain of phi leaves the output."""
     tokens, hidden = draw(seed, n_tokens, d_head, m, scale, feature_map)
     size = magnitude(tokens, hidden)
     rotation, _ = np.linalg.qr(np.random.default_rng(seed).standard_normal((d_head, d_head)))
@@ -186,7 +186,7 @@ def test_the_control_gates_plasticity_and_reading():
 
 @pytest.mark.parametrize("feature_map", MAPS)
 def test_one_token_and_one_neuron(feature_map):
-    """G1: with one token the output is its value, with one neuron the mean by what it has stored."""
+    """G1: with one token the output is its value, with one neuron a mean of what it has stored."""
     tokens, hidden = draw(0, 1, 4, 7, 0.5, feature_map)
     log_p, sign, output = read(tokens, hidden)
     assert sign != 0
@@ -282,7 +282,7 @@ def test_a_batch_of_padded_sequences_is_each_by_itself(kernel):
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("leak", [Leak(0.3, 0.3), Leak(0.2, 0.5)])
 def test_leak_is_retention(causal, leak):
-    """G24: o = sum kappa v exp(-leak_H age) / sum kappa exp(-leak_g age), age in tokens written since."""
+    """G24: o = sum kappa v exp(-leak_H age) / sum kappa exp(-leak_g age), age in later tokens."""
     tokens, hidden = draw(6, 12, 3, 50, gain=False)
     log_p, _, output = read(tokens, hidden, causal=causal, leak=leak)
     phi = [network.rates(hidden, x, 50)[0].exp() for x in (tokens.q, tokens.k)]
@@ -324,7 +324,7 @@ def test_long_queries_and_keys_do_not_underflow(norm):
 @pytest.mark.parametrize("feature_map", ["performer", "truncated_performer"])
 @pytest.mark.parametrize("leak", [Leak(5.0, 5.0), Leak(20.0, 20.0), Leak(3.0, 2.5)])
 def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
-    """An attention sink, a first key that excites all neurons, is forgotten, and so is its scale."""
+    """A first key that excites all neurons, an attention sink, is forgotten with its scale."""
     tokens, hidden = draw(12, 64, 8, 100, feature_map=feature_map, gain=False)
     q, k = (15 * x / x.norm(dim=-1, keepdim=True) for x in tokens[:2])
     k[0] *= 0.02
@@ -402,7 +402,7 @@ def test_float32_at_norm_45():
 
 
 def test_bfloat16_is_close():
-    """A few 1e-3 of the output and the normaliser at low norm, also where the bound sends it to attention."""
+    """A few 1e-3 of the output and the normaliser at low norm, by products and by attention."""
     tokens, hidden = draw(8, 60, 32, 4000, 0.3, gain=False)
     wide = read(tokens, hidden)
     half = Tokens(*(x.bfloat16() for x in tokens[:3]), tokens.log_gain)
@@ -419,7 +419,7 @@ def test_bfloat16_is_close():
     ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
 )
 def test_the_private_flash_kernel_behaves(dtype, tolerance):
-    """What torch does not promise: a bias per key is added, and the log-sum-exp is returned with it."""
+    """What torch does not promise: a bias per key is added, also to the log-sum-exp."""
     (q, k, v, bias), _ = draw(9, 50, 32, 1)
     q, k, v = (x.to(dtype).expand(3, -1, -1) for x in (q, k, v))
     bias = 5 * bias * torch.arange(1, 4)[:, None]

@@ -1,26 +1,29 @@
 """Phases of the estimate, and the laws that hold inside them.
 
-The response to one pair of query and key is a sum of m log-normal terms exp(sigma z - sigma^2 / 2), with
-sigma^2 = |q + k|^2 = ln R: the partition function of the random-energy model (Derrida, Phys. Rev. B 1981)
-at the inverse temperature sigma / sqrt(2 ln m). So with R, the relative second moment of one neuron,
+The response to one pair of query and key is a sum of m log-normal terms exp(sigma z - sigma^2 / 2),
+with sigma^2 = |q + k|^2 = ln R: the partition function of the random-energy model (Derrida, Phys.
+Rev. B 1981) at the inverse temperature sigma / sqrt(2 ln m). So with R, the relative second moment
+of one neuron,
 
-    gaussian    m > R^2           errors are normal, of standard deviation sqrt((R - 1) / m)
-    anomalous   R^(1/2) < m < R^2   typical errors about exp(-(sqrt(ln m) - sigma / sqrt 2)^2), below the rms
-    frozen      m < R^(1/2)       the few largest rates carry the sum, which is far below its mean
+    gaussian   m > R^2            errors are normal, of standard deviation sqrt((R - 1) / m)
+    anomalous  R^(1/2) < m < R^2  typical errors about exp(-(sqrt(ln m) - sigma / sqrt 2)^2), below
+                                  the rms
+    frozen     m < R^(1/2)        the few largest rates carry the sum, which is far below its mean
 
-A head is given sigma^2 = the median of ln R over its queries; of the many terms of its normaliser the
-largest set R. ASSUME: borders and shapes are those of log-normal rates. They hold for plain hidden
-weights; rates of weights fitted to a head have lighter tails, and of the phases only m > R^2 keeps its
-meaning, that a sample holds the draws which carry the variance.
+A head is given sigma^2 = the median of ln R over its queries; of the many terms of its normaliser
+the largest set R. ASSUME: borders and shapes are those of log-normal rates. They hold for plain
+hidden weights; rates of weights fitted to a head have lighter tails, and of the phases only m > R^2
+keeps its meaning, that a sample holds the draws which carry the variance.
 """
 
 import numpy as np
+from scipy.optimize import minimize_scalar
 from scipy.special import log_ndtr, ndtri
 
 PHASES = ("frozen", "anomalous", "gaussian")
-LEAST_REACH = -4.0  # of b_m - sigma; farther off the shape was not checked
-LEAST_POINTS = 3  # sizes of network on a power law
-LEAST_POINTS_TWO = 5  # and on two of them
+MIN_REACH = -4.0  # of b_m - sigma; farther off the shape was not checked
+MIN_POINTS = 3  # sizes of network on a power law
+MIN_POINTS_TWO = 5  # and on two of them
 
 
 def phase(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
@@ -29,25 +32,20 @@ def phase(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
 
 
 def reach(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
-    """b_m - sigma: how far the largest of m draws, b_m = -Phi^-1(1 / m), lies beyond the peak of the mean.
+    """b_m - sigma: how far the largest of m draws lies beyond those that carry the mean.
 
-    Half of the mean of exp(sigma z) comes from draws z above sigma.
+    b_m = -Phi^-1(1 / m). Half of the mean of exp(sigma z) comes from draws z above sigma.
     """
     return -ndtri(np.exp(-log_m)) - np.sqrt(sigma_squared)
 
 
-def log_typical_ratio(reach: np.ndarray) -> np.ndarray:
-    """ln Phi(b_m - sigma), the share of the mean that comes from draws below the largest expected one.
-
-    It gives the shape of the typical p / Z in the frozen and anomalous phases, and is too low by a factor
-    of 1 to 5 (`collapse_shift` says by how much it has to be moved).
-    """
-    return log_ndtr(reach)
-
-
 def collapse_shift(reach: np.ndarray, log_ratio: np.ndarray) -> float:
-    """The shift s at which ln Phi(b_m - sigma + s) fits ln ratio best: least squares by golden section."""
-    from scipy.optimize import minimize_scalar
+    """The shift s at which ln Phi(b_m - sigma + s) fits ln ratio best (least squares).
+
+    Phi(b_m - sigma) is the share of the mean from draws below the largest expected one. It gives
+    the shape of the typical p / Z in the frozen and anomalous phases, and is too low by a factor of
+    1 to 5.
+    """
 
     def misfit(shift: float) -> float:
         return float(np.square(log_ndtr(reach + shift) - log_ratio).sum())
@@ -56,11 +54,11 @@ def collapse_shift(reach: np.ndarray, log_ratio: np.ndarray) -> float:
 
 
 def slopes(log_m: np.ndarray, log_error: np.ndarray) -> np.ndarray:
-    """Exponents b of error ~ m^b by least squares on logs: log_error [..., n] at log_m [n] -> [...].
+    """Exponents b of error ~ m^b by least squares: log_error [..., n] at log_m [n] -> [...].
 
-    NaN for fewer than LEAST_POINTS sizes, or where an error is not finite.
+    NaN for fewer than MIN_POINTS sizes, or where an error is not finite.
     """
-    if len(log_m) < LEAST_POINTS:
+    if len(log_m) < MIN_POINTS:
         return np.full(log_error.shape[:-1], np.nan)
     centred = log_m - log_m.mean()
     weights = centred / np.square(centred).sum()
@@ -70,9 +68,9 @@ def slopes(log_m: np.ndarray, log_error: np.ndarray) -> np.ndarray:
 def crossover(
     log_m: np.ndarray, log_error: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two power laws that meet: ln of the m where they do, and the exponents before and after, each [...].
+    """Two power laws that meet: ln of the m where they do, and exponents before and after [...].
 
-    log_error [..., n] at log_m [n], n at least LEAST_POINTS_TWO. Least squares over a grid of meeting
+    log_error [..., n] at log_m [n], n at least MIN_POINTS_TWO. Least squares over a grid of meeting
     points, each of which leaves two sizes on either side.
     """
     grid = np.linspace(log_m[1], log_m[-2], 201)

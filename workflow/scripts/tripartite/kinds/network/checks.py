@@ -11,10 +11,8 @@ MAX_BLOCKS = 1024  # networks cut out of one; more take longer to sort out than 
 def faults(
     where: tuple, settings: dict, wrote: dict, names: list[str] | None, shape: dict[str, int]
 ) -> Iterator[Fault]:
-    feature_map, sizes = (
-        settings.get("feature_map"),
-        [*filter(None, settings.get("n_features", []))],
-    )
+    feature_map = settings.get("feature_map")
+    sizes = [*filter(None, settings.get("n_features", []))]
     yield from map_faults(where, settings, wrote, sizes)
     yield from calibration_faults(where, settings, [(feature_map, wrote)], names)
     if settings.get("dtype") == "bfloat16":
@@ -24,14 +22,14 @@ def faults(
             yield (*where, "dtype"), text + ", ".join(served)
         if settings.get("order") == "causal":
             yield (*where, "dtype"), "bfloat16 does not serve causal order; use float32 or float64"
-    leaks = [settings.get(key) for key in ("leak_presynaptic", "leak_hebbian")]
-    if None not in leaks and "tokens" in shape:
-        growth = (leaks[0] - leaks[1]) * shape["tokens"]
+    presynaptic, hebbian = settings.get("leak_presynaptic"), settings.get("leak_hebbian")
+    if presynaptic is not None and hebbian is not None and "tokens" in shape:
+        growth = (presynaptic - hebbian) * shape["tokens"]
         if growth > MAX_GROWTH:
             text = (
-                f"{leaks[0]} lets the output of {shape['tokens']} tokens grow up to "
+                f"{presynaptic} lets the output of {shape['tokens']} tokens grow up to "
                 f"exp({growth:.0f}) times, wanted exp({MAX_GROWTH}) at most; bring it closer to "
-                f"leak_hebbian ({leaks[1]})"
+                f"leak_hebbian ({hebbian})"
             )
             yield (*where, "leak_presynaptic"), text
     if settings.get("smaller_networks") == "blocks" and sizes:

@@ -6,12 +6,12 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, line, mark, points
 from tripartite.kinds.network.trace import simulated_heads
 
-FEW = 6  # experiments with more simulated heads go to the panel of all heads
+MAX_HEADS = 6  # simulated ones; experiments with more go to the panel of all heads
 ERROR = (3e-4, 30)  # axis of relative errors
 CLOSED = (-3.5, 12)  # axis of log10 closed-form errors
 
@@ -19,13 +19,13 @@ CLOSED = (-3.5, 12)  # axis of log10 closed-form errors
 def error_vs_features(fits: dict[str, xr.Dataset]) -> Figure:
     """One panel per experiment with few simulated heads, and one of all heads of every source.
 
-    Where no experiment has few heads, its easiest, middle and hardest ones are shown.
-    Measured medians and rms with 95 % intervals over seeds stand beside the exact rms
-    sqrt((R - 1) / m) and the median of normal errors of that variance. Where m < R^2 no sample holds
-    the draws that carry the rms: the measured one falls below and has no interval.
+    Where no experiment has few heads, its easiest, middle and hardest ones are shown. Measured
+    medians and rms with 95 % intervals over seeds stand beside the exact rms sqrt((R - 1) / m) and
+    the median of normal errors of that variance. Where m < R^2 no sample holds the draws that carry
+    the rms: the measured one falls below and has no interval.
     """
     palette.apply()
-    few = [fit for fit in fits.values() if len(simulated_heads(fit)) <= FEW]
+    few = [fit for fit in fits.values() if len(simulated_heads(fit)) <= MAX_HEADS]
     shown = {palette.full_name(fit) for fit in few}
     curves = few + [fit for fit in fits.values() if palette.full_name(fit) not in shown]
     n_columns = min(3, len(curves) + 1)
@@ -43,8 +43,8 @@ def error_vs_features(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def widest(fits: dict[str, xr.Dataset]) -> list[xr.Dataset]:
-    """Of experiments on the same source the one with the most heads, so that no head counts twice."""
-    found = {}
+    """Of experiments on the same data the one with most heads, so that no head counts twice."""
+    found: dict[str, xr.Dataset] = {}
     for fit in fits.values():
         source = palette.full_name(fit)
         if source not in found or len(simulated_heads(fit)) > len(simulated_heads(found[source])):
@@ -56,30 +56,20 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
     """Median and rms error against m: each simulated head, or the easiest, middle and hardest."""
     m = fit["n_features"].values
     heads = simulated_heads(fit)
-    if len(heads) > FEW:
+    if len(heads) > MAX_HEADS:
         heads = [heads[0], heads[len(heads) // 2], heads[-1]]
     for (layer, head), colour in zip(heads, palette.COLOURS):
-        one = fit.sel(layer=layer, head=head)
+        of_head = fit.sel(layer=layer, head=head)
         for name, style, fill, shift in (
             ("normalizer_error_rms", "-", "white", 1.04),
             ("normalizer_error", "--", colour, 1 / 1.04),
         ):
-            axis.plot(m, 10 ** one[f"log10_{name}_closed_form"].clip(-9, 9), style, color=colour)
-            middle, low, high = (one[name + end].values for end in ("", "_low", "_high"))
-            middle, low, high = (np.where(np.isfinite(x), x, np.nan) for x in (middle, low, high))
-            axis.errorbar(
-                m * shift,
-                middle,
-                np.maximum((middle - low, high - middle), 0),
-                fmt="o",
-                markersize=3,
-                color=colour,
-                markerfacecolor=fill,
-                markeredgewidth=0.8,
-                elinewidth=0.8,
-            )
-        needed = palette.power(one["log10_features_needed"])
-        above = float(one["log10_normalizer_error_closed_form"].min()) > np.log10(ERROR[1])
+            closed_form = of_head[f"log10_{name}_closed_form"].clip(-9, 9)
+            axis.plot(m, 10**closed_form, style, color=colour)
+            triple = tuple(np.where(np.isfinite(x), x, np.nan) for x in interval(of_head, name))
+            points(axis, m * shift, triple, colour, markerfacecolor=fill, markeredgewidth=0.8)
+        needed = palette.power(float(of_head["log10_features_needed"]))
+        above = float(of_head["log10_normalizer_error_closed_form"].min()) > np.log10(ERROR[1])
         axis.plot(
             [],
             [],
@@ -109,11 +99,10 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
     beyond = 0
     styles = zip(cycle(palette.COLOURS), cycle(palette.MARKERS))
     for fit, (colour, marker) in zip(fits, styles):
-        x, low, middle, high = (
-            at_largest(fit, name) for name in ("closed_form", "low", "", "high")
-        )
+        x, middle, low, high = at_largest(fit)
         inside = x <= CLOSED[1]
         beyond += (~inside).sum()
+        log10_m = np.log10(fit["n_features"].values[-1])
         axis.vlines(x[inside], low[inside], high[inside], color=colour, linewidth=0.5)
         axis.plot(
             x[inside],
@@ -122,7 +111,7 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
             color=colour,
             markersize=2.5,
             markeredgewidth=0,
-            label=f"{palette.plain_text(fit.attrs['source'])}, $m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}",
+            label=f"{palette.plain_text(palette.full_name(fit))}, $m$ = {palette.power(log10_m)}",
         )
     axis.set(xlim=CLOSED, ylim=np.log10(ERROR))
     palette.title(axis, "All heads")
@@ -135,43 +124,25 @@ def draw_cloud(axis, fits: list[xr.Dataset]) -> None:
     axis.legend(loc="lower right", handletextpad=0.2).set_in_layout(False)
 
 
-def at_largest(fit: xr.Dataset, name: str) -> np.ndarray:
-    """log10 of the median error at the largest m, one value per simulated head."""
+def at_largest(fit: xr.Dataset) -> list[np.ndarray]:
+    """log10 of the median error at the largest m, one value per simulated head.
+
+    By the closed form, and measured with its interval.
+    """
     last = fit.isel(n_features=-1)
-    if name == "closed_form":
-        values = last["log10_normalizer_error_closed_form"].values
-    else:
-        with np.errstate(divide="ignore"):  # a head without any error stands below the axis
-            values = np.log10(last[f"normalizer_error_{name}".rstrip("_")].values)
-    return values[last["normalizer_error"].notnull().values]
+    run = last["normalizer_error"].notnull().values
+    with np.errstate(divide="ignore"):  # a head without any error stands below the axis
+        measured = np.log10(interval(last, "normalizer_error"))
+    return [x[run] for x in (last["log10_normalizer_error_closed_form"].values, *measured)]
 
 
-def legend() -> list[Line2D]:
+def legend() -> list[plt.Line2D]:
     """What line styles and markers mean."""
     grey = {"color": "0.35"}
     return [
-        Line2D([], [], linestyle="-", label="rms, exact", **grey),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            linestyle="",
-            markerfacecolor="white",
-            markersize=3,
-            label="rms, measured",
-            **grey,
-        ),
-        Line2D([], [], linestyle="--", label="median, if errors were normal", **grey),
-        Line2D(
-            [],
-            [],
-            marker="o",
-            linestyle="",
-            markersize=3,
-            label="median, measured (bars: 95 % over seeds)",
-            **grey,
-        ),
-        Line2D(
-            [], [], linestyle="", marker=r"$\uparrow$", label="median line above the axis", **grey
-        ),
+        line("rms, exact", linestyle="-", **grey),
+        mark("rms, measured", markerfacecolor="white", **grey),
+        line("median, if errors were normal", linestyle="--", **grey),
+        mark("median, measured (bars: 95 % over seeds)", **grey),
+        mark("median line above the axis", r"$\uparrow$", markersize=6, **grey),
     ]

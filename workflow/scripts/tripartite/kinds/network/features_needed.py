@@ -4,12 +4,12 @@ import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 import xarray as xr
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import grid
 
-MOST = 3  # experiments in a row
+MAX_COLUMNS = 3  # experiments in a row
 LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
 
 
@@ -19,27 +19,22 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     Each query has a need of its own; shown is the median over queries and inputs.
     """
     palette.apply()
-    n_columns = min(MOST, len(fits))
+    n_columns = min(MAX_COLUMNS, len(fits))
     n_rows = -(-len(fits) // n_columns)
     widths, heights = np.ones(n_columns, dtype=int), np.ones(n_rows, dtype=int)
     for place, fit in enumerate(fits.values()):
         row, column = divmod(place, n_columns)
         widths[column] = max(widths[column], fit.sizes["head"])
         heights[row] = max(heights[row], fit.sizes["layer"])
-    figure, axes = plt.subplots(
-        n_rows,
+    width = max(palette.COLUMN, palette.PAGE * n_columns / 3)
+    figure, axes = grid(
+        len(fits),
         n_columns,
-        squeeze=False,
-        figsize=(
-            max(palette.COLUMN, palette.PAGE * n_columns / 3),
-            max(2.4, 0.9 * n_rows + 0.19 * heights.sum()),
-        ),
+        lambda n_rows: (width, max(2.4, 0.9 * n_rows + 0.19 * heights.sum())),
         gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
     )
     norm = mpl.colors.Normalize(*LIMITS)
-    for axis in axes.flat[len(fits) :]:
-        axis.set_axis_off()
-    for axis, fit in zip(axes.flat, fits.values()):
+    for axis, fit in zip(axes, fits.values()):
         needed = fit["log10_features_needed"]
         sns.heatmap(
             needed.values,
@@ -56,7 +51,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         words = "no closed form\nfor this feature map"
         if needed.notnull().any():
             words = (
-                f"median head {palette.power(needed.median())}\n"
+                f"median head {palette.power(float(needed.median()))}\n"
                 f"{int((needed <= 5).sum())} of {needed.size} heads with up to $10^5$"
             )
         palette.title_of(axis, fit, words)
@@ -71,7 +66,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         axis.set_ylabel("layer")
     figure.colorbar(
         mpl.cm.ScalarMappable(norm, "cividis_r"),
-        ax=axes,
+        ax=figure.axes,
         extend="both",
         aspect=25,
         pad=0.02,

@@ -5,8 +5,8 @@ import xarray as xr
 from tripartite.contracts import UserError
 
 
-def share(heads: list[list[int]], shard: str) -> list[list[int]]:
-    """The heads that a shard runs, of shard "2/5" the second of every five."""
+def share(heads: list, shard: str) -> list:
+    """The heads [layer, head] that a shard runs, of shard "2/5" the second of every five."""
     part, of = map(int, shard.split("/"))
     return heads[part - 1 :: of]
 
@@ -21,12 +21,12 @@ def gather(parts: list[xr.Dataset]) -> xr.Dataset:
         for layer, head in zip(
             *part["computed"].any(("n_features", "seed", "input")).values.nonzero()
         ):
-            at = {"layer": layer, "head": head}
-            if whole["computed"].isel(at).any():
+            place = {"layer": layer, "head": head}
+            if whole["computed"].isel(place).any():
                 raise UserError(
                     f"shards: layer {layer}, head {head} is in two of them; delete them, run again"
                 )
             for name in part.data_vars:
                 if {"layer", "head"} <= {*part[name].dims}:
-                    whole[name][at] = part[name].isel(at).values
+                    whole[name][place] = part[name].isel(place).values
     return whole

@@ -10,11 +10,12 @@ from matplotlib.figure import Figure
 from scipy.special import ndtr
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, mark
 
 SIGMA_SQUARED = (0.1, 200)
 LOG10_M = (0.2, 7.5)
 REACH = (-6.5, 4.5)
-FEW = 12  # heads with exponents in one phase
+MAX_BROAD_BARS = 12  # heads with exponents in one phase; the bars of more would hide one another
 DODGE = 0.06  # of log10 of m
 COLOURS = {"frozen": "#0072B2", "anomalous": "#E69F00", "gaussian": "#009E73"}
 
@@ -22,9 +23,9 @@ COLOURS = {"frozen": "#0072B2", "anomalous": "#E69F00", "gaussian": "#009E73"}
 def phase_diagram(fits: dict[str, xr.Dataset]) -> Figure:
     """Three panels: the phases with the networks in them, the collapse of p / Z, and exponents.
 
-    Each point is a head at one m, at its sigma^2 = ln R (median over queries); colour is the median of
-    p / Z; data of one m stand a little above one another. Lines: m = exp(sigma^2 / 2) and
-    m = exp(2 sigma^2), the borders for the log-normal rates of plain hidden weights.
+    Each point is a head at one m, at its sigma^2 = ln R (median over queries); colour is the median
+    of p / Z; data of one m stand a little above one another. Lines: m = exp(sigma^2 / 2) and m =
+    exp(2 sigma^2), the borders for the log-normal rates of plain hidden weights.
     """
     palette.apply()
     figure = plt.figure(figsize=(palette.PAGE, 5.8))
@@ -41,16 +42,17 @@ def draw_map(figure: Figure, axis, styles: list, labels: list[str]) -> None:
     for factor, words in ((0.5, "$m = e^{\\sigma^2/2}$"), (2, "$m = e^{2\\sigma^2}$")):
         border = factor * sigma_squared / np.log(10)
         axis.plot(sigma_squared, border, color=palette.EXACT, linewidth=1)
-        at = 6.2 * np.log(10) / factor
-        axis.annotate(words, (at, 6.2), xytext=(4, 0), textcoords="offset points", va="center")
-    for words, x, y in (("Gaussian", 0.3, 7.2), ("anomalous", 16.6, 7.2), ("frozen", 90, 0.9)):
-        axis.annotate(words, (x, y), weight="bold", ha="center", va="center", fontsize=6.5)
+        place = 6.2 * np.log(10) / factor, 6.2
+        axis.annotate(words, place, xytext=(4, 0), textcoords="offset points", va="center")
+    names = {"Gaussian": (0.3, 7.2), "anomalous": (16.6, 7.2), "frozen": (90, 0.9)}
+    for words, place in names.items():
+        axis.annotate(words, place, weight="bold", ha="center", va="center", fontsize=6.5)
     norm, beyond, handles = mpl.colors.Normalize(0, 1), 0, []
-    for place, ((fit, _, marker), label) in enumerate(zip(styles, labels)):
+    for row, ((fit, _, marker), label) in enumerate(zip(styles, labels)):
         x = np.broadcast_to(fit["sigma_squared"].values, fit["normalizer_ratio"].shape)
         y = np.broadcast_to(np.log10(fit["n_features"].values)[:, None, None], x.shape)
         run = fit["normalizer_ratio"].notnull().values & np.isfinite(x)
-        y = y + DODGE * place  # so that data of one size do not hide one another
+        y = y + DODGE * row  # so that data of one size do not hide one another
         beyond += int((x[run] > SIGMA_SQUARED[1]).sum())
         axis.scatter(
             x[run],
@@ -64,9 +66,7 @@ def draw_map(figure: Figure, axis, styles: list, labels: list[str]) -> None:
             edgecolors="white",
             zorder=3,
         )
-        handles.append(
-            plt.Line2D([], [], color="0.35", marker=marker, linestyle="", markersize=4, label=label)
-        )
+        handles.append(mark(label, marker, color="0.35", markersize=4))
     axis.set(xscale="log", xlim=SIGMA_SQUARED, ylim=LOG10_M)
     axis.set_xlabel("$\\sigma^2 = \\ln R$ of a head (median query)")
     axis.set_ylabel("log$_{10}$ hidden neurons $m$")
@@ -90,9 +90,8 @@ def draw_collapse(axis, styles: list) -> None:
     for fit, colour, marker in styles:
         reach, ratio = fit["reach"].values.ravel(), fit["normalizer_ratio"].values.ravel()
         axis.plot(reach, ratio, marker, color=colour, markersize=1.8, markeredgewidth=0)
-        shift = float(fit["collapse_shift"])
+        shift, low, high = interval(fit, "collapse_shift")
         if np.isfinite(shift):
-            low, high = (float(fit[f"collapse_shift_{end}"]) for end in ("low", "high"))
             text = f"moved by {shift:.2f} [{low:.2f}, {high:.2f}]".replace("-", "−")
             axis.plot(x, ndtr(x + shift), "--", color=colour, linewidth=0.8)
             axis.plot(
@@ -108,14 +107,13 @@ def draw_exponents(axis, styles: list) -> None:
     axis.axhline(-0.5, color=palette.EXACT, linewidth=0.8)
     for fit, _, marker in styles:
         for phase, colour in COLOURS.items():
-            one = fit.sel(phase=phase)
-            x, middle, low, high = (
-                one[name].values.ravel()
-                for name in ("sigma_squared", "exponent", "exponent_low", "exponent_high")
+            x = fit["sigma_squared"].values.ravel()
+            middle, low, high = (
+                values.ravel() for values in interval(fit.sel(phase=phase), "exponent")
             )
-            few = np.isfinite(middle).sum() <= FEW  # else single bars hide one another
-            axis.vlines(x, low, high, color=colour, linewidth=0.7 if few else 0.2)
-            size = 3 if few else 1.5
+            broad = np.isfinite(middle).sum() <= MAX_BROAD_BARS
+            axis.vlines(x, low, high, color=colour, linewidth=0.7 if broad else 0.2)
+            size = 3 if broad else 1.5
             axis.plot(x, middle, marker, color=colour, markersize=size, markeredgewidth=0)
     for phase, colour in COLOURS.items():
         axis.plot([], [], "o", color=colour, markersize=3, label=phase)

@@ -1,6 +1,7 @@
 """Errors of the attention output: measured against the theory without free parameters."""
 
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -8,6 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval, mark
 
 LIMITS = (-2.2, 2.2)  # log10 of relative errors
 DEFICIT = (-4, 1)  # log10 of 1 - gain
@@ -18,10 +20,11 @@ PANELS = {
 
 
 def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
-    """One point per network size and head, filled where m > R^2 (of the rms): there the theory must hold.
+    """One point per size and head, filled where m > R^2 (of the rms): there the theory must hold.
 
-    Left and middle: rms relative error of the output, predicted from the exact covariance and measured,
-    with 95 % intervals over seeds (where m > R^2). Right: by how much the output is too short.
+    Left and middle: rms relative error of the output, predicted from the exact covariance and
+    measured, with 95 % intervals over seeds (where m > R^2). Right: by how much the output is too
+    short.
     """
     palette.apply()
     figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.4))
@@ -32,9 +35,7 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
         for fit, colour, marker in styles:
             predicted = fit[f"log10_{name}_closed_form"].values
             with np.errstate(divide="ignore", invalid="ignore"):
-                middle, low, high = (
-                    np.log10(fit[name + end].values) for end in ("", "_low", "_high")
-                )
+                middle, low, high = np.log10(interval(fit, name))
             run = np.isfinite(predicted) & np.isfinite(middle)
             beyond += int((predicted[run] > LIMITS[1]).sum())
             gaussian = run & sampled(fit)
@@ -44,42 +45,24 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
             draw(axis, predicted, middle, run, gaussian, colour, marker)
         axis.set(xlim=LIMITS, ylim=LIMITS, xlabel="log$_{10}$ error, predicted", aspect="equal")
         axis.set_title(words, loc="left")
-        if beyond:
-            axis.annotate(
-                f"{beyond} beyond →",
-                (0.98, 0.04),
-                xycoords="axes fraction",
-                ha="right",
-                fontsize=6.5,
-            )
+        say_beyond(axis, beyond)
     axes[0].set_ylabel("log$_{10}$ rms error of the output, measured")
     draw_gain(axes[2], styles)
     handles = [
-        plt.Line2D([], [], color=colour, marker=marker, linestyle="", markersize=3.5, label=label)
+        mark(label, marker, color=colour, markersize=3.5)
         for label, (_, colour, marker) in zip(palette.labels(fits), styles)
     ]
+    look: dict[str, Any] = {"color": "0.35", "markersize": 3.5}
     handles += [
-        plt.Line2D(
-            [], [], color="0.35", marker="o", linestyle="", markersize=3.5, label=r"$m > R^2$"
-        ),
-        plt.Line2D(
-            [],
-            [],
-            color="0.35",
-            marker="o",
-            linestyle="",
-            markersize=3.5,
-            markerfacecolor="none",
-            markeredgewidth=0.5,
-            label="$m < R^2$",
-        ),
+        mark("$m > R^2$", **look),
+        mark("$m < R^2$", markerfacecolor="none", markeredgewidth=0.5, **look),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
 
 def sampled(fit: xr.Dataset) -> np.ndarray:
-    """Where m > R^2, R that of the rms over queries: the fit gives an interval to the measured rms."""
+    """Where m > R^2, R that of the rms over queries: there the measured rms has an interval."""
     return fit["output_error_rms_low"].notnull().values
 
 
@@ -89,15 +72,8 @@ def draw_gain(axis, styles: list) -> None:
     beyond = 0
     for fit, colour, marker in styles:
         with np.errstate(divide="ignore", invalid="ignore"):
-            predicted, middle, low, high = (
-                np.log10(1 - fit[name].values)
-                for name in (
-                    "output_gain_closed_form",
-                    "output_gain",
-                    "output_gain_high",
-                    "output_gain_low",
-                )
-            )
+            predicted = np.log10(1 - fit["output_gain_closed_form"].values)
+            middle, high, low = np.log10(np.subtract(1, interval(fit, "output_gain")))
         run = np.isfinite(predicted) & np.isfinite(middle) & np.isfinite(low)
         beyond += int((predicted[run] > DEFICIT[1]).sum())
         gaussian = run & sampled(fit)
@@ -111,6 +87,11 @@ def draw_gain(axis, styles: list) -> None:
         ylabel="log$_{10}$ (1 − gain), measured",
     )
     axis.set_title("The output is too short:\nattention is flattened", loc="left")
+    say_beyond(axis, beyond)
+
+
+def say_beyond(axis, beyond: int) -> None:
+    """How many points stand to the right of the panel."""
     if beyond:
         axis.annotate(
             f"{beyond} beyond →", (0.98, 0.04), xycoords="axes fraction", ha="right", fontsize=6.5

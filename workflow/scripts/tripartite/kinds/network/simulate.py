@@ -1,18 +1,22 @@
 """Run the neuron-astrocyte network on every chosen head, for every seed and number of neurons."""
 
-import itertools
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 import torch
 import xarray as xr
-from tqdm import tqdm
+from torch import Tensor
 
 from tripartite import symmetries as exact_symmetries
 from tripartite.contracts import UserError
-from tripartite.features import FEATURE_MAPS, draw_neurons
+from tripartite.features import FEATURE_MAPS
+from tripartite.heads import Head, Heads
+from tripartite.kinds.network.arrangement import Arrangement, arrangement, networks_of
+from tripartite.kinds.network.networks import output_errors, read_batch, seen
 from tripartite.network import Leak, Tokens, read
-from tripartite.streams import stream
 
 PER_NETWORK = (
     "log_calcium",
@@ -22,262 +26,162 @@ PER_NETWORK = (
     "output_error_other_pool",
     "computed",
 )
-EXTENDS = ("heads", "n_seeds")  # with other ones, what is there already is taken over
+Place = tuple[int, int]  # layer and head
+Outputs = dict[tuple[int, int], dict[int, Tensor]]  # [T, E], by size and input, then by seed
 
 
 def simulate(
-    qkv: xr.Dataset,
-    attention: xr.Dataset,
-    feature_map: str,
+    heads: Heads,
     n_features: list[int],
     n_seeds: int,
-    heads: str | list[list[int]],
-    seed: int,
-    data_of: str,
-    device: str,
-    inputs: str | list[str] = "all",
-    calibrated_on: tuple[str, ...] | list[str] = (),
-    symmetries: tuple[str, ...] | list[str] = (),
+    smaller_networks: str,
+    feature_map: str,
+    symmetries: list[str],
+    order: str,
+    leak_hebbian: float,
+    leak_presynaptic: float,
+    dtype: str,
+    previous: xr.Dataset | None,
     a: float | None = None,
-    threshold: float = np.inf,
-    order: str = "bidirectional",
-    leak_hebbian: float = 0.0,
-    leak_presynaptic: float = 0.0,
-    smaller_networks: str = "nested",
-    dtype: str = "float64",
-    workers: int = 1,
-    previous: xr.Dataset | None = None,
+    threshold: float = math.inf,
 ) -> xr.Dataset:
     """Return the calcium and the output errors of networks with n_features hidden neurons.
 
-    heads and inputs are "all" or lists ([layer, head] and names); arrays are NaN and `computed` is false
-    elsewhere. "all" inputs are those that do not calibrate. source is the experiment whose qkv.nc is
-    read: the hidden weights belong to it, so that experiments on the same data use the same weights.
-    smaller_networks says how networks of less than the largest size share its neurons: "nested", each
-    is the first neurons of the largest of its seed; "blocks", the largest is cut into as many as it
-    holds, each a seed of its own; "disjoint", the networks of a seed have no neuron in common. `draw`
-    and `first_neuron` say which neurons a network has.
-    The numbers do not depend on workers, the threads that run heads at the same time, nor on previous,
-    what this function returned for other heads or seeds: only what is not in it is computed.
+    Symmetries, and the parameter a where it is not given, are fitted to the inputs that calibrate,
+    or to those that are read. previous is what this function returned for other heads or seeds:
+    what is in it is not computed again, and no number depends on it.
     """
-    names = [str(name) for name in qkv["input"].values]
-    chosen_inputs = [i for i, name in enumerate(names) if name not in calibrated_on]
-    if inputs != "all":
-        chosen_inputs = [names.index(name) for name in inputs]
-    calibrating = [names.index(name) for name in calibrated_on]
-    every_head = list(itertools.product(range(qkv.sizes["layer"]), range(qkv.sizes["head"])))
-    chosen = every_head if heads == "all" else [tuple(pair) for pair in heads]
-    mask = torch.from_numpy(qkv["mask"].values)  # [input, token]
-    n_inputs, n_layers, n_heads, n_tokens, d_head = qkv["q"].shape
-    draws, starts = arrangement(n_features, n_seeds, smaller_networks)  # [n_features, seed]
-    per_head = (*draws.shape, n_inputs, n_layers, n_heads)
-    results = {
-        "log_calcium": np.full((*per_head, n_tokens), np.nan),
-        "calcium_sign": np.zeros((*per_head, n_tokens), dtype=np.int8),
-        "output_error": np.full(per_head, np.nan),
-        "output_gain": np.full(per_head, np.nan),
-        "output_error_other_pool": np.full(per_head, np.nan),
-        "computed": np.zeros(per_head, dtype=bool),
-        "key_shift": np.zeros((n_layers, n_heads, d_head)),
-        "query_shift": np.zeros((n_layers, n_heads, d_head)),
-        "balance": np.broadcast_to(np.eye(d_head), (n_layers, n_heads, d_head, d_head)).copy(),
-        "feature_a": np.zeros((n_layers, n_heads, d_head)),
-    }
-
-    n_draws = draws.max() + 1
-    known = np.zeros((n_draws, n_layers, n_heads), dtype=bool)
-    if previous is not None:
-        n_before = int(previous["draw"].max()) + 1
-        # The last draw is compared with the first, so that it changes where draws are added.
-        n_kept = n_draws if n_draws == n_before else min(n_draws, n_before) - 1
-        for layer, head in chosen:
-            known[:n_kept, layer, head] = previous["computed"].values[..., layer, head].any()
-        for name in PER_NETWORK:
-            for size, row in enumerate(draws):
-                n_columns = np.count_nonzero((row >= 0) & (row < n_kept))
-                before = previous[name].values[size, :n_columns]
-                of_heads = known[:n_kept].any(0)  # [layer, head]
-                results[name][size, :n_columns][:, :, of_heads] = before[:, :, of_heads]
-        if known.any():
-            print(
-                f"{known.sum()} of {len(chosen) * n_draws} runs are taken over from the file that is there",
-                flush=True,
-            )
-
-    def tokens_of(layer: int, head: int, i: int) -> list[torch.Tensor]:  # q, k, v [token, d_head]
-        return [
-            torch.from_numpy(qkv[name].values[i, layer, head]).double()[mask[i]] for name in "qkv"
-        ]
-
-    seen = {}
-    for layer, head in every_head:  # the closed forms are for all of them
-        calibrating_tokens = [tokens_of(layer, head, i) for i in calibrating or chosen_inputs]
-        try:
-            kind = "performer" if a is not None else feature_map  # a is given: nothing to be fitted
-            symmetry, best_a = exact_symmetries.fitted(
-                [(q, k) for q, k, _ in calibrating_tokens], list(symmetries), kind
-            )
-        except ValueError as error:
-            if (layer, head) not in chosen:
-                continue  # it stays as it is
-            raise UserError(
-                f"layer {layer}, head {head}: {error}; leave out balance, or simulate other heads"
-            ) from error
-        seen[layer, head] = symmetry, best_a if a is None else torch.full_like(best_a, a)
-        for name, value in symmetry._asdict().items():
-            results[name][layer, head] = value.numpy()
-        results["feature_a"][layer, head] = seen[layer, head][1].numpy()
-
-    def run(layer: int, head: int) -> None:
-        symmetry, head_a = seen[layer, head]
-        sequences, shifts, exact = [], [], {}
-        for i in chosen_inputs:
-            q, k, v = tokens_of(layer, head, i)
-            q, k, log_gain, log_shift = exact_symmetries.transform(q, k, symmetry)
-            q, k, v = (x.to(device, getattr(torch, dtype)) for x in (q, k, v))
-            sequences.append(Tokens(q, k, v, log_gain.to(device)))
-            shifts.append(log_shift)
-            exact[i] = torch.from_numpy(attention["output"].values[i, layer, head])[mask[i]]
-        if device != "cpu" and order == "bidirectional":
-            sequences = [_padded(sequences)]
-        outputs = {}  # of networks of a size on an input, by their seeds
-        for draw in np.flatnonzero(~known[:, layer, head]):
-            networks = [  # place in the results, neurons
-                ((size, place), (int(starts[size, place]), int(starts[size, place]) + m))
-                for size, m in enumerate(n_features)
-                for place in np.flatnonzero(draws[size] == draw)
-            ]
-            key = (int(draw), layer, head)
-            neurons = draw_neurons(
-                feature_map,
-                stream(seed, data_of, "omega", *key),
-                stream(seed, data_of, "phase", *key),
-                max(stop for _, (_, stop) in networks),
-                d_head,
-                head_a,
-            )
-            found = read(
-                sequences,
-                neurons,
-                [span for _, span in networks],
-                FEATURE_MAPS[feature_map].activation,
-                threshold,
-                order == "causal",
-                Leak(leak_hebbian, leak_presynaptic),
-            )
-            for ((size, place), _), per_input in zip(networks, found):
-                if len(per_input) < len(chosen_inputs):  # they were padded to one
-                    per_input = [
-                        [x[n][: int(mask[i].sum())] for x in per_input[0]]
-                        for n, i in enumerate(chosen_inputs)
-                    ]
-                for i, shift, (log_p, sign, output) in zip(chosen_inputs, shifts, per_input):
-                    at = (size, place, i, layer, head)
-                    results["log_calcium"][at][mask[i].numpy()] = (log_p.cpu() + shift).numpy()
-                    results["calcium_sign"][at][mask[i].numpy()] = sign.cpu().numpy()
-                    results["computed"][at] = True
-                    outputs.setdefault((size, i), {})[int(place)] = output.cpu()
-            bar.update()
-        for (size, i), of_seeds in outputs.items():
-            every = slice(0, np.count_nonzero(draws[size] >= 0))
-            calcium = [
-                torch.from_numpy(results[name][size, every, i, layer, head][:, mask[i].numpy()])
-                for name in ("log_calcium", "calcium_sign")
-            ]
-            for name, values in zip(
-                ("output_error", "output_gain", "output_error_other_pool"),
-                _output_errors(of_seeds, exact[i], *calcium),
-            ):
-                results[name][size, list(of_seeds), i, layer, head] = values
-
-    bar_format = "{desc}: {percentage:.0f} % of {total} runs, {elapsed} gone, {remaining} left\n"
-    n_runs = len(chosen) * n_draws - known.sum()
-    with (
-        tqdm(
-            total=n_runs, desc="simulate", mininterval=5, maxinterval=5, bar_format=bar_format
-        ) as bar,
-        ThreadPoolExecutor(workers if device == "cpu" else 1) as pool,
-    ):
-        for _ in pool.map(lambda pair: run(*pair), chosen):
-            pass
-
-    point = ("n_features", "seed", "input", "layer", "head")
-    dims = {
-        "log_calcium": (*point, "token"),
-        "calcium_sign": (*point, "token"),
-        "output_error": point,
-        "output_gain": point,
-        "output_error_other_pool": point,
-        "computed": point,
-        "key_shift": ("layer", "head", "d_head"),
-        "query_shift": ("layer", "head", "d_head"),
-        "balance": ("layer", "head", "d_seen", "d_head"),
-        "feature_a": ("layer", "head", "d_seen"),
-        "draw": ("n_features", "seed"),
-        "first_neuron": ("n_features", "seed"),
-    }
-    results |= {"draw": draws, "first_neuron": starts}
-    return xr.Dataset(
-        {name: (dims[name], values) for name, values in results.items()},
-        coords={
-            "n_features": np.array(n_features, dtype=np.int64),
-            "seed": np.arange(draws.shape[1]),
-            **{name: qkv[name] for name in ("input", "layer", "head")},
-        },
-        attrs={
-            "data": qkv.attrs.get("data", ""),
-            "feature_map": feature_map,
-            "symmetries": " ".join(symmetries),
-            "order": order,
-        },
+    arranged = arrangement(n_features, n_seeds, smaller_networks)
+    fits = fitted(heads, symmetries, feature_map, a)
+    kept = draws_kept(previous, n_seeds, heads.chosen)
+    coords = {"n_features": n_features, "seed": range(arranged.draw.shape[1])}
+    run = partial(
+        read_batch if heads.device != "cpu" and order == "bidirectional" else read,
+        activation=FEATURE_MAPS[feature_map].activation,
+        threshold=threshold,
+        causal=order == "causal",
+        leak=Leak(leak_hebbian, leak_presynaptic),
     )
 
+    def responses(head: Head, draw: int, inputs: list[tuple[Tokens, Tensor]]) -> Iterator[tuple]:
+        """Places (size, seed, input) of the networks of a draw, and what they respond."""
+        networks = networks_of(arranged, n_features, draw)
+        ranges = [network.neurons for network in networks]
+        _, a_of_head = fits[head.layer, head.head]
+        neurons = head.neurons(draw, max(stop for _, stop in ranges), feature_map, a_of_head)
+        found = run([tokens for tokens, _ in inputs], neurons, ranges)
+        for (size, seed, _), of_network in zip(networks, found):
+            for i, (_, log_shift), response in zip(heads.read_inputs, inputs, of_network):
+                log_p, sign, output = (x.cpu() for x in response)
+                yield (size, seed, i), (log_p + log_shift, sign, output)
 
-def arrangement(n_features: list[int], n_seeds: int, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Which draw of the hidden weights each network takes its neurons from, and from which on.
+    def one_head(head: Head) -> dict[str, np.ndarray]:
+        place = head.layer, head.head
+        symmetry, number = fits[place][0], getattr(torch, dtype)
+        inputs = [seen(x.q, x.k, x.v, symmetry, number, heads.device) for x in head.readings]
+        states = heads.not_run("states", PER_NETWORK, coords, without=("layer", "head"))
+        take_over(states, previous, place, arranged, kept[place])
+        outputs: Outputs = defaultdict(dict)
+        for draw in range(kept[place], n_seeds):
+            for at, (log_p, sign, output) in responses(head, draw, inputs):
+                size, seed, i = at
+                states["log_calcium"][*at, heads.present(i)] = log_p.numpy()
+                states["calcium_sign"][*at, heads.present(i)] = sign.numpy()
+                states["computed"][at] = True
+                outputs[size, i][seed] = output
+        compare(states, outputs, arranged, heads, head)
+        return states
 
-    Two arrays [n_features, seed], -1 where there is no network of that size and seed.
+    found = heads.table(
+        "states", one_head, coords, **arranged._asdict(), **of_all_heads(heads, fits)
+    )
+    return found.assign_attrs(feature_map=feature_map, symmetries=" ".join(symmetries), order=order)
+
+
+def compare(
+    states: dict[str, np.ndarray],
+    outputs: Outputs,
+    arranged: Arrangement,
+    heads: Heads,
+    head: Head,
+) -> None:
+    """Put the errors of new outputs into the states of a head."""
+    exact = dict(zip(heads.read_inputs, (x.output for x in head.readings)))
+    for (size, i), of_seeds in outputs.items():
+        log_p, sign = (
+            torch.from_numpy(states[name][size, arranged.draw[size] >= 0, i][:, heads.present(i)])
+            for name in ("log_calcium", "calcium_sign")
+        )
+        for name, values in output_errors(of_seeds, exact[i], log_p, sign).items():
+            states[name][size, list(of_seeds), i] = values
+
+
+def fitted(
+    heads: Heads, names: list[str], feature_map: str, a: float | None
+) -> dict[Place, tuple[exact_symmetries.Symmetry, Tensor]]:
+    """Symmetries and a of all heads, chosen or not, as closed forms are computed for all of them.
+
+    A head to which nothing can be fitted stays as it is; UserError if it was chosen.
     """
-    blocks = [n_features[-1] // m if kind == "blocks" else 1 for m in n_features]
-    before = np.cumsum([0, *n_features[:-1]]) if kind == "disjoint" else [0] * len(n_features)
-    draws = np.full((len(n_features), n_seeds * max(blocks)), -1)
-    starts = draws.copy()
-    for row, (m, n) in enumerate(zip(n_features, blocks)):
-        index = np.arange(n_seeds * n)
-        draws[row, index] = index // n
-        starts[row, index] = before[row] + index % n * m
-    return draws, starts
+    found = {}
+    for place in np.ndindex(heads.qkv.sizes["layer"], heads.qkv.sizes["head"]):
+        head = heads.head(*place)
+        inputs = [(x.q, x.k) for x in head.calibrating or head.readings]
+        try:
+            found[place] = exact_symmetries.for_map(inputs, names, feature_map, a)
+        except ValueError as error:
+            if place in heads.chosen:
+                raise UserError(
+                    f"layer {place[0]}, head {place[1]}: {error}; leave out balance, or simulate "
+                    "other heads"
+                ) from error
+            found[place] = exact_symmetries.for_map(inputs, [], "performer")
+    return found
 
 
-def _output_errors(
-    outputs: dict[int, torch.Tensor],
-    exact: torch.Tensor,
-    log_calcium: torch.Tensor,
-    sign: torch.Tensor,
-) -> tuple[list[float], list[float], list[float]]:
-    """Error, gain and error with separate pools of the outputs [T, E] of networks of a size, by seed.
+def of_all_heads(heads: Heads, fits: dict[Place, tuple]) -> dict[str, np.ndarray]:
+    """What was fitted as variables of the file, [layer, head, ...]."""
+    shape = heads.qkv.sizes["layer"], heads.qkv.sizes["head"]
+    parts = [symmetry._asdict() | {"feature_a": a} for symmetry, a in fits.values()]
+    return {
+        name: torch.stack([part[name] for part in parts]).unflatten(0, shape).numpy()
+        for name in parts[0]
+    }
 
-    log_calcium and sign [seed, T] are those of all networks of the size. With separate pools an output is divided by the calcium of the next
-    network, whose neurons are others, instead of its own.
+
+def draws_kept(previous: xr.Dataset | None, n_draws: int, chosen: list[Place]) -> dict[Place, int]:
+    """How many draws of each chosen head, from the first one on, are taken over from `previous`.
+
+    The networks of the last draw are compared with those of the first one, so that they change
+    where draws are added or left out.
     """
-    norm = exact.norm()
-    errors, gains, separate = [], [], []
-    for place, output in outputs.items():
-        output, other = output.double(), (place + 1) % len(log_calcium)
-        errors.append(float((output - exact).norm() / norm))
-        gains.append(float((output * exact).sum() / norm.square()))
-        # ASSUME: a silent network has output 0, whatever divides it.
-        ratio = torch.exp(log_calcium[place] - log_calcium[other]) * sign[place] * sign[other]
-        swapped = torch.where(sign[place] == 0, 0.0, ratio)[:, None] * output
-        separate.append(float((swapped - exact).norm() / norm))
-    return errors, gains, separate
+    if previous is None:
+        return dict.fromkeys(chosen, 0)
+    n_before = int(previous["draw"].max()) + 1
+    n_kept = n_draws if n_draws == n_before else min(n_draws, n_before) - 1
+    there = previous["computed"].any(("n_features", "seed", "input")).values  # [layer, head]
+    kept = {place: n_kept * int(there[place]) for place in chosen}
+    if any(kept.values()):
+        print(
+            f"{sum(kept.values())} of {len(chosen) * n_draws} runs are taken over from the file "
+            "that is there",
+            flush=True,
+        )
+    return kept
 
 
-def _padded(sequences: list[Tokens]) -> Tokens:
-    """Sequences of different lengths as one batch; what is added has no gain."""
-
-    def pad(parts: list[torch.Tensor], value: float = 0.0) -> torch.Tensor:
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
-
-    q, k, v, log_gain = zip(*sequences)
-    return Tokens(pad(q), pad(k), pad(v), pad(log_gain, -torch.inf))
+def take_over(
+    states: dict[str, np.ndarray],
+    previous: xr.Dataset | None,
+    place: Place,
+    arranged: Arrangement,
+    n_kept: int,
+) -> None:
+    """Copy the networks of the first draws of a head into its states."""
+    if previous is None:
+        return
+    before = previous.isel(layer=place[0], head=place[1])
+    for size, draws in enumerate(arranged.draw):
+        seeds = np.flatnonzero((draws >= 0) & (draws < n_kept))
+        for name, values in states.items():
+            values[size, seeds] = before[name].values[size, seeds]

@@ -6,18 +6,20 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval
 
-MOST = 4  # heads of an experiment that fit on a page
+MAX_HEADS = 4  # of an experiment, that fit on a page
 
 
 def trace(fits: dict[str, xr.Dataset]) -> Figure:
     """Two rows per head: ln of the response and of the normaliser, and their difference.
 
-    One column per experiment, its first four simulated heads by the neurons they need,
-    all for the first input that was read. Lines are the median over seeds, bands hold the central 80 % of seeds.
+    One column per experiment, its first four simulated heads by the neurons they need, all for the
+    first input that was read. Lines are the median over seeds, bands hold the central 80 % of
+    seeds.
     """
     palette.apply()
-    heads = {name: simulated_heads(fit)[:MOST] for name, fit in fits.items()}
+    heads = {name: simulated_heads(fit)[:MAX_HEADS] for name, fit in fits.items()}
     n_rows = max(map(len, heads.values()))
     figure, axes = plt.subplots(
         2 * n_rows,
@@ -29,9 +31,8 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
     )
     for column, (experiment, fit) in enumerate(fits.items()):
         read = fit["log_calcium"].notnull().any(("n_features", "layer", "head", "token"))
-        shown = fit.isel(
-            input=int(np.argmax(read.values))
-        )  # the first input on which networks were run
+        first = int(np.argmax(read.values))  # input on which networks were run
+        shown = fit.isel(input=first)
         for row, (upper, lower) in enumerate(axes[:, column].reshape(n_rows, 2)):
             if row >= len(heads[experiment]):
                 upper.set_axis_off(), lower.set_axis_off()
@@ -66,28 +67,29 @@ def rank(fit: xr.Dataset, layer: int, head: int) -> tuple[int, int]:
 def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
     """One head of one input: responses with bands above, their difference to ln Z below."""
     place, n_heads = rank(fit, layer, head)
-    one = fit.sel(layer=layer, head=head)
-    exact = one["log_normalizer"].values
+    of_head = fit.sel(layer=layer, head=head)
+    exact, sizes = of_head["log_normalizer"].values, of_head["n_features"].values
     tokens = np.arange(len(exact))
-    sizes = one["n_features"].values
     upper.plot(tokens, exact, color=palette.EXACT, linewidth=1.3, label="softmax normaliser")
     lower.axhline(0, color=palette.EXACT, linewidth=0.8)
     for m, colour in {sizes[0]: palette.SMALL, sizes[-1]: palette.LARGE}.items():
-        at = one.sel(n_features=m)
+        middle, low, high = interval(of_head.sel(n_features=m), "log_calcium")
         label = f"astrocyte, {palette.power(np.log10(m))} hidden neurons (median, 80 % of seeds)"
         for axis, shift in ((upper, 0 * exact), (lower, exact)):
-            low, middle, high = (at[f"log_calcium{end}"] - shift for end in ("_low", "", "_high"))
-            axis.fill_between(tokens, low, high, color=colour, alpha=0.25, linewidth=0)
-            axis.plot(tokens, middle, color=colour, linewidth=0.9, label=label)
+            axis.fill_between(
+                tokens, low - shift, high - shift, color=colour, alpha=0.25, linewidth=0
+            )
+            axis.plot(tokens, middle - shift, color=colour, linewidth=0.9, label=label)
     needed, r, error = (
-        one[name].values.flat[-1]
+        of_head[name].values.flat[-1]
         for name in ("log10_features_needed", "correlation", "normalizer_error")
     )
     order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
     upper.set_title(
         f"{palette.head_name(fit, layer, head)}: {order} of {n_heads}\n"
         f"10 % rms error takes {palette.power(needed)} neurons\n"
-        f"at {palette.power(np.log10(sizes[-1]))}: $r = {palette.decimal(r)}$, median error {palette.percent(error)}",
+        f"at {palette.power(np.log10(sizes[-1]))}: $r = {palette.decimal(r)}$, "
+        f"median error {palette.percent(error)}",
         loc="left",
     )
 

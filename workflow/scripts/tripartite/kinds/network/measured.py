@@ -1,0 +1,142 @@
+"""What was measured on networks: errors, gains and correlations with intervals over seeds."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from tripartite.statistics import over_seeds, pooled_correlation
+
+
+class Observed(NamedTuple):
+    """What was observed of networks, [n_features, seed, input, layer, head], also by token."""
+
+    log_calcium: np.ndarray  # [..., token], ln|p|
+    calcium_sign: np.ndarray  # [..., token]
+    output_error: np.ndarray
+    output_gain: np.ndarray
+    output_error_other_pool: np.ndarray
+    computed: np.ndarray  # whether the network was run
+    draw: np.ndarray  # [n_features, seed], -1 where there is no network
+
+
+def _pooled(values: np.ndarray) -> np.ndarray:
+    """[seed, point, n] -> [point, seed * n]; a point is a head."""
+    return np.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
+
+
+def _median(values: np.ndarray) -> np.ndarray:
+    return np.median(_pooled(values), -1)
+
+
+def _rms(values: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):
+        return np.sqrt(np.mean(np.square(_pooled(values)), -1))
+
+
+def _mean(values: np.ndarray) -> np.ndarray:
+    return np.mean(_pooled(values), -1)
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]
+STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale of the interval
+    "normalizer_error": (_median, "error", "log"),
+    "normalizer_error_rms": (_rms, "error", "log"),
+    "normalizer_ratio": (_median, "ratio", "log"),
+    "output_error": (_mean, "output_error", "log"),
+    "output_error_rms": (_rms, "output_error", "log"),
+    "output_error_other_pool_rms": (_rms, "output_error_other_pool", "log"),
+    "output_gain": (_mean, "output_gain", "linear"),
+    "correlation": (_mean, "fisher_z", "linear"),
+}
+
+
+def statistics(
+    observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Each of STATISTICS with its interval over seeds, [3, n_features, layer, head].
+
+    And the share of responses that are not positive, [n_features, layer, head]. All are pooled over
+    queries, inputs and seeds; NaN where no network was run. log_normalizer [input, layer, head,
+    token]; mask [input, token] is true at the tokens that count.
+    """
+    n_features, _, _, *shape = observed.computed.shape
+    found = {name: np.full((3, n_features, *shape), np.nan) for name in STATISTICS}
+    share = np.full((n_features, *shape), np.nan)
+    for size in range(n_features):
+        (layer, head), values = _of_size(observed, size, log_normalizer, mask)
+        for name, (statistic, of, scale) in STATISTICS.items():
+            found[name][:, size, layer, head] = over_seeds(statistic, values[of], scale)
+        share[size, layer, head] = 1 - values["positive"].mean((0, 2))
+    found["correlation"] = np.tanh(found["correlation"])
+    return found, share
+
+
+def _of_size(
+    observed: Observed, size: int, log_normalizer: np.ndarray, mask: np.ndarray
+) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
+    """Layers and heads of the points with networks of a size, and what was measured on them.
+
+    [seed, point, query], of outputs [seed, point, input].
+    """
+    inputs = np.flatnonzero(mask.any(1))
+    of_size = Observed(*(values[size][observed.draw[size] >= 0] for values in observed))
+    layer, head = np.nonzero(of_size.computed[:, inputs].all((0, 1)))
+    log_p, sign = (
+        np.moveaxis(values, 1, -2)[:, layer, head][..., mask]
+        for values in (of_size.log_calcium, of_size.calcium_sign)
+    )
+    target = np.moveaxis(log_normalizer, 0, -2)[layer, head][..., mask]  # [point, query]
+    with np.errstate(over="ignore"):  # beyond float64 an error is infinite
+        ratio = sign * np.exp(log_p - target)
+    # One network's correlation, on Fisher's scale, where means and intervals over seeds are sound.
+    positive = np.greater(sign, 0)
+    log_p = np.where(np.all(positive, (0, 2), keepdims=True)[0], log_p, np.nan)
+    r = pooled_correlation(log_p, np.broadcast_to(target, log_p.shape))
+    outputs = {
+        name: np.moveaxis(getattr(of_size, name)[:, inputs][:, :, layer, head], 1, -1)
+        for name in ("output_error", "output_gain", "output_error_other_pool")
+    }
+    return (layer, head), outputs | {
+        "ratio": ratio,
+        "error": np.abs(ratio - 1),
+        "positive": positive,
+        "fisher_z": np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))[..., None],
+    }
+
+
+def typical_errors(observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """ln of the median over queries of the normaliser's error: mean over the networks of one draw.
+
+    [n_features, input, draw, layer, head]; NaN where no network was run.
+    """
+    draws, inputs = observed.draw, np.flatnonzero(mask.any(1))
+    shape = (len(draws), len(inputs), draws.max() + 1, *observed.computed.shape[-2:])
+    typical = np.full(shape, np.nan)
+    for size, place, draw in np.ndindex(shape[:3]):
+        i = inputs[place]
+        seeds = np.flatnonzero(draws[size] == draw)
+        run = observed.computed[size, seeds, i].all(0)  # [layer, head]
+        log_p, sign = (
+            values[size, seeds, i][:, run][..., mask[i]]
+            for values in (observed.log_calcium, observed.calcium_sign)
+        )  # [seed, head, query]
+        target = log_normalizer[i][run][..., mask[i]]
+        with np.errstate(over="ignore", divide="ignore"):
+            error = np.abs(sign * np.exp(log_p - target) - 1)
+            typical[size, place, draw, run] = np.log(np.median(error, -1)).mean(0)
+    return typical
+
+
+def quantiles(observed: Observed, mask: np.ndarray) -> np.ndarray:
+    """Quantiles .1, .5 and .9 of log_calcium over seeds, NaN where not all calcium is positive.
+
+    [3, n_features, input, layer, head, token].
+    """
+    log_p = np.where(observed.calcium_sign > 0, observed.log_calcium, np.nan)
+    found = np.full((3, log_p.shape[0], *log_p.shape[2:]), np.nan)
+    for size, draws in enumerate(observed.draw):
+        seeds = draws >= 0
+        run = observed.computed[size, seeds].all(0)[..., None] & mask[:, None, None, :]
+        found[:, size, run] = np.quantile(log_p[size, seeds][:, run], (0.1, 0.5, 0.9), axis=0)
+    return found

@@ -1,0 +1,71 @@
+"""The networks of a head: what they are given, their responses, and the errors of their outputs."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tripartite.attention import relative_error
+from tripartite.network import Tokens, read
+from tripartite.symmetries import Symmetry, transform
+
+Response = tuple[Tensor, Tensor, Tensor]  # ln|p| [T], sign of p [T], output [T, E]
+
+
+def seen(
+    q: Tensor, k: Tensor, v: Tensor, symmetry: Symmetry, dtype: torch.dtype, device: str
+) -> tuple[Tokens, Tensor]:
+    """What the hidden neurons see of q, k [T, D], v [T, E], and what ln|p| lacks of ln Z [T]."""
+    q, k, log_gain, log_shift = transform(q, k, symmetry)
+    q, k, v = (x.to(device, dtype) for x in (q, k, v))
+    return Tokens(q, k, v, log_gain.to(device)), log_shift
+
+
+def read_batch(
+    sequences: Sequence[Tokens],
+    neurons: Iterable[tuple[Tensor, Tensor]],
+    ranges: Sequence[tuple[int, int]],
+    **options: Any,
+) -> list[list[Response]]:
+    """As network.read, with all sequences in one batch, which is fastest on a GPU."""
+    found = read([padded(sequences)], neurons, ranges, **options)
+    lengths = [len(tokens.q) for tokens in sequences]
+    return [
+        [(log_p[i, :n], sign[i, :n], output[i, :n]) for i, n in enumerate(lengths)]
+        for ((log_p, sign, output),) in found
+    ]
+
+
+def padded(sequences: Sequence[Tokens]) -> Tokens:
+    """Sequences of different lengths as one batch; what is added has no gain."""
+
+    def pad(parts: Sequence[Tensor], value: float = 0.0) -> Tensor:
+        return torch.nn.utils.rnn.pad_sequence([*parts], batch_first=True, padding_value=value)
+
+    q, k, v, log_gain = zip(*sequences)
+    return Tokens(pad(q), pad(k), pad(v), pad(log_gain, -torch.inf))
+
+
+def output_errors(
+    outputs: dict[int, Tensor], exact: Tensor, log_calcium: Tensor, sign: Tensor
+) -> dict[str, list[float]]:
+    """Errors and gains of outputs [T, E], by seed, of networks of one size that read one input.
+
+    log_calcium and sign [seed, T] are those of all networks of the size. output_error_other_pool is
+    that of an output which is divided by the calcium of the next network, which has other neurons.
+    """
+    errors, gains, errors_other_pool = [], [], []
+    for seed, output in outputs.items():
+        output, other = output.double(), (seed + 1) % len(log_calcium)
+        errors.append(float(relative_error(output, exact)))
+        gains.append(float((output * exact).sum() / exact.norm().square()))
+        # ASSUME: a silent network has output 0, whatever divides it.
+        ratio = torch.exp(log_calcium[seed] - log_calcium[other]) * sign[seed] * sign[other]
+        other_pool = torch.where(sign[seed] == 0, 0.0, ratio)[:, None] * output
+        errors_other_pool.append(float(relative_error(other_pool, exact)))
+    return {
+        "output_error": errors,
+        "output_gain": gains,
+        "output_error_other_pool": errors_other_pool,
+    }
