@@ -1,21 +1,23 @@
-"""Symmetries and distributions of weights as fits: paired, tested on other inputs, honest where they fail."""
+"""Symmetries and distributions of weights as fits: paired, tested on other inputs, with reasons."""
 
 import numpy as np
 import pytest
 import torch
 
+from conftest import run_fit, run_simulate, run_stage
 from test_symmetries import draw
 from tripartite.contracts import check
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import _dataset
-from tripartite.kinds.network.fit import fit
-from tripartite.kinds.network.simulate import simulate
-from tripartite.kinds.symmetries.calibrate import RECIPES, calibrate
+from tripartite.kinds.symmetries.calibrate import calibrate
+from tripartite.kinds.symmetries.recipes import RECIPES
+
+SETTINGS = {"calibrated_on": ["a"]}
 
 
 @pytest.fixture(scope="module")
 def qkv():
-    """Three inputs of two heads, with means and axes of their own: something to centre and to balance."""
+    """Three inputs of two heads with means and axes of their own, to be centred and balanced."""
     arrays = {name: np.zeros((3, 1, 2, 30, 6)) for name in "qkv"}
     for head in range(2):
         q, k, v = draw(head, n_tokens=90, scale=0.8)
@@ -26,7 +28,7 @@ def qkv():
 
 @pytest.fixture(scope="module")
 def found(qkv):
-    return calibrate(qkv, attend(qkv), calibrated_on=["a"])
+    return run_stage(calibrate, qkv, SETTINGS)
 
 
 def test_contract_and_roles(found):
@@ -40,28 +42,15 @@ def test_networks_need_what_the_fit_says(qkv, found):
     """Each recipe is a setting of the network, whose closed form gives the same number."""
     exact = attend(qkv)
     for recipe, (names, feature_map) in RECIPES.items():
-        fits = bool(names) or feature_map != "performer"
-        run = simulate(
-            qkv,
-            exact,
-            feature_map=feature_map,
-            n_features=[4],
-            n_seeds=2,
-            heads="all",
-            inputs=["b"],
-            symmetries=names,
-            calibrated_on=["a"] if fits else [],
-            seed=1,
-            source="x",
-            device="cpu",
-        )
-        wanted = fit(qkv, exact, run, feature_map)["log10_features_needed"]
+        settings = SETTINGS | {"feature_map": feature_map, "symmetries": names, "inputs": ["b"]}
+        run = run_simulate(qkv, exact, n_features=[4], n_seeds=2, **settings)
+        wanted = run_fit(qkv, exact, run, **settings)["log10_features_needed"]
         got = found["log10_features_needed"].sel(recipe=recipe, input="b")
         np.testing.assert_allclose(got, wanted, rtol=1e-10)
 
 
 def test_reductions_are_paired(found):
-    """Plain against itself is 0 without width; the more is fitted, the less is needed on these heads."""
+    """Plain against itself is 0 without width; the more is fitted, the less these heads need."""
     plain = found.sel(recipe="plain")
     for name in ("reduction", "reduction_low", "reduction_high", "reduction_all", "lost"):
         assert (plain[name] == 0).all()
@@ -77,27 +66,27 @@ def test_reductions_are_paired(found):
 
 
 def test_a_head_of_nothing_and_too_few_tokens(qkv):
-    """Zeros cannot be balanced: NaN and the reason. Fewer tokens than directions can, by the ridge."""
+    """Zeros cannot be balanced: NaN and the reason. Fewer tokens than directions can."""
     broken = qkv.copy(deep=True)
     broken["q"][:, :, 0] = 0
-    found = calibrate(broken, attend(broken), calibrated_on=["a"])
+    found = run_stage(calibrate, broken, SETTINGS)
     assert "are zero" in str(found["note"].values[0, 0]) and found["note"].values[0, 1] == ""
     assert found["log10_features_needed"].sel(head=0).isnull().all()
     assert found["log10_features_needed"].sel(head=1).notnull().all()
     assert found["reduction_all"].notnull().all()
     few = qkv.isel(token=slice(4))
-    assert calibrate(few, attend(few), calibrated_on=["a"])["log10_features_needed"].notnull().all()
+    assert run_stage(calibrate, few, SETTINGS)["log10_features_needed"].notnull().all()
 
 
 def test_one_tested_input_and_one_head_have_no_interval_over_them(qkv):
     one = qkv.isel(input=[0, 1], head=[0])
-    found = calibrate(one, attend(one), calibrated_on=["a"])
+    found = run_stage(calibrate, one, SETTINGS)
     check(found, "symmetries", "here")
     assert found["reduction_all_low"].isnull().all() and found["reduction"].notnull().all()
 
 
 def test_the_fitted_distribution_is_a_density_of_weights():
-    """A normal distribution of weights with covariance (1 - 4a) / ... : unbiased by construction, G6 by axis."""
+    """Weights with a normal distribution for each direction give no bias: G6 by axis."""
     from tripartite.features import draw_neurons
 
     a = torch.tensor([-0.5, -0.1, 0.0, 0.05])

@@ -7,12 +7,10 @@ import pytest
 import xarray as xr
 from matplotlib import pyplot as plt
 
-from test_stages import SETTINGS
+from conftest import random_heads, run_fit, run_simulate, run_stage
 from tripartite import job
-from tripartite.contracts import UserError
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.data.generate import synthetic
 from tripartite.kinds.network import (
     error_vs_features,
     features_needed,
@@ -20,9 +18,8 @@ from tripartite.kinds.network import (
     predicted_error,
     trace,
 )
-from tripartite.kinds.network.fit import fit
-from tripartite.kinds.network.simulate import simulate
 from tripartite.kinds.symmetries import symmetries
+from tripartite.kinds.symmetries.calibrate import calibrate
 
 FIGURES = {
     "trace": trace.trace,
@@ -36,17 +33,17 @@ FIGURES = {
 @pytest.fixture(scope="module")
 def fits():
     """Heads from easy to impossible: norms at which 10^1 and 10^26 neurons are needed."""
-    data = synthetic([0.5, 1.0, 60.0], n_inputs=2, n_tokens=10, d_head=4, seed=1, experiment="a")
+    data = random_heads([0.5, 1.0, 60.0], n_inputs=2, n_tokens=10, d_head=4)
     exact = attend(data)
     found = {}
     for name, heads in (("all", "all"), ("one", [[0, 2]])):
-        run = simulate(data, exact, n_features=[100, 1000], n_seeds=3, heads=heads, **SETTINGS)
-        found[name] = fit(data, exact, run).assign_attrs(data=f"source of {name}")
+        run = run_simulate(data, exact, n_features=[100, 1000], n_seeds=3, heads=heads)
+        found[name] = run_fit(data, exact, run).assign_attrs(data=f"source of {name}")
     return found
 
 
 def test_an_empty_panel_says_why():
-    """No finite number, or none within the axes; what shows something or has a word is left alone."""
+    """No finite number, or none within the axes; what shows something or has words stays."""
     figure, axes = plt.subplots(2, 4)
     empty, lines, beyond, shown, mapped, worded, off, bars = axes.flat
     empty.set_title("a title is not a reason", loc="left")
@@ -152,13 +149,11 @@ def test_errors_are_drawn_with_their_intervals(fits):
 @pytest.mark.parametrize("norm", [0.0, 1e8])
 def test_extreme_heads_can_be_drawn(name, norm, tmp_path):
     """Heads without any error, and heads that need more neurons than float64 can count."""
-    data = synthetic([1.0], n_inputs=1, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data = random_heads([1.0], n_inputs=1, n_tokens=5, d_head=3)
     data["q"] *= norm
     data["k"] *= norm
     exact = attend(data)
-    found = fit(
-        data, exact, simulate(data, exact, n_features=[10], n_seeds=2, heads="all", **SETTINGS)
-    )
+    found = run_fit(data, exact, run_simulate(data, exact, n_features=[10], n_seeds=2))
     figure = FIGURES[name]({"a": found.assign_attrs(data="extreme")})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
 
@@ -173,21 +168,16 @@ def test_names_are_no_formulas(name, fits, tmp_path):
 @pytest.mark.parametrize("feature_map", ["cosine", "relu", "hyperbolic"])
 def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, feature_map, tmp_path):
     """Signs, silent neurons, no closed form; the first input calibrates and is not shown."""
-    data = synthetic([0.5, 1.0], n_inputs=2, n_tokens=8, d_head=3, seed=1, experiment="a")
+    data = random_heads([0.5, 1.0], n_inputs=2, n_tokens=8, d_head=3)
     exact = attend(data)
-    settings = SETTINGS | {"feature_map": feature_map}
-    run = simulate(
-        data,
-        exact,
-        n_features=[2, 30],
-        n_seeds=3,
-        heads="all",
-        symmetries=["balance"],
-        calibrated_on=["draw-0"],
-        **settings,
-    )
-    assert run.attrs["data"] == f"random heads, {feature_map}, balanced"
-    found = fit(data, exact, run, feature_map).assign_attrs(data=run.attrs["data"])
+    settings = {
+        "feature_map": feature_map,
+        "symmetries": ["balance"],
+        "calibrated_on": ["draw-0"],
+    }
+    run = run_simulate(data, exact, n_features=[2, 30], n_seeds=3, **settings)
+    found = run_fit(data, exact, run, **settings).assign_attrs(data.attrs | run.attrs)
+    assert palette.full_name(found) == f"random heads, {feature_map}, balanced"
     figure = FIGURES[name]({"a": found})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
     said = texts(figure)
@@ -198,7 +188,7 @@ def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, featu
 
 
 def test_the_phase_diagram_draws_every_network(fits):
-    """At its sigma^2 and m, in the colour of p / Z; exponents with their intervals; what is off is counted."""
+    """At its sigma^2 and m, in the colour of p / Z; what is beyond the axes is counted."""
     one = fits["all"]
     figure = FIGURES["phase_diagram"]({"all": one})
     drawn = np.concatenate([np.asarray(c.get_offsets()) for c in figure.axes[0].collections])
@@ -232,13 +222,12 @@ def test_predicted_errors_are_those_of_the_fits(fits):
 
 
 def test_the_slope_chart_says_what_is_gained(tmp_path):
-    from test_calibrate import draw
+    from test_symmetries import draw
     from tripartite.kinds.data.generate import _dataset
-    from tripartite.kinds.symmetries.calibrate import calibrate
 
     q, k, v = (x.reshape(3, 1, 1, 30, 6).numpy() for x in draw(1, n_tokens=90))
     data = _dataset({"q": q, "k": k, "v": v}, "a $^$ model", ["a", "b", "c"])
-    found = calibrate(data, attend(data), calibrated_on=["a"]).assign_attrs(data="a $^$ model")
+    found = run_stage(calibrate, data, {"calibrated_on": ["a"]}).assign_attrs(data.attrs)
     for fits in ({"one": found}, {"one": found, "two": found, "three": found}):
         figure = symmetries.symmetries(fits)
         assert figure.get_figwidth() <= palette.PAGE
@@ -255,36 +244,16 @@ def test_the_slope_chart_says_what_is_gained(tmp_path):
 
 def test_heads_of_equal_keys_can_be_drawn(tmp_path):
     """Nothing to balance in any head, and no divergence to draw on a log axis."""
-    from tripartite.figures import learned_features
-    from tripartite.kinds.learned.learn import learn
-    from tripartite.kinds.symmetries.calibrate import calibrate
+    from test_learn_stage import run as train
+    from tripartite.kinds.learned.learned_features import learned_features
 
-    data = synthetic([1.0, 2.0], n_inputs=3, n_tokens=5, d_head=3, seed=1, experiment="a")
+    data = random_heads([1.0, 2.0], n_inputs=3, n_tokens=5, d_head=3)
     data["k"][:] = data["k"][:, :, :, :1]
-    exact = attend(data)
-    settings = {key: SETTINGS[key] for key in ("seed", "source", "device")}
-    learned = learn(
-        data,
-        exact,
-        n_features=[4],
-        n_seeds=2,
-        trained_on=["draw-0"],
-        validated_on=["draw-1"],
-        heads="all",
-        loss="weights",
-        max_steps=10,
-        learning_rate=0.1,
-        patience=2,
-        kept={},
-        **settings,
-    )
-    found = calibrate(data, exact, calibrated_on=["draw-0"])
+    found = run_stage(calibrate, data, {"calibrated_on": ["draw-0"]})
     assert (found["note"] != "").all() and found["reduction_all"].isnull().all()
-    for figure, fit_ in (
-        (symmetries.symmetries, found),
-        (learned_features.learned_features, learned),
-    ):
-        drawn = figure({"a": fit_.assign_attrs(data="equal keys")})
+    learned = train(data, n_features=[4], trained_on=["draw-0"], max_steps=10, patience=2)
+    for figure, fit in ((symmetries.symmetries, found), (learned_features, learned)):
+        drawn = figure({"a": fit.assign_attrs(data="equal keys")})
         job.save_figure(drawn, [tmp_path / "figure.svg"], {})
 
 
@@ -325,7 +294,7 @@ def test_experiments_on_one_source_are_told_apart():
     fits = {name: xr.Dataset(attrs={"data": source}) for name, source in sources.items()}
     assert palette.labels(fits) == [r"x \$^ (a)", "y", r"x \$^ (c)"]
     figure, axis = plt.subplots()
-    palette.title(axis, "MiniLM, fitted normal, centred and balanced", "below")
+    palette.title(axis, "MiniLM", "below", "fitted normal, centred and balanced")
     assert axis.get_title(loc="left") == "fitted normal,\ncentred and balanced\nbelow"
     assert [text.get_text() for text in axis.texts] == ["MiniLM"]
     plt.close(figure)

@@ -84,7 +84,7 @@ def test_the_balance_minimises_the_norms(monkeypatch):
 
 
 def test_a_rank_deficient_head_is_balanced_all_the_same():
-    """Fewer calibrating tokens than dimensions: the ridge keeps the balance finite and the rest exact."""
+    """Fewer tokens than dimensions: the ridge keeps the balance finite and the rest exact."""
     q, k, v = draw(3, n_tokens=4, d_head=10)
     symmetry = symmetries.calibrate(q, k, [*NAMES])
     assert torch.isfinite(symmetry.balance).all()
@@ -104,7 +104,7 @@ def test_heads_are_calibrated_each_by_itself():
 
 
 def test_a_normal_distribution_is_fitted_to_all_pairs():
-    """a of the principal directions of q + k over all pairs, by a loop; each input has its own pairs."""
+    """a of the principal directions of q + k over all pairs of each input, by a loop."""
     inputs = [tuple(draw(seed))[:2] for seed in (6, 7)]
     symmetry, a = symmetries.fitted(inputs, ["center_keys", "balance"], "fitted_normal")
     moments = []
@@ -124,9 +124,9 @@ def test_a_normal_distribution_is_fitted_to_all_pairs():
 
 def test_a_given_parameter_is_not_fitted():
     inputs = [tuple(draw(seed))[:2] for seed in (6, 7)]
-    for given in (-0.03, 0.0):
-        symmetry, a = symmetries.for_map(inputs, ["balance"], "generalized_positive", given)
-        torch.testing.assert_close(a, torch.full((6,), given, dtype=torch.float64), rtol=0, atol=0)
+    for value in (-0.03, 0.0):
+        symmetry, a = symmetries.for_map(inputs, ["balance"], "generalized_positive", value)
+        torch.testing.assert_close(a, torch.full((6,), value, dtype=torch.float64), rtol=0, atol=0)
         assert torch.equal(symmetry.balance, symmetries.fitted(inputs, ["balance"])[0].balance)
     for feature_map in ("performer", "generalized_positive", "fitted_normal"):
         ours = symmetries.for_map(inputs, ["balance"], feature_map)

@@ -1,19 +1,20 @@
 """Exact symmetries of softmax attention, which change what the hidden neurons see.
 
-Attention stays as it is under three changes of queries and keys, while the variance of its estimate by
-random features, about exp|q + k|^2 per neuron, does not:
+Attention stays as it is under three changes of queries and keys, while the variance of its estimate
+by random features, about exp|q + k|^2 per neuron, does not:
 
-    shift the keys       k -> k - mu           logits lose q.mu, which is returned to the normaliser
-    shift the queries    q -> q - c            key j gets the presynaptic gain exp(c . (k_j - mu))
-    balance              q -> A q, k -> A^-T k   A symmetric, A^2 the geometric mean of C_q^-1 and C_k
+    shift the keys     k -> k - mu            logits lose q.mu, which is returned to the normaliser
+    shift the queries  q -> q - c             key j gets the presynaptic gain exp(c . (k_j - mu))
+    balance            q -> A q, k -> A^-T k  A symmetric, A^2 the geometric mean of C_q^-1 and C_k
 
-with C_q and C_k the second moments of queries and keys. The balance minimises E|A q|^2 + E|A^-1 k|^2;
-mu and c are means. All are calibrated on some inputs, and leave the attention of every input exact.
+with C_q and C_k the second moments of queries and keys. The balance minimises
+E|A q|^2 + E|A^-1 k|^2; mu and c are means. All are calibrated on some inputs, and leave the
+attention of every input exact.
 
 The distribution of the hidden weights can be fitted as well (`fitted`): it is normal with the
-parameter a of generalized positive features, one for all directions (Likhosherstov et al., NeurIPS 2022),
-or one for each principal direction of q + k, into which A then rotates (the symmetric dense-exponential
-features of Likhosherstov et al., 2023).
+parameter a of generalized positive features, one for all directions (Likhosherstov et al., NeurIPS
+2022), or one for each principal direction of q + k, into which A then rotates (the symmetric
+dense-exponential features of Likhosherstov et al., 2023).
 """
 
 from typing import NamedTuple
@@ -23,12 +24,12 @@ from torch import Tensor
 
 from tripartite.features import optimal_a
 
-# ASSUME: moments of a few hundred tokens are rounded towards the sphere by this share of their mean.
+# ASSUME: moments of a few hundred tokens are rounded towards the sphere by this share of the mean.
 RIDGE = 1e-3
 
 
 class Symmetry(NamedTuple):
-    """key_shift mu and query_shift c [..., D]; balance A [..., D, D], any matrix that has an inverse."""
+    """key_shift mu and query_shift c [..., D]; balance A [..., D, D], any invertible matrix."""
 
     key_shift: Tensor
     query_shift: Tensor
@@ -36,10 +37,10 @@ class Symmetry(NamedTuple):
 
 
 def calibrate(q: Tensor, k: Tensor, names: list[str]) -> Symmetry:
-    """The symmetries of the given names (center_keys, center_queries, balance), from q, k [..., T, D].
+    """The symmetries of these names (center_keys, center_queries, balance), from q, k [..., T, D].
 
-    What is not named is left out: shifts of 0, a balance of 1. ValueError where a balance is asked of
-    queries or keys that are all zero (once centred).
+    What is not named is left out: shifts of 0, a balance of 1. ValueError where a balance is asked
+    of queries or keys that are all zero (once centred).
     """
     key_shift, query_shift = torch.zeros_like(k[..., 0, :]), torch.zeros_like(q[..., 0, :])
     balance = torch.eye(q.shape[-1], dtype=q.dtype).expand(*q.shape[:-2], -1, -1)
@@ -64,9 +65,11 @@ def fitted(
     """What is fitted to some inputs, each q and k [T, D] of one head: symmetries, and a [D].
 
     a is 0 but for generalized_positive, where it is the best for the mean |q + k|^2, and for
-    fitted_normal, where it is the best for each principal direction of q + k. ValueError as calibrate.
+    fitted_normal, where it is the best for each principal direction of q + k. ValueError as for
+    calibrate.
     """
-    symmetry = calibrate(*(torch.cat(parts) for parts in zip(*inputs)), names)
+    all_q, all_k = (torch.cat(parts) for parts in zip(*inputs))
+    symmetry = calibrate(all_q, all_k, names)
     d = inputs[0][0].shape[-1]
     a = torch.zeros(d, dtype=torch.float64)
     if feature_map not in ("generalized_positive", "fitted_normal"):
@@ -82,7 +85,7 @@ def fitted(
 def for_map(
     inputs: list[tuple[Tensor, Tensor]], names: list[str], feature_map: str, a: float | None = None
 ) -> tuple[Symmetry, Tensor]:
-    """Symmetries and a [D] of a network with a feature map: as `fitted`, but a given a is not fitted."""
+    """Symmetries and a [D] for a feature map: as `fitted`, but an a that is given is not fitted."""
     symmetry, best = fitted(inputs, names, "performer" if a is not None else feature_map)
     return symmetry, best if a is None else torch.full_like(best, a)
 
@@ -90,8 +93,8 @@ def for_map(
 def transform(q: Tensor, k: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """What the network sees of q, k [..., T, D], and how to come back.
 
-    Returns q and k [..., T, D], the ln of the presynaptic gain of each key [..., T], and what is to be
-    added to the ln of the normaliser of each query [..., T].
+    Returns q and k [..., T, D], the ln of the presynaptic gain of each key [..., T], and what is to
+    be added to the ln of the normaliser of each query [..., T].
     """
     key_shift, query_shift = symmetry.key_shift[..., None, :], symmetry.query_shift[..., None, :]
     centered = k - key_shift

@@ -1,4 +1,4 @@
-"""Neurons that every head needs before and after fits to some inputs: a slope chart for each model."""
+"""Neurons that heads need before and after fits to some inputs: a slope chart for each model."""
 
 import numpy as np
 import xarray as xr
@@ -6,9 +6,10 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import interval
 
-MOST = 25  # log10 of neurons shown
-FEW = 5
+LIMITS = (2, 25)  # log10 of neurons
+MAX_LOG10_FEW = 5  # of the neurons that are few, as in calibrate
 SHOWN = {  # each adds to the one before
     "plain": "as they are",
     "centred": "centred",
@@ -21,8 +22,8 @@ SHOWN = {  # each adds to the one before
 def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     """From left to right more is fitted to queries and keys; lines are heads, on the tested inputs.
 
-    Points are medians over heads. Below: what is fitted, and the median change of log10 m with its 95 %
-    interval over inputs and heads. Above: how many heads need at most 10^5 neurons.
+    Points are medians over heads. Below: what is fitted, and the median change of log10 m with its
+    95 % interval over inputs and heads. Above: how many heads need at most 10^5 neurons.
     """
     palette.apply()
     figure, axes = plt.subplots(
@@ -35,19 +36,19 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     for axis, fit in zip(axes.flat, fits.values()):
         fit = fit.sel(recipe=list(SHOWN))
         tested = fit["role"].values == "tested"
-        needed = fit["log10_features_needed"].isel(input=tested).median("input")
-        needed = needed.stack(point=("layer", "head")).transpose("recipe", "point").values
+        medians = fit["log10_features_needed"].isel(input=tested).median("input")
+        needed = medians.stack(point=("layer", "head")).transpose("recipe", "point").values
         needed = needed[:, np.isfinite(needed).all(0)]  # heads to which everything could be fitted
         place = np.arange(len(SHOWN))
         axis.plot(place, needed, color="0.6", linewidth=0.3, alpha=0.6)
         middle = np.median(needed, 1) if needed.shape[1] else np.full(len(place), np.nan)
         axis.plot(place, middle, "o-", color=palette.LARGE, markersize=4, linewidth=1.2, zorder=3)
-        axis.axhline(FEW, color=palette.EXACT, linewidth=0.6, linestyle=":")
+        axis.axhline(MAX_LOG10_FEW, color=palette.EXACT, linewidth=0.6, linestyle=":")
         labels = []
         for x, (recipe, words) in enumerate(SHOWN.items()):
-            one = fit.sel(recipe=recipe)
+            of_recipe = fit.sel(recipe=recipe)
             axis.annotate(
-                str(int(one["heads_with_few"])),
+                str(int(of_recipe["heads_with_few"])),
                 (x, 1),
                 xycoords=("data", "axes fraction"),
                 ha="center",
@@ -55,14 +56,12 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
                 fontsize=6.5,
             )
             if x:
-                low, high = (float(one[f"reduction_all_{end}"]) for end in ("low", "high"))
-                words += (
-                    f"\n{_change(-float(one['reduction_all']))} [{_change(-high)}, {_change(-low)}]"
-                )
+                middle, low, high = map(float, interval(of_recipe, "reduction_all"))
+                words += f"\n{_change(-middle)} [{_change(-high)}, {_change(-low)}]"
             labels.append(words.replace("-", "−"))
         axis.set_xticks(place, labels, rotation=90, fontsize=6)
-        axis.set(ylim=(2, MOST), xlim=(-0.4, place[-1] + 0.4))
-        words = f"{needed.shape[1]} heads; with at most $10^{FEW}$ neurons:\n"
+        axis.set(ylim=LIMITS, xlim=(-0.4, place[-1] + 0.4))
+        words = f"{needed.shape[1]} heads; with at most $10^{MAX_LOG10_FEW}$ neurons:\n"
         palette.title_of(axis, fit, words)
     axes[0, 0].set_ylabel(
         "log$_{10}$ hidden neurons\nfor 10 % rms normaliser error\n(median query)"

@@ -1,0 +1,35 @@
+"""What can be fitted to queries and keys, and the hidden neurons that a head then needs."""
+
+import numpy as np
+from torch import Tensor
+
+from tripartite import symmetries, theory
+
+CENTER = ["center_keys", "center_queries"]
+Recipe = tuple[list[str], str]
+RECIPES: dict[str, Recipe] = {  # what is fitted: symmetries, feature map
+    "plain": ([], "performer"),
+    "keys centred": (["center_keys"], "performer"),
+    "centred": (CENTER, "performer"),
+    "balanced": (["balance"], "performer"),
+    "centred, balanced": ([*CENTER, "balance"], "performer"),
+    "generalized alone": ([], "generalized_positive"),
+    "generalized": ([*CENTER, "balance"], "generalized_positive"),
+    "fitted normal": ([*CENTER, "balance"], "fitted_normal"),
+}
+
+Input = tuple[Tensor, Tensor, Tensor]  # q and k [T, D], and ln of the normaliser [T]
+
+
+def log10_needed(inputs: list[Input], fitted_to: list[Input], recipe: Recipe) -> list[np.ndarray]:
+    """log10 of the neurons for 10 % rms error that each query [T] of each input needs.
+
+    ValueError where the recipe cannot be fitted.
+    """
+    symmetry, a = symmetries.fitted([(q, k) for q, k, _ in fitted_to], *recipe)
+    found = []
+    for q, k, log_normalizer in inputs:
+        q, k, log_gain, log_shift = symmetries.transform(q, k, symmetry)
+        log_r = theory.log_second_moment(q, k, log_normalizer - log_shift, log_gain[None], a)
+        found.append(theory.log10_features_needed(theory.log_variance(log_r)).numpy())
+    return found
