@@ -74,7 +74,8 @@ STAGES = [file for kind in declarations.kinds().values() for file in kind.files.
 def test_every_setting_is_taken_and_no_default_is_said_twice(file):
     """A key of a declaration that no stage takes would be dropped, and is refused when a stage runs."""
     parameters = inspect.signature(stage.function_of(file)).parameters
-    section = declarations.kinds()[file.kind].settings["properties"]
+    settings = declarations.kinds()[file.kind].settings
+    section, required = settings["properties"], settings.get("required", ())
     given = PLANNED.get(file.stage, set())
     if file.kind not in ("data", "benchmark"):
         given |= {*(file.settings if file.settings is not None else section)}
@@ -84,7 +85,8 @@ def test_every_setting_is_taken_and_no_default_is_said_twice(file):
     assert {*parameters} <= known, {*parameters} - known
     if file.kind not in ("data", "benchmark"):
         for name in {*section} & {*parameters} - {"heads"}:
-            assert parameters[name].default is inspect.Parameter.empty, name
+            optional = "default" not in section[name] and name not in required
+            assert (parameters[name].default is not inspect.Parameter.empty) == optional, name
 
 
 def test_a_setting_that_nobody_takes_stops_the_stage():
