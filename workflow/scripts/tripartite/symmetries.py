@@ -68,7 +68,8 @@ def fitted(
     fitted_normal, where it is the best for each principal direction of q + k. ValueError as for
     calibrate.
     """
-    symmetry = calibrate(*(torch.cat(parts) for parts in zip(*inputs)), names)
+    all_q, all_k = (torch.cat(parts) for parts in zip(*inputs))
+    symmetry = calibrate(all_q, all_k, names)
     d = inputs[0][0].shape[-1]
     a = torch.zeros(d, dtype=torch.float64)
     if feature_map not in ("generalized_positive", "fitted_normal"):

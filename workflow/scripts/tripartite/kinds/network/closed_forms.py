@@ -67,7 +67,7 @@ def output_errors(
     log_error, log_error_other_pool = (
         logsumexp([logs, logs_other_pool], -1) - np.log(len(logs))
     ) / 2
-    return OutputErrors(log_error, log_error_other_pool, np.mean(gains))
+    return OutputErrors(log_error, log_error_other_pool, float(np.mean(gains)))
 
 
 def of_networks(

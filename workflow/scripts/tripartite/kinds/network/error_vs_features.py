@@ -68,7 +68,7 @@ def draw_curves(axis, fit: xr.Dataset) -> None:
             axis.plot(m, 10**closed_form, style, color=colour)
             triple = tuple(np.where(np.isfinite(x), x, np.nan) for x in interval(of_head, name))
             points(axis, m * shift, triple, colour, markerfacecolor=fill, markeredgewidth=0.8)
-        needed = palette.power(of_head["log10_features_needed"])
+        needed = palette.power(float(of_head["log10_features_needed"]))
         above = float(of_head["log10_normalizer_error_closed_form"].min()) > np.log10(ERROR[1])
         axis.plot(
             [],

@@ -51,7 +51,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         words = "no closed form\nfor this feature map"
         if needed.notnull().any():
             words = (
-                f"median head {palette.power(needed.median())}\n"
+                f"median head {palette.power(float(needed.median()))}\n"
                 f"{int((needed <= 5).sum())} of {needed.size} heads with up to $10^5$"
             )
         palette.title_of(axis, fit, words)

@@ -31,14 +31,17 @@ def read_batch(
     """As network.read, with all sequences in one batch, which is fastest on a GPU."""
     found = read([padded(sequences)], neurons, ranges, **options)
     lengths = [len(tokens.q) for tokens in sequences]
-    return [[tuple(x[i, :n] for x in whole) for i, n in enumerate(lengths)] for (whole,) in found]
+    return [
+        [(log_p[i, :n], sign[i, :n], output[i, :n]) for i, n in enumerate(lengths)]
+        for ((log_p, sign, output),) in found
+    ]
 
 
 def padded(sequences: Sequence[Tokens]) -> Tokens:
     """Sequences of different lengths as one batch; what is added has no gain."""
 
     def pad(parts: Sequence[Tensor], value: float = 0.0) -> Tensor:
-        return torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=value)
+        return torch.nn.utils.rnn.pad_sequence([*parts], batch_first=True, padding_value=value)
 
     q, k, v, log_gain = zip(*sequences)
     return Tokens(pad(q), pad(k), pad(v), pad(log_gain, -torch.inf))

@@ -36,8 +36,8 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     for axis, fit in zip(axes.flat, fits.values()):
         fit = fit.sel(recipe=list(SHOWN))
         tested = fit["role"].values == "tested"
-        needed = fit["log10_features_needed"].isel(input=tested).median("input")
-        needed = needed.stack(point=("layer", "head")).transpose("recipe", "point").values
+        medians = fit["log10_features_needed"].isel(input=tested).median("input")
+        needed = medians.stack(point=("layer", "head")).transpose("recipe", "point").values
         needed = needed[:, np.isfinite(needed).all(0)]  # heads to which everything could be fitted
         place = np.arange(len(SHOWN))
         axis.plot(place, needed, color="0.6", linewidth=0.3, alpha=0.6)
