@@ -13,12 +13,21 @@ from matplotlib import pyplot as plt
 from conftest import ROOT
 from tripartite.contracts import check
 from tripartite.kinds.benchmark import measure, speed
-from tripartite.kinds.benchmark.measure import CALLS, CURVE, DENOMINATORS, EXACT, OURS, RK4, TREE
+from tripartite.kinds.benchmark.measure import (
+    CALLS,
+    CURVE,
+    DENOMINATORS,
+    EXACT,
+    OURS,
+    RK4,
+    TREE,
+    Case,
+)
 from tripartite.kinds.benchmark.peers import PEERS
 from tripartite.network import Tokens, read
 
 SMALL = [
-    (method, order, 64, 640, dtype, heads, workers)
+    Case(method, order, 64, 640, dtype, heads, workers)
     for method, order, dtype, heads, workers in (
         ("numpy loop, denominators", "bidirectional", "float64", 1, 1),
         ("numpy loop", "bidirectional", "float64", 1, 1),
@@ -34,10 +43,10 @@ SMALL = [
     )
 ]
 SYNAPSES = [
-    (EXACT, "write", 8, 40, "float32", 1, 1),
-    (RK4, "write", 8, 40, "float32", 1, 1),
-    (EXACT, "write", 8, 40, "float64", 1, 1),
-    (RK4, "saturating write", 4, 40, "float32", 1, 1),
+    Case(EXACT, "write", 8, 40),
+    Case(RK4, "write", 8, 40),
+    Case(EXACT, "write", 8, 40, "float64"),
+    Case(RK4, "saturating write", 4, 40),
 ]
 
 
@@ -71,7 +80,7 @@ def test_every_case_is_measured(small):
 
 
 def test_all_implementations_compute_the_same(small):
-    """On one projection their errors against exact attention are equal; exact attention has none."""
+    """On one projection all err alike against exact attention, which has no error."""
     table = small.to_dataframe().query("order == 'bidirectional' and n_heads == 1")
     errors = table[~table["method"].isin(["exact SDPA"])]["output_error"].dropna()
     assert len(errors) >= 6 and errors.max() - errors.min() < 1e-4 and errors.min() > 0.01
@@ -132,8 +141,8 @@ def test_peers_compute_the_same_network(peers, name, tolerance, causal):
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["write", "saturating write"])
 def test_torchdiffeq_writes_the_same(peers, order):
-    case = (measure.DIFFEQ, order, 3, 40, "float64", 1, 1)
-    theirs, ours = (measure.prepared((name, *case[1:]), 1, "cpu")[0]() for name in (case[0], RK4))
+    cases = [Case(method, order, 3, 40, "float64") for method in (measure.DIFFEQ, RK4)]
+    theirs, ours = (measure.prepared(case, 1, "cpu").run() for case in cases)
     assert (theirs - ours).norm() / ours.norm() < 1e-6  # its rk4 is the 3/8 rule
 
 
@@ -142,9 +151,12 @@ def test_torchdiffeq_writes_the_same(peers, order):
 )
 def test_memory_is_that_of_the_run():
     """A pass that holds 64 MB for a moment is seen; one that holds nothing is not."""
-    case = ("torch eager", "bidirectional", 512, 16_000, "float32", 1, 1)
-    eager = measure.in_a_fresh_process(measure.peak_memory, case, 1, "no/peers")
-    ours = measure.in_a_fresh_process(measure.peak_memory, (OURS, *case[1:]), 1, "no/peers")
+    eager, ours = (
+        measure.in_a_fresh_process(
+            measure.peak_memory, Case(method, n_features=16_000), 1, "no/peers"
+        )
+        for method in ("torch eager", OURS)
+    )
     assert eager > 60e6 and ours < 8e6
 
 
@@ -167,7 +179,7 @@ def frame(rows: list[dict]) -> xr.Dataset:
     for end in ("low", "high"):
         table[f"seconds_{end}"] = table["seconds"]
     table.index.name = "case"
-    return xr.Dataset.from_dataframe(table).assign_attrs(data="a machine")
+    return xr.Dataset.from_dataframe(table).assign_attrs(machine="a machine")
 
 
 SQUARE = {"n_tokens": 4096, "n_features": 4096}

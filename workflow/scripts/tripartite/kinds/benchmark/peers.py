@@ -156,7 +156,7 @@ def _random_feature_attention(q: Tensor, k: Tensor, v: Tensor, omega: Tensor) ->
 def torchdiffeq_write(
     rates: Tensor, v: Tensor, token_seconds: float, constants: Constants, steps: int
 ) -> Tensor:
-    """Hebbian weights [E, m] after tokens were written from rest by torchdiffeq's rk4, `steps` for each.
+    """Hebbian weights [E, m] after torchdiffeq's rk4 wrote tokens from rest, `steps` for each.
 
     rates [T, m] and v [T, E]; `constants` and equations are those of dynamics.py.
     """
@@ -168,14 +168,14 @@ def torchdiffeq_write(
         for rate, value in zip(rates, v):
             period = Period(0, rate, value, token_seconds)
             found = odeint(
-                lambda _, y: tuple(derivative(State(*y), period, constants)),
+                lambda _, y, period=period: tuple(derivative(State(*y), period, constants)),
                 state,
                 times,
                 method="rk4",
                 options={"step_size": token_seconds / steps},
             )
             state = tuple(x[-1] for x in found)
-    return state[2]
+    return State(*state).hebbian
 
 
 def _forward(attention: Callable[..., Tensor], *inputs: Tensor) -> Pass:

@@ -1,5 +1,7 @@
 """How fast the network is computed: goals beside measured values, growth, and the peers."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -7,12 +9,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.panels import points
+
+Case = dict[str, Any]  # columns that tell a case from others
 
 OURS, LOOP = "ours", "numpy loop, denominators"
-LONG, SQUARE = {"n_tokens": 512, "n_features": 100_000}, {"n_tokens": 4096, "n_features": 4096}
+LONG: Case = {"n_tokens": 512, "n_features": 100_000}
+SQUARE: Case = {"n_tokens": 4096, "n_features": 4096}
 
-# What is compared: words, goal, the two cases whose times are divided (or one case and its column).
-RATIOS = [
+# What is compared: words, goal, and the slow and the fast case whose times are divided.
+RATIOS: list[tuple[str, float, Case, Case]] = [
     (
         "denominators float32, against the numpy loop",
         26,
@@ -67,59 +73,65 @@ LABELS = {
 }
 
 
-def one(speed: pd.DataFrame, column: str = "seconds", **wanted) -> float:
-    """The value of the one case that is meant: ours, bidirectional, float32, one head, unless said."""
-    wanted = {"method": OURS, "order": "bidirectional", "n_heads": 1, "workers": 1} | wanted
-    if wanted["method"] != LOOP:
-        wanted = {"dtype": "float32"} | wanted
-    if "n_tokens" not in wanted:
-        wanted |= LONG
-    rows = speed.loc[(speed[list(wanted)] == pd.Series(wanted)).all(axis=1)]
+def value(speed: pd.DataFrame, case: Case, column: str = "seconds") -> float:
+    """The value of a case, NaN without it: ours, bidirectional, float32, one head, unless said."""
+    case = {"method": OURS, "order": "bidirectional", "n_heads": 1, "workers": 1} | case
+    if case["method"] != LOOP:
+        case = {"dtype": "float32"} | case
+    if "n_tokens" not in case:
+        case |= LONG
+    rows = speed.loc[(speed[list(case)] == pd.Series(case)).all(axis=1)]
     return float(rows[column].iloc[0]) if len(rows) else np.nan
+
+
+def ratio(speed: pd.DataFrame, slow: Case, fast: Case, column: str = "seconds") -> float:
+    """The value of one case over that of another."""
+    return value(speed, slow, column) / value(speed, fast, column)
 
 
 def goals(speed: pd.DataFrame) -> list[tuple[str, str, str]]:
     """What is measured, the goal, and the value found, in words."""
     rows = [
-        (words, f"≥ {goal} x", f"{one(speed, **slow) / one(speed, **fast):.3g} x")
+        (words, f"≥ {goal} x", f"{ratio(speed, slow, fast):.3g} x")
         for words, goal, slow, fast in RATIOS
     ]
-    share = one(speed, "gemm_share")
-    two = one(speed, "gemm_share", n_heads=2, workers=2)
+    share = value(speed, {}, "gemm_share")
+    two = value(speed, {"n_heads": 2, "workers": 2}, "gemm_share")
     rows.insert(2, ("share of torch.mm peak, outputs float32", "≥ 83 %", f"{100 * share:.0f} %"))
     rows.insert(3, ("the same, two workers on two cores", "≥ 75 %", f"{100 * two:.0f} %"))
     for method, words, goal in (
         ("ours, 21 sizes", "error-against-m curve of 21 sizes, in passes", 1.03),
         ("ours, 127 dyadic estimates", "127 dyadic estimates, in passes", 1.12),
     ):
-        rows.append((words, f"≤ {goal}", f"{one(speed, method=method) / one(speed):.2f}"))
-    write = {"order": "write", "n_features": 4096}
+        rows.append((words, f"≤ {goal}", f"{ratio(speed, {'method': method}, {}):.2f}"))
+    write: Case = {"order": "write", "n_features": 4096}
     ours = write | {"method": "ours, exact update", "n_tokens": 512}
-    diffeq = {"method": "torchdiffeq rk4", "n_tokens": 8, "n_features": 4096}
-    errors = [one(speed, "output_error", **write | case) for case in (ours, diffeq)]
+    diffeq = write | {"method": "torchdiffeq rk4", "n_tokens": 8}
+    saturating = diffeq | {"order": "saturating write"}
+    steps = saturating | {"method": "ours, Runge-Kutta"}
     rows += [
         (
             "exact write update, error of H over that of torchdiffeq rk4 of 10 steps",
             "about 1",
-            f"{errors[0] / errors[1]:.2g}",
+            f"{ratio(speed, ours, diffeq, 'output_error'):.2g}",
         ),
         (
             "exact write update, share of torch.mm peak",
             "≥ 90 %",
-            f"{100 * one(speed, 'gemm_share', **ours):.0f} %",
+            f"{100 * value(speed, ours, 'gemm_share'):.0f} %",
         ),
         (
             "exact write update, a token against torchdiffeq rk4 of 10 steps",
             "≥ 5000 x",
-            f"{one(speed, **write | diffeq) / 8 / (one(speed, **ours) / 512):.3g} x",
+            f"{value(speed, diffeq) / 8 / (value(speed, ours) / 512):.3g} x",
         ),
         (
             "non-linear Runge-Kutta, against torchdiffeq rk4",
             "≥ 7 x",
-            f"{one(speed, **diffeq, order='saturating write') / one(speed, order='saturating write', **diffeq | {'method': 'ours, Runge-Kutta'}):.3g} x",
+            f"{ratio(speed, saturating, steps):.3g} x",
         ),
     ]
-    most = max(one(speed, "peak_memory", n_tokens=n, n_features=100_000) for n in (512, 65_536))
+    most = max(value(speed, LONG | {"n_tokens": n}, "peak_memory") for n in (512, 65_536))
     rows.append(
         (
             "peak memory above inputs, outputs and weights, N up to 65536",
@@ -129,12 +141,13 @@ def goals(speed: pd.DataFrame) -> list[tuple[str, str, str]]:
     )
     gpu = speed[speed["n_heads"] == 144]
     if len(gpu):
-        fast = one(gpu, n_heads=144, dtype="bfloat16")
-        rate = 4 * 512 * 100_000 * 129 * 144 / fast / 1e12
+        heads: Case = {"n_heads": 144}
+        fast = heads | {"dtype": "bfloat16"}
+        rate = 4 * 512 * 100_000 * 129 * 144 / value(gpu, fast) / 1e12
         rows.append(("GPU: 144 heads bfloat16", "≥ 450 TFLOP/s", f"{rate:.0f} TFLOP/s"))
         for words, goal, dtype in GPU_RATIOS:
-            slow = one(gpu, n_heads=144, method="torch eager", dtype=dtype)
-            rows.append((words, f"≥ {goal} x", f"{slow / fast:.3g} x"))
+            slow = heads | {"method": "torch eager", "dtype": dtype}
+            rows.append((words, f"≥ {goal} x", f"{ratio(gpu, slow, fast):.3g} x"))
     return [
         (words, goal, "not measured" if "nan" in found else found) for words, goal, found in rows
     ]
@@ -145,19 +158,22 @@ def table(fits: dict[str, xr.Dataset]) -> str:
     (fit,) = fits.values()
     speed = fit.to_dataframe()
     lines = [
-        f"# Speed on {fit.attrs['source']}",
+        f"# Speed on {fit.attrs['machine']}",
         "",
-        "One thread, N = 512, d = 64, m = 100 000 unless said; peers N = m = 4096, and darkformer-pytorch",
+        "One thread, N = 512, d = 64, m = 100 000 unless said; peers N = m = 4096, and "
+        "darkformer-pytorch",
         "bidirectional N = 512, m = 100 000. Ratios of median times in one run.",
         "",
         "| what | goal | measured |",
         "|---|---|---|",
         *(f"| {words} | {goal} | {found} |" for words, goal, found in goals(speed)),
         "",
-        "| method | order | N | m | numbers | heads | workers | time (ms) | of GEMM peak | memory (MB) | error |",
+        "| method | order | N | m | numbers | heads | workers | time (ms) | of GEMM peak | "
+        "memory (MB) | error |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in speed.itertuples():
+        low, high = 1e3 * row.seconds_low, 1e3 * row.seconds_high
         cells = (
             row.method,
             row.order,
@@ -166,7 +182,7 @@ def table(fits: dict[str, xr.Dataset]) -> str:
             row.dtype,
             row.n_heads,
             row.workers,
-            f"{1e3 * row.seconds:.4g} ({1e3 * row.seconds_low:.4g} to {1e3 * row.seconds_high:.4g})",
+            f"{1e3 * row.seconds:.4g} ({low:.4g} to {high:.4g})",
             f"{100 * row.gemm_share:.0f} %",
             f"{row.peak_memory / 1e6:.1f}",
             f"{row.output_error:.2g}",
@@ -176,7 +192,7 @@ def table(fits: dict[str, xr.Dataset]) -> str:
 
 
 def speed(fits: dict[str, xr.Dataset]) -> Figure:
-    """Three panels: every implementation on the long task, growth with tokens, growth with neurons."""
+    """Three panels: every implementation on the long task, growth with tokens and with neurons."""
     palette.apply()
     (fit,) = fits.values()
     cases = fit.to_dataframe()
@@ -191,11 +207,11 @@ def speed(fits: dict[str, xr.Dataset]) -> Figure:
         ("bidirectional", palette.LARGE, "o"),
         ("causal", palette.COLOURS[0], "s"),
     ):
-        chosen = ours[(ours["order"] == order) & (ours["n_features"] == 10_000)]
-        draw_growth(tokens, chosen.sort_values("n_tokens"), "n_tokens", order, colour, marker)
-    chosen = ours[(ours["n_tokens"] == 512) & (ours["order"] == "bidirectional")]
+        of_order = ours[(ours["order"] == order) & (ours["n_features"] == 10_000)]
+        draw_growth(tokens, of_order.sort_values("n_tokens"), "n_tokens", order, colour, marker)
+    plain = ours[(ours["n_tokens"] == 512) & (ours["order"] == "bidirectional")]
     draw_growth(
-        neurons, chosen.sort_values("n_features"), "n_features", "bidirectional", palette.LARGE, "o"
+        neurons, plain.sort_values("n_features"), "n_features", "bidirectional", palette.LARGE, "o"
     )
     palette.title(tokens, "Growth with tokens", "$m$ = 10 000, one thread")
     palette.title(neurons, "Growth with neurons", "$N$ = 512, one thread")
@@ -219,11 +235,11 @@ def draw_times(axis, cases: pd.DataFrame) -> None:
         [rows["seconds"] - rows["seconds_low"], rows["seconds_high"] - rows["seconds"]]
     )
     ours = rows["method"].str.startswith(OURS).values
-    for chosen, colour in ((ours, palette.LARGE), (~ours, "0.35")):
+    for shown, colour in ((ours, palette.LARGE), (~ours, "0.35")):
         axis.errorbar(
-            rows["seconds"][chosen],
-            place[chosen],
-            xerr=spread[:, chosen],
+            rows["seconds"][shown],
+            place[shown],
+            xerr=spread[:, shown],
             fmt="o",
             color=colour,
             markersize=4,
@@ -248,17 +264,8 @@ def draw_times(axis, cases: pd.DataFrame) -> None:
 
 def draw_growth(axis, rows: pd.DataFrame, by: str, label: str, colour: str, marker: str) -> None:
     """Time against a size, with the slope of proportionality."""
-    seconds = rows["seconds"]
-    axis.errorbar(
-        rows[by],
-        seconds,
-        (seconds - rows["seconds_low"], rows["seconds_high"] - seconds),
-        fmt=f"{marker}-",
-        color=colour,
-        markersize=3,
-        elinewidth=0.8,
-        label=label,
-    )
+    seconds = tuple(rows[name] for name in ("seconds", "seconds_low", "seconds_high"))
+    points(axis, rows[by], seconds, colour, marker, linestyle="-", label=label)
     if label == "bidirectional":
         last = rows.iloc[-1]
         axis.plot(
