@@ -1,9 +1,9 @@
 """Whatever the schema accepts ends well: random studies, from the refusal to the figure.
 
-A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of a
-user. It is refused in lines before any job, or all of its stages and figures survive: numbers that do
-not exist are NaN. Warnings are errors here as everywhere. A job may still refuse what is known only from
-the values of the data, in lines as well.
+A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of
+a user. It is refused in lines before any job, or all of its stages and figures survive: numbers
+that do not exist are NaN. Warnings are errors here as everywhere. A job may still refuse what is
+known only from the values of the data, in lines as well.
 """
 
 import json
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import declarations, job, plan, study
+from tripartite import declarations, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
@@ -133,7 +133,7 @@ ARRAYS = {  # of a user: what q, k and v hold
 
 @st.composite
 def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict | None, list[str]]:
-    """A study of one experiment, how its file of q, k, v is made (or None), and a figure (or none)."""
+    """A study of one experiment, how its file of q, k, v is made (or None), and its figures."""
     recipe = None
     if draw(st.booleans()):
         data = {"synthetic": draw(values(EXPERIMENT["data"]["properties"]["synthetic"]))}
@@ -216,7 +216,7 @@ def one_map(schema: dict) -> st.SearchStrategy:
 
 
 def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.SearchStrategy:
-    """The settings of a section, for data of so many layers and heads and of inputs of these names."""
+    """The settings of a section, for data of so many layers and heads and these inputs."""
     schema = EXPERIMENT[section]
     pairs = [list(pair) for pair in np.ndindex(n_layers, n_heads)]
     sizes = st.sets(st.integers(1, LARGEST["n_features"]), min_size=1, max_size=6).map(sorted)
@@ -446,7 +446,7 @@ def test_whatever_the_schema_accepts_ends_well(section):
 @pytest.mark.long
 @pytest.mark.parametrize("section", SECTIONS)
 def test_many_more_end_well(section):
-    """Others each time, some 2,000 with all figures; --hypothesis-seed=N repeats a run that printed N."""
+    """Other studies in each run, some 2,000, all figures; --hypothesis-seed=N repeats a run."""
 
     @hypothesis.settings(max_examples=154, print_blob=True, **SETTINGS)
     @hypothesis.given(studies(section, every_figure=True))

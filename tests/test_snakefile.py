@@ -1,4 +1,4 @@
-"""What a parse of the Snakefile does, without Snakemake: command line, targets, inputs, resources, log."""
+"""A parse of the Snakefile, without Snakemake: command line, targets, inputs, resources, log."""
 
 import json
 import os

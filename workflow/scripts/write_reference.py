@@ -1,16 +1,14 @@
-"""Write what is generated from the declarations of the kinds: python workflow/scripts/write_reference.py
+"""Write what is generated from the declared kinds: python workflow/scripts/write_reference.py
 
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
-docs/reference.md                   every kind: its settings, the variables of its files, its figures
+docs/reference.md                   each kind: its settings, variables of its files, its figures
 README.md                           tables of figures and files, between marks
 
 A test fails while one of them is behind.
 """
 
-import re
 import sys
-from pathlib import Path
 
 import yaml
 
@@ -68,9 +66,9 @@ def reference() -> str:
         "",
         f"Every kind of experiment, {BY}.",
         "",
-        "An experiment of a study has `data` and one section that says what is done with them. Files lie "
-        "in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A variable with an "
-        "interval has its ends beside it, `name_low` and `name_high` (95 %).",
+        "An experiment of a study has `data` and one section that says what is done with them. "
+        "Files lie in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
+        "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
     ]
     kinds = declarations.kinds()
     first = [kinds["data"], *(kind for kind in _ordered()), kinds["benchmark"]]
@@ -134,7 +132,8 @@ def figures_table() -> str:
 def files_table() -> str:
     """The kinds of experiments and the files that they make."""
     rows = [
-        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | {_cell(kind.what)} |"
+        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | "
+        f"{_cell(kind.what)} |"
         for kind in (declarations.kinds()["data"], *_ordered())
     ]
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
@@ -144,10 +143,12 @@ def readme() -> str:
     """README.md with its tables as they are now."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, table in (("figures", figures_table()), ("files", files_table())):
-        pattern = rf"(<!-- {name}: {BY} -->\n).*?(\n<!-- end of {name} -->)"
-        text, n = re.subn(pattern, lambda m: m[1] + table + m[2], text, flags=re.S)
-        if n != 1:
+        start, end = f"<!-- {name}: {BY} -->\n", f"\n<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        _, found, after = rest.partition(end)
+        if not found:
             sys.exit(f"README.md: the marks of the table {name} are missing")
+        text = before + start + table + end + after
     return text
 
 

@@ -1,4 +1,4 @@
-"""What made a study, as reStructuredText for its report: software, run times and memory, settings."""
+"""What made a study, as reStructuredText for its report: software, run times, settings."""
 
 import json
 import re
@@ -10,20 +10,22 @@ import yaml
 from tripartite import job
 from tripartite.contracts import UserError
 
-USED = re.compile(
-    r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M
-)  # by stage.py, into the log
+# What stage.py writes into the log of a job.
+USED = re.compile(r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M)
 
 
 def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> str:
-    """Software, devices and processors of the netCDF files, what the stages took, and the settings with all defaults.
+    """Software and devices of the netCDF files, time and memory of the stages, and all settings.
 
-    results: the folder results/STUDY; asked: settings and code of its files, as plan.asked gives them; logs: the
-    folder that holds a folder of logs for each of theirs.
+    results: the folder results/STUDY; asked: settings and code of its files, as plan.asked gives
+    them; logs: the folder that holds a folder of logs for each of theirs.
     """
     there = {key: results / key for key in asked if (results / key).is_file()}
     if not there:
-        return "**Nothing of this study is there.** Run it first, or name another one with --config study=...\n"
+        return (
+            "**Nothing of this study is there.** Run it first, or name another one with --config "
+            "study=...\n"
+        )
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
     parts = []
     if len(there) < len(asked):
@@ -31,7 +33,8 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     if stale := [key for key, path in there.items() if _is_stale(path, asked[key])]:
         more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
         parts.append(
-            f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); *snakemake verify* says why."
+            f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); "
+            "*snakemake verify* says why."
         )
     if made:
         software = sorted({attrs["versions"] for attrs in made.values()})

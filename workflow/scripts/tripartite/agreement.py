@@ -1,12 +1,13 @@
 """How far the results of two labs agree: file by file, and variable by variable.
 
-Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no element differs
-by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more.
-Fitted values, which have 95 % intervals, also agree if a t test does not reject equality: at 5 % for all values
-of all variables together (Bonferroni), so that 95 % of independent replicates agree in all of them; else they
-contradict each other. A fit that only one lab could do is no fault if settings differ, as many fail here as
-there, and the file has others. Not judged is whatever else differs: values without intervals, and what is
-fitted to other data, because their settings differ.
+Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no
+element differs by more than ROUNDING, relative to the larger of the two or to the median of the
+variable, whichever is more. Fitted values, which have 95 % intervals, also agree if a t test does
+not reject equality: at 5 % for all values of all variables together (Bonferroni), so that 95 % of
+independent replicates agree in all of them; else they contradict each other. A fit that only one
+lab could do is no fault if settings differ, as many fail here as there, and the file has others.
+Not judged is whatever else differs: values without intervals, and what is fitted to other data,
+because their settings differ.
 """
 
 import json
@@ -23,13 +24,17 @@ from tripartite import job
 from tripartite.contracts import UserError
 from tripartite.declarations import variables
 
-# The tolerances. float32 is for what is computed in float32, and what is made from float32 data that differ.
+# The tolerances. float32 is for what is computed in float32, and what is made from float32 data
+# that differ.
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
 LEVELS = {  # from best to worst
     "identical": "all values are equal",
     "rounding": "numbers differ by no more than rounding",
     "agrees": "fitted values differ by no more than their intervals allow",
-    "not judged": "values differ by more than rounding, and there are no intervals to judge them by, or the data differ",
+    "not judged": (
+        "values differ by more than rounding, and there are no intervals to judge them by, or "
+        "the data differ"
+    ),
     "contradicts": "fitted values differ by more than their intervals allow",
     "missing": "the other results have no such file or variable, or not all of its labels",
 }
@@ -77,8 +82,8 @@ def compare(files: list[Path], folder: Path) -> Found:
     }
     if not ours.keys() & theirs.keys():
         raise UserError(
-            f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this study, such as "
-            f"{sorted(ours)[0]}; give results of the same study"
+            f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this "
+            f"study, such as {sorted(ours)[0]}; give results of the same study"
         )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
     coarse = {}  # what is made in float32, or of such data that differ
@@ -128,7 +133,7 @@ def compare(files: list[Path], folder: Path) -> Found:
 def agree(
     key: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float, n_seeds: tuple[int, int]
 ) -> list[Row]:
-    """One row for each variable of two files of the same name, or a single one if all are identical.
+    """One row for each variable of two files of the same name, or one if all are identical.
 
     Ends of an interval stand with their estimate. "agrees" is still to be judged.
     """
@@ -193,7 +198,7 @@ def _agree(
 
 
 def _judged(row: Row, n_rows: int, chance: bool) -> Row:
-    """A row whose values differ by more than rounding, as the intervals say; chance: settings differ."""
+    """A row as the intervals judge it; chance: whether settings differ."""
     if row.level not in ("agrees", "missing"):
         return row
     contradicts, notes = False, [row.note] * bool(row.note)
@@ -225,9 +230,10 @@ def _is_end(name: str, names: object) -> bool:
 def chances(
     ours: xr.Dataset, theirs: xr.Dataset, name: str, n_seeds: tuple[int, int]
 ) -> np.ndarray:
-    """p values of Student's t test of two estimates, by the half-widths that face each other; NaN without intervals.
+    """p values of Student's t test of two estimates, from their intervals; NaN without intervals.
 
-    Intervals are Student's over n_seeds, which replicates have of one distribution (0: not over seeds).
+    Of each interval the half that lies towards the other estimate is used. Intervals are Student's
+    over n_seeds, which replicates have of one distribution (0: not over seeds).
     """
     known = min(n_seeds) > 1
     freedom = np.array(n_seeds) - 1 if known else np.full(2, FREEDOM)
@@ -255,7 +261,7 @@ def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
 
 
 def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Relative differences of two arrays; 0 where both are NaN or the same infinity, inf where one is."""
+    """Relative differences of two arrays; 0 where both are NaN or equally inf, inf where one is."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     finite = np.abs(a[np.isfinite(a)])
     floor = np.median(finite) if finite.size else 0.0
@@ -268,7 +274,8 @@ def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def failures(rows: list[Row]) -> list[Row]:
     """Fitted values that contradict each other or are missing.
 
-    Where no fitted value could be judged, all that differs or is missing: nothing says that the two agree.
+    Where no fitted value could be judged, all that differs or is missing: nothing says that the two
+    agree.
     """
     if any(row.fitted for row in rows):
         return [row for row in rows if row.fitted and row.level in ("contradicts", "missing")]
@@ -290,7 +297,7 @@ def _rank(stem: str) -> int:
 def _shared(
     names: list[str], ours: xr.Dataset, theirs: xr.Dataset
 ) -> tuple[xr.Dataset | None, xr.Dataset | None, bool, str]:
-    """Variables at the labels that both have; whether the others lack some of ours; and what to say of it."""
+    """Variables at the labels that both have; whether theirs lack some of ours; and a note."""
     a, b = (
         one[names].reset_coords(drop=False) if names[0] not in one.dims else one
         for one in (ours, theirs)
@@ -322,7 +329,7 @@ def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
 
 
 def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
-    """An attribute that must be a text, empty where there is none; UserError if it is an array, a number or huge."""
+    """An attribute that must be a text, "" where there is none; UserError if it is none or huge."""
     text = dataset.attrs.get(key, "")
     if not isinstance(text, str) or len(text) > MOST_LETTERS:
         got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
@@ -333,7 +340,7 @@ def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
 
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
-    """An attribute that holds a mapping as JSON; UserError if it does not, or is nested too deeply to be compared."""
+    """An attribute that holds a mapping as JSON; UserError if it does not or is nested deeply."""
     text = _text(dataset, key, path)
     depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
     try:
@@ -363,7 +370,7 @@ def _is_setting(what: str) -> bool:
 
 
 def _is_coarse(dataset: xr.Dataset, path: Path) -> bool:
-    """True if a file, or one that it was made of, was computed in less than float64, by its settings."""
+    """True if by its settings a file, or one that it was made of, was computed below float64."""
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
     types = [value for place, value in leaves if place.rpartition(".")[2] == "dtype"]
@@ -379,7 +386,7 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def summary(found: Found, study: str, other: str) -> str:
-    """What agrees, how both were made, and which fitted values do not agree, as a page of documentation."""
+    """What agrees, how both were made, and which fitted values do not agree, in Markdown."""
     counts = {level: sum(row.level == level for row in found.rows) for level in LEVELS}
     fitted = [row for row in found.rows if row.fitted]
     bad = failures(found.rows)
@@ -401,8 +408,8 @@ def summary(found: Found, study: str, other: str) -> str:
         "",
         *(
             [
-                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
-                "is not judged if their settings differ.",
+                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them "
+                "is no replicate, and is not judged if their settings differ.",
                 "",
             ]
             if data
@@ -412,11 +419,12 @@ def summary(found: Found, study: str, other: str) -> str:
         "|---|---|---|",
         *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()),
         "",
-        f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is computed in float32 "
-        "or made from float32 data that differ.",
-        f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in {len(judged)} variables, "
-        "at 5 % for all of them together (Bonferroni over variables, and over the values of each). "
-        f"{unlike} differ at 5 % for each alone; of replicates about 5 % do.",
+        f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is "
+        "computed in float32 or made from float32 data that differ.",
+        f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in "
+        f"{len(judged)} variables, at 5 % for all of them together (Bonferroni over variables, "
+        f"and over the values of each). {unlike} differ at 5 % for each alone; of replicates "
+        "about 5 % do.",
         *(
             [
                 "Figures, byte by byte: "

@@ -20,8 +20,8 @@ def softmax_attention(
     """Return ln Z_t = ln sum_j exp(q_t . k_j) and the output o_t = sum_j exp(q_t . k_j) v_j / Z_t.
 
     Vaswani et al. (2017), eq. 1, with the temperature already in q and k (each d_head^-1/4). A leak
-    multiplies the term of a key of age n by exp(-leak[0] n) in the numerator and exp(-leak[1] n) in Z:
-    the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
+    multiplies the term of a key of age n by exp(-leak[0] n) in the numerator and exp(-leak[1] n) in
+    Z: the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
     log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; what is returned for
@@ -36,8 +36,8 @@ def softmax_attention(
 def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Tensor:
     """ln weight of each key for each query [..., T or 1, T] in float64, -inf where it is not read.
 
-    mask [..., T]. The age of a key is the number of tokens written after it: all that follow it, or,
-    causal, those up to the query.
+    mask [..., T]. The age of a key is the number of tokens written after it: all that follow it,
+    or, causal, those up to the query.
     """
     place = mask.double().cumsum(-1)
     now = place[..., :, None] if causal else place[..., -1:, None]  # [..., T or 1, 1]
@@ -46,7 +46,7 @@ def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Ten
 
 
 def relative_error(output: Array, exact: Array) -> Array:
-    """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], both tensors or both numpy arrays; NaN where O is 0."""
+    """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], tensors or arrays; NaN where O is 0."""
     norm = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
     size = norm(exact)
     return norm(output - exact) / size if size else size + math.nan

@@ -1,7 +1,8 @@
-"""Checks of settings that several kinds of experiments share; those of one kind stand in its checks.py.
+"""Checks of settings that several kinds of experiments share; each kind may have a checks.py too.
 
-Each yields faults: where one is (keys), and what it is. They look only at what has no fault of its own;
-`wrote` is what the user wrote, without defaults. Light, because every parse of the Snakefile imports it.
+Each yields faults: where one is (keys), and what it is. They look only at what has no fault of its
+own; `wrote` is what the user wrote, without defaults. Light, because every parse of the Snakefile
+imports it.
 """
 
 from collections.abc import Iterator
@@ -38,7 +39,10 @@ def map_faults(where: tuple, network: dict, wrote: dict, sizes: list) -> Iterato
 def calibration_faults(
     where: tuple, settings: dict, maps: list[tuple[str | None, dict]], names: list[str] | None
 ) -> Iterator[Fault]:
-    """Whether there is something to calibrate, and inputs to do it on; maps with what was written."""
+    """Whether there is something to calibrate, and inputs to calibrate it on.
+
+    maps: names of feature maps, each with the settings that were written for it.
+    """
     calibrating, symmetries = settings.get("calibrated_on"), settings.get("symmetries", [None])
     if calibrating is None or not all(symmetries) or not all(calibrating):
         return
@@ -56,7 +60,7 @@ def calibration_faults(
 
 
 def too_many(where: tuple, settings: dict, key: str, total: float, limit: int, tokens: int):
-    """A fault if the time `key` (s) fits more than `limit` times into the total (s) of all tokens."""
+    """A fault if the time `key` (s) fits more than `limit` times into the `total` (s) of tokens."""
     seconds = settings.get(key)
     if seconds and total / seconds > limit:
         text = (

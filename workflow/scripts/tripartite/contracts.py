@@ -1,8 +1,8 @@
-"""What each netCDF file between the stages holds: declared by its kind, checked at each write and read.
+"""Contracts of the netCDF files between stages: declared by kinds, checked at each write and read.
 
 A contract is named like its file: `qkv` is results/{study}/{experiment}/qkv.nc, declared in
-kinds/data/kind.yaml. Every variable has fixed dims, dtype and units; extra variables are a breach, so
-that the declaration stays true.
+kinds/data/kind.yaml. Every variable has fixed dims, dtype and units; extra variables are a breach,
+so that the declaration stays true.
 """
 
 import numpy as np
@@ -20,8 +20,8 @@ class UserError(ValueError):
 def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     """Return `dataset` in the contract's variable order, with units and long names.
 
-    Text becomes Python's own, also where numpy's str stands beside it, which no file can hold; whole numbers
-    become float64 where the contract has that: a study may say 1 for 1.0.
+    Text becomes Python's own, also where numpy's str stands beside it, which no file can hold;
+    whole numbers become float64 where the contract has that: a study may say 1 for 1.0.
     """
     wanted, along = variables(contract), axes(contract)
     dataset = dataset[list(wanted)].copy()
@@ -70,7 +70,7 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
 
 
 def _qkv_values(qkv: xr.Dataset) -> list[str]:
-    """Every input has a token, and q, k, v are finite at all tokens: the first bad place of each."""
+    """Faults unless every input has a token and q, k, v are finite at all tokens."""
     mask = qkv["mask"].values
     breaches = [
         f"mask: input {qkv['input'].values[i]} has no token" for i in np.flatnonzero(~mask.any(1))

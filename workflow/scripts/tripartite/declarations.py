@@ -1,15 +1,16 @@
 """The kinds of experiments as they declare themselves, one folder each: kinds/<kind>/kind.yaml.
 
-A declaration says what a kind asks, its settings with limits and defaults, the files that its stages
-make with every variable in them, and its figures with their captions. Rules, schema, contracts, digests,
-report and reference are made from it. Light, because every parse of the Snakefile imports it.
+A declaration says what a kind asks, its settings with limits and defaults, the files that its
+stages make with every variable in them, and its figures with their captions. Rules, schema,
+contracts, digests, report and reference are made from it. Light, because every parse of the
+Snakefile imports it.
 
     what        what the kind finds out, one or two sentences
     role        experiment (a section of an experiment, the default), data or benchmark
     category    of its figures in the report
     memory      what its large arrays hold, one of MEMORY (memory.py)
     min_tokens  fewest tokens that an input must have (1)
-    settings    JSON Schema; `use: sizes` stands for the definition of that name in kinds/common.yaml
+    settings    JSON Schema; `use: sizes` stands for the definition `sizes` in kinds/common.yaml
     axes        its own dimensions, in order, before the shared ones of kinds/common.yaml
     files       what its stages make, in order; the last one is drawn
     figures     what each shows in a line, and its caption
@@ -248,7 +249,7 @@ def _axes(told: dict) -> dict[str, Variable]:
 
 
 def resolved(part: object) -> object:
-    """A schema with the definitions of kinds/common.yaml in place of `use`; other keys beside it win."""
+    """A schema in which definitions of kinds/common.yaml replace `use`; keys beside `use` win."""
     if isinstance(part, list):
         return [resolved(one) for one in part]
     if not isinstance(part, dict):
@@ -355,8 +356,8 @@ def faults(path: Path) -> Iterator[str]:
         for variable, spec in file["variables"].items():
             for dim in set(spec.get("dims", "").split()) - axes:
                 yield (
-                    f"{where}: files.{name}.variables.{variable}: dims: {dim!r} is no axis; declare it "
-                    "under axes"
+                    f"{where}: files.{name}.variables.{variable}: dims: {dim!r} is no axis; "
+                    "declare it under axes"
                 )
         yield from _module_faults(path.parent, file["stage"], f"{where}: files.{name}: stage")
     for name in told.get("figures", {}):
@@ -378,10 +379,10 @@ def _uses(part: object, key: str) -> Iterator[tuple[str, str]]:
 
 def _module_faults(folder: Path, name: str, where: str) -> Iterator[str]:
     """Why a kind's folder has no function `name` in the module of that name."""
-    file = folder / f"{name}.py"
+    file, shown = folder / f"{name}.py", f"kinds/{folder.name}/{name}.py"
     if not file.is_file():
-        yield f"{where}: there is no kinds/{folder.name}/{name}.py; write it, with a function {name}"
+        yield f"{where}: there is no {shown}; write it, with a function {name}"
         return
     body = ast.parse(file.read_text(encoding="utf-8")).body
     if name not in [node.name for node in body if isinstance(node, ast.FunctionDef)]:
-        yield f"{where}: kinds/{folder.name}/{name}.py has no function {name}"
+        yield f"{where}: {shown} has no function {name}"

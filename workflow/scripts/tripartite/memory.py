@@ -67,7 +67,8 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         arrays.append(
             (
                 6 * 8 * m * (2 * tokens + 2 * d_head),
-                f"the rates and synapses of one head ({m} n_features x {tokens} tokens and {d_head} d_head, 6 copies)",
+                f"the rates and synapses of one head ({m} n_features x {tokens} tokens and "
+                f"{d_head} d_head, 6 copies)",
                 "n_features or the number of tokens",
             )
         )

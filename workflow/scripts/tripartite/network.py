@@ -13,11 +13,11 @@ phase) or r = 1 (read phase), key k_t, query q_t and value v_t:
 
 Names: `hebbian` is H, `presynaptic` is g, `calcium` is p. ASSUME: both learning rates are 1 and
 1/sqrt(m) stands in phi, as in the authors' released notebooks; a ratio of the rates is an overall
-gain of the output. ASSUME: where the calcium is exactly 0 the network is silent and its output is 0.
+gain of the output. ASSUME: where the calcium is exactly 0 the network is silent, its output is 0.
 
 Beyond the paper: a presynaptic gain w_t multiplies h_t in (4) and (5); with leak, H and g lose the
-factors exp(-leak_H) and exp(-leak_g) before each write; a causal network writes and reads every token
-before the next one comes, instead of writing all and then reading all.
+factors exp(-leak_H) and exp(-leak_g) before each write; a causal network writes and reads every
+token before the next one comes, instead of writing all and then reading all.
 
 `sequential` is the network as written above. Everything else computes the same sums,
 
@@ -26,8 +26,8 @@ before the next one comes, instead of writing all and then reading all.
 for blocks of neurons a, whose partial sums add up to networks of any size (`read`). Four kernels do
 it: `direct` multiplies rates as they are, where a norm bound shows that none can leave the range of
 the numbers; `attention_calls` is safe at any norm: both phases are softmax attention, of hidden
-neurons to tokens and of tokens to hidden neurons, H_a = u_a g_a; `log_space` is safe for every feature
-map; `causal_chunks` and `causal_steps` read while writing. `kernel` chooses.
+neurons to tokens and of tokens to hidden neurons, H_a = u_a g_a; `log_space` is safe for every
+feature map; `causal_chunks` and `causal_steps` read while writing. `kernel` chooses.
 """
 
 import functools
@@ -46,15 +46,12 @@ GPU_BLOCK_BYTES = 1 << 25
 TOKEN_BLOCK = 512
 CAUSAL_CHUNK = 64
 CAUSAL_BLOCK = 2048
-LOG_RANGE = {
-    torch.float64: 690.0,
-    torch.float32: 83.0,
-    torch.bfloat16: 83.0,
-}  # ln of max / min / 100
+# ln of max / min / 100 of each type
+LOG_RANGE = {torch.float64: 690.0, torch.float32: 83.0, torch.bfloat16: 83.0}
 
 
 class Hidden(NamedTuple):
-    """A hidden layer: weights [m, D], bias [m] (float64), activation and the threshold it may use."""
+    """A hidden layer: weights [m, D], bias [m] (float64), activation and its threshold, if any."""
 
     weights: Tensor
     bias: Tensor
@@ -81,6 +78,9 @@ class Leak(NamedTuple):
     presynaptic: float = 0.0
 
 
+NO_LEAK = Leak()
+
+
 class Partial(NamedTuple):
     """What some neurons add to the read phase, to be multiplied by exp(log_scale).
 
@@ -96,7 +96,7 @@ class Partial(NamedTuple):
 
 
 def rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
-    """ln|phi| and sign of phi [..., T, n] of n neurons, of a network of m, for drives x [..., T, D]."""
+    """ln|phi| and sign of phi [..., T, n] of n neurons of a network of m, for x [..., T, D]."""
     u = x @ hidden.weights.mT + hidden.bias.to(x.dtype)[..., None, :]
     square = x.square().sum(-1, keepdim=True)
     return hidden.activation(u, square, m, hidden.threshold)
@@ -111,13 +111,13 @@ def step(
     v: Tensor,
     hidden: Hidden,
     r: int,
-    leak: Leak = Leak(),
+    leak: Leak = NO_LEAK,
     gain: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One token through equations (1) to (6).
 
-    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read. Returns
-    hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while writing).
+    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read.
+    Returns hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while writing).
     """
     m = len(hidden.bias)
     log_h, sign = rates(hidden, ((1 - r) * k + r * q)[None], m)
@@ -136,7 +136,7 @@ def step(
 
 
 def sequential(
-    x: Tensor, tokens: Tokens, hidden: Hidden, causal: bool = False, leak: Leak = Leak()
+    x: Tensor, tokens: Tokens, hidden: Hidden, causal: bool = False, leak: Leak = NO_LEAK
 ) -> tuple[Tensor, Tensor]:
     """Write all tokens, then read all; or, causal, write and read one after another.
 
@@ -171,17 +171,17 @@ def read(
     activation: Activation = exponential,
     threshold: float = math.inf,
     causal: bool = False,
-    leak: Leak = Leak(),
+    leak: Leak = NO_LEAK,
 ) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
     """Run the network of the neurons start to stop, for each range and on each input, in one pass.
 
     neurons yields weights [n, D] and bias [n] in order; they take the dtype and the device of the
-    inputs. Networks whose ranges overlap share neurons. Returns, for each range and input, ln|p| [..., T]
-    in float64, the sign of p, and the output [..., T, E] without skip connection. What is read where a
-    token is missing (log_gain -inf) has no meaning.
+    inputs. Networks whose ranges overlap share neurons. Returns, for each range and input, ln|p|
+    [..., T] in float64, the sign of p, and the output [..., T, E] without skip connection. What is
+    read where a token is missing (log_gain -inf) has no meaning.
     """
     if not causal:
-        inputs, leak = [_leaked(tokens, leak) for tokens in inputs], Leak()
+        inputs, leak = [_leaked(tokens, leak) for tokens in inputs], NO_LEAK
     run = functools.partial(
         _networks, inputs, activation=activation, threshold=threshold, causal=causal, leak=leak
     )
@@ -267,8 +267,8 @@ def finished(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Te
 
 
 def _leaked(tokens: Tokens, leak: Leak) -> Tokens:
-    """The leak until all tokens are written, as a gain of keys and values that falls with their age."""
-    if leak == Leak():
+    """The leak until all tokens are written, as a gain of keys and values that falls with age."""
+    if leak == NO_LEAK:
         return tokens
     present = (tokens.log_gain > -torch.inf).double()
     age = present.flip(-1).cumsum(-1).flip(-1) - 1  # tokens that were written later
@@ -277,14 +277,16 @@ def _leaked(tokens: Tokens, leak: Leak) -> Tokens:
     return tokens._replace(v=v, log_gain=tokens.log_gain - leak.presynaptic * age)
 
 
-# Kernels: tokens, hidden [n of a network of m], the sums so far or None, leak -> the sums with theirs.
+# Kernels: tokens, hidden [n of a network of m], m, the sums so far or None, and leak, to the sums
+# with these neurons.
 
 
 def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partial]:
     """The fastest kernel that is safe for these tokens and neurons.
 
-    Rates are multiplied as they are only if no product of two can leave the range of the numbers: the
-    bound |w| (|q| + |k|) + |2b| on their logs, the spread of the key weights and room for the sums.
+    Rates are multiplied as they are only if no product of two can leave the range of the numbers:
+    the bound |w| (|q| + |k|) + |2b| on their logs, the spread of the key weights and room for the
+    sums.
     """
     safe = (
         hidden.activation is exponential and log_range(tokens, hidden) < LOG_RANGE[tokens.q.dtype]
@@ -325,7 +327,7 @@ _kept = threading.local()
 
 
 def _workspace(shapes: dict[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
-    """Tensors without content, in memory that the thread keeps: fresh pages cost as much as exponentials."""
+    """Uninitialised tensors in memory that the thread keeps: new pages cost as much as exp."""
     kept, found = _kept.__dict__, []
     for name, shape in shapes.items():
         n, key = math.prod(shape), (name, like.dtype, like.device)
@@ -346,9 +348,9 @@ def _square(x: Tensor) -> Tensor:
 
 
 def direct(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Rates as they are, in base 2, block by block; for the exponential activation within its range.
+    """Rates as they are, in base 2, block by block; exponential activation within range.
 
     exp(-|k|^2 / 2) and the gain stand in the values, exp(-|q|^2 / 2) in the scale. q [T, D].
     """
@@ -391,9 +393,8 @@ def direct(
             torch.mm(w[:n], keys.T, out=phi).exp2_()
             torch.mul(v[span], weight[span, None], out=values[: len(keys)])
             _add(hebbian[:n], presynaptic[:n], phi, values[: len(keys)], weight[span])
-        gain = torch.exp(2 * hidden.bias[start : start + size]).to(
-            exact
-        )  # once to write, once to read
+        # exp(bias) once to write, once to read
+        gain = torch.exp(2 * hidden.bias[start : start + size]).to(exact)
         hebbian[:n].mul_(gain[:, None])
         presynaptic[:n].mul_(gain)
         stored = hebbian[:n].to(q.dtype), presynaptic[:n].to(q.dtype)
@@ -415,12 +416,12 @@ def _add(matrix: Tensor, vector: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> N
 
 
 def attention_calls(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Both phases as softmax attention with its log-sum-exp; for the exponential activation, any norm.
+    """Both phases as softmax attention with its log-sum-exp; exponential activation, any norm.
 
-    Write: hidden neurons attend to tokens, and keep u = H / g and ln g. Read: tokens attend to hidden
-    neurons. The largest ln weight of a key is subtracted in float64.
+    Write: hidden neurons attend to tokens, and keep u = H / g and ln g. Read: tokens attend to
+    hidden neurons. The largest ln weight of a key is subtracted in float64.
     """
     q, k, v, log_gain = tokens
     key_log = log_gain - _square(k) / 2
@@ -457,9 +458,9 @@ def attention_calls(
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """softmax(q.k + bias) v [..., T, E] and its log-sum-exp [..., T], by torch's fused kernels.
 
-    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S]. scaled_dot_product_attention
-    gives no log-sum-exp: on the CPU its flash kernel is called by its private name (a test holds its
-    behaviour), elsewhere flex_attention, compiled.
+    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S].
+    scaled_dot_product_attention gives no log-sum-exp: on the CPU its flash kernel is called by its
+    private name (a test holds its behaviour), elsewhere flex_attention, compiled.
     """
     four = [tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (q, k, v)]
     bias = bias.reshape(-1, 1, 1, bias.shape[-1])
@@ -492,7 +493,7 @@ def _compiled() -> Callable:
 
 
 def log_space(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
     """Every feature map at any norm: magnitudes by their logs, with a running maximum per query."""
     q, k, v, log_gain = tokens
@@ -525,12 +526,12 @@ def _finite(peak: Tensor) -> Tensor:
 
 
 def causal_chunks(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Write and read token by token, a chunk of tokens at a time; exponential activation within range.
+    """Causal order, a chunk of tokens at a time; exponential activation within range.
 
-    Within a chunk the tokens attend to one another through a masked matrix of kernels; what was written
-    before them is in H and g. q [T, D].
+    Within a chunk the tokens attend to one another through a masked matrix of kernels; what was
+    written before them is in H and g. q [T, D].
     """
     q, k, v, log_gain = tokens
     n_tokens = len(q)
@@ -586,9 +587,9 @@ def causal_chunks(
 
 
 def causal_steps(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Write and read token by token, every feature map at any norm: H and g scaled neuron by neuron."""
+    """Causal order, token by token; every feature map at any norm: H and g have a scale each."""
     q, k, v, log_gain = tokens
     exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
     hidden = hidden._replace(weights=hidden.weights.to(exact))

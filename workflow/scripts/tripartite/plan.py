@@ -1,7 +1,8 @@
-"""What each result of a study is made with: settings, code and raw data, as the study asks for them now.
+"""What each result of a study is made with now: settings, code and raw data.
 
-The Snakefile gives these to the jobs, which record them in their files; `verify`, `export`, `compare` and
-the report hold them against what the files say. Light, because every parse of the Snakefile imports it.
+The Snakefile gives these to the jobs, which record them in their files; `verify`, `export`,
+`compare` and the report hold them against what the files say. Light, because every parse of the
+Snakefile imports it.
 """
 
 import ast
@@ -49,9 +50,8 @@ def code(*names: str) -> str:
         path = queue.pop()
         name = path.relative_to(SCRIPTS).as_posix()
         if name not in seen:
-            seen[name] = path.read_text(
-                encoding="utf-8"
-            ).rstrip()  # as Snakemake does to what it fetches
+            # Snakemake strips the end of a file that it fetches as well
+            seen[name] = path.read_text(encoding="utf-8").rstrip()
             queue += _imports(path)
     return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
 
@@ -91,20 +91,21 @@ def wheels(data: dict) -> list[str]:
 
 
 def texts(data: dict, root: Path) -> list[Path]:
-    """The text files that the data of an experiment are read from; photographs come out of wheels."""
+    """The text files that the data of an experiment are read from; photographs are in wheels."""
     return study_module.input_files(data["model"], data["inputs"], root) if "model" in data else []
 
 
 def digest(path: Path) -> str:
     """sha256 of a file. What was computed is kept in .snakemake, until the file is written to.
 
-    A file is known by its place on the disk, its size and the time at which its content or its entry
-    last changed, which no program can set back. What changed a moment ago may change again within one
-    tick of the disk's clock, and is not kept.
+    A file is known by its place on the disk, its size and the time at which its content or its
+    entry last changed, which no program can set back. What changed a moment ago may change again
+    within one tick of the disk's clock, and is not kept.
     """
     status = os.stat(path)
-    known = f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-    kept = Path(".snakemake/tripartite/digests") / known
+    fields = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
+    name = "-".join(str(getattr(status, f"st_{field}")) for field in fields)
+    kept = Path(".snakemake/tripartite/digests") / name
     try:
         found = kept.read_text()
         if len(found) == 64:
@@ -116,7 +117,7 @@ def digest(path: Path) -> str:
     if status.st_size >= 1 << 20 and time.time() - status.st_ctime > 2:
         try:
             kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_name(f"{known}.{os.getpid()}")
+            temporary = kept.with_name(f"{name}.{os.getpid()}")
             temporary.write_text(found)
             temporary.replace(kept)
         except OSError:  # a folder that cannot be written costs time only
@@ -138,7 +139,7 @@ def owner(study: dict, name: str, file: str) -> str:
 
 
 def attention_settings(section: dict) -> dict:
-    """Settings of the reference attention of an experiment; {} for plain bidirectional attention."""
+    """Settings of the reference attention of an experiment; {} for bidirectional without leak."""
     keys = ("order", "leak_hebbian", "leak_presynaptic")
     network = section.get("network", {"order": "bidirectional"})
     special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
@@ -172,7 +173,10 @@ def figure_files(study: dict) -> list[str]:
 
 
 def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".")) -> dict:
-    """Settings with which the stage makes a file of an experiment, such as "fit"; made: the folder of its results."""
+    """Settings with which the stage makes a file of an experiment, such as "fit".
+
+    made: the folder of the study's results.
+    """
     if file == "qkv":
         return generate_settings(study, name, made, root)
     if file == "attention":

@@ -1,7 +1,7 @@
-"""What every parse of the Snakefile does: the command line, the checked configuration, input functions.
+"""What every parse of the Snakefile does: command line, checked configuration, input functions.
 
-`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look at the
-command line and the log. Light: no torch, no xarray.
+`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look
+at the command line and the log. Light: no torch, no xarray.
 """
 
 import contextlib
@@ -23,7 +23,7 @@ LOOKING = {"verify", "compare"}  # targets that run no stage
 
 
 def stop(message: object) -> None:
-    """Stop before any job with plain lines: an exception would bring Snakemake's traceback with it."""
+    """Stop before any job with plain lines: an exception would show Snakemake's traceback."""
     sys.exit(str(message))
 
 
@@ -31,7 +31,7 @@ def stop(message: object) -> None:
 
 
 def command_line(argv: list[str]):
-    """The command line as Snakemake reads it, with its profiles; None where it is not Snakemake's."""
+    """The command line as Snakemake reads it, with profiles; None if it is not Snakemake's."""
     from snakemake.cli import parse_args
 
     if Path(argv[0]).name not in ("snakemake", "__main__.py"):
@@ -53,7 +53,7 @@ def sends_jobs_away(workflow, line: Callable) -> bool:
 
 
 def only_looks(line) -> bool:
-    """Whether no stage runs: results are checked, compared or reported, which takes little memory."""
+    """Whether no stage runs, as when results are checked, compared or reported."""
     if line is None:
         return False
     named = {*(line.targets or [""])} <= LOOKING
@@ -62,7 +62,7 @@ def only_looks(line) -> bool:
 
 
 def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
-    """The configuration, with texts as they were typed: Snakemake reads study=007 as the number 7."""
+    """The configuration with texts as they were typed: Snakemake takes study=007 for a 7."""
     typed = dict(part.partition("=")[::2] for part in arguments or [])
     keys = [key for key in ("study", "other") if key in typed and own]
     return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
@@ -92,8 +92,8 @@ def reported_fault(log: str | Path, started: float) -> list[str]:
 def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callable:
     """A filter of Snakemake's log.
 
-    The target of all lists none of its files, and of a job of ours that has reported its fault no command
-    is shown.
+    The target of all lists none of its files, and of a job of ours that has reported its fault no
+    command is shown.
     """
 
     def calm(record) -> bool:
@@ -132,7 +132,7 @@ def memory_mb(arrays: list[memory.Array]) -> int:
 
 @dataclass
 class Parsed:
-    """The studies, machine and folders of one parse; methods are input and parameter functions of rules."""
+    """Studies, machine and folders of one parse; methods are input and parameter functions."""
 
     machine: dict
     chosen: dict  # the chosen study
@@ -156,7 +156,7 @@ class Parsed:
         return self.studies[name]
 
     def named(self, wildcards, kind: str) -> dict:
-        """The study of a file; stops with the known names where it has no such experiment or figure."""
+        """The study of a file; stops with all names if it has no such experiment or figure."""
         study, name = self.study(wildcards.study), getattr(wildcards, kind)
         known = study[f"{kind}s"]
         if name not in known:
@@ -190,7 +190,7 @@ class Parsed:
     # Input functions.
 
     def reads(self, *names: str) -> Callable:
-        """The named files, of the experiments that own them; raw stands for the wheels of a model."""
+        """The named files, of the experiments that own them; raw: the wheels of a model."""
         from snakemake.io import ancient
 
         def paths(wildcards) -> list:
@@ -218,21 +218,22 @@ class Parsed:
         return [f"<results>/{self.name}/{file}" for file in files]
 
     def simulated(self, wildcards) -> list:
-        """What a simulation reads; with shards, what they made stands in the place of the attention."""
+        """What a simulation reads; with shards, their states take the place of the attention."""
         from snakemake.io import flag
 
         qkv, attention = self.reads("qkv", "attention")(wildcards)
         shards = self.machine["shards"]
         if shards == 1:
             return [qkv, attention]
-        # Snakemake records the set of input files, and runs again where it differs: a flag lets it record
-        # the same files with shards and without, as the result is the same.
+        # Snakemake records the set of input files, and runs again where it differs: a flag lets it
+        # record the same files with shards and without, as the result is the same.
         whole = f"<results>/{wildcards.study}/{wildcards.experiment}/shards/{shards}/states.nc"
         recorded = attention.replace("<results>", self.results)
         return [qkv, flag(whole, "sourcecache_entry", recorded)]
 
-    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last run:
-    # where a script or a user's file lies reruns nothing; what is in it stands in `settings` and `code`.
+    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last
+    # run: where a script or a user's file lies reruns nothing; what is in it stands in `settings`
+    # and `code`.
 
     def script(self, name: str) -> Callable:
         """The file of a script: repo-relative in a clone, as a command that can be pasted."""
@@ -252,7 +253,7 @@ class Parsed:
         )
 
     def raw_files(self, wildcards, input) -> list[str]:
-        """The files beside wheels from which data are generated: texts of a model, or the user's file."""
+        """Files beside wheels that data are made from: texts of a model, or the user's file."""
         study = self.named(wildcards, "experiment")
         data = plan.data_of(study, wildcards.experiment)
         if "file" in data:
@@ -278,7 +279,7 @@ class Parsed:
         return memory_mb(arrays) * 2 ** (attempt - 1)
 
     def packed(self, shipped: list[Path]) -> list[Path]:
-        """What travels of config/: what is shipped, the inputs that the study reads, and last the study."""
+        """What is packed of config/: shipped files, inputs that the study reads, last the study."""
         files = list(shipped)
         for name in self.chosen["experiments"]:
             files += plan.texts(plan.data_of(self.chosen, name), Path("."))

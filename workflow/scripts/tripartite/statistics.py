@@ -1,10 +1,10 @@
 """Statistics: estimates with intervals over independent seeds, or over inputs, heads and seeds.
 
-Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval is
-the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
+Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval
+is the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
 (Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11); of more than GROUPS seeds,
-equal groups are deleted. It needs no random numbers. Where inputs and heads are samples as well, the
-interval is a cluster bootstrap.
+equal groups are deleted. It needs no random numbers. Where inputs and heads are samples as well,
+the interval is a cluster bootstrap.
 """
 
 from collections.abc import Callable
@@ -71,12 +71,13 @@ def cluster_bootstrap(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
 
-    The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are crossed:
-    every head reads every input. Each axis is resampled as a whole and by itself (the pigeonhole
-    bootstrap: Owen, Annals of Applied Statistics 2007). The interval is the expanded percentile
-    interval (Hesterberg, The American Statistician 2015), which is as wide as Student's t for the
-    shortest axis of more than one cluster; an axis of one cluster adds nothing to it. ValueError where
-    all axes have one. `statistic` maps an array like values to an array or a number.
+    The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are
+    crossed: every head reads every input. Each axis is resampled as a whole and by itself (the
+    pigeonhole bootstrap: Owen, Annals of Applied Statistics 2007). The interval is the expanded
+    percentile interval (Hesterberg, The American Statistician 2015), which is as wide as Student's
+    t for the shortest axis of more than one cluster; an axis of one cluster adds nothing to it.
+    ValueError where all axes have one. `statistic` maps an array like values to an array or a
+    number.
     """
     lengths = values.shape[:n_axes]
     if max(lengths, default=1) < 2:
@@ -110,8 +111,8 @@ def cluster_interval(
 def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Median of values [..., n] with its exact interval of at least 95 % for independent values.
 
-    The bounds are order statistics, from the binomial distribution of the values below the median; NaN
-    for fewer than 6 values, which have no such interval.
+    The bounds are order statistics, from the binomial distribution of the values below the median;
+    NaN for fewer than 6 values, which have no such interval.
     """
     n = values.shape[-1]
     rank = int((bdtr(np.arange(n), n, 0.5) <= (1 - LEVEL) / 2).sum())  # of the lower bound, from 1

@@ -22,7 +22,8 @@ from . import declarations, foreign, memory
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
-# The first and the last Python for which all of envs/requirements.txt can be installed without a compiler.
+# The first and the last Python for which all of envs/requirements.txt can be installed without a
+# compiler.
 PYTHONS = (3, 11), (3, 13)
 NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
@@ -81,10 +82,11 @@ def check(
 ) -> tuple[dict, dict]:
     """Return the settings of the machine and of the chosen study, defaults filled in.
 
-    config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
-    other GPUs than here; own says whether all of config is ours: in another workflow, of which this one is a
-    module, other keys are its own. results: the folder of all results; runs says whether stages may run, so
-    that their memory counts. Raises ValueError with all faults of both, one per line.
+    config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there
+    are other GPUs than here; own says whether all of config is ours: in another workflow, of which
+    this one is a module, other keys are its own. results: the folder of all results; runs says
+    whether stages may run, so that their memory counts. Raises ValueError with all faults of both,
+    one per line.
     """
     schema = load_schema("config")
     if not own:
@@ -160,8 +162,8 @@ def python_fault(version_info: tuple) -> str | None:
     got = ".".join(map(str, version_info[:3]))
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     return (
-        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of these, "
-        f"as in python{last} -m venv .venv (README.md, Run it)"
+        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of "
+        f"these, as in python{last} -m venv .venv (README.md, Run it)"
     )
 
 
@@ -429,7 +431,10 @@ def _size_faults(
                 yield (*where, key), f"[{layer}, {head}] does not exist; the data has {has}"
     least = declarations.kinds()[section].min_tokens
     if shape.get("tokens", least) < least:
-        text = f"got data with {shape['tokens']} tokens per input, wanted at least {least}; use longer inputs"
+        text = (
+            f"got data with {shape['tokens']} tokens per input, wanted at least {least}; use "
+            "longer inputs"
+        )
         yield where, text
 
 
@@ -443,14 +448,14 @@ def _memory_faults(
         needed, what, advice = max(memory.plan(shape, settings, section))
         if needed > memory_gb * 10**9:
             text = (
-                f"needs {in_bytes(needed)} for {what}, memory_gb allows {memory_gb}: lower {advice}, "
-                "or raise memory_gb in config/config.yaml"
+                f"needs {in_bytes(needed)} for {what}, memory_gb allows {memory_gb}: lower "
+                f"{advice}, or raise memory_gb in config/config.yaml"
             )
             yield where, text
 
 
 def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Iterator[Fault]:
-    """Inputs that do not exist or have two roles; names are those of the data, None where not known."""
+    """Inputs that do not exist or have two roles; names: inputs of the data, None if not known."""
     roles = {
         key: settings[key] if isinstance(settings.get(key), list) else []
         for key in ("calibrated_on", "trained_on", "validated_on", "inputs")
@@ -591,7 +596,7 @@ def own_file(data: dict, root: Path = Path(".")) -> Path:
 
 
 def recorded_digest(qkv: Path, file: Path) -> str:
-    """SHA-256 of the user's file of that name from which our qkv.nc was made; "" if it was not, or is not known."""
+    """SHA-256 of the user's file from which a qkv.nc was made; "" if not made of it, or unknown."""
     try:
         origin = foreign.header(qkv)["origin"]
         settings, upstream = json.loads(origin["settings"]), json.loads(origin["upstream"])
@@ -608,4 +613,5 @@ def file_faults(path: Path) -> list[str]:
 # Words.
 
 
-# Share of letters in common, in their order, from which a word is surely, or likely, a slip of another.
+# Share of letters in common, in their order, from which a word is surely, or likely, a slip of
+# another.

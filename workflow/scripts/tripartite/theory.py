@@ -6,8 +6,9 @@ is unbiased, with relative variance (R - 1) / m exactly, where
     R(q) = exp(|q|^2) sum_jl exp(2 q.k_j + 2 q.k_l + k_j.k_l) / Z(q)^2
 
 is the relative second moment of a single neuron's contribution (from E exp(omega . a) =
-exp(|a|^2 / 2) applied to Choromanski et al., ICLR 2021, Lemma 2, summed over pairs of keys). Weighted
-keys, generalized positive features and mirrored neurons have closed forms of the same kind.
+exp(|a|^2 / 2) applied to Choromanski et al., ICLR 2021, Lemma 2, summed over pairs of keys).
+Weighted keys, generalized positive features and mirrored neurons have closed forms of the same
+kind.
 """
 
 import math
@@ -24,8 +25,8 @@ def pairs_of_keys(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Scaled second moments of one neuron's contributions to each pair of keys, for every query.
 
-    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl: returns log_scale [..., T], w [..., T, T] at most 1
-    and kernel [..., T, T] at most 1. Arguments as for log_second_moment.
+    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl: returns log_scale [..., T], w [..., T, T] at
+    most 1 and kernel [..., T, T] at most 1. Arguments as for log_second_moment.
     """
     a = torch.as_tensor(a, dtype=q.dtype, device=q.device)
     a = a.expand(*a.shape[:-1], q.shape[-1])
@@ -49,16 +50,18 @@ def log_second_moment(
 ) -> Tensor:
     """Return ln R(q_t) [..., T] for q, k [..., T, D], of neurons of positive random features.
 
-    log_normalizer [..., T] is ln sum_j w_j exp(q.k_j) and log_weight [..., T or 1, T] is ln w_j, for each
-    query or for all. a [..., D], below 1/8, is the parameter of generalized positive features in each
-    direction, or one number for all, 0 for plain ones: with c = (1 - 4a) / (1 - 8a), from
-    E exp(4a omega^2 + b omega) = (1 - 8a)^(-1/2) exp(b^2 / (2 - 16a)) in each direction,
+    log_normalizer [..., T] is ln sum_j w_j exp(q.k_j) and log_weight [..., T or 1, T] is ln w_j,
+    for each query or for all. a [..., D], below 1/8, is the parameter of generalized positive
+    features in each direction, or one number for all, 0 for plain ones: with
+    c = (1 - 4a) / (1 - 8a), from E exp(4a omega^2 + b omega) = (1 - 8a)^(-1/2) exp(b^2 / (2 - 16a))
+    in each direction,
 
-        R = prod_i ((1 - 4a_i)^2 / (1 - 8a_i))^(1/2) exp(sum_i (2c_i - 1) q_i^2) sum_jl w_j w_l exp(sum_i
-            (2c_i - 1)(k_ji^2 + k_li^2) / 2 + 2c_i q_i (k_ji + k_li) - c_i (k_ji - k_li)^2 / 2) / Z^2.
+        R = prod_i ((1 - 4a_i)^2 / (1 - 8a_i))^(1/2) exp(sum_i (2c_i - 1) q_i^2) sum_jl w_j w_l
+            exp(sum_i (2c_i - 1)(k_ji^2 + k_li^2) / 2 + 2c_i q_i (k_ji + k_li)
+            - c_i (k_ji - k_li)^2 / 2) / Z^2.
 
-    No exponential overflows at any norm: the sum is scaled by its largest factors and lies between 1
-    and T^2.
+    No exponential overflows at any norm: the sum is scaled by its largest factors and lies between
+    1 and T^2.
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
     return (log_scale + ((w @ kernel) * w).sum(-1).log()).clamp_min(LOG_R_MIN)
@@ -73,10 +76,10 @@ def output_moments(
     log_weight: Tensor,
     a: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What one neuron contributes to the error of the output: scale, covariance, bias, separate trace.
+    """What one neuron contributes to the error of the output: covariance, bias, separate trace.
 
-    With C as in pairs_of_keys and o the exact output [T, E], for m neurons and to first order in 1 / m
-    (the delta method for a ratio of sums),
+    With C as in pairs_of_keys and o the exact output [T, E], for m neurons and to first order in
+    1 / m (the delta method for a ratio of sums),
 
         m Cov(O^) = (V - o)^T C (V - o) / Z^2,     m (E O^ - o) = -(V - o)^T C 1 / Z^2,
 
@@ -84,8 +87,8 @@ def output_moments(
 
         m Cov(O^) = V^T C V / Z^2 - o o^T + o o^T (R - 1).
 
-    q, k [T, D], v [T, E]. Returns log_scale [T], by whose exponential the others are to be multiplied:
-    covariance [T, E, E], bias [T, E], and the trace [T] of the last covariance.
+    q, k [T, D], v [T, E]. Returns log_scale [T], by whose exponential the others are to be
+    multiplied: covariance [T, E, E], bias [T, E], and the trace [T] of the last covariance.
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
     drawn = w @ kernel  # [T, T]
@@ -103,8 +106,9 @@ def output_moments(
 def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor) -> Tensor:
     """ln of the relative mean product of a neuron's contribution and its mirror image's, [..., T].
 
-    ln(exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2), from E exp(omega.(q + k_j) - omega.(q + k_l)): with
-    m / 2 mirrored pairs the relative variance is (R + this - 2) / m.
+    ln(exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2), from
+    E exp(omega.(q + k_j) - omega.(q + k_l)): with m / 2 mirrored pairs the relative variance is
+    (R + this - 2) / m.
     """
     products = k @ k.mT  # [..., T, T]
     pairs = [
@@ -120,7 +124,7 @@ def log_variance(log_r: Tensor) -> Tensor:
 
 
 def log_mirrored_variance(log_variance: Tensor, log_mirror: Tensor) -> Tensor:
-    """ln(R - 1 + R' - 1), the variance with mirrored neurons, from ln(R - 1) and ln R' of any size."""
+    """ln(R - 1 + R' - 1), the variance with mirrored neurons, from ln(R - 1) and ln R'."""
     return log_variance + torch.log1p(
         (torch.exp(log_mirror - log_variance) - torch.exp(-log_variance)).clamp_min(-1)
     )
@@ -132,7 +136,7 @@ def log10_features_needed(log_variance: Tensor) -> Tensor:
 
 
 def log_median_error(log_sd: Tensor) -> Tensor:
-    """ln of the median of |error| over a pool of normal errors with the given ln sd [..., n] -> [...].
+    """ln of the median of |error| [...] over normal errors with the given ln sd [..., n].
 
     Solves mean_i erf(x / (sd_i sqrt 2)) = 1/2 for ln x by bisection. It is what the median
     normaliser error follows once every estimate has its limiting normal distribution.

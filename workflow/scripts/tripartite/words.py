@@ -79,7 +79,7 @@ def choices(names: list[str]) -> str:
 
 
 def nearest(name: object, known: list[str]) -> str:
-    """What of `known` was probably meant: the same letters, a synonym, a part of the name or a slip."""
+    """What of `known` was probably meant: the same letters, a synonym, a part, or a typo of it."""
     text = str(name)[:80]
     typed, near = letters(text), []
     if typed and len(known) > 1:
@@ -102,7 +102,7 @@ def _is_synonym(typed: str, known: str) -> bool:
 
 
 def _is_part(name: str, known: str) -> bool:
-    """True for the beginning or some words of `known`, as in memory for memory_gb, seeds for n_seeds.
+    """True for the beginning or some words of `known`: memory for memory_gb, seeds for n_seeds.
 
     And for what has `known` as its beginning and not much more, as in trace_plot for trace.
     """

@@ -22,7 +22,7 @@ NAMED = ("not judged", "contradicts")  # of these the variable that differs most
 
 
 def agreement(rows: list, study: str) -> Figure:
-    """A line for each kind of file; from left to right values differ more. Files alike are one point."""
+    """A row for each file name, a point for each variable: further right, values differ more."""
     palette.apply()
     kinds = list(dict.fromkeys(row.file.split("/")[1].removesuffix(".nc") for row in rows))
     figure, axis = plt.subplots(figsize=(palette.PAGE, 1.2 + 0.22 * len(kinds)))
@@ -70,7 +70,8 @@ def agreement(rows: list, study: str) -> Figure:
         axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel(
-        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, contradictions first"
+        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, "
+        "contradictions first"
     )
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
     axis.set_title(palette.plain_text(study), loc="left", pad=18)  # above the legend

@@ -159,7 +159,10 @@ def plain_text(text: str) -> str:
 
 
 def labels(fits: dict) -> list[str]:
-    """What each experiment is called in a legend: its data and network, and its name where another has the same."""
+    """What each experiment is called in a legend: its data and network.
+
+    Its name is added where another experiment has the same data and network.
+    """
     titles = [full_name(fit) for fit in fits.values()]
     return [
         plain_text(words if titles.count(words) == 1 else f"{words} ({name})")

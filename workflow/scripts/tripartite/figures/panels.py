@@ -1,4 +1,4 @@
-"""What panels of figures have in common: heads that are drawn, intervals as bars, entries of legends."""
+"""What panels of figures have in common: heads to draw, intervals as bars, entries of legends."""
 
 from collections.abc import Callable, Sequence
 
@@ -17,7 +17,7 @@ def spread(things: Sequence, n: int) -> list:
 
 
 def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
-    """Places (layer, head) of at most n heads, from the least of the values [layer, head], NaN left out."""
+    """Indices (layer, head) of at most n heads, sorted by values [layer, head], without NaN."""
     run = [(int(a), int(b)) for a, b in np.argwhere(np.isfinite(values))]
     return spread(sorted(run, key=lambda place: (values[place], place)), n)
 
