@@ -21,7 +21,11 @@ import inspect
 import json
 import resource
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import xarray as xr
 
 from tripartite import declarations, job, locks
 from tripartite.contracts import UserError
@@ -42,7 +46,7 @@ RECORDED = (  # attributes of what a stage writes, in order
 )
 
 
-def function_of(declared: declarations.File | declarations.Figure):
+def function_of(declared: declarations.File | declarations.Figure) -> Callable[..., Any]:
     """The function that a kind's module has for a file or a figure; imported when it runs."""
     name = Path(declared.module).name
     return getattr(importlib.import_module(declared.module.replace("/", ".")), name)
@@ -52,12 +56,12 @@ def run(
     stage: str,
     inputs: list[Path],
     outputs: list[Path],
-    settings: dict,
+    settings: dict[str, Any],
     code: str,
     device: str,
     workers: int,
     shard: str = "",
-    shards: list[Path] = (),
+    shards: Sequence[Path] = (),
     peers: Path | None = None,
 ) -> None:
     """Load the inputs through their contracts, call the stage, save what it returns."""
@@ -68,20 +72,18 @@ def run(
     declared = declarations.stages()[stage]
     function = function_of(declared)
     wanted = inspect.signature(function).parameters
-    arguments, upstream, upstream_settings, inherited = {}, {}, {}, {"data": ""}
+    arguments: dict[str, Any] = {"peers": str(peers)} if "peers" in wanted else {}
+    upstream, upstream_settings, inherited = {}, {}, {"data": ""}
     if "raw" in declared.reads:
         arguments["raw"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
         _unchanged(inputs, upstream, settings)
-    datasets = {} if "raw" in declared.reads else {path.stem: path for path in inputs}
-    for name, path in datasets.items():
-        datasets[name] = dataset = job.load(path)
+    for path in [] if "raw" in declared.reads else inputs:
+        arguments[path.stem] = dataset = job.load(path)
         upstream[job.key(path)] = dataset.attrs["content_digest"]
         upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
         inherited |= inherited_of(dataset)
-    if "peers" in wanted:
-        arguments["peers"] = str(peers)
-    origin = {
+    origin: dict[str, Any] = {
         "stage": declared.stage,
         "settings": settings,
         "code_digest": code,
@@ -107,7 +109,7 @@ def run(
             "previous": previous,
         }
         arguments |= {key: used[key] for key in declared.uses}
-        arguments = fitting(arguments | datasets | settings, wanted, declared, shard)
+        arguments = fitting(arguments | settings, wanted, declared, shard)
         dataset = function(**arguments)
         processors = [job.processor()]
         if previous is not None:
@@ -126,7 +128,12 @@ def run(
     locks.clear([outputs[0].parent])  # what was left by jobs that were killed
 
 
-def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: str) -> dict:
+def fitting(
+    arguments: dict[str, Any],
+    wanted: Mapping[str, inspect.Parameter],
+    declared: declarations.File,
+    shard: str,
+) -> dict[str, Any]:
     """Arguments as the stage takes them, with Heads in one; TypeError if one would be dropped."""
     if "heads" in wanted and "Heads" in str(wanted["heads"].annotation):  # TODO: all of them
         # Found by its name, so that the digest of a stage without heads does not hold this module.
@@ -154,12 +161,12 @@ def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> N
         raise UserError(f"{inputs[0]}: was written to after Snakemake had read it; run again")
 
 
-def inherited_of(dataset) -> dict[str, str]:
+def inherited_of(dataset: xr.Dataset) -> dict[str, str]:
     """What data are called, and how networks read them, in all that is made of them."""
     return {key: dataset.attrs[key] for key in INHERITED if key in dataset.attrs}
 
 
-def put_together(inputs: list[Path], output: Path) -> None:
+def put_together(inputs: Sequence[Path], output: Path) -> None:
     """Save shards as the one file that the simulation would have made without them."""
     gather = importlib.import_module("tripartite.kinds.network.gather").gather
     parts = [job.load(path) for path in inputs]

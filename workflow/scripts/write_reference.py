@@ -48,7 +48,7 @@ def _is_litter(name: str) -> bool:
 class Dumper(yaml.SafeDumper):
     """Without aliases: every key says all of itself."""
 
-    def ignore_aliases(self, data) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 

@@ -11,7 +11,7 @@ because their settings differ.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Hashable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -86,8 +86,8 @@ def compare(files: list[Path], folder: Path) -> Found:
             f"study, such as {sorted(ours)[0]}; give results of the same study"
         )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
-    coarse = {}  # what is made in float32, or of such data that differ
-    foreign = {}  # what is made of data that differ as their settings do
+    coarse: dict[str, bool] = {}  # what is made in float32, or of such data that differ
+    foreign: dict[str, bool] = {}  # what is made of data that differ as their settings do
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
         if not ours[key].is_file():
             raise UserError(f"{ours[key]}: is missing; run the study first")
@@ -114,18 +114,18 @@ def compare(files: list[Path], folder: Path) -> Found:
             foreign[key] = any(row.level in ("not judged", "missing") for row in rows)
             foreign[key] &= any(_is_setting(what) for what in differ)
         for what in sorted(differ):
-            pair = (_cell(str(flat.get(what, "not there"))) for flat in origins)
-            found.origins.setdefault((what, *pair), []).append(key)
+            ours_, theirs_ = (_cell(str(flat.get(what, "not there"))) for flat in origins)
+            found.origins.setdefault((what, ours_, theirs_), []).append(key)
     chance = any(_is_setting(what) for what, *_ in found.origins)
     n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in found.rows))
     judged = {row.file for row in found.rows if row.chances.size}
     found.rows[:] = [_judged(row, n_rows, chance and row.file in judged) for row in found.rows]
     for path in files:
         if not job.is_contract(path):
-            other = folder / path.parent.name / path.name
-            same = other.is_file() and other.stat().st_size == path.stat().st_size
-            same = same and other.read_bytes() == path.read_bytes()
-            level = "identical" if same else "different" if other.is_file() else "missing"
+            twin = folder / path.parent.name / path.name
+            same = twin.is_file() and twin.stat().st_size == path.stat().st_size
+            same = same and twin.read_bytes() == path.read_bytes()
+            level = "identical" if same else "different" if twin.is_file() else "missing"
             found.figures[level] = found.figures.get(level, 0) + 1
     return found
 
@@ -137,7 +137,7 @@ def agree(
 
     Ends of an interval stand with their estimate. "agrees" is still to be judged.
     """
-    names = [name for name in ours.variables if not _is_end(name, ours.variables)]
+    names = [name for name in map(str, ours.variables) if not _is_end(name, ours.variables)]
     rows = [_agree(key, name, ours, theirs, rounding, n_seeds) for name in names]
     if all(row.level == "identical" for row in rows):
         together = np.concatenate([row.chances for row in rows])
@@ -158,9 +158,10 @@ def _agree(
     names = [name, f"{name}_low", f"{name}_high"] if fitted else [name]
     if absent := [part for part in names if part not in theirs.variables]:
         return Row(key, name, "missing", np.nan, f"no {absent[0]}", fitted)
-    ours, theirs, lost, note = _shared(names, ours, theirs)
-    if ours is None:
+    shared, lost, note = _shared(names, ours, theirs)
+    if shared is None:
         return Row(key, name, "missing", np.nan, note, fitted)
+    ours, theirs = shared
     a, b = ours[name].values, theirs[name].values
     if a.dtype.kind != "f":
         n_other = int((a != b).sum())
@@ -179,7 +180,9 @@ def _agree(
     judged = ~np.isnan(chance)
     chance[judged & (differ <= rounding)] = 1.0
     known = np.isfinite(a), np.isfinite(b)
-    only = [int((known[i] & ~known[1 - i]).sum()) if fitted else 0 for i in (0, 1)]
+    only = (0, 0)
+    if fitted:
+        only = int((known[0] & ~known[1]).sum()), int((known[1] & ~known[0]).sum())
     notes = [note] * bool(note)
     if level == "agrees" and not fitted:
         level = "not judged"
@@ -194,7 +197,7 @@ def _agree(
             level = "not judged"
     fitted = fitted and bool(judged.any() or any(only) or lost)
     level = "missing" if lost and level != "not judged" else level
-    return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], tuple(only))
+    return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], only)
 
 
 def _judged(row: Row, n_rows: int, chance: bool) -> Row:
@@ -217,12 +220,12 @@ def _not_judged(row: Row) -> Row:
     return row._replace(level=level, fitted=False, chances=np.empty(0), alone=(0, 0))
 
 
-def is_fitted(name: str, names: object) -> bool:
+def is_fitted(name: str, names: Container[Hashable]) -> bool:
     """True for an estimate that has both ends of an interval beside it."""
     return f"{name}_low" in names and f"{name}_high" in names and name not in NO_INTERVALS
 
 
-def _is_end(name: str, names: object) -> bool:
+def _is_end(name: str, names: Container[Hashable]) -> bool:
     stem, _, end = name.rpartition("_")
     return end in ("low", "high") and is_fitted(stem, names)
 
@@ -296,7 +299,7 @@ def _rank(stem: str) -> int:
 
 def _shared(
     names: list[str], ours: xr.Dataset, theirs: xr.Dataset
-) -> tuple[xr.Dataset | None, xr.Dataset | None, bool, str]:
+) -> tuple[tuple[xr.Dataset, xr.Dataset] | None, bool, str]:
     """Variables at the labels that both have; whether theirs lack some of ours; and a note."""
     a, b = (
         one[names].reset_coords(drop=False) if names[0] not in one.dims else one
@@ -308,7 +311,7 @@ def _shared(
             known = set(theirs[dim].values.tolist())
             common = [label for label in ours[dim].values if label in known]
             if not common:
-                return None, None, True, f"other {dim}"
+                return None, True, f"other {dim}"
             if len(common) < max(ours.sizes[dim], theirs.sizes[dim]):
                 notes.append(
                     f"{len(common)} {dim} shared of {ours.sizes[dim]} and {theirs.sizes[dim]}"
@@ -316,8 +319,8 @@ def _shared(
             lost |= len(common) < ours.sizes[dim]
             a, b = a.sel({dim: common}), b.sel({dim: common})
         elif ours.sizes[dim] != theirs.sizes.get(dim):
-            return None, None, True, f"other {dim}"
-    return a, b, lost, "; ".join(notes)
+            return None, True, f"other {dim}"
+    return (a, b), lost, "; ".join(notes)
 
 
 def _n_seeds(dataset: xr.Dataset, path: Path) -> int:

@@ -1,6 +1,7 @@
 """Softmax attention, exactly: what the neuron-astrocyte network is measured against."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -47,6 +48,6 @@ def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Ten
 
 def relative_error(output: Array, exact: Array) -> Array:
     """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], tensors or arrays; NaN where O is 0."""
-    norm = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
+    norm: Callable = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
     size = norm(exact)
     return norm(output - exact) / size if size else size + math.nan

@@ -59,7 +59,9 @@ def calibration_faults(
         yield (*where, "calibrated_on"), text
 
 
-def too_many(where: tuple, settings: dict, key: str, total: float, limit: int, tokens: int):
+def too_many(
+    where: tuple, settings: dict, key: str, total: float, limit: int, tokens: int
+) -> Iterator[Fault]:
     """A fault if the time `key` (s) fits more than `limit` times into the `total` (s) of tokens."""
     seconds = settings.get(key)
     if seconds and total / seconds > limit:

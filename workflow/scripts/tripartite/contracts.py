@@ -25,7 +25,7 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     """
     wanted, along = variables(contract), axes(contract)
     dataset = dataset[list(wanted)].copy()
-    for name in dataset.variables:
+    for name in map(str, dataset.variables):
         spec = wanted.get(name) or along.get(name)
         if spec:
             got = dataset[name]
@@ -56,7 +56,8 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
         got = dataset[name]
         if got.dims != tuple(spec.dims.split()):
             breaches.append(
-                f"{name}: got dims ({', '.join(got.dims)}), wanted ({', '.join(spec.dims.split())})"
+                f"{name}: got dims ({', '.join(map(str, got.dims))}), wanted "
+                f"({', '.join(spec.dims.split())})"
             )
         dtype = "str" if got.dtype.kind in "OUT" else str(got.dtype)
         if dtype != spec.dtype:

@@ -22,6 +22,7 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -248,7 +249,7 @@ def _axes(told: dict) -> dict[str, Variable]:
     return _variables({axis: {"dims": axis, **spec} for axis, spec in told.items()})
 
 
-def resolved(part: object) -> object:
+def resolved(part: Any) -> Any:
     """A schema in which definitions of kinds/common.yaml replace `use`; keys beside `use` win."""
     if isinstance(part, list):
         return [resolved(one) for one in part]
@@ -338,12 +339,11 @@ def faults(path: Path) -> Iterator[str]:
     except (OSError, yaml.YAMLError) as error:
         yield f"{where}: cannot be read ({str(error).splitlines()[0]})"
         return
-    broken = sorted(
-        jsonschema.Draft202012Validator(FORM).iter_errors(told), key=lambda e: e.json_path
-    )
-    for error in broken:
-        key = ".".join(map(str, error.absolute_path))
-        yield f"{where}: {key}: {error.message}" if key else f"{where}: {error.message}"
+    validator = jsonschema.Draft202012Validator(FORM)
+    broken = sorted(validator.iter_errors(told), key=lambda breach: breach.json_path)
+    for breach in broken:
+        key = ".".join(map(str, breach.absolute_path))
+        yield f"{where}: {key}: {breach.message}" if key else f"{where}: {breach.message}"
     if broken:
         return
     shared = common()

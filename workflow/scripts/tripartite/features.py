@@ -76,7 +76,9 @@ def exponential(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Te
     return u - square / 2, None
 
 
-def truncated_exponential(u: Tensor, square: Tensor, m: int, threshold: float):
+def truncated_exponential(
+    u: Tensor, square: Tensor, m: int, threshold: float
+) -> tuple[Tensor, None]:
     """phi = exp(-|x|^2 / 2) min(exp(u), threshold): a firing rate that saturates."""
     return u.clamp_max(math.log(threshold)) - square / 2, None
 

@@ -27,6 +27,12 @@ import subprocess
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from netCDF4 import Dataset, Variable
 
 DIMS = ("input", "layer", "head", "token", "d_head")
 SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
@@ -94,7 +100,7 @@ class Refused(ValueError):
 # From outside.
 
 
-def header(path) -> dict:
+def header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file holds: {sizes, inputs, labels, origin, faults}; no values of q, k and v are read.
 
     sizes maps SIZES to lengths, inputs are names, and origin has the texts with which our own files
@@ -110,8 +116,8 @@ def header(path) -> dict:
 
 
 @functools.lru_cache
-def _header(path: str, seen: tuple | None) -> dict:
-    told = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
+def _header(path: str, seen: tuple | None) -> dict[str, Any]:
+    told: dict[str, Any] = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
     try:
         with _child("header", path, HEADER_SECONDS) as process:
             try:
@@ -127,7 +133,7 @@ def _header(path: str, seen: tuple | None) -> dict:
         return told | {"faults": [str(refusal)]}
 
 
-def values(path) -> tuple[dict, dict]:
+def values(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple]]:
     """What `header` returns, and arrays by name: (dims, values as stored, attributes).
 
     Refused if there is a fault.
@@ -145,7 +151,8 @@ def values(path) -> tuple[dict, dict]:
             if not n_bytes:
                 raise Refused(_ending(process.wait(), seconds))
 
-        line = process.stdout.readline()
+        pipe: Any = process.stdout
+        line = pipe.readline()
         check(len(line))
         told = json.loads(line)
         if told["faults"]:
@@ -153,9 +160,9 @@ def values(path) -> tuple[dict, dict]:
         seconds = told["seconds"]
         for name, dims, shape, dtype, attributes in told["arrays"]:
             array = np.empty(shape, dtype)
-            memory, n = memoryview(array.reshape(-1).view("u1")), 0
+            memory, n = array.reshape(-1).view("u1").data, 0
             while n < array.nbytes:
-                got = process.stdout.readinto(memory[n:])
+                got = pipe.readinto(memory[n:])
                 check(got)
                 n += got
             arrays[name] = (dims, array, attributes)
@@ -163,22 +170,20 @@ def values(path) -> tuple[dict, dict]:
 
 
 @contextlib.contextmanager
-def _child(mode: str, path: str, seconds: int):
+def _child(mode: str, path: str, seconds: int) -> Iterator[subprocess.Popen[bytes]]:
     """The process that reads a file, after a check from outside; it is ended in any case."""
     command = [sys.executable, "-E", "-s", "-P", __file__, mode, path, str(seconds)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=os.environ | _look(path),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _ending(code: int, seconds: float) -> str:
@@ -198,7 +203,7 @@ def _ending(code: int, seconds: float) -> str:
     return f"the library that reads it {how}: {DAMAGED}"
 
 
-def _look(path) -> dict[str, str]:
+def _look(path: str) -> dict[str, str]:
     """Refuse what no library should see; variables of the environment with which it can be read."""
     try:
         mode = os.stat(path).st_mode
@@ -223,7 +228,7 @@ def _look(path) -> dict[str, str]:
     return environment
 
 
-def _why_not_there(path, error: Exception) -> str:
+def _why_not_there(path: str, error: Exception) -> str:
     if getattr(error, "errno", None) == errno.ELOOP:
         return "is a symbolic link that leads back to itself; link to the file"
     if isinstance(error, PermissionError):
@@ -237,7 +242,7 @@ def _why_not_there(path, error: Exception) -> str:
     return "is a symbolic link to a file that is not there; link to the file, or mount its disk"
 
 
-def _locked(file) -> dict[str, str]:
+def _locked(file: BinaryIO) -> dict[str, str]:
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -250,7 +255,7 @@ def _locked(file) -> dict[str, str]:
     return {}
 
 
-def _check_bytes(file, size: int) -> None:
+def _check_bytes(file: BinaryIO, size: int) -> None:
     """Refuse what is no HDF5 file, or not the whole of one."""
     if not size:
         raise Refused(f"is empty (0 bytes): writing it failed or goes on; {AGAIN}")
@@ -311,7 +316,7 @@ def main(mode: str, path: str, seconds: str) -> int:
     package = importlib.util.find_spec("netCDF4")
     if not package:
         return NO_LIBRARY
-    folders = [os.environ.get("HDF5_PLUGIN_PATH", ""), *package.submodule_search_locations]
+    folders = [os.environ.get("HDF5_PLUGIN_PATH", ""), *(package.submodule_search_locations or ())]
     folders[1:] = [os.path.join(folder, "plugins") for folder in folders[1:]]
     os.environ["HDF5_PLUGIN_PATH"] = os.pathsep.join(filter(None, folders))
     import netCDF4
@@ -346,7 +351,7 @@ def _limit(seconds: float) -> None:
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _told(dataset, stored: dict, most_mask: int) -> dict:
+def _told(dataset: "Dataset", stored: dict, most_mask: int) -> dict[str, Any]:
     """sizes, inputs, labels and faults of an open file."""
     lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
     faults = [
@@ -390,8 +395,9 @@ def _told(dataset, stored: dict, most_mask: int) -> dict:
     }
 
 
-def _variable_faults(dataset, name: str, stored: dict | None):
-    dims, kinds, wanted = DIMS, "f", "float32 or float64"
+def _variable_faults(dataset: "Dataset", name: str, stored: dict | None) -> Iterator[str]:
+    dims: tuple[str, ...] = DIMS
+    kinds, wanted = "f", "float32 or float64"
     if name == "mask":
         dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
     if name not in dataset.variables:
@@ -426,7 +432,7 @@ def _variable_faults(dataset, name: str, stored: dict | None):
         )
 
 
-def _type(variable, stored: dict | None) -> tuple[str, str]:
+def _type(variable: "Variable", stored: dict | None) -> tuple[str, str]:
     """The kind of a variable's type, as numpy's kinds where it is plain, and what it is called."""
     if stored and stored["float_bytes"] not in (
         0,
@@ -465,7 +471,7 @@ def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> st
     return "".join(f"; {remedies.get(dim, 'rename the dimension ' + dim)}" for dim in differ)
 
 
-def _texts(variable, name: str) -> tuple[list[str], list[str]]:
+def _texts(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
     """Names along the dimension `name`, and their faults."""
     if variable.dimensions != (name,) or variable.dtype is not str:
         return [], [f"{name}: the names of the {name}s must be one string each, with dims ({name})"]
@@ -486,7 +492,7 @@ def _texts(variable, name: str) -> tuple[list[str], list[str]]:
     return texts, []
 
 
-def _first_undecodable(variable) -> str:
+def _first_undecodable(variable: "Variable") -> str:
     for i in range(len(variable)):
         try:
             variable[i]
@@ -504,7 +510,7 @@ def is_drawable(text: str) -> bool:
     )
 
 
-def _labels(variable, name: str) -> tuple[list[str], list[str]]:
+def _labels(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
     """Labels of layers or heads, if they are more than their indices; and their faults."""
     if variable.dimensions != (name,):
         return [], []
@@ -520,7 +526,7 @@ def _labels(variable, name: str) -> tuple[list[str], list[str]]:
     return [str(number) for number in numbers] * own, []
 
 
-def _mask_faults(variable, names: list[str], stored: dict | None):
+def _mask_faults(variable: "Variable", names: list[str], stored: dict | None) -> Iterator[str]:
     import netCDF4
     import numpy as np
 
@@ -534,7 +540,7 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
     odd = np.unique(mask[(mask != 0) & (mask != 1)]).tolist()
     if odd:
         shown = ", ".join(map(str, odd[:3]))
-        default = netCDF4.default_fillvals.get(variable.dtype.str[1:])
+        default: Any = netCDF4.default_fillvals.get(variable.dtype.str[1:])
         remedy = "write mask != 0 if all of these mark tokens"
         if default in odd and (len(odd) > 1 or 1 in mask):
             remedy = f"{int(default)} is what netCDF gives where nothing was written"
@@ -547,7 +553,7 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
         )
 
 
-def _send_values(dataset, stored: dict, told: dict, out) -> None:
+def _send_values(dataset: "Dataset", stored: dict, told: dict, out: BinaryIO) -> None:
     """The line of `values`, then the bytes of q, k, v and mask, some inputs at a time."""
     import numpy as np
 
@@ -581,7 +587,7 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
             out.write(block.astype(block.dtype.newbyteorder("="), copy=False).data.cast("B"))
 
 
-def _mark_unwritten(block, start: int, stored: dict) -> None:
+def _mark_unwritten(block: "np.ndarray", start: int, stored: dict) -> None:
     """Set NEVER_WRITTEN where the file has no chunk; block begins at `start` of the first axis."""
     import numpy as np
 
@@ -616,10 +622,9 @@ def _stored(path: str, chunks: bool) -> dict[str, dict]:
     offsets: where its chunks of the shape `chunks` begin, if some are missing and chunks are asked
     for.
     """
-    import netCDF4
 
     try:
-        library = ctypes.CDLL(netCDF4._netCDF4.__file__)
+        library = ctypes.CDLL(importlib.import_module("netCDF4._netCDF4").__file__)
         call = functools.partial(_call, library)
         call("H5Eset_auto2", 0, None, None)
         file = call("H5Fopen", os.fsencode(path), 0, 0)
@@ -637,16 +642,17 @@ def _stored(path: str, chunks: bool) -> dict[str, dict]:
     return stored
 
 
-def _call(library, function: str, *arguments):
-    function = getattr(library, function)
-    function.restype = (
-        ctypes.c_int64
-    )  # an identifier, a size or a state: all are non-negative if all went well
+def _call(library: ctypes.CDLL, name: str, *arguments: Any) -> int:
+    """An identifier, a size or a state, which is negative where the call failed."""
+    function = getattr(library, name)
+    function.restype = ctypes.c_int64
     integers = [ctypes.c_int64(x) if isinstance(x, int) else x for x in arguments]
     return function(*integers)
 
 
-def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
+def _stored_variable(
+    call: Callable[..., int], variable: int, look_for_gaps: bool
+) -> dict[str, Any]:
     of_file = call("H5Dget_type", variable)
     kind = call("H5Tget_native_type", of_file, 0)
     floats = _int(call("H5Tget_class", kind)) == FLOAT
@@ -695,9 +701,12 @@ def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
     }
 
 
-def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tuple[int, ...]]:
+def _chunk_offsets(
+    call: Callable[..., int], variable: int, extent: list[int], chunks: list[int]
+) -> list[tuple[int, ...]]:
     """Where the chunks that the file holds begin, if some are missing."""
-    found, n_chunks = [], ctypes.c_uint64()
+    found: list[tuple[int, ...]] = []
+    n_chunks = ctypes.c_uint64()
     kind = ctypes.CFUNCTYPE(
         ctypes.c_int,
         ctypes.POINTER(ctypes.c_uint64),
@@ -707,7 +716,7 @@ def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tupl
         ctypes.c_void_p,
     )
 
-    def note(offset, *_):
+    def note(offset: Any, *_: object) -> int:
         found.append(tuple(offset[: len(chunks)]))
         return 0
 

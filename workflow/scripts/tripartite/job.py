@@ -14,17 +14,22 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 import xarray as xr
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tripartite import __version__, foreign, locks
 from tripartite.contracts import SCHEMA_VERSION, UserError, check, describe
 from tripartite.declarations import files
+
+if TYPE_CHECKING:  # most jobs draw nothing
+    from matplotlib.figure import Figure
 
 READ_SECONDS = 30  # of computing in which any result is read, beside one more for each READ_BYTES
 READ_BYTES = 2 * 10**5  # even where they hold a thousand times as much, compressed
@@ -99,7 +104,7 @@ def content_digest(dataset: xr.Dataset) -> str:
     what was made of them stays as it is.
     """
     digest = hashlib.sha256()
-    for name in sorted(dataset.variables):
+    for name in sorted(map(str, dataset.variables)):
         values = dataset[name].values
         if values.dtype.kind in "OUT":
             content = json.dumps([str(value) for value in values.ravel()]).encode()
@@ -148,10 +153,9 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
     def bound(settings: dict) -> dict:
         return {key: value for key, value in settings.items() if key not in free}
 
-    had = {name: dataset.attrs.get(name) for name in (*origin, "versions")}
-    wanted = {
-        name: _attribute(value) for name, value in (origin | {"versions": versions()}).items()
-    }
+    now = origin | {"versions": versions()}
+    had: dict[str, Any] = {name: dataset.attrs.get(name) for name in now}
+    wanted: dict[str, Any] = {name: _attribute(value) for name, value in now.items()}
     for attrs in (had, wanted):
         attrs["settings"] = bound(json.loads(attrs["settings"]))
     return dataset if had == wanted else None
@@ -181,7 +185,7 @@ def _read(path: Path) -> xr.Dataset:
 
 
 @contextlib.contextmanager
-def _watched(path: Path):
+def _watched(path: Path) -> Iterator[None]:
     """End the process with one line if reading a file takes too long.
 
     A damaged file can keep HDF5's library busy for ever.
@@ -189,7 +193,7 @@ def _watched(path: Path):
     done, begin = threading.Event(), time.process_time()
     limit = READ_SECONDS + (path.stat().st_size // READ_BYTES if path.is_file() else 0)
 
-    def watch():
+    def watch() -> None:
         while not done.wait(1):
             if time.process_time() - begin > limit:
                 print(
@@ -228,11 +232,10 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     check(dataset, path.stem, str(path))
     dataset.attrs["content_digest"] = content_digest(dataset)
     compressed = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
-    encoding = {}
+    encoding: dict[Hashable, dict[str, Any]] = {}
     for name in dataset.variables:
-        along = (
-            name in dataset.dims
-        )  # CF: characters as labels of an axis, numbers without a fill value
+        # CF: labels of an axis are characters, its numbers have no fill value
+        along = name in dataset.dims
         if dataset[name].dtype.kind in "OUT":
             encoding[name] = {"dtype": "S1" if along else str}
         else:
@@ -250,7 +253,7 @@ class Checkpoint(MutableMapping):
     depends on, and go when the output is complete. A part that is damaged counts as missing.
     """
 
-    def __init__(self, output: Path, *origin: object):
+    def __init__(self, output: Path, *origin: object) -> None:
         digest = hashlib.sha256(json.dumps([versions(), *origin], sort_keys=True).encode())
         self.folder = output.parent / f".{output.name}-{digest.hexdigest()[:16]}.partial"
 
@@ -268,7 +271,8 @@ class Checkpoint(MutableMapping):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{processor()}.processor").touch()
         with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
-            np.savez(temporary, **arrays)
+            # the stub of numpy takes any keyword for allow_pickle
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
     def __delitem__(self, name: str) -> None:
         self._path(name).unlink()
@@ -299,7 +303,7 @@ class Checkpoint(MutableMapping):
 
 
 @contextlib.contextmanager
-def replacing(path: Path, expected_bytes: int = 0):
+def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
     """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
     with locks.temporary_folder(path.parent, path.name) as folder:
         temporary = folder / path.name
@@ -328,7 +332,7 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def is_contract(path: Path) -> bool:
+def is_contract(path: PurePath) -> bool:
     """True for the file of a stage, such as .../qkv.nc."""
     return path.suffix == ".nc" and path.stem in files()
 
@@ -363,7 +367,7 @@ def file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def device(wanted: str):
+def device(wanted: str) -> Iterator[str]:
     """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
 
     Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock,
@@ -393,7 +397,7 @@ def device(wanted: str):
 
 
 @contextlib.contextmanager
-def card_lock(cards: list[str]):
+def card_lock(cards: list[str]) -> Iterator[int]:
     """Hold the lock of a free card and give its place in the list; wait until there is one."""
     waited = False
     while True:
@@ -420,7 +424,7 @@ def card_lock(cards: list[str]):
 
 
 def save_figure(
-    figure,
+    figure: "Figure",
     paths: list[Path],
     upstream: dict[str, str],
     settings: dict | None = None,
@@ -445,7 +449,7 @@ def save_figure(
             figure.savefig(temporary, metadata=metadata[path.suffix])
 
 
-def _settle(figure) -> None:
+def _settle(figure: "Figure") -> None:
     """Fix the layout, with rounded positions: the solver's last digits differ from run to run."""
     if engine := figure.get_layout_engine():
         engine.execute(figure)
@@ -553,12 +557,13 @@ def origin(path: Path) -> dict:
             return found | {"code": attrs["code_digest"]}
         if path.suffix == ".png":
             with Image.open(path) as image:
-                text = image.text["Description"]
+                assert isinstance(image, PngImageFile)
+                text: str | None = image.text["Description"]
         elif path.suffix == ".pdf":
-            text = re.search(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[1].decode()
+            text = re.findall(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[0].decode()
         else:
-            text = ElementTree.fromstring(path.read_bytes()).find(".//{*}description").text
-        found = json.loads(text)
+            text = ElementTree.fromstring(path.read_bytes()).findtext(".//{*}description")
+        found = json.loads(text or "")
         return {name: found[name] for name in ("upstream", "settings", "code")}
     except Exception as error:  # whatever a damaged file makes its reader say
         raise UserError(f"{path}: does not say what it was made from, or is damaged") from error

@@ -88,7 +88,7 @@ def clear_abandoned(folder: Path, young: float = YOUNG) -> None:
     young: seconds after its creation in which a folder may not be locked yet.
     """
     owner = re.search(r"\.(\d+)@(.+)\.tmp$", folder.name)
-    gone = bool(owner) and owner[2] == platform.node() and not _runs(int(owner[1]))
+    gone = owner is not None and owner[2] == platform.node() and not _runs(int(owner[1]))
     with contextlib.suppress(OSError):  # not ours to open, or gone meanwhile
         old = time.time() - folder.stat().st_mtime > young
         if not (folder / LOCK).exists():

@@ -33,8 +33,8 @@ feature map; `causal_chunks` and `causal_steps` read while writing. `kernel` cho
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -90,6 +90,10 @@ class Partial(NamedTuple):
     log_scale: Tensor
     calcium: Tensor
     drive: Tensor
+
+
+# By range of neurons and input: ln|p|, sign of p and output.
+Networks = list[list[tuple[Tensor, Tensor, Tensor]]]
 
 
 # The readable reference, one token at a time.
@@ -172,7 +176,7 @@ def read(
     threshold: float = math.inf,
     causal: bool = False,
     leak: Leak = NO_LEAK,
-) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
+) -> Networks:
     """Run the network of the neurons start to stop, for each range and on each input, in one pass.
 
     neurons yields weights [n, D] and bias [n] in order; they take the dtype and the device of the
@@ -206,32 +210,38 @@ def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterat
         first += len(bias)
 
 
-def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
-    totals, results = {}, {}  # sums of the networks that have begun, by their first neuron
+def _networks(
+    inputs: Sequence[Tokens],
+    pieces: Iterable[tuple[int, int, Tensor, Tensor]],
+    ranges: Sequence[tuple[int, int]],
+    activation: Activation,
+    threshold: float,
+    causal: bool,
+    leak: Leak,
+) -> Networks:
+    totals: dict[tuple[int, int], Partial] = {}  # of networks, by their first neuron and input
+    results: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
     device, dtype = inputs[0].q.device, inputs[0].q.dtype
     for start, stop, weights, bias in pieces:
         starts = {first for first, last in ranges if first <= start and stop <= last}
         hidden = Hidden(weights.to(device, dtype), bias.to(device), activation, threshold)
-        for first in starts:
-            totals.setdefault(first, [None] * len(inputs))
         for i, tokens in enumerate(inputs if starts else []):
             run = kernel(tokens, hidden, causal)
             if len(starts) == 1:
-                (total,) = (totals[first] for first in starts)
-                total[i] = run(tokens, hidden, stop - start, total[i], leak)
+                key = min(starts), i
+                totals[key] = run(tokens, hidden, stop - start, totals.get(key), leak)
             else:
                 part = run(tokens, hidden, stop - start, None, leak)
                 for first in starts:
-                    total = totals[first][i]
-                    totals[first][i] = absorb(total, part) if total else merge(None, part)
+                    total = totals.get((first, i))
+                    totals[first, i] = absorb(total, part) if total else merge(None, part)
         for first in starts:
             last = max(last for begin, last in ranges if begin == first)
+            sums = [totals[first, i] for i in range(len(inputs))]
             if (first, stop) in ranges:
-                results[first, stop] = [
-                    finished(total, stop - first, stop == last) for total in totals[first]
-                ]
+                results[first, stop] = [finished(x, stop - first, stop == last) for x in sums]
             if stop == last:
-                del totals[first]
+                totals = {key: total for key, total in totals.items() if key[0] != first}
     return [results[pair] for pair in ranges]
 
 
@@ -326,9 +336,10 @@ def _block(n: int, keys: Tensor) -> int:
 _kept = threading.local()
 
 
-def _workspace(shapes: dict[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
+def _workspace(shapes: Mapping[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
     """Uninitialised tensors in memory that the thread keeps: new pages cost as much as exp."""
-    kept, found = _kept.__dict__, []
+    kept: dict[Any, Tensor] = _kept.__dict__
+    found = []
     for name, shape in shapes.items():
         n, key = math.prod(shape), (name, like.dtype, like.device)
         if key not in kept or len(kept[key]) < n:
@@ -360,14 +371,11 @@ def direct(
     log_scale = key_log.max() - _square(q) / 2
     weight = torch.exp(key_log - key_log.max()).to(q.dtype)  # [T]
     exact = q.dtype if q.dtype != torch.bfloat16 else torch.float32  # of the sums
-    adds = total is not None and torch.equal(total.log_scale, log_scale)
-    sums = (
-        total
-        if adds
-        else Partial(
-            log_scale, q.new_zeros(n_tokens, dtype=exact), q.new_zeros(n_tokens, width, dtype=exact)
-        )
-    )
+    if total is not None and torch.equal(total.log_scale, log_scale):
+        sums = total
+    else:
+        zeros = functools.partial(q.new_zeros, dtype=exact)
+        sums = Partial(log_scale, zeros(n_tokens), zeros(n_tokens, width))
     spans = [slice(i, i + TOKEN_BLOCK) for i in range(0, n_tokens, TOKEN_BLOCK)]
     tokens_at_once = min(n_tokens, TOKEN_BLOCK)
     size = _block(len(hidden.bias), k)
@@ -402,7 +410,7 @@ def direct(
             phi = rates_buffer[: n * len(q[span])].view(-1, n)  # [T, n]
             torch.mm(q[span], w[:n].T, out=phi).exp2_()
             _add(sums.drive[span], sums.calcium[span], phi, *stored)
-    return sums if adds or total is None else merge(total, sums)
+    return sums if total is None or sums is total else merge(total, sums)
 
 
 def _add(matrix: Tensor, vector: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> None:
@@ -478,13 +486,13 @@ def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]
     """flex_attention with a bias [B, S] per key, and its log-sum-exp."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-    def score(value, batch, head, query, key):
+    def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return value + bias[batch, key]
 
     output, extra = flex_attention(
         q, k, v, score_mod=score, scale=1.0, return_aux=AuxRequest(lse=True)
     )
-    return output, extra.lse
+    return output, extra.lse  # type: ignore[return-value]  # lse is there, as it was asked for
 
 
 @functools.cache
@@ -517,6 +525,7 @@ def log_space(
         calcium = (phi @ presynaptic[..., None]).squeeze(-1)
         part = Partial(scale.double(), calcium, phi @ hebbian)
         total = part if total is None else merge(total, part)
+    assert total is not None  # a layer has neurons
     return total
 
 
@@ -600,20 +609,20 @@ def causal_steps(
     peak = q.new_full((len(hidden.bias),), -torch.inf)  # H and g stand over exp(peak)
     scales, calciums, drives = [], [], []
     for t in range(len(q)):
-        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, k[t : t + 1], m))
-        log_phi = log_phi + log_gain[t].to(exact)
+        log_phi, sign = rates(hidden, k[t : t + 1], m)  # [1, m]
+        log_phi = log_phi[0] + log_gain[t].to(exact)
         new_peak = torch.maximum(peak - least, log_phi)
         old = torch.exp(peak - least - _finite(new_peak))
         phi = torch.exp(log_phi - _finite(new_peak))
-        phi = phi if sign is None else phi * sign
+        phi = phi if sign is None else phi * sign[0]
         hebbian = hebbian * (old * keep_h)[:, None] + phi[:, None] * v[t]
         presynaptic = presynaptic * (old * keep_g) + phi
         peak = new_peak
-        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, q[t : t + 1], m))
-        log_phi = log_phi + peak
+        log_phi, sign = rates(hidden, q[t : t + 1], m)
+        log_phi = log_phi[0] + peak
         scale = _finite(log_phi.amax())
         phi = torch.exp(log_phi - scale)
-        phi = phi if sign is None else phi * sign
+        phi = phi if sign is None else phi * sign[0]
         scales.append(scale)
         calciums.append(phi @ presynaptic)
         drives.append(phi @ hebbian)

@@ -31,12 +31,10 @@ def _imports(path: Path) -> tuple[Path, ...]:
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue
-        if node.level:
-            package = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
-        elif (node.module or "").split(".")[0] == "tripartite":
-            package = SCRIPTS / node.module.replace(".", "/")
-        else:
+        parts = (node.module or "").split(".")
+        if not node.level and parts[0] != "tripartite":
             continue
+        package = (path.parents[node.level - 1] if node.level else SCRIPTS).joinpath(*parts)
         names = [package / alias.name for alias in node.names] + [package, package / "__init__"]
         found += [file for file in (Path(f"{name}.py") for name in names) if file.is_file()]
     return tuple(found)

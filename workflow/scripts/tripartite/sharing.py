@@ -21,9 +21,9 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import IO, Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -98,9 +98,9 @@ def export(
     settings: list[Path],
     root: Path,
     archive: Path,
-    own: list[Path] = (),
-    absent: list[str] = (),
-    machine: dict | None = None,
+    own: Sequence[Path] = (),
+    absent: Sequence[str] = (),
+    machine: dict[str, Any] | None = None,
 ) -> None:
     """Pack all results of a study, which are verified, with what made them.
 
@@ -109,7 +109,9 @@ def export(
     settings of config.yaml, of which the archive has the study and the limit of memory. UserError
     if an own file cannot be packed or was changed.
     """
-    members = {name: root / name for name in _own_files(root) if (root / name).is_file()}
+    members: dict[str, Path | bytes] = {
+        name: root / name for name in _own_files(root) if (root / name).is_file()
+    }
     members |= {_below_config(path): path for path in settings}
     members |= {"/".join(("results", *path.parts[-3:])): path for path in results}
     origins = [job.load(path).attrs for path in results if job.is_contract(path)]
@@ -149,15 +151,16 @@ def own_name(path: str) -> str:
     return normalize("NFC", re.split(r"[/\\]", str(path))[-1])
 
 
-def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
+def own_members(own: Sequence[Path], origins: list[dict]) -> dict[str, Path]:
     """The user's own files by their names in the archive.
 
     UserError if one cannot be read, is not what the results were made from, or has the name of
     another one, also where a system takes large and small letters for the same. origins: attributes
     of the netCDF files.
     """
-    found, digests = {}, {}
-    made_from = {}  # name -> SHA-256 of the raw files that the data were made from
+    found = {}
+    digests: dict[str, str] = {}
+    made_from: dict[str, set[str]] = {}  # SHA-256 of the raw files of the data, by name
     for attrs in origins:
         for name, digest in json.loads(attrs["upstream"]).items():
             made_from.setdefault(name, set()).add(digest)
@@ -245,12 +248,12 @@ def _size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _reading(content: Path | bytes) -> BinaryIO:
+def _reading(content: Path | bytes) -> IO[bytes]:
     return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
 
 
 def describe(
-    members: dict[str, Path | bytes],
+    members: Mapping[str, Path | bytes],
     checksums: dict[str, str],
     origins: list[dict],
     study: str,
@@ -353,11 +356,10 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
         path = root / METADATA
         if path.stat().st_size <= MOST_METADATA_BYTES:
             graph = {entity["@id"]: entity for entity in json.loads(path.read_bytes())["@graph"]}
-            commit, date = str(graph[COMMIT_ID]["value"]), str(graph["./"]["datePublished"])
-            if graph[CODE_ID]["value"] == _code(checksums) and re.fullmatch(
-                r"\d{4}-\d\d-\d\d", date
-            ):
-                return commit, date
+            date = str(graph["./"]["datePublished"])
+            dated = re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+            if graph[CODE_ID]["value"] == _code(checksums) and dated:
+                return str(graph[COMMIT_ID]["value"]), date
     try:
         released = yaml.safe_load(_text(root / "CITATION.cff"))["date-released"]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
@@ -414,7 +416,7 @@ def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
     return entry
 
 
-def _copy(source: BinaryIO, target: BinaryIO | None = None, n_bytes: int = 1 << 20) -> str:
+def _copy(source: IO[bytes], target: IO[bytes] | None = None, n_bytes: int = 1 << 20) -> str:
     """Copy to the end in blocks, or read only; return the SHA-256 of what was read."""
     digest = hashlib.sha256()
     while block := source.read(n_bytes):
@@ -425,7 +427,7 @@ def _copy(source: BinaryIO, target: BinaryIO | None = None, n_bytes: int = 1 << 
 
 
 @contextlib.contextmanager
-def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
+def opened(other: Path, beside: Path, files: Sequence[Path] = ()) -> Iterator[Path]:
     """Give another lab's results/STUDY: a folder as it is, or an archive, unpacked until the end.
 
     files: our results, which choose among several studies and say how large theirs may be.
@@ -516,7 +518,7 @@ def _holds_results(folder: Path) -> bool:
     return any(job.is_contract(path) for part in _listed(folder) for path in _listed(part))
 
 
-def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
+def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
     """The netCDF files of another lab that ours are compared with, and the bytes each may take.
 
     UserError if one is no file, or is larger.
@@ -547,15 +549,16 @@ def read_apart(limits: dict[Path, int]) -> None:
     """
     script = Path(__file__).parents[1] / "share.py"
     command = [sys.executable, "-E", "-s", script, "read", "--files", *limits]
-    command += ["--limits", *map(str, limits.values())]
+    command += ["--limits", *limits.values()]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     ) as reader:
         try:
             for path in limits:
                 seconds = READ_SECONDS + path.stat().st_size / 1e6
-                ready, _, _ = select.select([reader.stdout], [], [], seconds)
-                line = reader.stdout.readline() if ready else b""
+                pipe: Any = reader.stdout
+                ready, _, _ = select.select([pipe], [], [], seconds)
+                line = pipe.readline() if ready else b""
                 if not line:
                     did = "makes the netCDF library fail"
                     did = did if ready else f"cannot be read within {seconds:.0f} s"

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from . import declarations, memory, plan
 from . import study as study_module
@@ -21,8 +22,11 @@ BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
 LEAST_MB = 2000  # asked of a scheduler for any stage
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
+Wildcards = Any  # Snakemake's: every wildcard is an attribute
+Result = TypeVar("Result")
 
-def stop(message: object) -> None:
+
+def stop(message: object) -> NoReturn:
     """Stop before any job with plain lines: an exception would show Snakemake's traceback."""
     sys.exit(str(message))
 
@@ -30,7 +34,7 @@ def stop(message: object) -> None:
 # The command line.
 
 
-def command_line(argv: list[str]):
+def command_line(argv: list[str]) -> Any:
     """The command line as Snakemake reads it, with profiles; None if it is not Snakemake's."""
     from snakemake.cli import parse_args
 
@@ -44,7 +48,7 @@ def command_line(argv: list[str]):
         return None
 
 
-def sends_jobs_away(workflow, line: Callable) -> bool:
+def sends_jobs_away(workflow: Any, line: Callable[[], Any]) -> bool:
     """Whether jobs go to a cluster: by the executor, as --jobs may also stand beside --cores."""
     if workflow.remote_exec or workflow.resource_settings.nodes is None:
         return workflow.remote_exec
@@ -52,7 +56,7 @@ def sends_jobs_away(workflow, line: Callable) -> bool:
     return given is None or given.executor not in (None, "local", "dryrun", "touch")
 
 
-def only_looks(line) -> bool:
+def only_looks(line: Any) -> bool:
     """Whether no stage runs, as when results are checked, compared or reported."""
     if line is None:
         return False
@@ -96,7 +100,7 @@ def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callabl
     command is shown.
     """
 
-    def calm(record) -> bool:
+    def calm(record: Any) -> bool:
         event = getattr(getattr(record, "event", None), "name", "")
         if own and event == "JOB_INFO" and record.rule_name in ("default", "all"):
             record.reason, record.input = "its files were made", []
@@ -155,7 +159,7 @@ class Parsed:
             self.studies[name] = checked(study_module.load_study, *arguments)
         return self.studies[name]
 
-    def named(self, wildcards, kind: str) -> dict:
+    def named(self, wildcards: Wildcards, kind: str) -> dict:
         """The study of a file; stops with all names if it has no such experiment or figure."""
         study, name = self.study(wildcards.study), getattr(wildcards, kind)
         known = study[f"{kind}s"]
@@ -193,7 +197,7 @@ class Parsed:
         """The named files, of the experiments that own them; raw: the wheels of a model."""
         from snakemake.io import ancient
 
-        def paths(wildcards) -> list:
+        def paths(wildcards: Wildcards) -> list:
             study = self.named(wildcards, "experiment")
             if "raw" in names:  # a wheel that only got a new date reruns nothing
                 wheels = plan.wheels(plan.data_of(study, wildcards.experiment))
@@ -204,7 +208,7 @@ class Parsed:
 
         return paths
 
-    def drawn(self, wildcards) -> list[str]:
+    def drawn(self, wildcards: Wildcards) -> list[str]:
         """The files that a figure shows."""
         study = self.named(wildcards, "figure")
         return [
@@ -217,7 +221,7 @@ class Parsed:
         files = plan.figure_files(self.chosen) + plan.experiment_files(self.chosen)
         return [f"<results>/{self.name}/{file}" for file in files]
 
-    def simulated(self, wildcards) -> list:
+    def simulated(self, wildcards: Wildcards) -> list:
         """What a simulation reads; with shards, their states take the place of the attention."""
         from snakemake.io import flag
 
@@ -252,7 +256,7 @@ class Parsed:
             )
         )
 
-    def raw_files(self, wildcards, input) -> list[str]:
+    def raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
         """Files beside wheels that data are made from: texts of a model, or the user's file."""
         study = self.named(wildcards, "experiment")
         data = plan.data_of(study, wildcards.experiment)
@@ -260,19 +264,19 @@ class Parsed:
             return [str(study_module.own_file(data))]
         return [str(path) for path in plan.texts(data, Path("."))]
 
-    def no_raw_files(self, wildcards, input) -> list[str]:
+    def no_raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
         """Of a stage that reads files of the experiment only."""
         return []
 
-    def caption(self, wildcards, input) -> str:
+    def caption(self, wildcards: Wildcards, input: object) -> str:
         """The words below a figure in the report: a better caption reruns nothing."""
         return declarations.figures()[wildcards.figure].caption
 
-    def gathered(self, wildcards, input) -> str:
+    def gathered(self, wildcards: Wildcards, input: Any) -> str:
         """The option that names what shards have made, if there are any."""
         return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""
 
-    def memory(self, wildcards, attempt: int) -> int:
+    def memory(self, wildcards: Wildcards, attempt: int) -> int:
         """Memory (MB) of a job by the plan of its experiment's arrays, doubled at each retry."""
         study = self.named(wildcards, "experiment")
         arrays = study_module.memory_needed(wildcards.experiment, study)
@@ -286,7 +290,7 @@ class Parsed:
         folders = [root / "config/studies" for root in (study_module.WORKFLOW_ROOT, Path("."))]
         return [*files, study_module.find_study(self.name, folders)]
 
-    def other_results(self, wildcards) -> str:
+    def other_results(self, wildcards: Wildcards) -> str:
         """What `other` names; nothing is compared without it."""
         path = self.machine["other"]
         if not path:
@@ -299,7 +303,7 @@ class Parsed:
         return path
 
 
-def checked(function: Callable, *arguments: object):
+def checked(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a check of the configuration; its faults, one line each, stop Snakemake."""
     try:
         return function(*arguments)
@@ -307,7 +311,9 @@ def checked(function: Callable, *arguments: object):
         stop(f"The configuration has faults; nothing was run.\n{faults}")
 
 
-def checked_config(config: dict, cluster: bool, own: bool, results: str, line: Callable) -> tuple:
+def checked_config(
+    config: dict, cluster: bool, own: bool, results: str, line: Callable[[], Any]
+) -> tuple[dict, dict]:
     """The settings of the machine and of the chosen study; their faults stop Snakemake."""
     arguments = (config, Path("."), cluster, own, results)
     try:

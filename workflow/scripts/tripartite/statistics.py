@@ -15,12 +15,16 @@ from scipy.special import bdtr, ndtr, stdtrit
 LEVEL = 0.95
 GROUPS = 100
 
-SCALES = {"linear": (lambda x: x, lambda x: x), "log": (np.log, np.exp)}
+Function = Callable[[np.ndarray], np.ndarray]
+Interval = tuple[np.ndarray, np.ndarray, np.ndarray]  # estimate, lower and upper end
+
+SCALES: dict[str, tuple[Function, Function]] = {  # the way to each scale, and back
+    "linear": (lambda x: x, lambda x: x),
+    "log": (np.log, np.exp),
+}
 
 
-def over_seeds(
-    statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, scale: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def over_seeds(statistic: Function, values: np.ndarray, scale: str) -> Interval:
     """Return estimate, low and high of `statistic` with a 95 % interval over seeds.
 
     `statistic` maps values [seed, ...] to an array, pooled over seeds; `scale` names the scale on
@@ -63,12 +67,12 @@ def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def cluster_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Function,
     values: np.ndarray,
     n_axes: int,
     rng: np.random.Generator,
     n_draws: int = 2000,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Interval:
     """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
 
     The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are
@@ -95,12 +99,12 @@ def cluster_bootstrap(
 
 
 def cluster_interval(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Function,
     values: np.ndarray,
     n_axes: int,
     rng: np.random.Generator,
     n_draws: int = 2000,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Interval:
     """As cluster_bootstrap; where all axes have one cluster, the estimate alone, its ends NaN."""
     if max(values.shape[:n_axes]) > 1:
         return cluster_bootstrap(statistic, values, n_axes, rng, n_draws)
@@ -108,7 +112,7 @@ def cluster_interval(
     return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
 
 
-def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def of_median(values: np.ndarray) -> Interval:
     """Median of values [..., n] with its exact interval of at least 95 % for independent values.
 
     The bounds are order statistics, from the binomial distribution of the values below the median;

@@ -32,7 +32,7 @@ def parsed(path: Path, file: str) -> tuple[dict, list[Fault]]:
     """What the file holds and what is odd in it; ValueError of one line if it cannot be read."""
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        faults = []
+        faults: list[Fault] = []
         settings = _value(node, (), faults, set()) if node else None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
@@ -61,7 +61,8 @@ def _value(node: yaml.Node, keys: tuple, faults: list[Fault], seen: set[int]) ->
         return _scalar(node, keys, faults)
     if isinstance(node, yaml.SequenceNode):
         return [_value(child, (*keys, i), faults, seen) for i, child in enumerate(node.value)]
-    result, lines = {}, {}
+    result: dict[str, object] = {}
+    lines: dict[str, int] = {}
     for key_node, child in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import yaml
@@ -31,7 +32,7 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
 # What is known of a pretrained model before it is read; tokens is the most it can read.
-PRETRAINED = {
+PRETRAINED: dict[str, dict[str, Any]] = {
     "albert": {
         "title": "ALBERT",
         "layers": 12,
@@ -197,7 +198,7 @@ def load_schema(name: str) -> dict:
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
-def complete(settings: dict, schema: dict) -> dict:
+def complete(settings: Any, schema: dict) -> Any:
     """Return settings with the schema's defaults in place of missing keys."""
     if not isinstance(settings, dict):
         return settings
@@ -225,15 +226,15 @@ def coerce(config: dict, schema: dict) -> dict:
     return result
 
 
-def _is_integer(_, value: object) -> bool:
+def _is_integer(_: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(_, value: object) -> bool:
+def _is_number(_: object, value: object) -> bool:
     return _is_integer(_, value) or isinstance(value, float) and math.isfinite(value)
 
 
-def _pattern(validator, pattern: str, value: object, schema: dict) -> Iterator:
+def _pattern(validator: Any, pattern: str, value: Any, schema: dict) -> Iterator:
     if validator.is_type(value, "string") and not re.fullmatch(pattern, value):
         yield jsonschema.ValidationError("pattern")
 
@@ -295,9 +296,7 @@ def _wanted(schema: dict) -> str:
 # Checks that a schema cannot hold. They look only at what has no fault of its own.
 
 
-def _study_faults(
-    study: object, root: Path, machine: dict, made: Path | None = None
-) -> list[Fault]:
+def _study_faults(study: Any, root: Path, machine: dict, made: Path | None = None) -> list[Fault]:
     schema = load_schema("study")
     faults = _schema_faults(study, schema)
     valid = _without(complete(study, schema), {_place(keys) for keys, _ in faults})
@@ -439,7 +438,7 @@ def _size_faults(
 
 
 def _memory_faults(
-    where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: object
+    where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: Any
 ) -> Iterator[Fault]:
     """More memory than memory_gb allows."""
     if not ({*QKV_SIZES} <= {*shape} and _is_number(None, memory_gb)):

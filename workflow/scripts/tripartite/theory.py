@@ -92,12 +92,12 @@ def output_moments(
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
     drawn = w @ kernel  # [T, T]
-    covariance, bias = [], []
+    covariances, biases = [], []
     for rows in torch.arange(len(q)).split(max(1, BLOCK_VALUES // v.numel())):  # bounds the memory
         spread = w[rows, :, None] * (v - output[rows, None])  # [rows, T, E]
-        covariance.append(spread.mT @ (kernel @ spread))
-        bias.append(-(drawn[rows, None] @ spread)[:, 0])
-    covariance, bias = torch.cat(covariance), torch.cat(bias)
+        covariances.append(spread.mT @ (kernel @ spread))
+        biases.append(-(drawn[rows, None] @ spread)[:, 0])
+    covariance, bias = torch.cat(covariances), torch.cat(biases)
     excess = (drawn * w).sum(-1) - torch.exp(-log_scale)  # R - 1
     separate = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * (output * bias).sum(-1)
     return log_scale, covariance, bias, separate + 2 * output.square().sum(-1) * excess

@@ -1,6 +1,7 @@
 """How far the results of two labs differ, and by what: one point for each variable of each file."""
 
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -33,12 +34,13 @@ def agreement(rows: list, study: str) -> Figure:
             for row in chosen
         ]
         y = [kinds.index(row.file.split("/")[1].removesuffix(".nc")) for row in chosen]
-        places = {}
+        places: dict[tuple[float, int], int] = {}
         for i, place in enumerate(zip(x, y)):  # points at one place are fanned out
             y[i] += 0.3 * np.sin(2.4 * places.setdefault(place, 0))
             places[place] += 1
         missing, label = level == "missing", f"{level} ({len(chosen)})"
-        look = {"color": colour, "markersize": 3, "alpha": 0.7, "markeredgewidth": 0.5}
+        look: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.7}
+        look |= {"markeredgewidth": 0.5}
         axis.plot([], [], "x" if missing else "o", label=label, **look)
         for fitted, marker in ((False, "o"), (True, "D")):
             at = [i for i, row in enumerate(chosen) if row.fitted == fitted]
@@ -59,15 +61,15 @@ def agreement(rows: list, study: str) -> Figure:
                 xycoords=("axes fraction", "data"),
                 annotation_clip=False,
             )
-    figure.get_layout_engine().set(w_pad=0.1)  # inches: the names reach to the border
+    figure.set_layout_engine("constrained", w_pad=0.1)  # inches: the names reach to the border
     axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
     axis.set_xticks(
         [LEAST, 1e-9, 1e-4, 1, MOST, NO_NUMBER],
         ["0", "$10^{-9}$", "$10^{-4}$", "1", "more", "no\nnumber"],
     )
     axis.minorticks_off()
-    for x in (1e-9, 1e-4):  # rounding of float64 and float32
-        axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
+    for rounding in (1e-9, 1e-4):  # of float64 and float32
+        axis.axvline(rounding, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel(
         "largest relative deviation of a variable (diamonds: fitted); right: what differs most, "
