@@ -53,7 +53,7 @@ FEW = {
     "perturbations": 12,
     "convergence": 12,
 }  # slow sections; others have 17 studies each
-LONGEST = 60  # seconds of one study; more is a hang
+MAX_SECONDS = 60  # seconds of one study; more is a hang
 SETTINGS = {
     "deadline": None,
     "database": None,
@@ -307,10 +307,10 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
-    """Fewer points of the calcium models' curves; what takes longer than LONGEST is a hang."""
+    """Fewer points of the calcium models' curves; what takes longer than MAX_SECONDS is a hang."""
 
     def stop(*_):
-        raise TimeoutError(f"longer than {LONGEST} s")
+        raise TimeoutError(f"longer than {MAX_SECONDS} s")
 
     monkeypatch.setattr(respond, "CURVE", 8)
     before = signal.signal(signal.SIGALRM, stop)
@@ -321,7 +321,7 @@ def limits(monkeypatch):
 
 def check(drawn: tuple) -> None:
     """Run a drawn study; whatever refuses it does so in lines that name the setting or the file."""
-    signal.alarm(LONGEST)
+    signal.alarm(MAX_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         ended = run(*drawn, Path(folder))
     signal.alarm(0)

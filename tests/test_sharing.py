@@ -304,11 +304,11 @@ def test_a_bad_archive_is_one_line_and_writes_nothing(
 def test_a_bomb_is_refused_before_it_is_unpacked(archive, tmp_path, monkeypatch):
     rewritten(archive, more=[("results/tiny/small/zeros.nc", bytes(30_000_000))])
     assert archive.stat().st_size < 10_000_000
-    monkeypatch.setattr(sharing, "MOST_BYTES", 20_000_000)
+    monkeypatch.setattr(sharing, "MAX_BYTES", 20_000_000)
     with pytest.raises(UserError, match="would unpack to .* GB; at most 20000 of 0 GB are read"):
         with sharing.opened(archive, tmp_path / "x"):
             pass
-    monkeypatch.setattr(sharing, "MOST_FILES", 3)
+    monkeypatch.setattr(sharing, "MAX_FILES", 3)
     with pytest.raises(UserError, match="at most 3 of"), sharing.opened(archive, tmp_path / "x"):
         pass
     assert not list((tmp_path / "x").iterdir())
@@ -1064,7 +1064,7 @@ def sparse(archive: Path, target: Path) -> Path:
 def crowded(archive: Path, target: Path) -> Path:
     folder = unpacked(archive, target) / "results/tiny/more"
     folder.mkdir()
-    for i in range(sharing.MOST_FILES + 1):
+    for i in range(sharing.MAX_FILES + 1):
         os.mknod(folder / str(i))
     return target
 
@@ -1165,7 +1165,7 @@ ODD = {
     "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no plain path"),
     "two studies": (two_studies, "holds results of 2 studies"),
     "metadata too large": (
-        metadata(bytes(sharing.MOST_METADATA_BYTES + 1)),
+        metadata(bytes(sharing.MAX_METADATA_BYTES + 1)),
         "is larger than 20 MB",
     ),
     "metadata is a list": (metadata(b"[]"), "cannot be read; ask"),

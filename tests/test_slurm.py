@@ -223,7 +223,7 @@ def test_the_jobs_of_a_lost_node_run_on_the_other(here, cluster, copy):
 def test_too_little_memory_is_doubled(here, cluster, copy):
     (copy / SMALL / "states.nc").unlink()
     planner = copy / "workflow/scripts/tripartite/snakefile.py"
-    text = planner.read_text().replace("LEAST_MB = 2000", "LEAST_MB = 300")
+    text = planner.read_text().replace("MIN_MB = 2000", "MIN_MB = 300")
     planner.write_text(text.replace("BASE_MB = 1000", "BASE_MB = 0"))
     code, said = finish(start(copy, cluster, f"{SMALL}/states.nc", "--retries", "4"), copy)
     assert code == 0, said

@@ -516,7 +516,7 @@ def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
     handles = [
         locks.lock(folder / locks.LOCK) for (_, state), folder in made.items() if state == "alive"
     ]
-    old = time.time() - 2 * locks.YOUNG
+    old = time.time() - 2 * locks.GRACE_SECONDS
     for folder in made.values():
         os.utime(folder, (old, old))
     locks.clear([tmp_path])
@@ -544,7 +544,7 @@ def test_parts_of_a_live_job_survive_the_end_of_another(tmp_path):
     kept = job.Checkpoint(tmp_path / "learned.nc", {"seed": 1}, "code", {})
     with kept.held():
         kept["4-0"] = {"x": np.zeros(3)}
-        old = time.time() - 2 * locks.YOUNG
+        old = time.time() - 2 * locks.GRACE_SECONDS
         os.utime(kept.folder, (old, old))
         locks.clear([tmp_path])
         job.Checkpoint(tmp_path / "learned.nc", {"seed": 2}, "code", {}).clear()

@@ -40,10 +40,10 @@ LEVELS = {  # from best to worst
 }
 EQUAL = ("identical", "rounding")
 FREEDOM = 3  # degrees of freedom of intervals that are not over seeds: of four inputs
-MOST_SEEDS = 1_000_000  # that a file may name; a larger number is none
-MOST_LETTERS = 1_000_000  # of an attribute of another lab
-DEEPEST = 50  # brackets within brackets in an attribute of another lab
-LONGEST = 100  # rows of a table that are written out
+MAX_SEEDS = 1_000_000  # that a file may name; a larger number is none
+MAX_CHARACTERS = 1_000_000  # of an attribute of another lab
+MAX_DEPTH = 50  # brackets within brackets in an attribute of another lab
+MAX_ROWS = 100  # rows of a table that are written out
 NO_INTERVALS = (  # their ends are not those of an interval that holds the value of a replicate
     "log_calcium",  # quantiles of networks
     "power_simulated",  # of a simulation of trials whose number differs
@@ -328,13 +328,13 @@ def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
     found = [n for place, n in leaves if place.rpartition(".")[2] == "n_seeds"]
-    return min((n for n in found if type(n) is int and 0 <= n <= MOST_SEEDS), default=0)
+    return min((n for n in found if type(n) is int and 0 <= n <= MAX_SEEDS), default=0)
 
 
 def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
     """An attribute that must be a text, "" where there is none; UserError if it is none or huge."""
     text = dataset.attrs.get(key, "")
-    if not isinstance(text, str) or len(text) > MOST_LETTERS:
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
         raise UserError(
             f"{path}: got {got} as its attribute {key}, wanted a text; ask for it again"
@@ -347,7 +347,7 @@ def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
     text = _text(dataset, key, path)
     depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
     try:
-        found = json.loads(text) if depth <= DEEPEST else None
+        found = json.loads(text) if depth <= MAX_DEPTH else None
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -444,12 +444,12 @@ def summary(found: Found, study: str, other: str) -> str:
     ]
     if found.origins:
         lines += ["| what differs | ours | theirs | files |", "|---|---|---|---|"]
-        for (what, *pair), files in list(found.origins.items())[:LONGEST]:
+        for (what, *pair), files in list(found.origins.items())[:MAX_ROWS]:
             shown = [_cell(value[:12] if what.startswith("code of") else value) for value in pair]
             where = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
             lines.append(f"| {_cell(what)} | {' | '.join(shown)} | {where} |")
-        if len(found.origins) > LONGEST:
-            lines += ["", f"{len(found.origins) - LONGEST} more differ."]
+        if len(found.origins) > MAX_ROWS:
+            lines += ["", f"{len(found.origins) - MAX_ROWS} more differ."]
     else:
         lines.append("What both have was made with the same settings, code, versions and device.")
     if bad:

@@ -1,4 +1,4 @@
-"""Softmax attention, exactly: what the neuron-astrocyte network is measured against."""
+"""Exact softmax attention, the reference of the neuron-astrocyte network."""
 
 import math
 from collections.abc import Callable
@@ -25,8 +25,8 @@ def softmax_attention(
     Z: the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
-    log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; what is returned for
-    masked queries has no meaning. Every sequence needs a token, or its rows are NaN.
+    log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; rows of masked
+    queries have no meaning. The rows of a sequence without any token are NaN.
     """
     logits = q @ k.mT  # [..., T, T]
     log_numerator, log_terms = (logits + log_key_weight(mask, causal, rate) for rate in leak)
@@ -37,12 +37,12 @@ def softmax_attention(
 def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Tensor:
     """ln weight of each key for each query [..., T or 1, T] in float64, -inf where it is not read.
 
-    mask [..., T]. The age of a key is the number of tokens written after it: all that follow it,
-    or, causal, those up to the query.
+    mask [..., T]; leak in 1 per token. The age of a key is the number of tokens written after it:
+    all later ones, or, with causal, those up to the query.
     """
-    place = mask.double().cumsum(-1)
-    now = place[..., :, None] if causal else place[..., -1:, None]  # [..., T or 1, 1]
-    age = now - place[..., None, :]  # [..., T or 1, T]
+    position = mask.double().cumsum(-1)
+    now = position[..., :, None] if causal else position[..., -1:, None]  # [..., T or 1, 1]
+    age = now - position[..., None, :]  # [..., T or 1, T]
     return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
 
 

@@ -31,77 +31,61 @@ from tripartite.declarations import files
 if TYPE_CHECKING:  # most jobs draw nothing
     from matplotlib.figure import Figure
 
-READ_SECONDS = 30  # of computing in which any result is read, beside one more for each READ_BYTES
-READ_BYTES = 2 * 10**5  # even where they hold a thousand times as much, compressed
+READ_SECONDS = 30  # of CPU time to read a result, at most, and one more for each READ_BYTES
+READ_BYTES = 2 * 10**5  # of a file; compressed, they can hold a thousand times as much
 REFERENCES = (
     "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), doi:10.1073/pnas.2219150120"
 )
-
-
 # numpy's names of vector instructions, by which libraries choose the order of sums; widest first.
-VECTORS = {
-    "AVX512_SKX": "AVX512",
-    "AVX2": "AVX2",
-    "AVX": "AVX",
-    "SSE2": "SSE2",
-    "SVE": "SVE",
-    "ASIMD": "NEON",
-    "VSX4": "VSX4",
-    "VSX3": "VSX3",
-    "VSX2": "VSX2",
-    "VXE": "VXE",
-    "RVV": "RVV",
-    "LSX": "LSX",
-}
-MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # what Windows and macOS call them
+VECTORS = "AVX512_SKX AVX2 AVX SSE2 SVE ASIMD VSX4 VSX3 VSX2 VXE RVV LSX".split()
+KNOWN_AS = {"AVX512_SKX": "AVX512", "ASIMD": "NEON"}
+MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # names on Windows and macOS
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the software on which numbers depend."""
     packages = ("numpy", "scipy", "torch", "xarray", "netCDF4", "matplotlib")
-    return {
-        "tripartite": __version__,
-        "python": platform.python_version(),
-        **{name: installed_version(name) for name in packages},
-    }
+    own = {"tripartite": __version__, "python": platform.python_version()}
+    return own | {name: installed_version(name) for name in packages}
 
 
 def installed_version(name: str) -> str:
-    """Version of the package that `import name` gives or has given, which is not imported for this.
+    """Version of an installed package; it is not imported for this.
 
-    It stands in the metadata beside the package: metadata elsewhere on the path, as PYTHONPATH may
-    bring, belong to other installations.
+    The version is read from the metadata beside the package. Metadata elsewhere on the path, such
+    as in PYTHONPATH, may belong to other installations.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return "not installed"
     folder = str(Path(spec.origin).parents[1])
-    found = importlib.metadata.distributions(name=name, path=[folder])
-    # ASSUME: two of them are left by an interrupted upgrade, of which nobody knows how far it came.
-    return " or ".join(sorted({one.version.split("+")[0] for one in found})) or "unknown"
+    distributions = importlib.metadata.distributions(name=name, path=[folder])
+    # ASSUME: an interrupted upgrade leaves two versions, of which either may be installed.
+    return " or ".join(sorted({x.version.split("+")[0] for x in distributions})) or "unknown"
 
 
 def processor() -> str:
     """Architecture and widest vector instructions of this processor, such as "x86_64 AVX2".
 
-    Sums are taken in another order on another kind, so that float64 may differ in its last digits.
+    They set the order of sums: float64 may differ in its last digits between processors.
     """
     machine = MACHINES.get(platform.machine(), platform.machine())
-    found = np.show_config(mode="dicts")["SIMD Extensions"]
-    names = {*found.get("baseline", ()), *found.get("found", ())}
-    return " ".join([machine, *(word for name, word in VECTORS.items() if name in names)][:2])
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    names = {*extensions.get("baseline", ()), *extensions.get("found", ())}
+    widest = [KNOWN_AS.get(name, name) for name in VECTORS if name in names][:1]
+    return " ".join([machine, *widest])
 
 
 def joined(processors: Iterable[str]) -> str:
     """All processors that computed parts of a file, each once."""
-    return ", ".join(sorted({one for name in processors for one in name.split(", ")}))
+    return ", ".join(sorted({name for names in processors for name in names.split(", ")}))
 
 
 def content_digest(dataset: xr.Dataset) -> str:
-    """sha256 over names, dims, dtypes and values of all variables, and over all other attributes.
+    """sha256 of names, dims, dtypes and values of all variables, and of all other attributes.
 
-    But not over the processor: equal values that another one computed are the same content, and
-    what was made of them stays as it is.
+    The processor is left out: equal values from another processor are the same content, and what
+    was made of them stays valid.
     """
     digest = hashlib.sha256()
     for name in sorted(map(str, dataset.variables)):
@@ -122,7 +106,7 @@ def content_digest(dataset: xr.Dataset) -> str:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Read a stage's file whole, through the contract of its name; UserError if anything is off."""
+    """Read the file of a stage completely; UserError if it breaks its contract or was changed."""
     dataset = _read(path)
     if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
         got = dataset.attrs.get("schema_version", "no")
@@ -140,10 +124,10 @@ def load(path: Path) -> xr.Dataset:
 
 
 def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
-    """The file at `path`, if it was made as `origin` says but for the settings `free`; else None.
+    """The file at `path` if it has the origin `origin`, apart from the settings `free`; else None.
 
-    origin holds attributes as `save` takes them. Other versions of the software are another origin;
-    another processor is not, and the file that is made of this one names both.
+    origin: attributes as for `save`. Other versions of the software are another origin. Another
+    processor is not; a file that is made of this one names both processors.
     """
     try:
         dataset = load(path)
@@ -164,29 +148,29 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
 def read_foreign(path: Path) -> xr.Dataset:
     """A user's q, k, v and mask as stored, names of inputs, and labels of layers and heads.
 
-    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. UserError if
-    anything is off.
+    Values are not masked or scaled: with a fill value of 0, true zeros would be lost. UserError
+    with one line per fault of the file.
     """
     try:
-        told, arrays = foreign.values(path)
+        header, arrays = foreign.values(path)
     except foreign.Refused as refusal:
-        raise UserError(
-            "\n".join(f"{path}: {line}" for line in str(refusal).splitlines())
-        ) from None
-    return xr.Dataset(arrays, {"input": told["inputs"], **told["labels"]})
+        faults = [f"{path}: {line}" for line in str(refusal).splitlines()]
+        raise UserError("\n".join(faults)) from None
+    return xr.Dataset(arrays, {"input": header["inputs"], **header["labels"]})
 
 
 def _read(path: Path) -> xr.Dataset:
     try:
         with _watched(path):
             return xr.load_dataset(path, engine="netcdf4")
-    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
-        raise UserError(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
+    except Exception as error:  # a damaged file can cause almost any error of the libraries
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a readable netCDF-4 file ({reason})") from error
 
 
 @contextlib.contextmanager
 def _watched(path: Path) -> Iterator[None]:
-    """End the process with one line if reading a file takes too long.
+    """End the process with a message if reading takes longer than READ_SECONDS of CPU time.
 
     A damaged file can keep HDF5's library busy for ever.
     """
@@ -212,11 +196,11 @@ def _watched(path: Path) -> Iterator[None]:
 
 
 def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
-    """Write `dataset` under the contract of the path's name; the final name is complete or absent.
+    """Write `dataset` through the contract of its file name; the file is complete or absent.
 
     It is written under a temporary name in the same folder, read back and compared, flushed to disk
-    and renamed. attrs: strings and integers are kept, everything else is stored as JSON;
-    `processor` is this one, unless it names those that computed the parts.
+    and renamed. attrs: strings and integers are kept, everything else is stored as JSON; the
+    attribute `processor` is this processor, unless attrs name those that computed the parts.
     """
     dataset = describe(dataset, path.stem)
     dataset.attrs = {
@@ -224,7 +208,7 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
         "title": f"tripartite {path.stem}",
         "history": f"written by tripartite {__version__}, stage {attrs.get('stage', path.stem)}",
         "processor": processor(),
-        **{key: _attribute(value) for key, value in attrs.items()},
+        **{name: _attribute(value) for name, value in attrs.items()},
         "schema_version": SCHEMA_VERSION,
         "versions": json.dumps(versions()),
         "references": REFERENCES,
@@ -234,12 +218,12 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     compressed = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
     encoding: dict[Hashable, dict[str, Any]] = {}
     for name in dataset.variables:
-        # CF: labels of an axis are characters, its numbers have no fill value
-        along = name in dataset.dims
+        # CF conventions: labels of an axis are characters, and its numbers have no fill value
+        is_axis = name in dataset.dims
         if dataset[name].dtype.kind in "OUT":
-            encoding[name] = {"dtype": "S1" if along else str}
+            encoding[name] = {"dtype": "S1" if is_axis else str}
         else:
-            encoding[name] = compressed | ({"_FillValue": None} if along else {})
+            encoding[name] = compressed | ({"_FillValue": None} if is_axis else {})
     with replacing(path, dataset.nbytes) as temporary:
         dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
         if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
@@ -249,8 +233,8 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
 class Checkpoint(MutableMapping):
     """Parts of a long job, name -> arrays by their names, that survive an interruption.
 
-    They lie in a hidden folder beside the output, whose name holds a digest of all that the job
-    depends on, and go when the output is complete. A part that is damaged counts as missing.
+    They are kept in a hidden folder beside the output, whose name has a digest of all that the job
+    depends on, and are deleted when the output is complete. A damaged part counts as missing.
     """
 
     def __init__(self, output: Path, *origin: object) -> None:
@@ -285,26 +269,29 @@ class Checkpoint(MutableMapping):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Mark the parts as those of a job that is alive."""
+        """Mark the parts as those of a running job."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locks.held(self.folder):
             yield
 
     def processors(self) -> list[str]:
-        """Those on which parts were computed: a job may be continued on another machine."""
+        """The processors that computed parts: a job may be continued on another machine."""
         return [path.stem for path in self.folder.glob("*.processor")]
 
     def clear(self) -> None:
-        """Forget everything, also what dead jobs left of other settings of the same output."""
+        """Delete all parts, also those that ended jobs with other settings left of this output."""
         shutil.rmtree(self.folder, ignore_errors=True)
         output = self.folder.name.rsplit("-", 1)[0]
         for folder in self.folder.parent.glob(f"{output}-*.partial"):
-            locks.clear_abandoned(folder, young=0)
+            locks.clear_abandoned(folder, min_age=0)
 
 
 @contextlib.contextmanager
 def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
-    """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
+    """Give a temporary path to write to; on success the file is moved to `path`.
+
+    UserError if the disk has less space than expected_bytes.
+    """
     with locks.temporary_folder(path.parent, path.name) as folder:
         temporary = folder / path.name
         try:
@@ -323,17 +310,12 @@ def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
 
 
 def _attribute(value: object) -> str | int:
-    return (
-        value if isinstance(value, str | int) and not isinstance(value, bool) else json.dumps(value)
-    )
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    plain = isinstance(value, str | int) and not isinstance(value, bool)
+    return value if plain else json.dumps(value)
 
 
 def is_contract(path: PurePath) -> bool:
-    """True for the file of a stage, such as .../qkv.nc."""
+    """True for a file that a stage makes, such as .../qkv.nc."""
     return path.suffix == ".nc" and path.stem in files()
 
 
@@ -358,7 +340,7 @@ def open_sources(
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that is not ours; UserError if it cannot be read."""
+    """sha256 of a file, as hexadecimal digits; UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -368,16 +350,16 @@ def file_digest(path: Path) -> str:
 
 @contextlib.contextmanager
 def device(wanted: str) -> Iterator[str]:
-    """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
+    """Give the device for "auto", "cpu" or "cuda": "cpu", or a GPU for this job alone ("cuda:0").
 
-    Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock,
-    and one that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES)
-    are respected; in a job of Slurm there are no others.
+    Jobs share the GPUs of a machine, also jobs of other Snakemake processes: each job locks one
+    GPU, and waits if none is free. Only GPUs in CUDA_VISIBLE_DEVICES are used, if it is set; a job
+    of Slurm without it has none. UserError for "cuda" without a GPU.
     """
     if wanted == "cpu":
         yield "cpu"
         return
-    import torch  # only the stages that compute on a device pay for it
+    import torch  # only stages that compute on a device need it
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     allocation = os.environ.get("SLURM_JOB_ID", "")
@@ -398,10 +380,10 @@ def device(wanted: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def card_lock(cards: list[str]) -> Iterator[int]:
-    """Hold the lock of a free card and give its place in the list; wait until there is one."""
+    """Lock a free GPU and give its index in the list; wait until there is one."""
     waited = False
     while True:
-        for place, card in enumerate(cards):
+        for i, card in enumerate(cards):
             name = re.sub(r"[^A-Za-z0-9-]", "_", card)
             path = locks.SHARED / f"tripartite-gpu-{name}.lock"
             try:
@@ -413,9 +395,9 @@ def card_lock(cards: list[str]) -> Iterator[int]:
             if handle is None:
                 continue
             try:
-                yield place
+                yield i
             finally:
-                os.close(handle)  # and with it the lock, as when the process dies
+                os.close(handle)  # this frees the lock, as the end of the process does
             return
         if not waited:
             print("waiting for a free GPU: other jobs hold all of them", flush=True)
@@ -430,10 +412,9 @@ def save_figure(
     settings: dict | None = None,
     code: str = "",
 ) -> None:
-    """Write a figure under each name, with what it was made from and with no date.
+    """Write a figure to each path, with its origin and without a date: equal data, equal bytes.
 
-    upstream: digests of the files that it shows, by their keys; code: the digest of what drew it.
-    The same data give the same bytes.
+    upstream: digests of the files that it shows, by their keys; code: digest of its code.
     """
     origin = json.dumps(
         {"upstream": upstream, "settings": settings or {}, "code": code}, sort_keys=True
@@ -463,22 +444,22 @@ def _settle(figure: "Figure") -> None:
 
 
 def save_text(text: str, path: Path) -> None:
-    """Write a text whole or not at all."""
+    """Write a text completely or not at all."""
     with replacing(path, len(text)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def key(path: Path) -> str:
-    """How a stage's file is called by what is made from it: experiment/file.nc."""
+    """The name of a file in the attributes of what is made from it: experiment/file.nc."""
     return f"{path.parent.name}/{path.name}"
 
 
 def verify(results: Path, asked: dict[str, dict]) -> None:
-    """Hold all results of a study against what is asked for now, and against one another.
+    """Check all results of a study against what is asked for now, and against one another.
 
-    results: the folder results/STUDY; asked: settings and code by the key of each file, as
-    plan.asked gives them. Every netCDF file is checked against its contract and digest, every
-    digest that a file or figure names against the file that it names. UserError with one line per
+    results: the folder results/STUDY; asked: settings and code by the key of each file, from
+    plan.asked. Every netCDF file is checked against its contract and its digest; every digest that
+    a file or figure records of an input is compared with that input. UserError with one line per
     fault.
     """
     origins, digests, faults = {}, {}, []
@@ -514,34 +495,32 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
 
 def outdated(made: dict, asked: dict) -> list[str]:
     """How the origin of a file differs from what is asked for now: settings, raw data, code."""
-    had, wanted = (dict(_leaves("", one["settings"])) for one in (made, asked))
-    told = []
+    had, wanted = (dict(_leaves("", origin["settings"])) for origin in (made, asked))
+    changes = []
     for name in sorted(had.keys() | wanted.keys()):
         if had.get(name) != wanted.get(name):
-            before, now = (_shown(one, name) for one in (had, wanted))
-            told.append(
-                f"{name.replace('data.file', 'the file of the data')} was {before}, now {now}"
-            )
-    if not told and made["code"] != asked["code"]:
-        told.append("the code that makes it has changed since")
-    return told
+            what = name.replace("data.file", "the file of the data")
+            changes.append(f"{what} was {_shown(had, name)}, now {_shown(wanted, name)}")
+    if not changes and made["code"] != asked["code"]:
+        changes.append("the code that makes it has changed since")
+    return changes
 
 
 def _shown(settings: dict, name: str) -> str:
-    """A setting in a line: digests and lists are shortened."""
+    """A setting as JSON, shortened to one line."""
     if name not in settings:
         return "not set"
     text = json.dumps(settings[name])
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
+def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
     """Every value of nested settings, with its dotted name."""
     if isinstance(value, dict) and value:
         for key, part in value.items():
-            yield from _leaves(f"{place}.{key}".lstrip("."), part)
+            yield from _leaves(f"{name}.{key}".lstrip("."), part)
     else:
-        yield place, value
+        yield name, value
 
 
 def origin(path: Path) -> dict:
@@ -565,5 +544,5 @@ def origin(path: Path) -> dict:
             text = ElementTree.fromstring(path.read_bytes()).findtext(".//{*}description")
         found = json.loads(text or "")
         return {name: found[name] for name in ("upstream", "settings", "code")}
-    except Exception as error:  # whatever a damaged file makes its reader say
+    except Exception as error:  # a damaged file can cause almost any error of its reader
         raise UserError(f"{path}: does not say what it was made from, or is damaged") from error

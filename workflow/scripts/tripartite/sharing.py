@@ -82,12 +82,12 @@ OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
     b"ustar": "tar",
 }
 # Of another lab's archive or folder; more is refused before it is read.
-MOST_BYTES = 20_000_000_000
-MOST_FILES = 20_000
-MOST_METADATA_BYTES = 20_000_000
+MAX_BYTES = 20_000_000_000
+MAX_FILES = 20_000
+MAX_METADATA_BYTES = 20_000_000
 # Of one of its netCDF files: so many times the bytes of ours, and as much in any case.
-TIMES_OURS = 100
-LEAST_BYTES = 100_000_000
+MAX_SIZE_RATIO = 100
+MIN_LIMIT_BYTES = 100_000_000
 STRING_BYTES = 64  # of a string in memory, at least
 READ_SECONDS = 120  # for one of its netCDF files, and a second more for each MB
 READ_MEMORY = 4_000_000_000  # of the process that reads them, and ten times the largest file
@@ -354,7 +354,7 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
         OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError
     ):
         path = root / METADATA
-        if path.stat().st_size <= MOST_METADATA_BYTES:
+        if path.stat().st_size <= MAX_METADATA_BYTES:
             graph = {entity["@id"]: entity for entity in json.loads(path.read_bytes())["@graph"]}
             date = str(graph["./"]["datePublished"])
             dated = re.fullmatch(r"\d{4}-\d\d-\d\d", date)
@@ -492,9 +492,9 @@ def find_results(other: Path, study: str) -> Path:
                 f"{other}: holds {len(found)} studies ({names}); give the folder of one of them"
             )
         for folder in found:
-            if any(len(_listed(part)) > MOST_FILES for part in (folder, *_listed(folder))):
+            if any(len(_listed(part)) > MAX_FILES for part in (folder, *_listed(folder))):
                 raise UserError(
-                    f"{other}: has a folder of more than {MOST_FILES} files in it; give results "
+                    f"{other}: has a folder of more than {MAX_FILES} files in it; give results "
                     "as they were made"
                 )
             return folder
@@ -505,10 +505,10 @@ def find_results(other: Path, study: str) -> Path:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """Entries of a folder, at most MOST_FILES + 1; none if it is no folder or may not be read."""
+    """Entries of a folder, at most MAX_FILES + 1; none if it is no folder or may not be read."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in itertools.islice(entries, MOST_FILES + 1)]
+            names = [entry.name for entry in itertools.islice(entries, MAX_FILES + 1)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
@@ -532,11 +532,11 @@ def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
             raise UserError(
                 f"{path}: is no file, or a link to nowhere; give results as they were made"
             )
-        found[path] = max(LEAST_BYTES, TIMES_OURS * declared_bytes(mine))
+        found[path] = max(MIN_LIMIT_BYTES, MAX_SIZE_RATIO * declared_bytes(mine))
         if (size := path.stat().st_size) > found[path]:
             raise UserError(
                 f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
-                f"{TIMES_OURS} times what ours takes"
+                f"{MAX_SIZE_RATIO} times what ours takes"
             )
     return found
 
@@ -587,7 +587,7 @@ def _fault_of(path: Path, limit: int) -> str:
         if (size := declared_bytes(path)) > limit:
             return (
                 f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB "
-                f"are read: {TIMES_OURS} times what ours takes"
+                f"are read: {MAX_SIZE_RATIO} times what ours takes"
             )
         job.load(path)
     except UserError as fault:
@@ -670,10 +670,10 @@ def _members(
     """
     entries = [entry for entry in packed.infolist() if not entry.filename.endswith(("/", "\\"))]
     size = sum(entry.file_size for entry in entries)
-    if size > MOST_BYTES or len(entries) > MOST_FILES:
+    if size > MAX_BYTES or len(entries) > MAX_FILES:
         raise UserError(
             f"{archive}: would unpack to {len(entries)} files of {size / 1e9:.1f} GB; at most "
-            f"{MOST_FILES} of {MOST_BYTES / 1e9:.0f} GB are read"
+            f"{MAX_FILES} of {MAX_BYTES / 1e9:.0f} GB are read"
         )
     for entry in entries:
         if fault := _fault(entry):
@@ -755,8 +755,8 @@ def _block(entry: zipfile.ZipInfo) -> int:
 
 def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, str]:
     """SHA-256 of each file by its name, as the metadata have it."""
-    if entry.file_size > MOST_METADATA_BYTES:
-        raise UserError(f"{archive}: {METADATA} is larger than {MOST_METADATA_BYTES / 1e6:.0f} MB")
+    if entry.file_size > MAX_METADATA_BYTES:
+        raise UserError(f"{archive}: {METADATA} is larger than {MAX_METADATA_BYTES / 1e6:.0f} MB")
     text = io.BytesIO()
     with packed.open(entry) as source:
         _copy(source, text, _block(entry))

@@ -19,7 +19,7 @@ from . import declarations, memory, plan
 from . import study as study_module
 
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
-LEAST_MB = 2000  # asked of a scheduler for any stage
+MIN_MB = 2000  # asked of a scheduler for any stage
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
 Wildcards = Any  # Snakemake's: every wildcard is an attribute
@@ -128,7 +128,7 @@ def doubling(first: int) -> Callable:
 
 def memory_mb(arrays: list[memory.Array]) -> int:
     """Memory to ask for a job with these large arrays, a quarter more than they take together."""
-    return max(LEAST_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
+    return max(MIN_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
 
 
 # What one parse knows.

@@ -17,7 +17,10 @@ COLOURS = {
     "contradicts": palette.LARGE,
     "missing": palette.COLOURS[7],
 }
-LEAST, MOST = 1e-18, 1e4  # of deviations: those below, as 0, and those beyond stand at the borders
+MIN_DEVIATION, MAX_DEVIATION = (
+    1e-18,
+    1e4,
+)  # of deviations: those below, as 0, and those beyond stand at the borders
 NO_NUMBER = 1e6
 NAMED = ("not judged", "contradicts")  # of these the variable that differs most is named
 
@@ -30,7 +33,9 @@ def agreement(rows: list, study: str) -> Figure:
     for level, colour in COLOURS.items():
         chosen = [row for row in rows if row.level == level]
         x = [
-            NO_NUMBER if np.isnan(row.deviation) else np.clip(row.deviation, LEAST, MOST)
+            NO_NUMBER
+            if np.isnan(row.deviation)
+            else np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION)
             for row in chosen
         ]
         y = [kinds.index(row.file.split("/")[1].removesuffix(".nc")) for row in chosen]
@@ -62,9 +67,9 @@ def agreement(rows: list, study: str) -> Figure:
                 annotation_clip=False,
             )
     figure.set_layout_engine("constrained", w_pad=0.1)  # inches: the names reach to the border
-    axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
+    axis.set(xscale="log", xlim=(MIN_DEVIATION / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
     axis.set_xticks(
-        [LEAST, 1e-9, 1e-4, 1, MOST, NO_NUMBER],
+        [MIN_DEVIATION, 1e-9, 1e-4, 1, MAX_DEVIATION, NO_NUMBER],
         ["0", "$10^{-9}$", "$10^{-4}$", "1", "more", "no\nnumber"],
     )
     axis.minorticks_off()

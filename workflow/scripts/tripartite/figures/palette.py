@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
-WIDEST = 30  # letters of a title above a third of a page
+MAX_LETTERS = 30  # letters of a title above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
@@ -64,7 +64,7 @@ def title_of(axis: Axes, fit: xr.Dataset | None, plain: str = "") -> None:
 
 def title(axis: Axes, bold: str, plain: str = "", mark: str = "") -> None:
     """Name a panel in bold, with plain lines below: a mark, and what is shown."""
-    mark = plain_text(mark if len(mark) <= WIDEST else mark.replace(", ", ",\n"))
+    mark = plain_text(mark if len(mark) <= MAX_LETTERS else mark.replace(", ", ",\n"))
     lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
     axis.annotate(
