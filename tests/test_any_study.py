@@ -26,6 +26,7 @@ from tripartite import declarations, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
+from tripartite.words import lines
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
@@ -279,7 +280,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
     if recipe:
         write(recipe, folder / "mine.nc")
     written = json.loads(json.dumps(written))
-    faults = study.study_faults(written, "any.yaml", folder, {"memory_gb": 8})
+    faults = lines("any.yaml", study.study_faults(written, folder, {"memory_gb": 8}))
     if faults:
         assert all(fault.startswith("any.yaml: ") and "\n" not in fault for fault in faults)
         return f"refused: {faults[0]}"
