@@ -3,8 +3,8 @@
 import inspect
 import os
 
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before torch: files of tests run side by side
+# Before torch is imported: files of tests run side by side.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import shutil
 import subprocess
@@ -82,7 +82,7 @@ def wheels() -> Path:
 
 
 def random_heads(sigma_squared, n_inputs, absent=(), **settings):
-    """Random q, k, v as generate makes them, without tokens at the places (input, token) of absent."""
+    """Random q, k, v as generate makes them; absent: pairs (input, token) without a token."""
     data = synthetic(sigma_squared, n_inputs, **{"seed": 1, "experiment": "a"} | settings)
     for place in absent:
         data["mask"][place] = False
@@ -130,7 +130,7 @@ def assert_drawn_alike(draw, fits, folder):
 
 
 def cf_faults(paths):
-    """What the checker of CF conventions finds in netCDF files, and errors of its own, by their names."""
+    """What the checker of CF conventions finds in netCDF files, by their names, with its errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the checker's own packages
         return _cf_faults(pytest.importorskip("compliance_checker.suite"), paths)

@@ -1,9 +1,9 @@
 """Whatever the schema accepts ends well: random studies, from the refusal to the figure.
 
-A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of a
-user. It is refused in lines before any job, or all of its stages and figures survive: numbers that do
-not exist are NaN. Warnings are errors here as everywhere. A job may still refuse what is known only from
-the values of the data, in lines as well.
+A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of
+a user. It is refused in lines before any job, or all of its stages and figures survive: numbers
+that do not exist are NaN. Warnings are errors here as everywhere. A job may still refuse what is
+known only from the values of the data, in lines as well.
 """
 
 import json
@@ -26,6 +26,7 @@ from tripartite import declarations, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
+from tripartite.words import lines
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
@@ -53,7 +54,7 @@ FEW = {
     "perturbations": 12,
     "convergence": 12,
 }  # slow sections; others have 17 studies each
-LONGEST = 60  # seconds of one study; more is a hang
+MAX_SECONDS = 60  # seconds of one study; more is a hang
 SETTINGS = {
     "deadline": None,
     "database": None,
@@ -133,7 +134,7 @@ ARRAYS = {  # of a user: what q, k and v hold
 
 @st.composite
 def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict | None, list[str]]:
-    """A study of one experiment, how its file of q, k, v is made (or None), and a figure (or none)."""
+    """A study of one experiment, how its file of q, k, v is made (or None), and its figures."""
     recipe = None
     if draw(st.booleans()):
         data = {"synthetic": draw(values(EXPERIMENT["data"]["properties"]["synthetic"]))}
@@ -216,7 +217,7 @@ def one_map(schema: dict) -> st.SearchStrategy:
 
 
 def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.SearchStrategy:
-    """The settings of a section, for data of so many layers and heads and of inputs of these names."""
+    """The settings of a section, for data of so many layers and heads and these inputs."""
     schema = EXPERIMENT[section]
     pairs = [list(pair) for pair in np.ndindex(n_layers, n_heads)]
     sizes = st.sets(st.integers(1, LARGEST["n_features"]), min_size=1, max_size=6).map(sorted)
@@ -279,7 +280,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
     if recipe:
         write(recipe, folder / "mine.nc")
     written = json.loads(json.dumps(written))
-    faults = study.study_faults(written, "any.yaml", folder, {"memory_gb": 8})
+    faults = lines("any.yaml", study.study_faults(written, folder, {"memory_gb": 8}))
     if faults:
         assert all(fault.startswith("any.yaml: ") and "\n" not in fault for fault in faults)
         return f"refused: {faults[0]}"
@@ -307,10 +308,10 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
-    """Fewer points of the calcium models' curves; what takes longer than LONGEST is a hang."""
+    """Fewer points of the calcium models' curves; what takes longer than MAX_SECONDS is a hang."""
 
     def stop(*_):
-        raise TimeoutError(f"longer than {LONGEST} s")
+        raise TimeoutError(f"longer than {MAX_SECONDS} s")
 
     monkeypatch.setattr(respond, "CURVE_POINTS", 8)
     before = signal.signal(signal.SIGALRM, stop)
@@ -321,7 +322,7 @@ def limits(monkeypatch):
 
 def check(drawn: tuple) -> None:
     """Run a drawn study; whatever refuses it does so in lines that name the setting or the file."""
-    signal.alarm(LONGEST)
+    signal.alarm(MAX_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         ended = run(*drawn, Path(folder))
     signal.alarm(0)
@@ -446,7 +447,7 @@ def test_whatever_the_schema_accepts_ends_well(section):
 @pytest.mark.long
 @pytest.mark.parametrize("section", SECTIONS)
 def test_many_more_end_well(section):
-    """Others each time, some 2,000 with all figures; --hypothesis-seed=N repeats a run that printed N."""
+    """Other studies in each run, some 2,000, all figures; --hypothesis-seed=N repeats a run."""
 
     @hypothesis.settings(max_examples=154, print_blob=True, **SETTINGS)
     @hypothesis.given(studies(section, every_figure=True))

@@ -14,7 +14,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def graph() -> set[tuple[str, str]]:
-    """Edges between rules of the study quick, from Snakemake; what only gathers targets is left out."""
+    """Edges between rules of the study quick, from Snakemake, without rules that only gather."""
     command = [
         Path(sys.executable).parent / "snakemake",
         "--cores",

@@ -1,4 +1,4 @@
-"""The kinds as they declare themselves: complete, true, said once, and generated files as they are now."""
+"""Declarations of kinds: complete, true, nothing said twice; and generated files are current."""
 
 import importlib.util
 import inspect
@@ -56,7 +56,7 @@ def test_names_are_unique():
 
 
 def test_axes_have_one_order_and_every_variable_its_words():
-    """Own axes first, then the shared ones; axes without coordinates follow their kind's variables."""
+    """Own axes first, then the shared ones; axes without coordinates stand last."""
     for name, file in declarations.files().items():
         axes = [*declarations.axes(name)]
         for variable, spec in declarations.variables(name).items():
@@ -72,7 +72,7 @@ STAGES = [file for kind in declarations.kinds().values() for file in kind.files.
 
 @pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stage)
 def test_every_setting_is_taken_and_no_default_is_said_twice(file):
-    """A key of a declaration that no stage takes would be dropped, and is refused when a stage runs."""
+    """A declared key that a stage does not take is refused when the stage runs."""
     parameters = inspect.signature(stage.function_of(file)).parameters
     section = declarations.kinds()[file.kind].settings["properties"]
     given = PLANNED.get(file.stage, set())
@@ -140,12 +140,14 @@ def broken(tmp_path, monkeypatch):
         (
             "stage: settle\n",
             "stage: settles\n",
-            "files.settling: stage: there is no kinds/settling/settles.py; write it, with a function settles",
+            "files.settling: stage: there is no kinds/settling/settles.py; write it, with a "
+            "function settles",
         ),
         (
             "  calcium_speed:\n",
             "  calcium_sped:\n",
-            "figures: calcium_sped: there is no kinds/settling/calcium_sped.py; write it, with a function",
+            "figures: calcium_sped: there is no kinds/settling/calcium_sped.py; write it, with a "
+            "function",
         ),
         (
             "dims: ratio layer head",
@@ -172,7 +174,8 @@ def test_an_incomplete_kind_is_told_by_file_and_key(broken, old, new, line):
 def test_a_module_without_its_function_is_told(broken):
     found = broken("def settle(", "def settles(", "settle.py")
     assert found == [
-        "kinds/settling/kind.yaml: files.settling: stage: kinds/settling/settle.py has no function settle"
+        "kinds/settling/kind.yaml: files.settling: stage: kinds/settling/settle.py has no "
+        "function settle"
     ]
 
 
@@ -218,7 +221,7 @@ def test_digests_hold_the_contract_of_their_kind_alone(monkeypatch, tmp_path):
 
 
 def test_settings_are_the_same_as_the_schema_says():
-    """Every study that ships is complete by its own schema, whose settings a stage takes as they are."""
+    """Every study that ships is complete by its schema; stages take its settings as they are."""
     for name in ("quick", "default"):
         settings = study.load_study(name, ROOT, {})
         for experiment in settings["experiments"]:

@@ -35,7 +35,7 @@ def test_test_point():
 
 
 def estimates(feature_map, m=16, n_networks=60_000, a=0.0, threshold=math.inf):
-    """What many networks of m neurons read for x where y is written: phi(x).phi(y), signs included."""
+    """What many networks of m neurons read for x where y is written: phi(x).phi(y), with signs."""
     rng = np.random.default_rng(0)
     drawn = draw_neurons(feature_map, rng, rng, m * n_networks, 8, a)
     weights, bias = (torch.cat(parts) for parts in zip(*drawn))
@@ -107,7 +107,7 @@ def test_the_best_a_minimises_the_variance(mean_square, d_head):
 
 
 def test_orthogonal():
-    """G7: unbiased, and the mean square error is below that of independent weights by at least the bound."""
+    """G7: unbiased, with less mean square error than independent weights, by at least the bound."""
     values = estimates("orthogonal", m=8, n_networks=100_000)
     assert_moments(values, KERNEL)
     squares = np.square(values - KERNEL)
@@ -197,7 +197,7 @@ def gaussian_mean(function, n=80):
 
 
 def test_clipped_sine():
-    """No closed form: quadrature over the weights and the phase. A large offset, far from exp(x.y)."""
+    """No closed form: quadrature over weights and phase. A large offset, far from exp(x.y)."""
     phases = (np.arange(2000) + 0.5) / 2000 * 2 * math.pi
 
     def wave(u):

@@ -454,7 +454,7 @@ def test_no_gpu(monkeypatch):
 def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_path):
     """Nothing is written, the line says what to do; a fault of ours keeps its traceback."""
 
-    def lost(*arguments):
+    def lost(**_):
         raise RuntimeError(message)
 
     monkeypatch.setattr(stage, "run", lost)

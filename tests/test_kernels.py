@@ -1,4 +1,4 @@
-"""Kernels of infinitely many neurons: against Monte Carlo, quadrature and bivariate normal probabilities."""
+"""Kernels of infinitely many neurons, by Monte Carlo, quadrature and bivariate normal integrals."""
 
 import math
 
@@ -110,7 +110,7 @@ def test_truncated_at_norms_where_probabilities_cancel(norm, length, cosine):
     for threshold in (2.0, 1e3):
         got = math.log(kernel("truncated_performer", q, k, 1, threshold)[0, 0])
         top = math.log(threshold)
-        wanted = dense(lambda u: np.minimum(u, top), norm, length, cosine, 20_001)
+        wanted = dense(lambda u, top=top: np.minimum(u, top), norm, length, cosine, 20_001)
         assert got == pytest.approx(wanted - (norm**2 + length**2) / 2, abs=1e-3)
 
 
@@ -191,7 +191,7 @@ def test_no_norm_leaves_the_range(feature_map):
 
 @pytest.mark.parametrize("feature_map", ["performer", "truncated_performer", "relu", "linear"])
 def test_a_large_network_reads_what_its_limit_reads(feature_map):
-    """Calcium and output of 10^5 neurons, with presynaptic gains, are close to those of the limit."""
+    """Calcium and output of 10^5 neurons, with presynaptic gains, are close to the limit."""
     rng = np.random.default_rng(1)
     q, k, v = (torch.from_numpy(0.4 * rng.standard_normal((5, 4))) for _ in range(3))
     log_gain = torch.from_numpy(rng.standard_normal(5))

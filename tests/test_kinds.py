@@ -1,4 +1,4 @@
-"""A new kind of experiment is one folder: it runs, is drawn, checked and described, and reruns nothing."""
+"""A new kind of experiment is one folder: it is run, drawn, checked and described from there."""
 
 import re
 import subprocess
@@ -48,9 +48,9 @@ files:
     does: "Measure the queries of {experiment}."
     reads: [qkv, attention]
     variables:
-      norm: {dims: scale layer head, units: 1, means: "norm of the queries, mean over tokens and inputs"}
+      norm: {dims: scale layer head, units: 1, means: "mean norm of the queries"}
 figures:
-  lengths: {shows: how long queries are, caption: Norm of the queries of each head against the scale.}
+  lengths: {shows: how long queries are, caption: Norm of queries against the scale.}
 """
 STAGE = """\
 import torch

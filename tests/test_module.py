@@ -65,7 +65,7 @@ def with_github(folder, repository):
 
 
 def test_two_tags_of_github_side_by_side(published, tmp_path):
-    """Each with its prefix; a rule of one of them is overridden; and nothing is to be done again."""
+    """Each with its prefix; a rule of one is overridden; and nothing is to be done again."""
     folder = lab(
         tmp_path / "lab",
         """
@@ -121,7 +121,7 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
 
 
 def test_shipped_studies_and_inputs_travel_with_the_module(published, tmp_path):
-    """A config of one line is enough; from GitHub every file of the workflow is fetched by its name."""
+    """A config of one line is enough; from GitHub each file of the workflow is fetched by name."""
     for name, where in (
         ("a", f'"{ROOT}/workflow/Snakefile"'),
         ("b", 'github("lab-a/tripartite", path="workflow/Snakefile", tag="v1.0.0")'),

@@ -85,7 +85,7 @@ def test_the_study_of_an_own_model_is_valid(tmp_path):
             file.createDimension(dim, 2)
         for name in "qkv":
             file.createVariable(name, "f4", dims)[:] = 0
-    assert study.study_faults(settings, "mine.yaml", tmp_path, {"memory_gb": 8}) == []
+    assert study.study_faults(settings, tmp_path, {"memory_gb": 8}) == []
 
 
 def test_every_study_that_is_named_exists():

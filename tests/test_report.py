@@ -23,8 +23,9 @@ pytestmark = pytest.mark.skipif(
     reason="without Chromium, and without apt-get and root to install it",
 )
 FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --window-size=1400,1000"
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
+    "--disable-background-networking --disable-component-update --disable-sync "
+    "--window-size=1400,1000"
 )
 STUDY = {
     "experiments": {

@@ -72,7 +72,7 @@ def made(contract: str, seed: int = 0) -> xr.Dataset:
 
 
 def command(monkeypatch, files, *words):
-    """Let share.py have such a command line, and a study that asks for these files as they were made."""
+    """Give share.py these words, and a study that asks for these files as they were made."""
 
     def made(path):
         try:
@@ -87,7 +87,7 @@ def command(monkeypatch, files, *words):
 
 
 def study(folder: Path, change=None, **attrs) -> list[Path]:
-    """Data, a fit made of them and a figure of it, as a finished study; change(fit) gives another fit."""
+    """Data, a fit of them and its figure, as a finished study; change(fit) gives another fit."""
     fit = change(made("fit")) if change else made("fit")
     upstream = {}
     for stage, dataset in (("qkv", qkv()), ("fit", fit)):
@@ -304,11 +304,11 @@ def test_a_bad_archive_is_one_line_and_writes_nothing(
 def test_a_bomb_is_refused_before_it_is_unpacked(archive, tmp_path, monkeypatch):
     rewritten(archive, more=[("results/tiny/small/zeros.nc", bytes(30_000_000))])
     assert archive.stat().st_size < 10_000_000
-    monkeypatch.setattr(sharing, "MOST_BYTES", 20_000_000)
+    monkeypatch.setattr(sharing, "MAX_BYTES", 20_000_000)
     with pytest.raises(UserError, match="would unpack to .* GB; at most 20000 of 0 GB are read"):
         with sharing.opened(archive, tmp_path / "x"):
             pass
-    monkeypatch.setattr(sharing, "MOST_FILES", 3)
+    monkeypatch.setattr(sharing, "MAX_FILES", 3)
     with pytest.raises(UserError, match="at most 3 of"), sharing.opened(archive, tmp_path / "x"):
         pass
     assert not list((tmp_path / "x").iterdir())
@@ -407,9 +407,9 @@ from pathlib import Path
 import stage
 folder, dtype = Path(sys.argv[1]), sys.argv[2]
 settings = {
-    "n_features": [8], "n_seeds": 2, "trained_on": ["draw-0"], "validated_on": ["draw-1"], "heads": "all",
-    "loss": "weights", "max_steps": 100, "learning_rate": 0.1, "patience": 100, "seed": 5, "data_of": "x",
-    "dtype": dtype,
+    "n_features": [8], "n_seeds": 2, "trained_on": ["draw-0"], "validated_on": ["draw-1"],
+    "heads": "all", "loss": "weights", "max_steps": 100, "learning_rate": 0.1, "patience": 100,
+    "seed": 5, "data_of": "x", "dtype": dtype,
 }
 inputs = [folder / name for name in ("qkv.nc", "attention.nc")]
 stage.run("learn", inputs, [folder / "learned.nc"], settings, "", "cpu", 1, "")
@@ -646,7 +646,7 @@ def lab(samples):
 
 
 def test_replicates_agree_and_others_do_not():
-    """95 % of pairs of labs that measured the same agree in all of 300 values; large shifts are seen."""
+    """95 % of pairs of replicates agree in all of 300 values; large shifts are detected."""
     rng = np.random.default_rng(0)
     scale = rng.uniform(0.1, 10, 300)
 
@@ -669,9 +669,9 @@ def test_another_study_is_one_line(tmp_path, monkeypatch, capsys):
     (other / "small").rename(other / "large")
     command(monkeypatch, files, "compare", "--other", str(other), "--output", str(tmp_path / "x"))
     assert share.main() == 1
-    assert (
-        capsys.readouterr().err
-        == f"error: {other}: holds large/fit.nc, large/qkv.nc, but no file of this study, such as small/fit.nc; give results of the same study\n"
+    assert capsys.readouterr().err == (
+        f"error: {other}: holds large/fit.nc, large/qkv.nc, but no file of this study, such "
+        "as small/fit.nc; give results of the same study\n"
     )
 
 
@@ -733,7 +733,8 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
         "| source | random heads | a / b?[31m | small/fit.nc |",
         "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
         "| small/qkv.nc | all | missing | – |  |",
-        f"| small/fit.nc | {NAME} | contradicts | 0.75 | their intervals are 4 times as wide; 8 of 8 differ, p down to 3e-07 |",
+        f"| small/fit.nc | {NAME} | contradicts | 0.75 | their intervals are 4 times as wide; 8 "
+        "of 8 differ, p down to 3e-07 |",
     ):
         assert row in text.splitlines()
     assert "Only the other has extra/fit.nc, extra/qkv.nc." in text
@@ -810,7 +811,7 @@ def below(folder: str):
 
 
 def as_cp437(name: str) -> str:
-    """A name in the alphabet of another machine, read as that of DOS, which zip files fall back to."""
+    """A name in UTF-8, read as code page 437, which zip files without a flag have."""
     return name.encode("utf-8").decode("cp437")
 
 
@@ -861,7 +862,7 @@ def in_a_folder(archive: Path, target: Path) -> Path:
 
 
 def beside_others(archive: Path, target: Path) -> Path:
-    """A project with results of several studies, of which one is called like ours, and a link in a circle."""
+    """A project with results of several studies, one called like ours, and a link to itself."""
     unpacked(archive, target)
     shutil.copytree(target / "results/tiny", target / "results/large")
     (target / "results/circle").symlink_to("circle")
@@ -1063,7 +1064,7 @@ def sparse(archive: Path, target: Path) -> Path:
 def crowded(archive: Path, target: Path) -> Path:
     folder = unpacked(archive, target) / "results/tiny/more"
     folder.mkdir()
-    for i in range(sharing.MOST_FILES + 1):
+    for i in range(sharing.MAX_FILES + 1):
         os.mknod(folder / str(i))
     return target
 
@@ -1164,7 +1165,7 @@ ODD = {
     "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no plain path"),
     "two studies": (two_studies, "holds results of 2 studies"),
     "metadata too large": (
-        metadata(bytes(sharing.MOST_METADATA_BYTES + 1)),
+        metadata(bytes(sharing.MAX_METADATA_BYTES + 1)),
         "is larger than 20 MB",
     ),
     "metadata is a list": (metadata(b"[]"), "cannot be read; ask"),
@@ -1309,7 +1310,7 @@ def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatc
 
 
 def test_a_bomb_that_lies_about_its_size_takes_little_memory(archive, tmp_path):
-    """A member that says 100 bytes and unpacks to a gigabyte: the checksum refuses it, and memory stays."""
+    """A member that says 100 bytes and unpacks to 200 MB is refused by its checksum."""
     for method, pack in ((zipfile.ZIP_LZMA, raw_lzma), (zipfile.ZIP_DEFLATED, raw_deflate)):
         bomb = pack(bytes(200_000_000))
         target = tmp_path / f"{method}.zip"
@@ -1356,7 +1357,8 @@ def test_own_files_travel_under_their_names(tmp_path, capsys):
     text = (
         "# kept\nexperiments:\n"
         f"  a: {{data: {{file: '{paths['my model.nc']}'}}}} # mine\n"
-        f"  b:\n    data:\n      file: >-\n        {paths['other.nc']}\n    network: {{n_features: [1]}}\n"
+        f"  b:\n    data:\n      file: >-\n        {paths['other.nc']}\n"
+        "    network: {n_features: [1]}\n"
         "  c: {data: {file: ../hidden place/gone.nc}}\n"
         "  d: {data: {file: plain.nc}}\n"
     )
@@ -1543,7 +1545,8 @@ sys.path.insert(0, sys.argv[1] + "/workflow/scripts")
 from tripartite import sharing
 files = sorted(path for path in Path("results/tiny").rglob("*.*") if path.is_file())
 settings = [Path("config/inputs/passages/darwin.txt"), Path("config/studies/tiny.yaml")]
-own = [path for path in map(Path, ("config/inputs/own/my.nc", "../data/my.nc", "my.nc")) if path.exists()][:1]
+paths = map(Path, ("config/inputs/own/my.nc", "../data/my.nc", "my.nc"))
+own = [path for path in paths if path.exists()][:1]
 sharing.export(files, settings, Path(sys.argv[1]), Path("results/export/tiny.zip"), own)
 """
 
@@ -1563,7 +1566,7 @@ def exported_from(root: Path, umask: str, **environment) -> tuple[bytes, str]:
 
 @pytest.mark.slow
 def test_equal_results_give_equal_archives(tmp_path):
-    """From other folders, by other users, in other time zones, with and without the clone; and packed again."""
+    """Whatever the folder, the user and the time zone, with and without the clone; packed again."""
     first = project(tmp_path / "a föhn")
     study(first)
     (first / "my.nc").write_text("q")
@@ -1662,7 +1665,7 @@ def test_equal_results_of_every_kind_agree(contract, values, tmp_path, here, mon
 
 
 def test_what_cannot_be_judged_and_differs_fails(tmp_path):
-    """A study without intervals: identical it agrees, within rounding it agrees, and else nothing says so."""
+    """A study without intervals agrees if it is identical or differs by rounding only."""
     for folder, factor in (("ours", 1), ("same", 1), ("rounding", 1 + 1e-12), ("other", 2)):
         attention = made("attention")
         attention["output"] = attention["output"] * factor
@@ -1706,8 +1709,8 @@ def test_levels_stand_in_table_summary_and_figure(tmp_path):
     said = agreement.summary(found, "tiny", "theirs.zip") + agreement.table(found)
     assert all(f"| {level} |" in said for level in agreement.LEVELS)
     assert (
-        "1 of 2 rows of fitted values agree. Rows that differ or are missing, and are not judged: 2."
-        in said
+        "1 of 2 rows of fitted values agree. Rows that differ or are missing, and are not "
+        "judged: 2." in said
     )
     assert "and 4 more" in said
     drawn = figure.agreement(rows, "n" * 40)

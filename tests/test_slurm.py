@@ -1,4 +1,4 @@
-"""The workflow on a real Slurm of two nodes: the same bytes, also after cancelled jobs and lost nodes."""
+"""The workflow on Slurm, on two nodes: the same bytes, after cancelled jobs and lost nodes too."""
 
 import importlib.metadata
 import os
@@ -38,8 +38,9 @@ ONE = {
     "figures": {"features_needed": {"experiments": ["small"]}},
 }
 SMALL = "results/one/small"
-SECONDS = 400  # no run of a cluster may take longer: what hangs there hangs for ever. The plugin looks at a job
-# after 1, 12, 33 and 64 s, so that a chain of seven on a busy machine can take 200.
+# No run may take longer. The plugin looks at a job after 1, 12, 33 and 64 s, so that a chain of
+# seven jobs on a busy machine can take 200 s.
+SECONDS = 400
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +174,7 @@ def test_the_plugin_finds_what_it_needs_in_the_lock(plugin):
 
 
 def test_the_cluster_gives_the_same_bytes(here, cluster, tmp_path):
-    """Every job but the plan runs in Slurm, with its memory and time, and none asks for a GPU; in shards."""
+    """Every job runs in Slurm, with its memory and time, and none asks for a GPU; with shards."""
     folder = with_study(project(tmp_path / "project"), ONE, "one")
     code, said = finish(start(folder, cluster, shards=2), folder)
     assert code == 0, said
@@ -222,7 +223,7 @@ def test_the_jobs_of_a_lost_node_run_on_the_other(here, cluster, copy):
 def test_too_little_memory_is_doubled(here, cluster, copy):
     (copy / SMALL / "states.nc").unlink()
     planner = copy / "workflow/scripts/tripartite/snakefile.py"
-    text = planner.read_text().replace("LEAST_MB = 2000", "LEAST_MB = 300")
+    text = planner.read_text().replace("MIN_MB = 2000", "MIN_MB = 300")
     planner.write_text(text.replace("BASE_MB = 1000", "BASE_MB = 0"))
     code, said = finish(start(copy, cluster, f"{SMALL}/states.nc", "--retries", "4"), copy)
     assert code == 0, said
@@ -254,7 +255,7 @@ def test_cuda_asks_for_a_gpu_that_is_not_seen_from_here(cluster, copy):
 
 
 def test_the_readme_resumes_after_a_killed_snakemake(here, cluster, copy):
-    """Its jobs, which go on, are cancelled, and those of other folders are not; nothing runs twice."""
+    """Its jobs are cancelled, those of other folders are not; nothing runs twice."""
     for name in ("qkv.nc", "attention.nc"):
         (copy / SMALL / name).unlink()
     block = re.search(r"```bash\n(mine\(\) .*?)```", (ROOT / "README.md").read_text(), re.S)[1]

@@ -1,4 +1,4 @@
-"""What a parse of the Snakefile does, without Snakemake: command line, targets, inputs, resources, log."""
+"""A parse of the Snakefile, without Snakemake: command line, targets, inputs, resources, log."""
 
 import json
 import os
@@ -127,11 +127,11 @@ def test_the_log_shows_no_command_where_a_fault_was_reported(tmp_path, cluster):
 
 def test_resources_double_and_follow_the_plan(parsed):
     assert [snakefile.doubling(60)(None, n) for n in (1, 2, 3)] == [60, 120, 240]
-    assert snakefile.memory_mb([(10, "", "")]) == snakefile.LEAST_MB
+    assert snakefile.memory_mb([(10, "", "")]) == snakefile.MIN_MB
     arrays = [(6_000_000_000, "a", ""), (1_900_000_000, "b", "")]
     assert snakefile.memory_mb(arrays) == 1000 + 9875
     asked = [parsed.memory(wildcards(experiment="albert"), n) for n in (1, 2)]
-    assert asked[1] == 2 * asked[0] >= 2 * snakefile.LEAST_MB
+    assert asked[1] == 2 * asked[0] >= 2 * snakefile.MIN_MB
 
 
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():

@@ -25,7 +25,7 @@ def test_interval_of_a_mean_is_students():
 
 
 def test_many_seeds_are_deleted_in_groups():
-    """4000 seeds in 100 groups of 40: Student's interval of the group means, and calls that stay few."""
+    """4000 seeds in 100 groups of 40: Student's interval of the group means, by few calls."""
     from scipy import stats
 
     values = np.random.default_rng(0).standard_normal((4000, 1))
@@ -43,7 +43,7 @@ def test_many_seeds_are_deleted_in_groups():
 
 
 def test_coverage_of_the_median_error():
-    """10 seeds of 200 dependent absolute errors: the interval holds the true median 95 times in 100.
+    """10 seeds of 200 dependent errors: 95 % of intervals hold the true median of their sizes.
 
     Each seed shifts all of its errors together, as the hidden neurons of one seed do.
     """

@@ -23,8 +23,8 @@ def head(seed, n_tokens=6, d_head=4, scale=0.5, gain=0.0):
 def double_sum(q, k, log_weight, a=0.0, mirror=False):
     """ln R by an explicit loop over pairs of keys, in extended precision.
 
-    The exponent of a pair is that of E exp(4a|w|^2 + b.w) at b = sqrt(1 - 4a)(2q + k_j + k_l); for the
-    product with the mirrored neuron it is that of b = k_j - k_l.
+    The exponent of a pair is that of E exp(4a|w|^2 + b.w) at b = sqrt(1 - 4a)(2q + k_j + k_l); for
+    the product with the mirrored neuron it is that of b = k_j - k_l.
     """
     q, k, w = (x.numpy().astype(np.longdouble) for x in (q, k, log_weight))
     d, log_r = q.shape[1], []
@@ -53,7 +53,7 @@ def double_sum(q, k, log_weight, a=0.0, mirror=False):
     st.floats(-1, 0.1),
 )
 def test_moments_are_the_double_sums(seed, n_tokens, d_head, scale, gain, a):
-    """G12 with weighted keys and generalized positive features, at norms far beyond the range of exp."""
+    """G12 with weighted keys, generalized positive features, and norms beyond the range of exp."""
     arguments = head(seed, n_tokens, d_head, scale, gain)
     log_r = theory.log_second_moment(*arguments, a).numpy()
     wanted = double_sum(arguments[0], arguments[1], arguments[3], a)
@@ -64,7 +64,7 @@ def test_moments_are_the_double_sums(seed, n_tokens, d_head, scale, gain, a):
 
 
 def test_masked_keys_do_not_count():
-    """A weight of 0 leaves a key out; with a weight for each query, as in causal order, row by row."""
+    """A weight of 0 leaves a key out; weights may differ between queries, as in causal order."""
     q, k, _, _ = head(0, n_tokens=6)
     causal = torch.zeros(6, 6, dtype=torch.float64).masked_fill(
         torch.ones(6, 6).triu(1).bool(), -torch.inf
@@ -99,7 +99,7 @@ def test_no_variance_where_query_cancels_key():
     ("feature_map", "a"), [("performer", 0.0), ("generalized_positive", -0.05), ("hyperbolic", 0.0)]
 )
 def test_the_network_has_the_predicted_variance(seed, feature_map, a):
-    """G12: relative variance (R - 1) / m of the calcium, by 4000 independent networks; weighted keys."""
+    """G12: relative variance (R - 1) / m of the calcium of 4000 networks, with weighted keys."""
     q, k, log_normalizer, log_weight = head(seed, n_tokens=8, scale=0.25, gain=0.5)
     m, n_networks = 20, 4000
     rng = np.random.default_rng(seed + 100)
@@ -157,7 +157,7 @@ def test_median_error_of_normal_errors():
 
 
 def outputs_of(q, k, v, m, n_seeds, rng, separate=False):
-    """Outputs of networks written out in float64 [seed, T, E]; separate: divided by another's calcium."""
+    """Outputs of networks in float64 [seed, T, E]; separate: divided by another's calcium."""
     outputs = []
     for _ in range(n_seeds):
         calcium = []
@@ -192,7 +192,7 @@ def random_configuration(seed):
 @settings(max_examples=40)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 20), st.floats(0, 2), st.floats(-1, 0.1))
 def test_output_moments_are_the_double_sums(seed, scale, gain, a):
-    """G12 and G13 by loops over pairs of keys, with weighted keys and generalized positive features."""
+    """G12 and G13 by loops over pairs of keys: weighted keys, generalized positive features."""
     q, k, log_z, log_weight = head(seed, 4, 3, scale, gain)
     v = torch.from_numpy(np.random.default_rng(seed + 1).standard_normal((4, 2)))
     o = torch.softmax(q @ k.T + log_weight, -1) @ v
@@ -225,8 +225,9 @@ def test_output_moments_are_the_double_sums(seed, scale, gain, a):
 def test_outputs_follow_the_theory_for_thirty_heads():
     """Errors, covariance in a random direction, bias and separate pools: within Monte Carlo error.
 
-    36 random heads with sigma^2 <= 1, 400 networks of 1000 neurons each; for the bias 1500 of 200. Scores
-    are (measured - predicted) / standard error: all below 4.5, and on average as large as chance makes them.
+    36 random heads with sigma^2 <= 1, 400 networks of 1000 neurons each; for the bias 1500 of 200.
+    Scores are (measured - predicted) / standard error: all below 4.5, and on average as large as
+    chance makes them.
     """
     scores, biases = [], []
     for seed in range(36):

@@ -1,4 +1,4 @@
-"""What users do that nobody planned for: Snakemake's own ways, files that move, several runs at once."""
+"""Unusual uses: options of Snakemake, files that are moved, several runs at once, broken disks."""
 
 import fcntl
 import json
@@ -44,7 +44,7 @@ def one_line(said: str, *words: str) -> str:
 
 @pytest.fixture(scope="module")
 def ran(tmp_path_factory):
-    """The project with the results of a small study and of one on a user's file; only to be copied."""
+    """The project with results of a small study and of one on a user's file; only to be copied."""
     folder = with_study(project(tmp_path_factory.mktemp("ran") / "project"), MINI, "mini")
     with_study(folder, OWN, "mine")
     own_file(folder / "my_model.nc")
@@ -211,7 +211,7 @@ def test_jobs_beside_cores_are_no_cluster(fresh):
 
 
 def test_modules_of_a_cluster_do_not_reach_jobs(tmp_path):
-    """C30: PYTHONPATH has another numpy, another release of this package, and a module that stops Python."""
+    """C30: PYTHONPATH has another numpy, another release of tripartite, and a breaking module."""
     folder = with_study(project(tmp_path / "project"), MINI, "mini")
     loaded = tmp_path / "modules"
     (loaded / "numpy-1.26.4.dist-info").mkdir(parents=True)
@@ -310,7 +310,7 @@ def test_another_home_place_or_branch_has_nothing_to_do(published, tmp_path):  #
 
 
 def test_a_users_file_is_known_by_its_bytes(copy):
-    """C33: other bytes rerun everything, whatever their date; the same bytes nothing, wherever they lie."""
+    """C33: other bytes rerun everything whatever their date; equal bytes nothing, anywhere."""
     config = ("--config", "study=mine")
     file, settings = copy / "my_model.nc", copy / "config/studies/mine.yaml"
     assert NOTHING in snakemake(copy, "--dry-run", *config).stdout
@@ -336,7 +336,7 @@ def test_a_users_file_is_known_by_its_bytes(copy):
 
 
 def test_a_large_file_is_read_once(tmp_path, monkeypatch):
-    """Its digest is kept, and found anew when it is written to, even if size and date are set back."""
+    """Its digest is kept, and computed anew after a write, even if size and date are set back."""
     monkeypatch.chdir(tmp_path)
     path = tmp_path / "large"
     path.write_bytes(bytes(1 << 20))
@@ -355,7 +355,7 @@ def test_a_large_file_is_read_once(tmp_path, monkeypatch):
 
 
 def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
-    """C01: at home and where the archive is unpacked; with the file in it, everything can be made anew."""
+    """C01: at home and where the archive is unpacked; with the file in it, all can be made anew."""
     config = ("--config", "study=mine")
     done = snakemake(copy, "export", *config)
     assert done.returncode == 0, done.stdout
@@ -385,7 +385,7 @@ def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
 
 
 def test_only_what_was_made_of_a_file_stands_for_it(copy):
-    """Not what was made of another file, nor of no file at all: a slip in the name is told as ever."""
+    """Results of another file or of no file do not replace it: a typo in the name is a fault."""
     settings = copy / "config/studies/mine.yaml"
     text = settings.read_text()
     settings.write_text(text.replace("my_model.nc", "my_modle.nc"))
@@ -437,7 +437,7 @@ def test_results_hold_the_name_of_a_users_file_and_never_its_path(copy):
 
 @pytest.mark.parametrize("with_records", [True, False])
 def test_stale_results_are_told_whatever_snakemake_knows(copy, with_records):
-    """After a change of the seed, of a setting or of code, each file says what differs; so does compare."""
+    """After a change of seed, setting or code, each file says what differs; so does compare."""
     config = ("--config", "study=mini")
     shutil.copytree(copy / "results/mini", copy / "theirs")
     if not with_records:
@@ -500,7 +500,7 @@ def test_links_and_dates_of_a_shared_project(copy, tmp_path):
 
 
 def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
-    """By its lock, whatever its process number says: of this machine, another one, or another container."""
+    """By its lock, whatever its process number: of this machine, another one or a container."""
     dead = subprocess.Popen(["true"])
     dead.wait()
     made = {}
@@ -516,7 +516,7 @@ def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
     handles = [
         locks.lock(folder / locks.LOCK) for (_, state), folder in made.items() if state == "alive"
     ]
-    old = time.time() - 2 * locks.YOUNG
+    old = time.time() - 2 * locks.GRACE_SECONDS
     for folder in made.values():
         os.utime(folder, (old, old))
     locks.clear([tmp_path])
@@ -539,12 +539,12 @@ def test_a_young_folder_of_another_machine_is_left_alone(tmp_path):
 
 
 def test_parts_of_a_live_job_survive_the_end_of_another(tmp_path):
-    """A cluster job computes an output anew while a local run ends; parts of a dead one go with its output."""
+    """Parts of a running job stay while another run ends; parts of an ended one are deleted."""
     (tmp_path / "learned.nc").touch()
     kept = job.Checkpoint(tmp_path / "learned.nc", {"seed": 1}, "code", {})
     with kept.held():
         kept["4-0"] = {"x": np.zeros(3)}
-        old = time.time() - 2 * locks.YOUNG
+        old = time.time() - 2 * locks.GRACE_SECONDS
         os.utime(kept.folder, (old, old))
         locks.clear([tmp_path])
         job.Checkpoint(tmp_path / "learned.nc", {"seed": 2}, "code", {}).clear()
@@ -555,7 +555,7 @@ def test_parts_of_a_live_job_survive_the_end_of_another(tmp_path):
 
 
 def test_two_users_lock_one_file(tmp_path):
-    """As the kernel lets them in a shared folder: opened as it is, whoever has made it, and never made anew."""
+    """In a shared folder: a file is opened as it is, whoever has made it, and never made anew."""
     path = tmp_path / "tripartite-gpu-0.lock"
     mask = os.umask(0o077)
     try:
@@ -574,14 +574,16 @@ def test_two_users_lock_one_file(tmp_path):
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can be two users")
 def test_two_users_lock_one_file_where_the_kernel_protects_it(tmp_path):
-    """In a sticky folder that all may write to, with the protection of regular files as the system has it."""
+    """In a sticky folder that all may write to, with the kernel's protection of regular files."""
     tmp_path.chmod(0o1777)
     for parent in [*tmp_path.parents][:-2]:
         parent.chmod(parent.stat().st_mode | 0o055)
     code = (
-        "import os, sys; os.setuid(int(sys.argv[1])); sys.path.insert(0, sys.argv[2]); import pathlib, importlib.util\n"
-        "spec = importlib.util.spec_from_file_location('locks', sys.argv[3]); locks = importlib.util.module_from_spec(spec)\n"
-        "spec.loader.exec_module(locks); handle = locks.lock(pathlib.Path(sys.argv[4])); print(handle is not None, flush=True)\n"
+        "import os, sys; os.setuid(int(sys.argv[1])); sys.path.insert(0, sys.argv[2])\n"
+        "import pathlib, importlib.util\n"
+        "spec = importlib.util.spec_from_file_location('locks', sys.argv[3])\n"
+        "locks = importlib.util.module_from_spec(spec); spec.loader.exec_module(locks)\n"
+        "handle = locks.lock(pathlib.Path(sys.argv[4])); print(handle is not None, flush=True)\n"
         "sys.stdin.read()\n"
     )
     copied = shutil.copy(locks.__file__, tmp_path / "locks.py")
@@ -782,7 +784,7 @@ compare --config study=mini other=nowhere.zip | there is no such archive or fold
 
 
 def test_odd_command_lines(fresh):
-    """Each ends soon, in words: the right ones where they are known, and never with a traceback of ours."""
+    """Each ends soon, with the right words where they are known, and never with our traceback."""
     for line in filter(None, LINES.splitlines()):
         words, says = line.split(" | ")[0], line.partition(" | ")[2]
         started = time.monotonic()

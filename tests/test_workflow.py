@@ -1,4 +1,4 @@
-"""The workflow as users run it: end to end, again, after edits and interruptions, and with bad input."""
+"""The workflow as users run it: end to end, again, after edits and stops, and with bad input."""
 
 import base64
 import json
@@ -327,7 +327,7 @@ def test_a_stage_and_a_figure_by_path(tmp_path):
 
 
 def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
-    """Causal or leaky networks are compared with causal or leaky attention; others share the plain one."""
+    """Causal or leaky networks are compared with such attention; others share one file."""
     found = {path.parent.name for path in (tiny / "results/tiny").rglob("attention.nc")}
     assert found == {"small", "causal", "trained"}
     said = snakemake(tiny, "--dry-run", "results/tiny/chosen/attention.nc").stdout
@@ -367,7 +367,7 @@ def with_cards(folder: Path, n: int) -> Path:
 
 @pytest.mark.parametrize("n_cards", [0, 1, 2])
 def test_one_job_for_each_card(n_cards, tmp_path):
-    """With no flag: two cards run two simulations at a time, also under more cores; none are no limit."""
+    """Two GPUs run two simulations at a time, also with more cores; no GPU sets no limit."""
     names = ("small", "chosen", "causal")
     networks = {"experiments": {name: TINY["experiments"][name] for name in names}}
     folder = with_study(with_cards(project(tmp_path / "project"), n_cards), networks)

@@ -1,8 +1,9 @@
-"""Share a finished study: python share.py verify|export|compare|about --study NAME --results FOLDER ...
+"""Share a finished study: python share.py verify|export|compare|about --study NAME ...
 
-verify holds its results against what the study asks for; export packs them into one archive; compare sets
-another lab's archive or results folder beside them (see workflow/rules/sharing.smk), for which read, in a
-process of its own, reads their files first; about prints what made them, for the report.
+verify checks results against what the study asks for now; export packs them into one archive;
+compare compares them with another lab's archive or results folder (workflow/rules/sharing.smk);
+about prints how they were made, for the report. read is called by compare, in a process of its own,
+to read files of another lab before anything depends on them.
 """
 
 import argparse
@@ -17,29 +18,33 @@ from tripartite.figures import agreement as figure
 
 
 def requested(name: str, results: Path) -> tuple[dict, dict[str, dict]]:
-    """A study, and settings and code of all its results as they are asked for now; ValueError with its faults."""
+    """A study, and settings and code of its results as they are asked for now.
+
+    ValueError with all faults of the study.
+    """
     settings = study.load_study(name, Path("."), {}, str(results.parent))
     return settings, plan.asked(settings, results)
 
 
 def compare(files: list[Path], other: Path, folder: Path) -> None:
-    """Write and print how far the other results agree; UserError where a fitted value does not."""
+    """Write and print how far the other results agree; UserError if a fitted value does not."""
     study = files[0].parts[-3]
     with sharing.opened(other, folder, files) as theirs:
-        found = agreement.compare(files, theirs)
-    text = agreement.summary(found, study, other.name)
-    job.save_text(f"{text}\n{agreement.table(found)}", folder / f"{study}.md")
+        comparison = agreement.compare(files, theirs)
+    text = agreement.summary(comparison, study, other.name)
+    job.save_text(f"{text}\n{agreement.table(comparison)}", folder / f"{study}.md")
     pictures = [folder / f"{study}.{suffix}" for suffix in ("svg", "pdf", "png")]
-    job.save_figure(figure.agreement(found.rows, study), pictures, {})
+    job.save_figure(figure.agreement(comparison.rows, study), pictures, {})
     print(f"{text}\nAll that was compared: {folder / study}.md")
-    if faults := agreement.failures(found.rows):
+    if faults := agreement.failures(comparison.rows):
         names = ", ".join(f"{row.file} {row.variable}".strip() for row in faults[:3])
         more = f" and {len(faults) - 3} more" if len(faults) > 3 else ""
         words = f"fitted values contradict those of {other.name}, or are missing there"
-        if not any(row.fitted for row in found.rows):
+        if not any(row.fitted for row in comparison.rows):
             words = (
-                f"there is no fitted value that can be judged (its data are those of other settings, or it has no "
-                f"intervals), and other values differ from those of {other.name}, or are missing there"
+                "there is no fitted value that can be judged (its data are those of other "
+                "settings, or it has no intervals), and other values differ from those of "
+                f"{other.name}, or are missing there"
             )
         raise UserError(f"{folder / study}.md: {words}: {names}{more}")
 
@@ -47,19 +52,17 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("what", choices=("verify", "export", "compare", "about", "read"))
-    parser.add_argument("--study", help="name of a file of config/studies")
+    parser.add_argument("--study", help="name of a file in config/studies")
     parser.add_argument("--results", type=Path, help="the folder results/STUDY")
-    parser.add_argument(
-        "--settings", nargs="+", type=Path, help="export: files of config/, last the study"
-    )
-    parser.add_argument(
-        "--machine", type=json.loads, default={}, help="export: settings of the machine, as JSON"
-    )
+    text = "export: files of config/, the study last"
+    parser.add_argument("--settings", nargs="+", type=Path, help=text)
+    text = "export: settings of config.yaml, as JSON"
+    parser.add_argument("--machine", type=json.loads, default={}, help=text)
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
-    parser.add_argument("--output", type=Path, help="the archive, or a folder")
+    parser.add_argument("--output", type=Path, help="export: the archive; compare: a folder")
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
     parser.add_argument("--files", nargs="+", type=Path, help="read: files of another lab")
-    parser.add_argument("--limits", nargs="+", type=int, help="read: most bytes of each file")
+    parser.add_argument("--limits", nargs="+", type=int, help="read: largest bytes of each file")
     given = parser.parse_args()
     try:
         if given.what == "read":

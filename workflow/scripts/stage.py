@@ -1,17 +1,22 @@
-"""The one entry of every job: python stage.py STAGE --input FILES --output FILES --settings JSON.
+"""Run one job: python stage.py STAGE --input FILES --output FILES --settings JSON.
 
-STAGE is one that a kind declares in tripartite/kinds/<kind>/kind.yaml, or "draw" for a figure. A stage
-is a function in the module of its name, in the folder of its kind. Its arguments are the datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which
-holds queries, keys, values and their attention head by head; then the settings; and what the declaration
-says that it uses. What it returns is checked and written to the output.
+STAGE is declared by a kind in tripartite/kinds/<kind>/kind.yaml; "draw" draws a figure. A stage is
+a function in the module of the same name, in the folder of its kind. Its arguments are
+
+- the datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which gives
+  queries, keys, values and their attention head by head;
+- the settings;
+- what the kind declares under `uses`.
+
+The dataset that it returns is checked against its contract and written to the output.
 """
 
 import os
 import time
 
 STARTED = time.monotonic()
-for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ[variable] = "1"  # before numpy: the sums must not depend on the number of cores
+# Set before numpy is imported: the order of sums must not depend on the number of cores.
+os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 import argparse
 import contextlib
@@ -21,29 +26,26 @@ import inspect
 import json
 import resource
 import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
+
+import xarray as xr
 
 from tripartite import declarations, job, locks
 from tripartite.contracts import UserError
 
-# Attributes that what is made of data has from them: their name, and how networks read them.
-INHERITED = ("data", "labels", "feature_map", "symmetries", "order", "machine")
-RECORDED = (  # attributes of what a stage writes, in order
+# Attributes that a file takes over from its inputs: the name of the data, how networks read them.
+INHERITED = tuple("data labels feature_map symmetries order machine".split())
+RECORDED = (  # attributes of a file, in order
     *INHERITED,
-    "kind",
-    "stage",
-    "experiment",
-    "settings",
-    "code_digest",
-    "upstream",
-    "upstream_settings",
-    "device",
-    "processor",
+    *"kind stage experiment settings code_digest upstream upstream_settings".split(),
+    *"device processor".split(),
 )
 
 
-def function_of(declared: declarations.File | declarations.Figure):
-    """The function that a kind's module has for a file or a figure; imported when it runs."""
+def function_of(declared: declarations.File | declarations.Figure) -> Callable[..., Any]:
+    """The function that makes a file or a figure; its module is imported here."""
     name = Path(declared.module).name
     return getattr(importlib.import_module(declared.module.replace("/", ".")), name)
 
@@ -52,15 +54,20 @@ def run(
     stage: str,
     inputs: list[Path],
     outputs: list[Path],
-    settings: dict,
+    settings: dict[str, Any],
     code: str,
     device: str,
     workers: int,
     shard: str = "",
-    shards: list[Path] = (),
+    shards: Sequence[Path] = (),
     peers: Path | None = None,
 ) -> None:
-    """Load the inputs through their contracts, call the stage, save what it returns."""
+    """Load the inputs, call the stage and save what it returns; UserError where a user can help.
+
+    code: digest of the stage's code, which the file records; shard: "2/5" for the second of every
+    five heads; shards: files of shards, which are joined instead; peers: the folder of other
+    implementations, for the benchmark.
+    """
     if stage == "draw":
         return draw(inputs, outputs, settings, code)
     if shards:
@@ -68,20 +75,18 @@ def run(
     declared = declarations.stages()[stage]
     function = function_of(declared)
     wanted = inspect.signature(function).parameters
-    arguments, upstream, upstream_settings, inherited = {}, {}, {}, {"data": ""}
+    arguments: dict[str, Any] = {"peers": str(peers)} if "peers" in wanted else {}
+    upstream, upstream_settings, inherited = {}, {}, {"data": ""}
     if "raw" in declared.reads:
         arguments["raw"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
         _unchanged(inputs, upstream, settings)
-    datasets = {} if "raw" in declared.reads else {path.stem: path for path in inputs}
-    for name, path in datasets.items():
-        datasets[name] = dataset = job.load(path)
+    for path in [] if "raw" in declared.reads else inputs:
+        arguments[path.stem] = dataset = job.load(path)
         upstream[job.key(path)] = dataset.attrs["content_digest"]
         upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
         inherited |= inherited_of(dataset)
-    if "peers" in wanted:
-        arguments["peers"] = str(peers)
-    origin = {
+    origin: dict[str, Any] = {
         "stage": declared.stage,
         "settings": settings,
         "code_digest": code,
@@ -100,14 +105,10 @@ def run(
             # the file of which a shard is a part, .../shards/5/2/states.nc
             whole = outputs[0].parents[3] / outputs[0].name if shard else outputs[0]
             previous = job.previous(whole, origin, declared.grows_with)
-        used = {
-            "device": name,
-            "workers": workers,
-            "checkpoint": checkpoint,
-            "previous": previous,
-        }
+        used = {"device": name, "workers": workers}
+        used |= {"checkpoint": checkpoint, "previous": previous}
         arguments |= {key: used[key] for key in declared.uses}
-        arguments = fitting(arguments | datasets | settings, wanted, declared, shard)
+        arguments = fitting(arguments | settings, wanted, declared, shard)
         dataset = function(**arguments)
         processors = [job.processor()]
         if previous is not None:
@@ -123,13 +124,21 @@ def run(
         job.save(dataset, outputs[0], {name: attrs[name] for name in RECORDED if name in attrs})
         if checkpoint is not None:
             checkpoint.clear()
-    locks.clear([outputs[0].parent])  # what was left by jobs that were killed
+    locks.clear([outputs[0].parent])  # temporary files of jobs that were killed
 
 
-def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: str) -> dict:
-    """Arguments as the stage takes them, those of Heads in one; TypeError if one would be dropped."""
+def fitting(
+    arguments: dict[str, Any],
+    wanted: Mapping[str, inspect.Parameter],
+    declared: declarations.File,
+    shard: str,
+) -> dict[str, Any]:
+    """Arguments as the stage takes them, with those of Heads in one.
+
+    TypeError if the stage does not take an argument that is neither for Heads nor an input file.
+    """
     if "heads" in wanted:
-        # Found by its name, so that the digest of a stage without heads does not hold this module.
+        # Imported by name: the code digest of a stage without heads must not depend on it.
         module = importlib.import_module("tripartite.heads")
         of_heads = ("qkv", "attention", *module.SETTINGS, "device", "workers")
         given = {key: arguments[key] for key in of_heads if key in arguments}
@@ -148,7 +157,7 @@ def fitting(arguments: dict, wanted: dict, declared: declarations.File, shard: s
     return {key: value for key, value in arguments.items() if key in wanted}
 
 
-def grouped(arguments: dict, wanted: dict) -> dict:
+def grouped(arguments: dict[str, Any], wanted: Mapping[str, inspect.Parameter]) -> dict[str, Any]:
     """Arguments, with those that are fields of a dataclass that the stage takes in one record."""
     arguments = dict(arguments)
     for name, parameter in wanted.items():
@@ -166,19 +175,19 @@ def fields_of(parameter: inspect.Parameter) -> set[str]:
 
 
 def _unchanged(inputs: list[Path], digests: dict[str, str], settings: dict) -> None:
-    """UserError if a user's file is not the one that was there when the jobs were planned."""
+    """UserError if a user's file has changed since Snakemake planned the jobs."""
     wanted = settings.get("data", {}).get("file")
     if wanted and digests[inputs[0].name] != wanted:
         raise UserError(f"{inputs[0]}: was written to after Snakemake had read it; run again")
 
 
-def inherited_of(dataset) -> dict[str, str]:
-    """What data are called, and how networks read them, in all that is made of them."""
+def inherited_of(dataset: xr.Dataset) -> dict[str, str]:
+    """The attributes of an input that the output takes over."""
     return {key: dataset.attrs[key] for key in INHERITED if key in dataset.attrs}
 
 
-def put_together(inputs: list[Path], output: Path) -> None:
-    """Save shards as the one file that the simulation would have made without them."""
+def put_together(inputs: Sequence[Path], output: Path) -> None:
+    """Join the files of shards to the file that one job for all heads would have made."""
     gather = importlib.import_module("tripartite.kinds.network.gather").gather
     parts = [job.load(path) for path in inputs]
     attrs = parts[0].attrs | {"experiment": output.parent.name}
@@ -187,9 +196,9 @@ def put_together(inputs: list[Path], output: Path) -> None:
 
 
 def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> None:
-    """Draw a figure from the fits of its experiments, which are named like their folders.
+    """Draw a figure from files of experiments, which have the names of their folders.
 
-    Where the figure's module has a table as well, it is written beside it and shown.
+    A table is written and printed where one is among the outputs (.md).
     """
     declared = declarations.figures()[outputs[0].stem]
     fits = {path.parent.name: job.load(path) for path in inputs}
@@ -206,32 +215,21 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("stage", help="what is run, such as fit, or draw for a figure")
-    parser.add_argument("--input", nargs="*", type=Path, default=[])
-    parser.add_argument("--output", nargs="*", type=Path, default=[])
+    parser.add_argument("stage", help="a stage such as fit, or draw for a figure")
+    parser.add_argument("--input", nargs="*", type=Path, default=[], dest="inputs")
+    parser.add_argument("--output", nargs="*", type=Path, default=[], dest="outputs")
     parser.add_argument("--settings", type=json.loads, default={})
     parser.add_argument("--code", default="", help="digest of the code, recorded in the file")
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument("--workers", type=int, default=1, help="heads computed at the same time")
     parser.add_argument("--shard", default="", help="2/5: the second of every five heads")
     parser.add_argument(
-        "--shards", nargs="*", type=Path, default=[], help="what shards made: put it together"
+        "--shards", nargs="*", type=Path, default=[], help="files of shards to join"
     )
     parser.add_argument("--peers", type=Path, help="measure: the folder of other implementations")
     given = parser.parse_args()
     try:
-        run(
-            given.stage,
-            given.input,
-            given.output,
-            given.settings,
-            given.code,
-            given.device,
-            given.workers,
-            given.shard,
-            given.shards,
-            given.peers,
-        )
+        run(**vars(given))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -245,8 +243,8 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    megabytes = most / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    megabytes = peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)
     seconds = time.monotonic() - STARTED
     print(f"{given.stage}: {seconds:.1f} s, at most {megabytes:.0f} MB of memory")
     return 0

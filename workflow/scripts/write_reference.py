@@ -1,14 +1,13 @@
-"""Write what is generated from the declarations of the kinds: python workflow/scripts/write_reference.py
+"""Write what is generated from the declared kinds: python workflow/scripts/write_reference.py
 
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
-docs/reference.md                   every kind: its settings, the variables of its files, its figures
+docs/reference.md                   each kind: its settings, variables of its files, its figures
 README.md                           tables of figures and files, between marks
 
-A test fails while one of them is behind.
+A test fails if one of them is not up to date.
 """
 
-import re
 import sys
 
 import yaml
@@ -16,40 +15,32 @@ import yaml
 from tripartite import declarations, registry, study
 
 ROOT = study.WORKFLOW_ROOT
-TRAVELS = (
-    "CHANGELOG.md",
-    "CITATION.cff",
-    "LICENSE",
-    "README.md",
-    "Snakefile",
-    "config/inputs/*/*",
-    "config/models.txt",
-    "config/studies/*.yaml",
-    "docs/**/*",
-    "envs/*",
-    "workflow/**/*",
-)
+TRAVELS = """
+CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
+config/studies/*.yaml docs/**/* envs/* workflow/**/*
+""".split()
 CATEGORIES = ("Random features", "Better features", "Biology")
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
 
 
 def manifest() -> str:
-    """All files that travel with the workflow, one a line; results of Python and editors do not."""
-    made = {"workflow/files.txt", "workflow/schemas/study.schema.yaml", "docs/reference.md"}
-    found = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
-    found = {name for name in found if (ROOT / name).is_file() and not _is_litter(name)} | made
-    return "\n".join(sorted(found)) + "\n"
+    """All files that travel with the workflow, one per line."""
+    generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml", "docs/reference.md"}
+    names = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
+    names = {name for name in names if (ROOT / name).is_file() and not _is_private(name)}
+    return "\n".join(sorted(names | generated)) + "\n"
 
 
-def _is_litter(name: str) -> bool:
+def _is_private(name: str) -> bool:
+    """True for a user's own files, and for hidden files and caches of Python and editors."""
     parts = name.split("/")
     return "own" in parts[:-1] or any(part.startswith((".", "__pycache__")) for part in parts)
 
 
 class Dumper(yaml.SafeDumper):
-    """Without aliases: every key says all of itself."""
+    """Writes YAML without aliases: equal parts are written out each time."""
 
-    def ignore_aliases(self, data) -> bool:
+    def ignore_aliases(self, data: object) -> bool:
         return True
 
 
@@ -67,13 +58,12 @@ def reference() -> str:
         "",
         f"Every kind of experiment, {BY}.",
         "",
-        "An experiment of a study has `data` and one section that says what is done with them. Files lie "
-        "in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A variable with an "
-        "interval has its ends beside it, `name_low` and `name_high` (95 %).",
+        "An experiment of a study has `data` and one section that says what is done with them. "
+        "Files lie in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
+        "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
     ]
     kinds = declarations.kinds()
-    first = [kinds["data"], *(kind for kind in _ordered()), kinds["benchmark"]]
-    for kind in first:
+    for kind in [kinds["data"], *_ordered(), kinds["benchmark"]]:
         lines += ["", f"## {kind.name}", "", kind.what]
         if kind.settings["properties"]:
             lines += ["", "| setting | default | meaning |", "|---|---|---|"]
@@ -92,7 +82,7 @@ def reference() -> str:
                 lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
         if kind.figures:
             lines += ["", "| figure | shows |", "|---|---|"]
-            lines += [f"| `{one.name}` | {_cell(one.caption)} |" for one in kind.figures.values()]
+            lines += [f"| `{fig.name}` | {_cell(fig.caption)} |" for fig in kind.figures.values()]
     return "\n".join(lines) + "\n"
 
 
@@ -110,13 +100,14 @@ def _models() -> list[str]:
 def _ordered() -> list[declarations.Kind]:
     """Kinds of experiments by category and name, the network first."""
     kinds = declarations.experiments().values()
-    known = [*CATEGORIES, *sorted({kind.category for kind in kinds} - {*CATEGORIES})]
+    order = [*CATEGORIES, *sorted({kind.category for kind in kinds} - {*CATEGORIES})]
     return sorted(
-        kinds, key=lambda kind: (known.index(kind.category), kind.name != "network", kind.name)
+        kinds, key=lambda kind: (order.index(kind.category), kind.name != "network", kind.name)
     )
 
 
 def _settings(schema: dict, prefix: str) -> list[str]:
+    """Rows of the table of settings; keys of nested sections are dotted."""
     rows = []
     for key, part in schema["properties"].items():
         default = "needed" if key in schema.get("required", []) else "none"
@@ -130,6 +121,7 @@ def _settings(schema: dict, prefix: str) -> list[str]:
 
 
 def _cell(text: str) -> str:
+    """A text in a cell of a Markdown table."""
     return text.replace("|", "\\|")
 
 
@@ -146,25 +138,28 @@ def figures_table() -> str:
 def files_table() -> str:
     """The kinds of experiments and the files that they make."""
     rows = [
-        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | {_cell(kind.what)} |"
+        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | "
+        f"{_cell(kind.what)} |"
         for kind in (declarations.kinds()["data"], *_ordered())
     ]
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
 def readme() -> str:
-    """README.md with its tables as they are now."""
+    """README.md with its tables brought up to date."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for name, table in (("figures", figures_table()), ("files", files_table())):
-        pattern = rf"(<!-- {name}: {BY} -->\n).*?(\n<!-- end of {name} -->)"
-        text, n = re.subn(pattern, lambda m: m[1] + table + m[2], text, flags=re.S)
-        if n != 1:
+        start, end = f"<!-- {name}: {BY} -->\n", f"\n<!-- end of {name} -->"
+        before, _, rest = text.partition(start)
+        _, closed, after = rest.partition(end)
+        if not closed:
             sys.exit(f"README.md: the marks of the table {name} are missing")
+        text = before + start + table + end + after
     return text
 
 
 def written() -> dict[str, str]:
-    """What should be in each generated file."""
+    """The content that each generated file should have."""
     return {
         "README.md": readme(),
         "docs/reference.md": reference(),

@@ -1,29 +1,32 @@
-"""What made a study, as reStructuredText for its report: software, run times and memory, settings."""
+"""How a study was made, as reStructuredText for its report: software, run times, settings."""
 
 import json
 import re
 from collections import defaultdict
 from pathlib import Path
+from textwrap import indent
 
 import yaml
 
 from tripartite import job
 from tripartite.contracts import UserError
 
-USED = re.compile(
-    r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M
-)  # by stage.py, into the log
+# The last line of the log of a job, by stage.py.
+USED = re.compile(r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M)
 
 
 def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> str:
-    """Software, devices and processors of the netCDF files, what the stages took, and the settings with all defaults.
+    """Software and devices of the netCDF files, time and memory of the stages, and all settings.
 
-    results: the folder results/STUDY; asked: settings and code of its files, as plan.asked gives them; logs: the
-    folder that holds a folder of logs for each of theirs.
+    results: the folder results/STUDY; asked: settings and code of its files, from plan.asked;
+    logs: the folder of logs, with a folder for each experiment.
     """
     there = {key: results / key for key in asked if (results / key).is_file()}
     if not there:
-        return "**Nothing of this study is there.** Run it first, or name another one with --config study=...\n"
+        return (
+            "**Nothing of this study is there.** Run it first, or name another one with --config "
+            "study=...\n"
+        )
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
     parts = []
     if len(there) < len(asked):
@@ -31,35 +34,29 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     if stale := [key for key, path in there.items() if _is_stale(path, asked[key])]:
         more = f" and {len(stale) - 3} more" if len(stale) > 3 else ""
         parts.append(
-            f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); *snakemake verify* says why."
+            f"**Out of date: {len(stale)} of {len(there)} files** ({', '.join(stale[:3])}{more}); "
+            "*snakemake verify* says why."
         )
     if made:
         software = sorted({attrs["versions"] for attrs in made.values()})
         parts.append("**Software.** " + " Other files: ".join(map(_versions, software)))
-        devices = sorted(
-            {
-                f"{attrs['device']} ({attrs.get('processor', 'not recorded')})"
-                for attrs in made.values()
-            }
-        )
-        parts.append(
-            f"**Computed on** {' and '.join(devices)}; code and data by their digests in each file."
-        )
+        devices = {f"{x['device']} ({x.get('processor', 'not recorded')})" for x in made.values()}
+        words = " and ".join(sorted(devices))
+        parts.append(f"**Computed on** {words}; code and data by their digests in each file.")
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
     parts.append(_table(usage(sorted({path.parent for path in there.values()}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
     for section in settings["experiments"].values():
-        # the name of a user's file, never where it lies
+        # the name of a user's file without its folder
         if "file" in section["data"]:
             section["data"] = {"file": Path(section["data"]["file"]).name}
-    parts.append(
-        _indented(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90))
-    )
+    text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90)
+    parts.append(indent(text.rstrip("\n"), "   ", lambda line: True))
     return "\n\n".join(parts) + "\n"
 
 
 def _is_stale(path: Path, asked: dict) -> bool:
-    """Whether a result was not made as it is asked for, or does not say how."""
+    """Whether a result was not made as it is asked for now, or does not say how."""
     try:
         return bool(job.outdated(job.origin(path), asked))
     except UserError:
@@ -67,14 +64,14 @@ def _is_stale(path: Path, asked: dict) -> bool:
 
 
 def usage(folders: list[Path], logs: Path) -> dict[str, list[tuple[float, int, str]]]:
-    """Seconds, MB and folder of every job of a stage, by the last lines of their logs."""
-    found = defaultdict(list)
+    """Seconds, MB and folder of all jobs of each stage, from the last lines of their logs."""
+    jobs = defaultdict(list)
     for folder in folders:
         for log in sorted((logs / folder.name).glob("*.log")):
             for stage, seconds, megabytes in USED.findall(log.read_text())[-1:]:
                 name = log.stem if stage == "draw" else folder.name
-                found[stage].append((float(seconds), int(megabytes), name))
-    return found
+                jobs[stage].append((float(seconds), int(megabytes), name))
+    return jobs
 
 
 def _versions(text: str) -> str:
@@ -82,22 +79,15 @@ def _versions(text: str) -> str:
 
 
 def _table(used: dict[str, list[tuple[float, int, str]]]) -> str:
-    """One row per stage, longest first."""
-    rows = [("stage", "jobs", "seconds, all", "seconds, longest job", "MB, largest job")]
-    for stage, jobs in sorted(used.items(), key=lambda item: -sum(one[0] for one in item[1])):
-        longest, largest = max(jobs), max(jobs, key=lambda one: one[1])
-        rows.append(
-            (
-                stage,
-                str(len(jobs)),
-                f"{sum(one[0] for one in jobs):.0f}",
-                f"{longest[0]:.0f} ({longest[2]})",
-                f"{largest[1]} ({largest[2]})",
-            )
-        )
+    """One row per stage, the longest first."""
+    rows: list[tuple] = [
+        ("stage", "jobs", "seconds, all", "seconds, longest job", "MB, largest job")
+    ]
+    totals = {stage: sum(seconds for seconds, _, _ in jobs) for stage, jobs in used.items()}
+    for stage in sorted(used, key=lambda stage: -totals[stage]):
+        seconds, _, longest = max(used[stage])
+        _, megabytes, largest = max(used[stage], key=lambda job: job[1])
+        cells = f"{totals[stage]:.0f}", f"{seconds:.0f} ({longest})", f"{megabytes} ({largest})"
+        rows.append((stage, len(used[stage]), *cells))
     lines = [".. csv-table::", "   :header-rows: 1", ""]
     return "\n".join(lines + ["   " + ", ".join(f'"{cell}"' for cell in row) for row in rows])
-
-
-def _indented(text: str) -> str:
-    return "\n".join(f"   {line}" for line in text.splitlines())

@@ -1,16 +1,17 @@
 """How far the results of two labs agree: file by file, and variable by variable.
 
-Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no element differs
-by more than ROUNDING, relative to the larger of the two or to the median of the variable, whichever is more.
-Fitted values, which have 95 % intervals, also agree if a t test does not reject equality: at 5 % for all values
-of all variables together (Bonferroni), so that 95 % of independent replicates agree in all of them; else they
-contradict each other. A fit that only one lab could do is no fault if settings differ, as many fail here as
-there, and the file has others. Not judged is whatever else differs: values without intervals, and what is
-fitted to other data, because their settings differ.
+Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no
+element differs by more than ROUNDING, relative to the larger of the two or to the median of the
+variable, whichever is more. Fitted values, which have 95 % intervals, also agree if a t test does
+not reject equality: at 5 % for all values of all variables together (Bonferroni), so that 95 % of
+independent replicates agree in all of them; else they contradict each other. A fit that only one
+lab could do is no fault if settings differ, as many fail here as there, and the file has others.
+Not judged is whatever else differs: values without intervals, and what is fitted to other data,
+because their settings differ.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Hashable, Iterator
 from itertools import accumulate
 from pathlib import Path
 from typing import NamedTuple
@@ -23,22 +24,26 @@ from tripartite import job
 from tripartite.contracts import UserError
 from tripartite.declarations import variables
 
-# The tolerances. float32 is for what is computed in float32, and what is made from float32 data that differ.
+# The tolerances. float32 is for what is computed in float32, and what is made from float32 data
+# that differ.
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
 LEVELS = {  # from best to worst
     "identical": "all values are equal",
     "rounding": "numbers differ by no more than rounding",
     "agrees": "fitted values differ by no more than their intervals allow",
-    "not judged": "values differ by more than rounding, and there are no intervals to judge them by, or the data differ",
+    "not judged": (
+        "values differ by more than rounding, and there are no intervals to judge them by, or "
+        "the data differ"
+    ),
     "contradicts": "fitted values differ by more than their intervals allow",
     "missing": "the other results have no such file or variable, or not all of its labels",
 }
 EQUAL = ("identical", "rounding")
 FREEDOM = 3  # degrees of freedom of intervals that are not over seeds: of four inputs
-MOST_SEEDS = 1_000_000  # that a file may name; a larger number is none
-MOST_LETTERS = 1_000_000  # of an attribute of another lab
-DEEPEST = 50  # brackets within brackets in an attribute of another lab
-LONGEST = 100  # rows of a table that are written out
+MAX_SEEDS = 1_000_000  # that a file may name; a larger number is none
+MAX_CHARACTERS = 1_000_000  # of an attribute of another lab
+MAX_DEPTH = 50  # brackets within brackets in an attribute of another lab
+MAX_ROWS = 100  # rows of a table that are written out
 NO_INTERVALS = (  # their ends are not those of an interval that holds the value of a replicate
     "log_calcium",  # quantiles of networks
     "power_simulated",  # of a simulation of trials whose number differs
@@ -77,12 +82,12 @@ def compare(files: list[Path], folder: Path) -> Found:
     }
     if not ours.keys() & theirs.keys():
         raise UserError(
-            f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this study, such as "
-            f"{sorted(ours)[0]}; give results of the same study"
+            f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this "
+            f"study, such as {sorted(ours)[0]}; give results of the same study"
         )
     found = Found([], {}, [key for key in theirs if key not in ours], {})
-    coarse = {}  # what is made in float32, or of such data that differ
-    foreign = {}  # what is made of data that differ as their settings do
+    coarse: dict[str, bool] = {}  # what is made in float32, or of such data that differ
+    foreign: dict[str, bool] = {}  # what is made of data that differ as their settings do
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
         if not ours[key].is_file():
             raise UserError(f"{ours[key]}: is missing; run the study first")
@@ -109,18 +114,18 @@ def compare(files: list[Path], folder: Path) -> Found:
             foreign[key] = any(row.level in ("not judged", "missing") for row in rows)
             foreign[key] &= any(_is_setting(what) for what in differ)
         for what in sorted(differ):
-            pair = (_cell(str(flat.get(what, "not there"))) for flat in origins)
-            found.origins.setdefault((what, *pair), []).append(key)
+            ours_, theirs_ = (_cell(str(flat.get(what, "not there"))) for flat in origins)
+            found.origins.setdefault((what, ours_, theirs_), []).append(key)
     chance = any(_is_setting(what) for what, *_ in found.origins)
     n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in found.rows))
     judged = {row.file for row in found.rows if row.chances.size}
     found.rows[:] = [_judged(row, n_rows, chance and row.file in judged) for row in found.rows]
     for path in files:
         if not job.is_contract(path):
-            other = folder / path.parent.name / path.name
-            same = other.is_file() and other.stat().st_size == path.stat().st_size
-            same = same and other.read_bytes() == path.read_bytes()
-            level = "identical" if same else "different" if other.is_file() else "missing"
+            twin = folder / path.parent.name / path.name
+            same = twin.is_file() and twin.stat().st_size == path.stat().st_size
+            same = same and twin.read_bytes() == path.read_bytes()
+            level = "identical" if same else "different" if twin.is_file() else "missing"
             found.figures[level] = found.figures.get(level, 0) + 1
     return found
 
@@ -128,11 +133,11 @@ def compare(files: list[Path], folder: Path) -> Found:
 def agree(
     key: str, ours: xr.Dataset, theirs: xr.Dataset, rounding: float, n_seeds: tuple[int, int]
 ) -> list[Row]:
-    """One row for each variable of two files of the same name, or a single one if all are identical.
+    """One row for each variable of two files of the same name, or one if all are identical.
 
     Ends of an interval stand with their estimate. "agrees" is still to be judged.
     """
-    names = [name for name in ours.variables if not _is_end(name, ours.variables)]
+    names = [name for name in map(str, ours.variables) if not _is_end(name, ours.variables)]
     rows = [_agree(key, name, ours, theirs, rounding, n_seeds) for name in names]
     if all(row.level == "identical" for row in rows):
         together = np.concatenate([row.chances for row in rows])
@@ -153,9 +158,10 @@ def _agree(
     names = [name, f"{name}_low", f"{name}_high"] if fitted else [name]
     if absent := [part for part in names if part not in theirs.variables]:
         return Row(key, name, "missing", np.nan, f"no {absent[0]}", fitted)
-    ours, theirs, lost, note = _shared(names, ours, theirs)
-    if ours is None:
+    shared, lost, note = _shared(names, ours, theirs)
+    if shared is None:
         return Row(key, name, "missing", np.nan, note, fitted)
+    ours, theirs = shared
     a, b = ours[name].values, theirs[name].values
     if a.dtype.kind != "f":
         n_other = int((a != b).sum())
@@ -174,7 +180,9 @@ def _agree(
     judged = ~np.isnan(chance)
     chance[judged & (differ <= rounding)] = 1.0
     known = np.isfinite(a), np.isfinite(b)
-    only = [int((known[i] & ~known[1 - i]).sum()) if fitted else 0 for i in (0, 1)]
+    only = (0, 0)
+    if fitted:
+        only = int((known[0] & ~known[1]).sum()), int((known[1] & ~known[0]).sum())
     notes = [note] * bool(note)
     if level == "agrees" and not fitted:
         level = "not judged"
@@ -189,11 +197,11 @@ def _agree(
             level = "not judged"
     fitted = fitted and bool(judged.any() or any(only) or lost)
     level = "missing" if lost and level != "not judged" else level
-    return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], tuple(only))
+    return Row(key, name, level, worst, "; ".join(notes), fitted, chance[judged], only)
 
 
 def _judged(row: Row, n_rows: int, chance: bool) -> Row:
-    """A row whose values differ by more than rounding, as the intervals say; chance: settings differ."""
+    """A row as the intervals judge it; chance: whether settings differ."""
     if row.level not in ("agrees", "missing"):
         return row
     contradicts, notes = False, [row.note] * bool(row.note)
@@ -212,12 +220,12 @@ def _not_judged(row: Row) -> Row:
     return row._replace(level=level, fitted=False, chances=np.empty(0), alone=(0, 0))
 
 
-def is_fitted(name: str, names: object) -> bool:
+def is_fitted(name: str, names: Container[Hashable]) -> bool:
     """True for an estimate that has both ends of an interval beside it."""
     return f"{name}_low" in names and f"{name}_high" in names and name not in NO_INTERVALS
 
 
-def _is_end(name: str, names: object) -> bool:
+def _is_end(name: str, names: Container[Hashable]) -> bool:
     stem, _, end = name.rpartition("_")
     return end in ("low", "high") and is_fitted(stem, names)
 
@@ -225,9 +233,10 @@ def _is_end(name: str, names: object) -> bool:
 def chances(
     ours: xr.Dataset, theirs: xr.Dataset, name: str, n_seeds: tuple[int, int]
 ) -> np.ndarray:
-    """p values of Student's t test of two estimates, by the half-widths that face each other; NaN without intervals.
+    """p values of Student's t test of two estimates, from their intervals; NaN without intervals.
 
-    Intervals are Student's over n_seeds, which replicates have of one distribution (0: not over seeds).
+    Of each interval the half that lies towards the other estimate is used. Intervals are Student's
+    over n_seeds, which replicates have of one distribution (0: not over seeds).
     """
     known = min(n_seeds) > 1
     freedom = np.array(n_seeds) - 1 if known else np.full(2, FREEDOM)
@@ -255,7 +264,7 @@ def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
 
 
 def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Relative differences of two arrays; 0 where both are NaN or the same infinity, inf where one is."""
+    """Relative differences of two arrays; 0 where both are NaN or equally inf, inf where one is."""
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     finite = np.abs(a[np.isfinite(a)])
     floor = np.median(finite) if finite.size else 0.0
@@ -268,7 +277,8 @@ def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def failures(rows: list[Row]) -> list[Row]:
     """Fitted values that contradict each other or are missing.
 
-    Where no fitted value could be judged, all that differs or is missing: nothing says that the two agree.
+    Where no fitted value could be judged, all that differs or is missing: nothing says that the two
+    agree.
     """
     if any(row.fitted for row in rows):
         return [row for row in rows if row.fitted and row.level in ("contradicts", "missing")]
@@ -289,8 +299,8 @@ def _rank(stem: str) -> int:
 
 def _shared(
     names: list[str], ours: xr.Dataset, theirs: xr.Dataset
-) -> tuple[xr.Dataset | None, xr.Dataset | None, bool, str]:
-    """Variables at the labels that both have; whether the others lack some of ours; and what to say of it."""
+) -> tuple[tuple[xr.Dataset, xr.Dataset] | None, bool, str]:
+    """Variables at the labels that both have; whether theirs lack some of ours; and a note."""
     a, b = (
         one[names].reset_coords(drop=False) if names[0] not in one.dims else one
         for one in (ours, theirs)
@@ -301,7 +311,7 @@ def _shared(
             known = set(theirs[dim].values.tolist())
             common = [label for label in ours[dim].values if label in known]
             if not common:
-                return None, None, True, f"other {dim}"
+                return None, True, f"other {dim}"
             if len(common) < max(ours.sizes[dim], theirs.sizes[dim]):
                 notes.append(
                     f"{len(common)} {dim} shared of {ours.sizes[dim]} and {theirs.sizes[dim]}"
@@ -309,8 +319,8 @@ def _shared(
             lost |= len(common) < ours.sizes[dim]
             a, b = a.sel({dim: common}), b.sel({dim: common})
         elif ours.sizes[dim] != theirs.sizes.get(dim):
-            return None, None, True, f"other {dim}"
-    return a, b, lost, "; ".join(notes)
+            return None, True, f"other {dim}"
+    return (a, b), lost, "; ".join(notes)
 
 
 def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
@@ -318,13 +328,13 @@ def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
     found = [n for place, n in leaves if place.rpartition(".")[2] == "n_seeds"]
-    return min((n for n in found if type(n) is int and 0 <= n <= MOST_SEEDS), default=0)
+    return min((n for n in found if type(n) is int and 0 <= n <= MAX_SEEDS), default=0)
 
 
 def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
-    """An attribute that must be a text, empty where there is none; UserError if it is an array, a number or huge."""
+    """An attribute that must be a text, "" where there is none; UserError if it is none or huge."""
     text = dataset.attrs.get(key, "")
-    if not isinstance(text, str) or len(text) > MOST_LETTERS:
+    if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
         raise UserError(
             f"{path}: got {got} as its attribute {key}, wanted a text; ask for it again"
@@ -333,11 +343,11 @@ def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
 
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
-    """An attribute that holds a mapping as JSON; UserError if it does not, or is nested too deeply to be compared."""
+    """An attribute that holds a mapping as JSON; UserError if it does not or is nested deeply."""
     text = _text(dataset, key, path)
     depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
     try:
-        found = json.loads(text) if depth <= DEEPEST else None
+        found = json.loads(text) if depth <= MAX_DEPTH else None
     except ValueError:
         found = None
     if not isinstance(found, dict):
@@ -363,7 +373,7 @@ def _is_setting(what: str) -> bool:
 
 
 def _is_coarse(dataset: xr.Dataset, path: Path) -> bool:
-    """True if a file, or one that it was made of, was computed in less than float64, by its settings."""
+    """True if by its settings a file, or one that it was made of, was computed below float64."""
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
     types = [value for place, value in leaves if place.rpartition(".")[2] == "dtype"]
@@ -379,7 +389,7 @@ def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
 
 
 def summary(found: Found, study: str, other: str) -> str:
-    """What agrees, how both were made, and which fitted values do not agree, as a page of documentation."""
+    """What agrees, how both were made, and which fitted values do not agree, in Markdown."""
     counts = {level: sum(row.level == level for row in found.rows) for level in LEVELS}
     fitted = [row for row in found.rows if row.fitted]
     bad = failures(found.rows)
@@ -401,8 +411,8 @@ def summary(found: Found, study: str, other: str) -> str:
         "",
         *(
             [
-                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them is no replicate, and "
-                "is not judged if their settings differ.",
+                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them "
+                "is no replicate, and is not judged if their settings differ.",
                 "",
             ]
             if data
@@ -412,11 +422,12 @@ def summary(found: Found, study: str, other: str) -> str:
         "|---|---|---|",
         *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()),
         "",
-        f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is computed in float32 "
-        "or made from float32 data that differ.",
-        f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in {len(judged)} variables, "
-        "at 5 % for all of them together (Bonferroni over variables, and over the values of each). "
-        f"{unlike} differ at 5 % for each alone; of replicates about 5 % do.",
+        f"Rounding: {ROUNDING['float64']:g} relative, {ROUNDING['float32']:g} for what is "
+        "computed in float32 or made from float32 data that differ.",
+        f"Intervals: Student's t test of {sum(chance.size for chance in judged)} fitted values in "
+        f"{len(judged)} variables, at 5 % for all of them together (Bonferroni over variables, "
+        f"and over the values of each). {unlike} differ at 5 % for each alone; of replicates "
+        "about 5 % do.",
         *(
             [
                 "Figures, byte by byte: "
@@ -433,12 +444,12 @@ def summary(found: Found, study: str, other: str) -> str:
     ]
     if found.origins:
         lines += ["| what differs | ours | theirs | files |", "|---|---|---|---|"]
-        for (what, *pair), files in list(found.origins.items())[:LONGEST]:
+        for (what, *pair), files in list(found.origins.items())[:MAX_ROWS]:
             shown = [_cell(value[:12] if what.startswith("code of") else value) for value in pair]
             where = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
             lines.append(f"| {_cell(what)} | {' | '.join(shown)} | {where} |")
-        if len(found.origins) > LONGEST:
-            lines += ["", f"{len(found.origins) - LONGEST} more differ."]
+        if len(found.origins) > MAX_ROWS:
+            lines += ["", f"{len(found.origins) - MAX_ROWS} more differ."]
     else:
         lines.append("What both have was made with the same settings, code, versions and device.")
     if bad:

@@ -1,6 +1,7 @@
-"""Softmax attention, exactly: what the neuron-astrocyte network is measured against."""
+"""Exact softmax attention, the reference of the neuron-astrocyte network."""
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -20,12 +21,12 @@ def softmax_attention(
     """Return ln Z_t = ln sum_j exp(q_t . k_j) and the output o_t = sum_j exp(q_t . k_j) v_j / Z_t.
 
     Vaswani et al. (2017), eq. 1, with the temperature already in q and k (each d_head^-1/4). A leak
-    multiplies the term of a key of age n by exp(-leak[0] n) in the numerator and exp(-leak[1] n) in Z:
-    the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
+    multiplies the term of a key of age n by exp(-leak[0] n) in the numerator and exp(-leak[1] n) in
+    Z: the retention of a leaky network (RetNet's decay where both are equal; Sun et al. 2023).
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
-    log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; what is returned for
-    masked queries has no meaning. Every sequence needs a token, or its rows are NaN.
+    log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; rows of masked
+    queries have no meaning. The rows of a sequence without any token are NaN.
     """
     logits = q @ k.mT  # [..., T, T]
     log_numerator, log_terms = (logits + log_key_weight(mask, causal, rate) for rate in leak)
@@ -36,17 +37,17 @@ def softmax_attention(
 def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Tensor:
     """ln weight of each key for each query [..., T or 1, T] in float64, -inf where it is not read.
 
-    mask [..., T]. The age of a key is the number of tokens written after it: all that follow it, or,
-    causal, those up to the query.
+    mask [..., T]; leak in 1 per token. The age of a key is the number of tokens written after it:
+    all later ones, or, with causal, those up to the query.
     """
-    place = mask.double().cumsum(-1)
-    now = place[..., :, None] if causal else place[..., -1:, None]  # [..., T or 1, 1]
-    age = now - place[..., None, :]  # [..., T or 1, T]
+    position = mask.double().cumsum(-1)
+    now = position[..., :, None] if causal else position[..., -1:, None]  # [..., T or 1, 1]
+    age = now - position[..., None, :]  # [..., T or 1, T]
     return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
 
 
 def relative_error(output: Array, exact: Array) -> Array:
-    """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], both tensors or both numpy arrays; NaN where O is 0."""
-    norm = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
+    """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], tensors or arrays; NaN where O is 0."""
+    norm: Callable = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm
     size = norm(exact)
     return norm(output - exact) / size if size else size + math.nan

@@ -1,7 +1,8 @@
-"""Checks of settings that several kinds of experiments share; those of one kind stand in its checks.py.
+"""Checks of settings that several kinds of experiments share; each kind may have a checks.py too.
 
-Each yields faults: where one is (keys), and what it is. They look only at what has no fault of its own;
-`wrote` is what the user wrote, without defaults. Light, because every parse of the Snakefile imports it.
+Each check yields faults (keys, text). It reads only settings that have no fault yet; `wrote` are
+the settings as the user wrote them, without defaults. This module imports no large package, because
+every parse of the Snakefile imports it.
 """
 
 from collections.abc import Iterator
@@ -9,25 +10,23 @@ from collections.abc import Iterator
 from . import declarations
 from .words import Fault, choices
 
-MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs, as float32 ends at 88
+MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs; float32 ends at exp(88)
 HYPERBOLIC = "{} is odd, hyperbolic has pairs of neurons; use even numbers"
 
 
 def maps_with(key: str) -> list[str]:
-    """The feature maps of which kinds/common.yaml says that they are `fitted` or `exponential`."""
-    return [name for name, told in declarations.common()["feature_maps"].items() if told.get(key)]
+    """The feature maps that have a property in kinds/common.yaml: `fitted` or `exponential`."""
+    return [name for name, spec in declarations.common()["feature_maps"].items() if spec.get(key)]
 
 
 def map_faults(where: tuple, network: dict, wrote: dict, sizes: list) -> Iterator[Fault]:
-    """Settings that belong to one feature map, and numbers of neurons that it cannot have."""
+    """Settings of another feature map, settings that are missing, and odd numbers of neurons."""
     feature_map = network.get("feature_map")
-    for owner, told in declarations.common()["feature_maps"].items():
-        for key in told.get("settings", []):
+    for owner, spec in declarations.common()["feature_maps"].items():
+        for key in spec.get("settings", []):
             if key in wrote and feature_map not in (None, owner):
-                yield (
-                    (*where, key),
-                    f"goes with feature_map {owner} only, not {feature_map}; remove it",
-                )
+                text = f"goes with feature_map {owner} only, not {feature_map}; remove it"
+                yield (*where, key), text
     if feature_map == "truncated_performer" and "threshold" not in wrote:
         yield (*where, "threshold"), "is missing, truncated_performer needs one, such as 150"
     odd = [size for size in sizes if size and size % 2]
@@ -38,7 +37,11 @@ def map_faults(where: tuple, network: dict, wrote: dict, sizes: list) -> Iterato
 def calibration_faults(
     where: tuple, settings: dict, maps: list[tuple[str | None, dict]], names: list[str] | None
 ) -> Iterator[Fault]:
-    """Whether there is something to calibrate, and inputs to do it on; maps with what was written."""
+    """Inputs to calibrate on that are missing, or that nothing needs.
+
+    maps: names of feature maps, each with the settings that were written for it; names: inputs of
+    the data.
+    """
     calibrating, symmetries = settings.get("calibrated_on"), settings.get("symmetries", [None])
     if calibrating is None or not all(symmetries) or not all(calibrating):
         return
@@ -55,8 +58,10 @@ def calibration_faults(
         yield (*where, "calibrated_on"), text
 
 
-def too_many(where: tuple, settings: dict, key: str, total: float, limit: int, tokens: int):
-    """A fault if the time `key` (s) fits more than `limit` times into the total (s) of all tokens."""
+def too_many(
+    where: tuple, settings: dict, key: str, total: float, limit: int, tokens: int
+) -> Iterator[Fault]:
+    """A fault if the time settings[key] (s) fits more than `limit` times into the total (s)."""
     seconds = settings.get(key)
     if seconds and total / seconds > limit:
         text = (

@@ -1,8 +1,8 @@
-"""What each netCDF file between the stages holds: declared by its kind, checked at each write and read.
+"""Contracts of the netCDF files between stages: declared by kinds, checked at each write and read.
 
-A contract is named like its file: `qkv` is results/{study}/{experiment}/qkv.nc, declared in
-kinds/data/kind.yaml. Every variable has fixed dims, dtype and units; extra variables are a breach, so
-that the declaration stays true.
+A contract has the name of its file: `qkv` is results/{study}/{experiment}/qkv.nc, declared in
+kinds/data/kind.yaml. Every variable has declared dims, dtype and units; a variable that is not
+declared breaks the contract.
 """
 
 import numpy as np
@@ -14,26 +14,25 @@ SCHEMA_VERSION = 5
 
 
 class UserError(ValueError):
-    """What a user can mend: the message is complete in itself and needs no traceback."""
+    """An error that a user can correct: its message is complete and needs no traceback."""
 
 
 def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
-    """Return `dataset` in the contract's variable order, with units and long names.
+    """Return `dataset` in the contract's order of variables, with units and long names.
 
-    Text becomes Python's own, also where numpy's str stands beside it, which no file can hold; whole numbers
-    become float64 where the contract has that: a study may say 1 for 1.0.
+    Texts become str of Python: a file cannot hold them together with numpy's. Whole numbers become
+    float64 where the contract has it, since a study may say 1 for 1.0.
     """
     wanted, along = variables(contract), axes(contract)
     coordinates = [name for name, spec in wanted.items() if spec.coordinate]
     dataset = dataset[list(wanted)].set_coords(coordinates).copy()
-    for name in dataset.variables:
+    for name in map(str, dataset.variables):
         spec = wanted.get(name) or along.get(name)
         if spec:
             got = dataset[name]
             if spec.dtype == "str" and got.dtype.kind in "OUT":
-                texts = np.array([str(x) for x in got.values.ravel()] or [""], dtype=object)[
-                    : got.size
-                ]
+                texts = np.empty(got.size, dtype=object)
+                texts[:] = [str(x) for x in got.values.ravel()]
                 dataset[name] = got.dims, texts.reshape(got.shape)
             elif spec.dtype == "float64" and got.dtype.kind in "iu":
                 dataset[name] = got.astype(np.float64)
@@ -45,20 +44,16 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
 def check(dataset: xr.Dataset, contract: str, where: str) -> None:
     """Raise UserError with one line per difference between `dataset` and its contract."""
     wanted = axes(contract) | variables(contract)
-    breaches = [
-        f"{name}: unknown variable in {contract}.nc"
-        for name in dataset.variables
-        if name not in wanted
-    ]
+    unknown = [name for name in dataset.variables if name not in wanted]
+    breaches = [f"{name}: unknown variable in {contract}.nc" for name in unknown]
     for name, spec in wanted.items():
+        dims = ", ".join(spec.dims.split())
         if name not in dataset.variables:
-            breaches.append(f"{name}: missing, wanted dims ({', '.join(spec.dims.split())})")
+            breaches.append(f"{name}: missing, wanted dims ({dims})")
             continue
         got = dataset[name]
-        if got.dims != tuple(spec.dims.split()):
-            breaches.append(
-                f"{name}: got dims ({', '.join(got.dims)}), wanted ({', '.join(spec.dims.split())})"
-            )
+        if ", ".join(map(str, got.dims)) != dims:
+            breaches.append(f"{name}: got dims ({', '.join(map(str, got.dims))}), wanted ({dims})")
         dtype = "str" if got.dtype.kind in "OUT" else str(got.dtype)
         if dtype != spec.dtype:
             breaches.append(f"{name}: got {dtype}, wanted {spec.dtype}")
@@ -71,7 +66,7 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
 
 
 def _qkv_values(qkv: xr.Dataset) -> list[str]:
-    """Every input has a token, and q, k, v are finite at all tokens: the first bad place of each."""
+    """Breaches where an input has no token, and the first value of q, k, v that is not finite."""
     mask = qkv["mask"].values
     breaches = [
         f"mask: input {qkv['input'].values[i]} has no token" for i in np.flatnonzero(~mask.any(1))

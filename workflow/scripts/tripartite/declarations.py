@@ -1,15 +1,16 @@
-"""The kinds of experiments as they declare themselves, one folder each: kinds/<kind>/kind.yaml.
+"""Declarations of the kinds of experiments, one folder each: kinds/<kind>/kind.yaml.
 
-A declaration says what a kind asks, its settings with limits and defaults, the files that its stages
-make with every variable in them, and its figures with their captions. Rules, schema, contracts, digests,
-report and reference are made from it. Light, because every parse of the Snakefile imports it.
+A declaration states the question of a kind, its settings with limits and defaults, the files that
+its stages make with all variables, and its figures with captions. Rules, schema, contracts,
+digests, report and reference are made from it. This module imports no large package, because every
+parse of the Snakefile imports it.
 
     what        what the kind finds out, one or two sentences
     role        experiment (a section of an experiment, the default), data or benchmark
     category    of its figures in the report
     memory      what its large arrays hold, one of MEMORY (memory.py)
-    min_tokens  fewest tokens that an input must have (1)
-    settings    JSON Schema; `use: sizes` stands for the definition of that name in kinds/common.yaml
+    min_tokens  fewest tokens that an input must have (default 1)
+    settings    JSON Schema; `use: sizes` stands for the definition `sizes` in kinds/common.yaml
     axes        its own dimensions, in order, before the shared ones of kinds/common.yaml
     files       what its stages make, in order; the last one is drawn
     figures     what each shows in a line, and its caption
@@ -19,14 +20,15 @@ import ast
 import copy
 import functools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
-USES = ("device", "workers", "checkpoint", "previous")  # what a stage may take beside its settings
+USES = ("device", "workers", "checkpoint", "previous")  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
 PLACES = ("token", "neuron", "d_head", "d_seen")  # axes without coordinates
@@ -41,15 +43,13 @@ class Variable:
     dtype: str = "float64"
     units: str = ""  # UDUNITS; 1 for pure numbers, none for text and truth values
     means: str
-    over: str = (
-        ""  # what an interval is taken over; with it, name_low and name_high stand in the file
-    )
+    over: str = ""  # what the interval is over, if there is one: then name_low, name_high follow
     coordinate: bool = False  # of its axes: values can be selected by it (set_xindex)
 
 
 @dataclass(frozen=True, kw_only=True)
 class File:
-    """What one stage makes: its rule, and the variables of the file."""
+    """A file, the stage that makes it, and its variables."""
 
     name: str
     kind: str
@@ -59,7 +59,7 @@ class File:
     variables: dict[str, Variable]
     uses: tuple[str, ...] = ()
     settings: tuple[str, ...] | None = None  # the settings that the stage takes, if not all
-    grows_with: tuple[str, ...] = ()  # settings with other values of which its file is taken over
+    grows_with: tuple[str, ...] = ()  # settings for other values of which the old file is reused
 
     @property
     def module(self) -> str:
@@ -78,6 +78,7 @@ class Figure:
 
     @property
     def module(self) -> str:
+        """The module that draws it, as a path below workflow/scripts."""
         return f"tripartite/kinds/{self.kind}/{self.name}"
 
 
@@ -99,13 +100,13 @@ class Kind:
 
 @functools.cache
 def common() -> dict:
-    """What kinds share: axes, definitions of settings, and the frame of a study's schema."""
+    """What kinds share: axes, definitions of settings, and the outer schema of studies."""
     return _read(KINDS / "common.yaml")
 
 
 @functools.cache
 def kinds() -> dict[str, Kind]:
-    """All kinds by their names; ValueError with one line for each fault of a declaration."""
+    """All kinds by name; ValueError with one line for each fault of a declaration."""
     paths = sorted(KINDS.glob("*/kind.yaml"))
     try:
         return {path.parent.name: _kind(path) for path in paths}
@@ -120,7 +121,7 @@ def experiments() -> dict[str, Kind]:
 
 @functools.cache
 def files() -> dict[str, File]:
-    """All files that stages make, by their names without suffix."""
+    """All files that stages make, by name without suffix."""
     return {name: file for kind in kinds().values() for name, file in kind.files.items()}
 
 
@@ -132,35 +133,30 @@ def stages() -> dict[str, File]:
 
 @functools.cache
 def figures() -> dict[str, Figure]:
-    """All figures by their names."""
+    """All figures by name."""
     return {name: figure for kind in kinds().values() for name, figure in kind.figures.items()}
 
 
 def category(figure: str) -> str:
-    """Under which a figure stands in the report."""
+    """The category of a figure in the report."""
     return kinds()[figures()[figure].kind].category
 
 
 @functools.cache
 def variables(name: str) -> dict[str, Variable]:
-    """The variables of a file, with those that hold the ends of intervals."""
-    found = {}
+    """The variables of a file, with the ends of intervals."""
+    declared = {}
     for variable, spec in files()[name].variables.items():
-        if not spec.over:
-            found[variable] = spec
-            continue
-        for end, which in INTERVAL:
+        for end, which in INTERVAL if spec.over else INTERVAL[:1]:
             means = f"{which} end of the 95 % interval over {spec.over}: {spec.means}"
-            words = means if end else spec.means
-            found[variable + end] = Variable(
-                dims=spec.dims, dtype=spec.dtype, units=spec.units, means=words
-            )
-    return found
+            means = means if end else spec.means
+            declared[variable + end] = replace(spec, means=means, over="")
+    return declared
 
 
 @functools.cache
 def axes(name: str) -> dict[str, Variable]:
-    """The axes of a file, in order; those without coordinates have no dtype."""
+    """The axes of a file that have coordinates, in order."""
     own = kinds()[files()[name].kind].axes
     shared = {axis: spec for axis, spec in _axes(common()["axes"]).items() if axis not in own}
     used = {dim for spec in files()[name].variables.values() for dim in spec.dims.split()}
@@ -169,13 +165,13 @@ def axes(name: str) -> dict[str, Variable]:
 
 @functools.cache
 def contract(name: str) -> dict[str, dict[str, Variable]]:
-    """Variables and axes of a file: what it is checked against, and part of its digest."""
+    """Variables and axes of a file: they are checked, and are part of the digest of its code."""
     return {"variables": variables(name), "axes": axes(name)}
 
 
 @functools.cache
 def study_schema(models: tuple[str, ...]) -> dict:
-    """The JSON Schema of studies; models are the names of the pretrained ones."""
+    """The JSON Schema of studies; models: names of the pretrained models."""
     schema = copy.deepcopy(common()["study"])
     parts = schema["properties"]
     data = copy.deepcopy(kinds()["data"].settings)
@@ -190,7 +186,7 @@ def study_schema(models: tuple[str, ...]) -> dict:
     return schema
 
 
-# Reading.
+# Reading of declarations.
 
 
 def _read(path: Path) -> dict:
@@ -199,57 +195,44 @@ def _read(path: Path) -> dict:
 
 
 def _kind(path: Path) -> Kind:
-    told, name = _read(path), path.parent.name
-    settings = told.get("settings", {"properties": {}})
+    declared, name = _read(path), path.parent.name
+    settings = declared.get("settings", {"properties": {}})
+    frame = {"description": declared["what"], "type": "object", "additionalProperties": False}
+    properties = {key: resolved(part) for key, part in settings["properties"].items()}
+    figures = declared.get("figures", {}).items()
     return Kind(
         name=name,
-        what=told["what"],
-        role=told.get("role", "experiment"),
-        category=told.get("category", ""),
-        memory=told.get("memory", "data"),
-        min_tokens=told.get("min_tokens", 1),
-        settings={
-            "description": told["what"],
-            "type": "object",
-            "additionalProperties": False,
-            **settings,
-            "properties": {key: resolved(part) for key, part in settings["properties"].items()},
-        },
-        axes=_axes(told.get("axes", {})),
-        files={
-            file: File(
-                name=file,
-                kind=name,
-                stage=part["stage"],
-                does=part["does"],
-                reads=tuple(part["reads"]),
-                uses=tuple(part.get("uses", ())),
-                settings=tuple(part["settings"]) if "settings" in part else None,
-                grows_with=tuple(part.get("grows_with", ())),
-                variables=_variables(part["variables"]),
-            )
-            for file, part in told["files"].items()
-        },
-        figures={
-            figure: Figure(name=figure, kind=name, shows=part["shows"], caption=part["caption"])
-            for figure, part in told.get("figures", {}).items()
-        },
+        what=declared["what"],
+        role=declared.get("role", "experiment"),
+        category=declared.get("category", ""),
+        memory=declared.get("memory", "data"),
+        min_tokens=declared.get("min_tokens", 1),
+        settings={**frame, **settings, "properties": properties},
+        axes=_axes(declared.get("axes", {})),
+        files={file: _file(name, file, part) for file, part in declared["files"].items()},
+        figures={figure: Figure(name=figure, kind=name, **part) for figure, part in figures},
     )
 
 
-def _variables(told: dict) -> dict[str, Variable]:
+def _file(kind: str, name: str, declared: dict) -> File:
+    lists = {key: tuple(part) for key, part in declared.items() if isinstance(part, list)}
+    variables = _variables(declared["variables"])
+    return File(name=name, kind=kind, **declared | lists | {"variables": variables})
+
+
+def _variables(declared: dict) -> dict[str, Variable]:
     return {
         name: Variable(**spec | {"units": str(spec.get("units", ""))})
-        for name, spec in told.items()
+        for name, spec in declared.items()
     }
 
 
-def _axes(told: dict) -> dict[str, Variable]:
-    return _variables({axis: {"dims": axis, **spec} for axis, spec in told.items()})
+def _axes(declared: dict) -> dict[str, Variable]:
+    return _variables({axis: {"dims": axis, **spec} for axis, spec in declared.items()})
 
 
-def resolved(part: object) -> object:
-    """A schema with the definitions of kinds/common.yaml in place of `use`; other keys beside it win."""
+def resolved(part: Any) -> Any:
+    """A schema in which definitions of kinds/common.yaml replace `use`; keys beside `use` win."""
     if isinstance(part, list):
         return [resolved(one) for one in part]
     if not isinstance(part, dict):
@@ -262,7 +245,7 @@ def resolved(part: object) -> object:
     return {key: resolved(value) for key, value in part.items()}
 
 
-# What an incomplete declaration lacks.
+# Faults of declarations.
 
 TEXT = {"type": "string", "minLength": 1}
 NAMES = {"type": "array", "items": TEXT}
@@ -278,9 +261,29 @@ SPEC = {
         "coordinate": {"type": "boolean"},
         "means": TEXT,
     },
-    # numbers have a unit, 1 if they are pure; text and truth values have none
+    # numbers have a unit, 1 if they are pure; texts and truth values have none
     "if": {"required": ["dtype"], "properties": {"dtype": {"enum": ["str", "bool"]}}},
     "else": {"required": ["units"]},
+}
+FILE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["stage", "does", "reads", "variables"],
+    "properties": {
+        "stage": TEXT,
+        "does": TEXT,
+        "reads": NAMES,
+        "uses": {"type": "array", "items": {"enum": list(USES)}},
+        "settings": NAMES,
+        "grows_with": NAMES,
+        "variables": {"type": "object", "minProperties": 1, "additionalProperties": SPEC},
+    },
+}
+FIGURE = {
+    "type": "object",
+    "additionalProperties": False,
+    "required": ["shows", "caption"],
+    "properties": {"shows": TEXT, "caption": TEXT},
 }
 FORM = {
     "type": "object",
@@ -294,83 +297,53 @@ FORM = {
         "min_tokens": {"type": "integer", "minimum": 1},
         "settings": {"type": "object", "required": ["properties"]},
         "axes": {"type": "object", "additionalProperties": SPEC},
-        "files": {
-            "type": "object",
-            "minProperties": 1,
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["stage", "does", "reads", "variables"],
-                "properties": {
-                    "stage": TEXT,
-                    "does": TEXT,
-                    "reads": NAMES,
-                    "uses": {"type": "array", "items": {"enum": list(USES)}},
-                    "settings": NAMES,
-                    "grows_with": NAMES,
-                    "variables": {
-                        "type": "object",
-                        "minProperties": 1,
-                        "additionalProperties": SPEC,
-                    },
-                },
-            },
-        },
-        "figures": {
-            "type": "object",
-            "additionalProperties": {
-                "type": "object",
-                "additionalProperties": False,
-                "required": ["shows", "caption"],
-                "properties": {"shows": TEXT, "caption": TEXT},
-            },
-        },
+        "files": {"type": "object", "minProperties": 1, "additionalProperties": FILE},
+        "figures": {"type": "object", "additionalProperties": FIGURE},
     },
 }
 
 
 def faults(path: Path) -> Iterator[str]:
-    """What is wrong with a kind's folder, one line each: its file, the key, and what to do."""
-    import jsonschema  # here, as no parse needs it
+    """Faults of a kind's folder, one line each: its file, the key, and what to do."""
+    import jsonschema  # imported here, as a parse without faults does not need it
 
     where = f"kinds/{path.parent.name}/kind.yaml"
     try:
-        told = _read(path)
+        declared = _read(path)
     except (OSError, yaml.YAMLError) as error:
         yield f"{where}: cannot be read ({str(error).splitlines()[0]})"
         return
-    broken = sorted(
-        jsonschema.Draft202012Validator(FORM).iter_errors(told), key=lambda e: e.json_path
-    )
-    for error in broken:
-        key = ".".join(map(str, error.absolute_path))
-        yield f"{where}: {key}: {error.message}" if key else f"{where}: {error.message}"
+    validator = jsonschema.Draft202012Validator(FORM)
+    broken = sorted(validator.iter_errors(declared), key=lambda breach: breach.json_path)
+    for breach in broken:
+        key = ".".join(map(str, breach.absolute_path))
+        yield f"{where}: {key}: {breach.message}" if key else f"{where}: {breach.message}"
     if broken:
         return
     shared = common()
-    for key, part in _uses(told.get("settings", {}), "settings"):
+    for key, part in _uses(declared.get("settings", {}), "settings"):
         if part not in shared["settings"]:
             known = ", ".join(shared["settings"])
             yield f"{where}: {key}: use: {part!r} is unknown; kinds/common.yaml defines {known}"
-    axes = {*told.get("axes", {}), *shared["axes"], *PLACES}
-    for name, file in told["files"].items():
+    axes = {*declared.get("axes", {}), *shared["axes"], *PLACES}
+    for name, file in declared["files"].items():
         for variable, spec in file["variables"].items():
             for dim in set(spec.get("dims", "").split()) - axes:
                 yield (
-                    f"{where}: files.{name}.variables.{variable}: dims: {dim!r} is no axis; declare it "
-                    "under axes"
+                    f"{where}: files.{name}.variables.{variable}: dims: {dim!r} is no axis; "
+                    "declare it under axes"
                 )
         yield from _module_faults(path.parent, file["stage"], f"{where}: files.{name}: stage")
-    for name in told.get("figures", {}):
+    for name in declared.get("figures", {}):
         yield from _module_faults(path.parent, name, f"{where}: figures: {name}")
-    if told.get("role", "experiment") == "experiment":
+    if declared.get("role", "experiment") == "experiment":
         for key in ("category", "memory", "settings", "figures"):
-            if key not in told:
+            if key not in declared:
                 yield f"{where}: {key}: is missing"
 
 
 def _uses(part: object, key: str) -> Iterator[tuple[str, str]]:
-    """Where shared definitions are used, and which."""
+    """Keys at which shared definitions are used, and the names of these."""
     if isinstance(part, dict):
         if isinstance(part.get("use"), str):
             yield key, part["use"]
@@ -379,11 +352,11 @@ def _uses(part: object, key: str) -> Iterator[tuple[str, str]]:
 
 
 def _module_faults(folder: Path, name: str, where: str) -> Iterator[str]:
-    """Why a kind's folder has no function `name` in the module of that name."""
-    file = folder / f"{name}.py"
+    """A fault if the kind's folder has no module `name` with a function of that name."""
+    file, shown = folder / f"{name}.py", f"kinds/{folder.name}/{name}.py"
     if not file.is_file():
-        yield f"{where}: there is no kinds/{folder.name}/{name}.py; write it, with a function {name}"
+        yield f"{where}: there is no {shown}; write it, with a function {name}"
         return
     body = ast.parse(file.read_text(encoding="utf-8")).body
     if name not in [node.name for node in body if isinstance(node, ast.FunctionDef)]:
-        yield f"{where}: kinds/{folder.name}/{name}.py has no function {name}"
+        yield f"{where}: {shown} has no function {name}"

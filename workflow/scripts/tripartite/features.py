@@ -1,13 +1,14 @@
-"""Feature maps phi of the hidden layer: hidden neurons, and what each fires at a drive x.
+"""Feature maps phi of the hidden layer: hidden neurons, and the firing rate of each.
 
-A hidden neuron a has input weights w_a and a bias b_a; its drive is u_a = w_a . x + b_a for a key x in
-the write phase or a query in the read phase. A map is a way to make neurons out of standard normal
-weights omega_a, and an activation of u_a and |x|^2; phi_a carries a factor 1/sqrt(m) that is left to
-the network, so that the first neurons of a large network are those of a smaller one. Six of the maps
-are those of the notebooks released with Kozachkov et al. (PNAS 2023), function get_phi.
+A hidden neuron a has input weights w_a and a bias b_a; its drive is u_a = w_a . x + b_a, where x is
+a key in the write phase and a query in the read phase. A map consists of a function that makes
+neurons from standard normal weights omega_a, and of an activation phi_a of u_a and |x|^2. The
+factor 1/sqrt(m) of phi_a is applied by the network, so that the first neurons of a large network
+are those of a smaller one. Six of the maps are those of the notebooks released with Kozachkov et
+al. (PNAS 2023), function get_phi.
 
-Activations return ln|phi| and the sign of phi (None where phi is never negative): nothing overflows,
-and a neuron that does not fire has ln|phi| = -inf.
+Activations return ln|phi| and the sign of phi (None where phi is never negative): nothing
+overflows, and a neuron that does not fire has ln|phi| = -inf.
 """
 
 import math
@@ -18,12 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-CHUNK = 1 << 16  # neurons drawn at a time, about: bounds the memory of large networks
+CHUNK = 1 << 16  # neurons drawn at a time, about; this bounds the memory of large networks
 
 Activation = Callable[[Tensor, Tensor, int, float], tuple[Tensor, Tensor | None]]
 
 
-# Neurons: omega [m, D] standard normal, phase [m] uniform on 0 to 2 pi, and the parameter
+# Neurons: from omega [m, D] standard normal, phase [m] uniform on 0 to 2 pi, and the parameter
 # a [D] or [1], to weights [m, D] and bias [m].
 
 
@@ -38,16 +39,16 @@ def random_phase(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tenso
 
 
 def mirrored(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Pairs of neurons with weights omega and -omega: hyperbolic features (Choromanski et al. 2021)."""
+    """Pairs of weights omega and -omega: hyperbolic features (Choromanski et al. 2021)."""
     pairs = torch.stack([omega[::2], -omega[::2]], dim=1).flatten(0, 1)  # m is even
     return pairs, torch.zeros_like(phase)
 
 
 def orthogonal_rows(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Every D neurons in a row orthogonal to one another, each with the norm that omega has.
+    """Weights in blocks of D orthogonal rows, each row with its norm in omega.
 
-    Directions are those of Gram-Schmidt (QR with a positive diagonal, hence Haar-distributed); they are
-    independent of the row norms, because rotating all rows changes no norm. m is a multiple of D.
+    The directions come from Gram-Schmidt (QR with a positive diagonal, hence Haar-distributed);
+    they are independent of the norms, because a rotation changes no norm. m is a multiple of D.
     """
     blocks = omega.unflatten(0, (-1, omega.shape[1]))  # [block, D, D]
     basis, triangle = torch.linalg.qr(blocks.mT)
@@ -56,25 +57,28 @@ def orthogonal_rows(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Te
 
 
 def generalized(omega: Tensor, phase: Tensor, a: Tensor) -> tuple[Tensor, Tensor]:
-    """Weights sqrt(1 - 4a_i) omega_i, bias sum_i a_i omega_i^2 + ln(1 - 4a_i) / 4, in each direction i.
+    """Weights sqrt(1 - 4a_i) omega_i in direction i, bias sum_i a_i omega_i^2 + ln(1 - 4a_i) / 4.
 
-    One a for all directions is FAVOR++ (Likhosherstov et al. 2022); one for each, in the right basis, is
-    a normal distribution of hidden weights with another covariance, and what it takes to stay unbiased.
+    One a for all directions gives FAVOR++ (Likhosherstov et al. 2022). One a for each direction of
+    a suitable basis gives normal hidden weights with another covariance; the bias keeps the
+    estimate unbiased.
     """
     bias = (a * omega.square() + torch.log(1 - 4 * a) / 4).sum(1)
     return torch.sqrt(1 - 4 * a) * omega, bias
 
 
-# Activations: drive u [..., T, m], square = |x|^2 [..., T, 1], m of the whole network, threshold; to
-# ln|phi| and the sign of phi, both [..., T, m].
+# Activations: from drive u [..., T, m], square = |x|^2 [..., T, 1], m of the whole network and a
+# threshold to ln|phi| and the sign of phi, both [..., T, m].
 
 
 def exponential(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
-    """phi = exp(u - |x|^2 / 2): a softmax kernel, E phi(q).phi(k) = exp(q.k) (Choromanski et al. 2021)."""
+    """phi = exp(u - |x|^2 / 2), E phi(q).phi(k) = exp(q.k): softmax (Choromanski et al. 2021)."""
     return u - square / 2, None
 
 
-def truncated_exponential(u: Tensor, square: Tensor, m: int, threshold: float):
+def truncated_exponential(
+    u: Tensor, square: Tensor, m: int, threshold: float
+) -> tuple[Tensor, None]:
     """phi = exp(-|x|^2 / 2) min(exp(u), threshold): a firing rate that saturates."""
     return u.clamp_max(math.log(threshold)) - square / 2, None
 
@@ -91,19 +95,19 @@ def positive_cosine(u: Tensor, square: Tensor, m: int, threshold: float) -> tupl
 
 
 def clipped_sine(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """phi = sqrt(2) exp(|x|^2 / 2) sin u, with sin held at -1 and 1 beyond -pi/2 and pi/2 (dima_sin)."""
+    """phi = sqrt(2) exp(|x|^2 / 2) sin u, u clipped to -pi/2 and pi/2 (dima_sin, as released)."""
     wave = torch.sin(u.clamp(-math.pi / 2, math.pi / 2))
     return wave.abs().log() + (square + math.log(2)) / 2, wave.sign()
 
 
 def linear(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, Tensor]:
-    """phi = sqrt(m) (1 + u - |x|^2 / 2 - ln(m) / 2), as released: no 1/sqrt(m) remains outside."""
+    """phi = sqrt(m) (1 + u - |x|^2 / 2 - ln(m) / 2), as released: it cancels the 1/sqrt(m)."""
     h = 1 + u - square / 2 - math.log(m) / 2
     return h.abs().log() + math.log(m) / 2, h.sign()
 
 
 def elu_plus_one(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
-    """phi = elu(u) + 1 (the map of linear transformers, Katharopoulos et al. 2020, on random weights)."""
+    """phi = elu(u) + 1, of linear transformers (Katharopoulos et al. 2020), on random weights."""
     return torch.where(u < 0, u, torch.log1p(u.clamp_min(0))), None
 
 
@@ -113,7 +117,7 @@ def relu(u: Tensor, square: Tensor, m: int, threshold: float) -> tuple[Tensor, N
 
 
 class FeatureMap(NamedTuple):
-    """neurons and activation of a map, and the settings it takes beyond the number of neurons."""
+    """Neurons and activation of a map, and its settings beside the number of neurons."""
 
     neurons: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     activation: Activation
@@ -146,9 +150,8 @@ def draw_neurons(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield weights [n, D] and bias [n] of m neurons in order, about CHUNK at a time, in float64.
 
-    a, a number or [D], is the parameter of generalized positive features.
-
-    The first neurons are the same whatever m is: draws are in whole orthogonal blocks and pairs.
+    weights, phases: random numbers; a, a number or [D]: parameter of generalized positive features.
+    The first neurons do not depend on m: whole orthogonal blocks and mirrored pairs are drawn.
     """
     whole = 2 * d_head
     size = math.ceil(CHUNK / whole) * whole
@@ -163,14 +166,14 @@ def draw_neurons(
 
 
 def optimal_a(mean_square: float, d_head: int) -> float:
-    """a <= 0 that minimises the variance of generalized positive features at |q + k|^2 = mean_square.
+    """a <= 0 of least variance of generalized positive features at |q + k|^2 = mean_square.
 
     a = (1 - 1 / rho) / 8 with rho = (sqrt((2s + D)^2 + 8Ds) - 2s - D) / 4s at s = mean_square
     (Likhosherstov et al., NeurIPS 2022, Theorem 4).
     """
     s, d = mean_square, d_head
     if s == 0:
-        return 0.0  # its limit: rho is 1
-    # The textbook form of rho subtracts nearly equal numbers; this is the same, rationalised.
+        return 0.0  # the limit, where rho is 1
+    # equal to rho as above, without its difference of nearly equal numbers
     rho = 2 * d / (math.sqrt((2 * s + d) ** 2 + 8 * d * s) + 2 * s + d)
     return (1 - 1 / rho) / 8

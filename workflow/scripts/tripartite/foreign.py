@@ -1,13 +1,14 @@
-"""A user's file of queries, keys and values: what it may be, and in one line why it is refused.
+"""Read a user's file of queries, keys and values safely; say in one line why a file is refused.
 
-A damaged or odd file can crash the libraries of netCDF or keep them busy for ever. So a file is looked at from
-outside first (its kind, rights, locks and first bytes); the rest is read in a child process with limits:
+A damaged or unusual file can crash the netCDF libraries or keep them busy for ever. So the kind of
+the file, its permissions, locks and first bytes are checked first; the rest is read in a child
+process with limits:
 
     python foreign.py header FILE SECONDS    prints as JSON: sizes, names of inputs, labels, faults
     python foreign.py values FILE SECONDS    prints the same and the arrays, then their bytes
 
-Values are taken as they are stored: nothing is masked, scaled or decoded. Light, because every parse of the
-Snakefile imports it: numpy and netCDF4 are imported where values are read.
+Values are taken as they are stored: nothing is masked, scaled or decoded. Every parse of the
+Snakefile imports this module, so numpy and netCDF4 are imported only where values are read.
 """
 
 import codecs
@@ -26,14 +27,20 @@ import subprocess
 import sys
 import unicodedata
 import warnings
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+if TYPE_CHECKING:
+    import numpy as np
+    from netCDF4 import Dataset, Variable
 
 DIMS = ("input", "layer", "head", "token", "d_head")
-SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # their lengths
-NEVER_WRITTEN = 9.969209968386869e36  # what netCDF gives for floats that were never written
-MOST_INPUTS = 100_000
-MOST_MASK = 10**7  # values of a mask that are looked at before any job
+SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # names of their lengths
+NEVER_WRITTEN = 9.969209968386869e36  # netCDF's fill value of floats
+MAX_INPUTS = 100_000
+MAX_MASK_VALUES = 10**7  # a mask with more values is checked in the job only
 
-HEADER_SECONDS = 2  # of computing, after which reading a header cannot end any more
+HEADER_SECONDS = 2  # of CPU time to read a header, at most
 VALUES_SECONDS = 10  # the same for values, and one second more for each BYTES_PER_SECOND
 BYTES_PER_SECOND = 10**7
 WAIT_SECONDS = 60  # for a disk that does not answer
@@ -41,19 +48,16 @@ WAIT_SECONDS = 60  # for a disk that does not answer
 NO_FILE = "there is no such file; give its path from the folder where Snakemake runs"
 AGAIN = "copy it or export it again"
 TO_NETCDF = "write it with xarray's to_netcdf or with netCDF4"
-OF_PYTHON = "is a file of torch.save or of Python objects"
-FIRST_BYTES = {  # what a file is, and what to do
+OF_PYTHON = f"is a file of torch.save or of Python objects, wanted netCDF-4; {TO_NETCDF}"
+FIRST_BYTES = {  # of other kinds of files: what the file is, and what to do
     b"CDF\x01": "got a NETCDF3_CLASSIC file, wanted netCDF-4; convert it (nccopy -4)",
     b"CDF\x02": "got a NETCDF3_64BIT_OFFSET file, wanted netCDF-4; convert it (nccopy -4)",
     b"CDF\x05": "got a NETCDF3_64BIT_DATA (CDF-5) file, wanted netCDF-4; convert it (nccopy -4)",
-    b"version https://git-lfs": "is a pointer of Git LFS, not the file itself; fetch it (git lfs pull)",
-    b"/annex/objects/": "is a pointer of git-annex, not the file itself; fetch it (git annex get)",
+    b"version https://git-lfs": "is a pointer of Git LFS, not the file; fetch it (git lfs pull)",
+    b"/annex/objects/": "is a pointer of git-annex, not the file; fetch it (git annex get)",
     b"PK\x03\x04": f"is a zip archive (npz, torch or zarr), wanted netCDF-4; {TO_NETCDF}",
     b"\x93NUMPY": f"is a numpy file, wanted netCDF-4; {TO_NETCDF}",
-    b"\x80\x02": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
-    b"\x80\x03": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
-    b"\x80\x04": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
-    b"\x80\x05": f"{OF_PYTHON}, wanted netCDF-4; {TO_NETCDF}",
+    **dict.fromkeys((b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"), OF_PYTHON),
     b"\x0e\x03\x13\x01": f"is an HDF4 file, wanted netCDF-4; {TO_NETCDF}",
     b"\x1f\x8b": "is compressed by gzip; unpack it (gunzip)",
     b"BZh": "is compressed by bzip2; unpack it (bunzip2)",
@@ -61,28 +65,16 @@ FIRST_BYTES = {  # what a file is, and what to do
     b"\x28\xb5\x2f\xfd": "is compressed by zstd; unpack it (unzstd)",
 }
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
-FILTERS = {  # of HDF5, by their registered numbers
-    4: "szip",
-    5: "nbit",
-    6: "scaleoffset",
-    307: "bzip2",
-    32000: "lzf",
-    32001: "blosc",
-    32003: "snappy",
-    32004: "lz4",
-    32008: "bitshuffle",
-    32013: "zfp",
-    32015: "zstd",
-    32017: "sz",
-    32024: "sz3",
-    32026: "blosc2",
-    32028: "sperr",
-}
+FILTER_NAMES = """
+4 szip, 5 nbit, 6 scaleoffset, 307 bzip2, 32000 lzf, 32001 blosc, 32003 snappy, 32004 lz4,
+32008 bitshuffle, 32013 zfp, 32015 zstd, 32017 sz, 32024 sz3, 32026 blosc2, 32028 sperr
+"""
+FILTERS = dict(entry.split() for entry in FILTER_NAMES.split(","))  # by HDF5's registered numbers
 DAMAGED = f"it is damaged, or has what netCDF does not know; {AGAIN}"
-NO_LIBRARY = 3  # what the child returns where there is no netCDF4
-DAMAGED_VALUES = 4  # and where values cannot be read
+NO_LIBRARY = 3  # exit status of the child if there is no netCDF4
+DAMAGED_VALUES = 4  # and if values cannot be read
 BLOCK_BYTES = 1 << 24  # of values that are sent at a time
-FLOAT = 1  # a class of HDF5's types
+FLOAT = 1  # HDF5's type class of floats
 COMPACT, CHUNKED, VIRTUAL = 0, 2, 3  # HDF5's layouts
 
 
@@ -90,15 +82,16 @@ class Refused(ValueError):
     """Why a file cannot be read, one line per fault, without its path."""
 
 
-# From outside.
+# In the parent process: checks from outside, and the child.
 
 
-def header(path) -> dict:
+def header(path: str | os.PathLike[str]) -> dict[str, Any]:
     """What a file holds: {sizes, inputs, labels, origin, faults}; no values of q, k and v are read.
 
-    sizes maps SIZES to lengths, inputs are names, and origin has the texts with which our own files say how they
-    were made; all are empty where there is a fault, and everything is
-    where this Python has no netCDF4: then the job checks alone. A file that has not changed is read once.
+    sizes maps SIZES to lengths, inputs are names, labels are texts by "layer" and "head"; origin
+    has the attributes `settings` and `upstream` of a file that this workflow made. If there is a
+    fault, all others are empty. All are empty if this Python has no netCDF4; then only the job
+    checks the file. A file that has not changed is read once.
     """
     try:
         status = os.stat(path)
@@ -109,8 +102,8 @@ def header(path) -> dict:
 
 
 @functools.lru_cache
-def _header(path: str, seen: tuple | None) -> dict:
-    told = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
+def _header(path: str, seen: tuple | None) -> dict[str, Any]:
+    empty: dict[str, Any] = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
     try:
         with _child("header", path, HEADER_SECONDS) as process:
             try:
@@ -121,16 +114,17 @@ def _header(path: str, seen: tuple | None) -> dict:
                 ) from error
             if process.returncode not in (0, NO_LIBRARY):
                 raise Refused(_ending(process.returncode, HEADER_SECONDS))
-            return told | json.loads(line or "{}")
+            return empty | json.loads(line or "{}")
     except Refused as refusal:
-        return told | {"faults": [str(refusal)]}
+        return empty | {"faults": [str(refusal)]}
 
 
-def values(path) -> tuple[dict, dict]:
-    """What `header` tells, and by name (dims, values as stored, attributes); Refused if there is a fault.
+def values(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple]]:
+    """What `header` returns, and arrays by name: (dims, values as stored, attributes).
 
-    Attributes are _FillValue and missing_value, where they are numbers. Places of q, k and v for which nothing
-    was ever written into the file are NEVER_WRITTEN.
+    Refused if there is a fault.
+    Attributes are _FillValue and missing_value, if they are numbers. Elements of q, k and v that
+    were never written into the file are NEVER_WRITTEN.
     """
     import numpy as np
 
@@ -143,48 +137,47 @@ def values(path) -> tuple[dict, dict]:
             if not n_bytes:
                 raise Refused(_ending(process.wait(), seconds))
 
-        line = process.stdout.readline()
+        pipe: Any = process.stdout
+        line = pipe.readline()
         check(len(line))
-        told = json.loads(line)
-        if told["faults"]:
-            raise Refused("\n".join(told["faults"]))
-        seconds = told["seconds"]
-        for name, dims, shape, dtype, attributes in told["arrays"]:
+        found = json.loads(line)
+        if found["faults"]:
+            raise Refused("\n".join(found["faults"]))
+        seconds = found["seconds"]
+        for name, dims, shape, dtype, attributes in found["arrays"]:
             array = np.empty(shape, dtype)
-            memory, n = memoryview(array.reshape(-1).view("u1")), 0
+            memory, n = array.reshape(-1).view("u1").data, 0
             while n < array.nbytes:
-                got = process.stdout.readinto(memory[n:])
+                got = pipe.readinto(memory[n:])
                 check(got)
                 n += got
             arrays[name] = (dims, array, attributes)
-    return told, arrays
+    return found, arrays
 
 
 @contextlib.contextmanager
-def _child(mode: str, path: str, seconds: int):
-    """The process that reads a file, after a look from outside; gone at the end whatever has happened."""
+def _child(mode: str, path: str, seconds: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The process that reads a file, after a check from outside; it is killed at the end."""
     command = [sys.executable, "-E", "-s", "-P", __file__, mode, path, str(seconds)]
-    process = subprocess.Popen(
+    with subprocess.Popen(
         command,
         env=os.environ | _look(path),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.stdout.close()
-        process.wait()
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
 def _ending(code: int, seconds: float) -> str:
-    """Why a child ended before it had told everything."""
+    """Why a child ended before it had sent everything."""
     if code == -signal.SIGPROF:
         return (
-            f"reading it did not end within {seconds:g} s of computing and was stopped: it is damaged, or its "
-            f"links lead in a circle; {AGAIN}"
+            f"reading it did not end within {seconds:g} s of computing and was stopped: it is "
+            f"damaged, or its links lead in a circle; {AGAIN}"
         )
     if code == NO_LIBRARY:
         return "cannot be read: this Python has no netCDF4"
@@ -196,18 +189,16 @@ def _ending(code: int, seconds: float) -> str:
     return f"the library that reads it {how}: {DAMAGED}"
 
 
-def _look(path) -> dict[str, str]:
-    """Refuse what no library should see; variables of the environment with which it can be read."""
+def _look(path: str) -> dict[str, str]:
+    """Refuse a file that no library should open; else return environment variables for reading."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
         raise Refused(_why_not_there(path, error)) from error
     if stat.S_ISDIR(mode):
         zarr = any(os.path.exists(os.path.join(path, name)) for name in (".zgroup", "zarr.json"))
-        raise Refused(
-            f"is a {'zarr store' if zarr else 'folder'}, wanted a netCDF-4 file"
-            + f"; {TO_NETCDF}" * zarr
-        )
+        kind = f"zarr store, wanted a netCDF-4 file; {TO_NETCDF}"
+        raise Refused(f"is a {kind if zarr else 'folder, wanted a netCDF-4 file'}")
     if not stat.S_ISREG(mode):
         raise Refused("is a pipe, socket or device, wanted a file on disk")
     try:
@@ -221,7 +212,7 @@ def _look(path) -> dict[str, str]:
     return environment
 
 
-def _why_not_there(path, error: Exception) -> str:
+def _why_not_there(path: str, error: Exception) -> str:
     if getattr(error, "errno", None) == errno.ELOOP:
         return "is a symbolic link that leads back to itself; link to the file"
     if isinstance(error, PermissionError):
@@ -235,7 +226,8 @@ def _why_not_there(path, error: Exception) -> str:
     return "is a symbolic link to a file that is not there; link to the file, or mount its disk"
 
 
-def _locked(file) -> dict[str, str]:
+def _locked(file: BinaryIO) -> dict[str, str]:
+    """Environment variables for reading an open file; Refused if it is open for writing."""
     try:
         fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         fcntl.flock(file, fcntl.LOCK_UN)
@@ -243,13 +235,13 @@ def _locked(file) -> dict[str, str]:
         raise Refused(
             "is open for writing in another program (a notebook?); close it there"
         ) from error
-    except OSError:  # a file system without locks, on which HDF5's library would insist
+    except OSError:  # a file system without locks, which HDF5's library would require
         return {"HDF5_USE_FILE_LOCKING": "FALSE"}
     return {}
 
 
-def _check_bytes(file, size: int) -> None:
-    """Refuse what is no HDF5 file, or not the whole of one."""
+def _check_bytes(file: BinaryIO, size: int) -> None:
+    """Refuse a file that is not HDF5, or not complete."""
     if not size:
         raise Refused(f"is empty (0 bytes): writing it failed or goes on; {AGAIN}")
     start = file.read(1024)
@@ -259,7 +251,7 @@ def _check_bytes(file, size: int) -> None:
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < size:
         raise Refused(f"is a safetensors file, wanted netCDF-4; {TO_NETCDF}")
     offset = 0
-    while True:  # HDF5 begins at 0, 512, 1024, ...
+    while True:  # an HDF5 file begins at byte 0, 512, 1024, ...
         file.seek(offset)
         block = file.read(64)
         if block.startswith(SIGNATURE):
@@ -276,12 +268,13 @@ def _check_bytes(file, size: int) -> None:
         raise Refused(f"is truncated: it has {size} bytes of {wanted}; {AGAIN}")
     if version == 3 and block[11] & 1:
         raise Refused(
-            "was never closed by what wrote it (killed?); export it again, or repair it (h5clear -s)"
+            "was never closed by what wrote it (killed?); export it again, or repair it (h5clear "
+            "-s)"
         )
 
 
 def _kind_of(start: bytes) -> str:
-    """What a file is that is not HDF5."""
+    """What a file is that is not HDF5, by its first bytes."""
     if not any(start):
         return f"begins with zeros: it was copied or written in part; {AGAIN}"
     try:
@@ -295,20 +288,20 @@ def _kind_of(start: bytes) -> str:
     return f"not a readable netCDF-4 file (it is no HDF5 file at all); {AGAIN}"
 
 
-# In the child.
+# In the child process: the contents.
 
 
 def main(mode: str, path: str, seconds: str) -> int:
     import resource
 
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no file behind
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a crash leaves no core file
     out = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # whatever a library prints
+    os.dup2(2, 1)  # what a library prints must not mix with the answer
     warnings.simplefilter("ignore")
     package = importlib.util.find_spec("netCDF4")
     if not package:
         return NO_LIBRARY
-    folders = [os.environ.get("HDF5_PLUGIN_PATH", ""), *package.submodule_search_locations]
+    folders = [os.environ.get("HDF5_PLUGIN_PATH", ""), *(package.submodule_search_locations or ())]
     folders[1:] = [os.path.join(folder, "plugins") for folder in folders[1:]]
     os.environ["HDF5_PLUGIN_PATH"] = os.pathsep.join(filter(None, folders))
     import netCDF4
@@ -319,32 +312,32 @@ def main(mode: str, path: str, seconds: str) -> int:
         stored = _stored(path, mode == "values")
         with netCDF4.Dataset(path) as dataset:
             dataset.set_auto_maskandscale(False)
-            told = _told(dataset, stored, MOST_MASK if mode == "header" else sys.maxsize)
-            if mode == "values" and not told["faults"]:
+            found = _contents(dataset, stored, MAX_MASK_VALUES if mode == "header" else sys.maxsize)
+            if mode == "values" and not found["faults"]:
                 stage = "values"
-                _send_values(dataset, stored, told, out)
+                _send_values(dataset, stored, found, out)
     except UnicodeDecodeError:
         fault = "a name of a variable, dimension or attribute is no UTF-8 text; rename it"
-        told = {"faults": [fault]}
-    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
+        found = {"faults": [fault]}
+    except Exception as error:  # a damaged file can cause almost any error of the libraries
         if stage == "values":
             os._exit(DAMAGED_VALUES)
         reason = (str(error).splitlines() or [type(error).__name__])[0].split(": '")[0]
-        told = {"faults": [f"not a readable netCDF-4 file ({reason}): {DAMAGED}"]}
+        found = {"faults": [f"not a readable netCDF-4 file ({reason}): {DAMAGED}"]}
     if stage == "header":
-        out.write(json.dumps(told).encode() + b"\n")
+        out.write(json.dumps(found).encode() + b"\n")
     out.flush()
-    os._exit(0)  # what HDF5's library does at an exit may crash as well
+    os._exit(0)  # without the clean-up of HDF5's library, which may crash as well
 
 
 def _limit(seconds: float) -> None:
-    """Let the system end this process when it has computed for so long, whatever library it is in."""
+    """Let the system end this process after so many seconds of CPU time."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_PROF, seconds)
 
 
-def _told(dataset, stored: dict, most_mask: int) -> dict:
-    """sizes, inputs, labels and faults of an open file."""
+def _contents(dataset: "Dataset", stored: dict, max_mask_values: int) -> dict[str, Any]:
+    """sizes, inputs, labels, origin and faults of an open file."""
     lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
     faults = [
         fault
@@ -355,47 +348,46 @@ def _told(dataset, stored: dict, most_mask: int) -> dict:
         f"dimension {dim} is empty, wanted at least 1" for dim in DIMS if lengths.get(dim) == 0
     ]
     n_inputs, names, labels = lengths.get("input", 0), [], {}
-    if n_inputs > MOST_INPUTS:
-        faults.append(f"dimension input has {n_inputs} entries, the limit is {MOST_INPUTS}")
+    if n_inputs > MAX_INPUTS:
+        faults.append(f"dimension input has {n_inputs} entries, the limit is {MAX_INPUTS}")
     else:
         names = [f"input-{i}" for i in range(n_inputs)]
         if "input" in dataset.variables:
             names, wrong = _texts(dataset.variables["input"], "input")
             faults += wrong
     for dim in ("layer", "head"):
-        if dim in dataset.variables and lengths.get(dim, 0) <= MOST_INPUTS:
+        if dim in dataset.variables and lengths.get(dim, 0) <= MAX_INPUTS:
             texts, wrong = _labels(dataset.variables[dim], dim)
             faults += wrong
             if texts:
                 labels[dim] = texts
-    if not faults and "mask" in dataset.variables and dataset.variables["mask"].size <= most_mask:
+    if (
+        not faults
+        and "mask" in dataset.variables
+        and dataset.variables["mask"].size <= max_mask_values
+    ):
         faults += _mask_faults(dataset.variables["mask"], names, stored.get("mask"))
     if faults:
         return {"faults": faults}
     sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
-    origin = {
-        key: str(dataset.getncattr(key))
-        for key in ("settings", "upstream")
-        if key in dataset.ncattrs()
-    }
-    return {
-        "sizes": sizes,
-        "inputs": names,
-        "labels": labels,
-        "origin": origin,
-        "faults": [],
-    }
+    own = [key for key in ("settings", "upstream") if key in dataset.ncattrs()]
+    origin = {key: str(dataset.getncattr(key)) for key in own}
+    return {"sizes": sizes, "inputs": names, "labels": labels, "origin": origin, "faults": []}
 
 
-def _variable_faults(dataset, name: str, stored: dict | None):
-    dims, kinds, wanted = DIMS, "f", "float32 or float64"
+def _variable_faults(dataset: "Dataset", name: str, stored: dict | None) -> Iterator[str]:
+    """Faults of one of q, k, v and mask."""
+    dims: tuple[str, ...] = DIMS
+    kinds, wanted = "f", "float32 or float64"
     if name == "mask":
         dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
     if name not in dataset.variables:
         if name != "mask":
             has = ", ".join(dataset.variables) or "none"
             hidden = "; variables of groups are not read" if dataset.groups else ""
-            yield f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}{hidden}"
+            yield (
+                f"{name}: missing, wanted dims ({', '.join(dims)}); the variables are {has}{hidden}"
+            )
         return
     variable = dataset.variables[name]
     if variable.dimensions != dims:
@@ -408,26 +400,23 @@ def _variable_faults(dataset, name: str, stored: dict | None):
     for key, plain in (("scale_factor", 1), ("add_offset", 0)):
         if key in variable.ncattrs() and variable.getncattr(key) != plain:
             yield (
-                f"{name}: has the attribute {key}, by which its numbers would have to be scaled; write it "
-                "without (as float32) or take the attribute away"
+                f"{name}: has the attribute {key}, by which its numbers would have to be scaled; "
+                "write it without (as float32) or take the attribute away"
             )
     if stored and stored["elsewhere"]:
         yield f"{name}: its values lie in other files; write them into this one"
     for number, said in stored["filters"] if stored else ():
-        known = FILTERS.get(number, said or "unknown")
+        known = FILTERS.get(str(number), said or "unknown")
         yield (
-            f"{name}: is compressed by the filter {known} ({number}), which netCDF does not have here; write it "
-            "with zlib or zstd"
+            f"{name}: is compressed by the filter {known} ({number}), which netCDF does not have "
+            "here; write it with zlib or zstd"
         )
 
 
-def _type(variable, stored: dict | None) -> tuple[str, str]:
-    """The kind of a variable's type, as numpy's kinds where it is plain, and what it is called."""
-    if stored and stored["float_bytes"] not in (
-        0,
-        4,
-        8,
-    ):  # which netCDF takes for text, and crashes
+def _type(variable: "Variable", stored: dict | None) -> tuple[str, str]:
+    """The kind of a variable's type (numpy's letter, if it has one) and its name."""
+    # netCDF takes floats of other sizes for text, and crashes
+    if stored and stored["float_bytes"] not in (0, 4, 8):
         bits = 8 * stored["float_bytes"]
         return "odd", f"{bits}-bit floats (convert them: x.float() in torch, astype('float32'))"
     name = type(variable.datatype).__name__
@@ -437,7 +426,7 @@ def _type(variable, stored: dict | None) -> tuple[str, str]:
 
 
 def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> str:
-    """What to do about other dimensions, or nothing."""
+    """What to do about other dimensions, or ""."""
     if any(dim.startswith("phony_dim_") for dim in got):
         return f"; an HDF5 file without the dimensions of netCDF: {TO_NETCDF}"
     if sorted(got) == sorted(wanted):
@@ -460,8 +449,8 @@ def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> st
     return "".join(f"; {remedies.get(dim, 'rename the dimension ' + dim)}" for dim in differ)
 
 
-def _texts(variable, name: str) -> tuple[list[str], list[str]]:
-    """Names along the dimension `name`, and their faults."""
+def _texts(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
+    """Names along the dimension `name`, and faults of these."""
     if variable.dimensions != (name,) or variable.dtype is not str:
         return [], [f"{name}: the names of the {name}s must be one string each, with dims ({name})"]
     try:
@@ -473,14 +462,16 @@ def _texts(variable, name: str) -> tuple[list[str], list[str]]:
             return texts, [f"{name}: name {i} is empty; give it a name"]
         if not is_drawable(text):
             return texts, [
-                f"{name}: name {i} ({text[:40]!r}) has a line break or a control character; take it out"
+                f"{name}: name {i} ({text[:40]!r}) has a line break or a control character; take "
+                "it out"
             ]
     if len(set(texts)) < len(texts):
         return texts, [f"{name}: two {name}s have the same name; give each a name of its own"]
     return texts, []
 
 
-def _first_undecodable(variable) -> str:
+def _first_undecodable(variable: "Variable") -> str:
+    """Which of the names is no UTF-8 text."""
     for i in range(len(variable)):
         try:
             variable[i]
@@ -490,7 +481,7 @@ def _first_undecodable(variable) -> str:
 
 
 def is_drawable(text: str) -> bool:
-    """True for one line of letters that any format of figures can hold."""
+    """True for one line of characters that all formats of figures can hold."""
     return all(
         unicodedata.category(letter) not in ("Cc", "Cs", "Zl", "Zp")
         and ord(letter) & 0xFFFE != 0xFFFE
@@ -498,34 +489,36 @@ def is_drawable(text: str) -> bool:
     )
 
 
-def _labels(variable, name: str) -> tuple[list[str], list[str]]:
-    """What a file calls its layers or heads, where that is more than their places; and its faults."""
+def _labels(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
+    """Labels of layers or heads, if they are more than their indices; and their faults."""
     if variable.dimensions != (name,):
         return [], []
     if variable.dtype is str:
         return _texts(variable, name)
-    if (
-        getattr(variable.dtype, "kind", "text") not in "iu"
-        or type(variable.datatype).__name__ == "VLType"
-    ):
+    kind = getattr(variable.dtype, "kind", "text")
+    if kind not in "iu" or type(variable.datatype).__name__ == "VLType":
         return [], []
     numbers = variable[:].tolist()
     own = numbers != list(range(len(numbers))) and len(set(numbers)) == len(numbers)
     return [str(number) for number in numbers] * own, []
 
 
-def _mask_faults(variable, names: list[str], stored: dict | None):
+def _mask_faults(variable: "Variable", names: list[str], stored: dict | None) -> Iterator[str]:
+    """Faults of the values of a mask; names: of the inputs."""
     import netCDF4
     import numpy as np
 
     if stored and not stored["written"]:
-        yield "mask: nothing was ever written into it; write it, or leave it out if all tokens are there"
+        yield (
+            "mask: nothing was ever written into it; write it, or leave it out if all tokens are "
+            "there"
+        )
         return
     mask = variable[...]
     odd = np.unique(mask[(mask != 0) & (mask != 1)]).tolist()
     if odd:
         shown = ", ".join(map(str, odd[:3]))
-        default = netCDF4.default_fillvals.get(variable.dtype.str[1:])
+        default: Any = netCDF4.default_fillvals.get(variable.dtype.str[1:])
         remedy = "write mask != 0 if all of these mark tokens"
         if default in odd and (len(odd) > 1 or 1 in mask):
             remedy = f"{int(default)} is what netCDF gives where nothing was written"
@@ -533,13 +526,13 @@ def _mask_faults(variable, names: list[str], stored: dict | None):
         return
     for i in np.flatnonzero(~(mask == 1).any(1))[:1]:
         yield (
-            f"mask: input {names[i]} has no token; 1 is where there is a token, the opposite of torch's "
-            "key_padding_mask"
+            f"mask: input {names[i]} has no token; 1 is where there is a token, the opposite of "
+            "torch's key_padding_mask"
         )
 
 
-def _send_values(dataset, stored: dict, told: dict, out) -> None:
-    """The line of `values`, then the bytes of q, k, v and mask, some inputs at a time."""
+def _send_values(dataset: "Dataset", stored: dict, found: dict, out: BinaryIO) -> None:
+    """Write the line of JSON, then the bytes of q, k, v and mask, some inputs at a time."""
     import numpy as np
 
     present = [name for name in ("q", "k", "v", "mask") if name in dataset.variables]
@@ -548,17 +541,14 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
         variable = dataset.variables[name]
         dtype = variable.dtype.newbyteorder("=")
         n_bytes += variable.size * dtype.itemsize
-        attributes = {
-            key: float(variable.getncattr(key))
-            for key in ("_FillValue", "missing_value")
-            if key in variable.ncattrs()
-            and np.ndim(variable.getncattr(key)) == 0
-            and np.asarray(variable.getncattr(key)).dtype.kind in "fiu"
-        }
+        keys = [key for key in ("_FillValue", "missing_value") if key in variable.ncattrs()]
+        fills = {key: np.asarray(variable.getncattr(key)) for key in keys}
+        fills = {key: x for key, x in fills.items() if x.ndim == 0 and x.dtype.kind in "fiu"}
+        attributes = {key: float(x) for key, x in fills.items()}
         arrays.append([name, variable.dimensions, variable.shape, dtype.str, attributes])
     seconds = VALUES_SECONDS + n_bytes // BYTES_PER_SECOND
     _limit(seconds)
-    out.write(json.dumps(told | {"arrays": arrays, "seconds": seconds}).encode() + b"\n")
+    out.write(json.dumps(found | {"arrays": arrays, "seconds": seconds}).encode() + b"\n")
     for name in present:
         variable = dataset.variables[name]
         chunks = variable.chunking()
@@ -572,44 +562,41 @@ def _send_values(dataset, stored: dict, told: dict, out) -> None:
             out.write(block.astype(block.dtype.newbyteorder("="), copy=False).data.cast("B"))
 
 
-def _mark_unwritten(block, start: int, stored: dict) -> None:
-    """NEVER_WRITTEN where the file has no chunk at all; block begins at place `start` of the first axis."""
+def _mark_unwritten(block: "np.ndarray", start: int, stored: dict) -> None:
+    """Set NEVER_WRITTEN where the file has no chunk; block begins at `start` of the first axis."""
     import numpy as np
 
     if not stored["written"]:
         block[...] = NEVER_WRITTEN
-    block[max(0, stored["extent"][0] - start) :] = (
-        NEVER_WRITTEN  # an input that only other variables have
-    )
+    block[max(0, stored["extent"][0] - start) :] = NEVER_WRITTEN  # inputs of other variables only
     for axis, size in enumerate(stored["extent"][1:], 1):
         block.swapaxes(0, axis)[size:] = NEVER_WRITTEN
     if not stored["offsets"]:
         return
     offsets, lengths = np.array(stored["offsets"]), np.array(stored["chunks"])
     offsets = offsets[(offsets[:, 0] >= start) & (offsets[:, 0] < start + len(block))]
-    places = (offsets - [start, 0, 0, 0, 0]) // lengths  # [chunk, axis]
+    chunks = (offsets - [start, 0, 0, 0, 0]) // lengths  # [chunk, axis]
     written = np.zeros(-(-np.array(block.shape) // lengths), dtype=bool)
-    written[tuple(places.T)] = True
+    written[tuple(chunks.T)] = True
     for axis, length in enumerate(lengths):
         written = written.repeat(min(length, block.shape[axis]), axis)
     block[~written[tuple(map(slice, block.shape))]] = NEVER_WRITTEN
 
 
-# What HDF5's library says of a file, and netCDF's does not.
+# How variables are stored, which HDF5's library tells and netCDF's does not.
 
 
 def _stored(path: str, chunks: bool) -> dict[str, dict]:
-    """How q, k, v and mask are stored; empty where HDF5's library cannot be called.
+    """How q, k, v and mask are stored; {} if HDF5's library cannot be called.
 
-    float_bytes: size of its floats in memory, 0 for other types. filters: those that are not there, as pairs of
-    number and name. elsewhere: whether values lie in other files. written: whether there are any values. extent: its
-    lengths, where those of netCDF's dimensions may be larger. offsets:
-    where its chunks of the shape `chunks` begin, if some are missing and chunks are asked for.
+    float_bytes: size of its floats in memory, 0 for other types. filters: those that HDF5 lacks
+    here, as pairs of number and name. elsewhere: whether values are in other files. written:
+    whether there are any values. extent: its lengths; those of netCDF's dimensions may be larger.
+    offsets: first elements of its chunks of the shape `chunks`, if some chunks are missing and the
+    argument `chunks` is true.
     """
-    import netCDF4
-
     try:
-        library = ctypes.CDLL(netCDF4._netCDF4.__file__)
+        library = ctypes.CDLL(importlib.import_module("netCDF4._netCDF4").__file__)
         call = functools.partial(_call, library)
         call("H5Eset_auto2", 0, None, None)
         file = call("H5Fopen", os.fsencode(path), 0, 0)
@@ -627,42 +614,31 @@ def _stored(path: str, chunks: bool) -> dict[str, dict]:
     return stored
 
 
-def _call(library, function: str, *arguments):
-    function = getattr(library, function)
-    function.restype = (
-        ctypes.c_int64
-    )  # an identifier, a size or a state: all are non-negative if all went well
+def _call(library: ctypes.CDLL, name: str, *arguments: Any) -> int:
+    """Call a function of HDF5's library; returns an identifier, a size or a negative error."""
+    function = getattr(library, name)
+    function.restype = ctypes.c_int64
     integers = [ctypes.c_int64(x) if isinstance(x, int) else x for x in arguments]
     return function(*integers)
 
 
-def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
-    of_file = call("H5Dget_type", variable)
-    kind = call("H5Tget_native_type", of_file, 0)
-    floats = _int(call("H5Tget_class", kind)) == FLOAT
-    float_bytes = call("H5Tget_size", kind) if floats else 0
-    call("H5Tclose", kind), call("H5Tclose", of_file)
+def _stored_variable(
+    call: Callable[..., int], variable: int, look_for_gaps: bool
+) -> dict[str, Any]:
+    in_file = call("H5Dget_type", variable)
+    in_memory = call("H5Tget_native_type", in_file, 0)
+    floats = _int(call("H5Tget_class", in_memory)) == FLOAT
+    float_bytes = call("H5Tget_size", in_memory) if floats else 0
+    call("H5Tclose", in_memory), call("H5Tclose", in_file)
     space, lengths = call("H5Dget_space", variable), (ctypes.c_uint64 * 32)()
     extent = list(lengths[: _int(call("H5Sget_simple_extent_dims", space, lengths, None))])
     call("H5Sclose", space)
     plan = call("H5Dget_create_plist", variable)
     filters = []
     for i in range(_int(call("H5Pget_nfilters", plan))):
-        name, flags, config = ctypes.create_string_buffer(64), ctypes.c_uint(), ctypes.c_uint()
-        n = ctypes.c_size_t(0)
-        number = _int(
-            call(
-                "H5Pget_filter2",
-                plan,
-                i,
-                ctypes.byref(flags),
-                ctypes.byref(n),
-                None,
-                64,
-                name,
-                ctypes.byref(config),
-            )
-        )
+        name = ctypes.create_string_buffer(64)
+        flags, n, config = map(ctypes.byref, (ctypes.c_uint(), ctypes.c_size_t(), ctypes.c_uint()))
+        number = _int(call("H5Pget_filter2", plan, i, flags, n, None, 64, name, config))
         if _int(call("H5Zfilter_avail", number)) <= 0:
             said = name.value.decode("ascii", "replace").split(";")[0]
             filters.append((number, "".join(letter for letter in said if letter.isprintable())))
@@ -685,20 +661,17 @@ def _stored_variable(call, variable: int, look_for_gaps: bool) -> dict:
     }
 
 
-def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tuple[int, ...]]:
-    """Where the chunks that the file holds begin, if some are missing."""
-    found, n_chunks = [], ctypes.c_uint64()
-    kind = ctypes.CFUNCTYPE(
-        ctypes.c_int,
-        ctypes.POINTER(ctypes.c_uint64),
-        ctypes.c_uint,
-        ctypes.c_uint64,
-        ctypes.c_uint64,
-        ctypes.c_void_p,
-    )
+def _chunk_offsets(
+    call: Callable[..., int], variable: int, extent: list[int], chunks: list[int]
+) -> list[tuple[int, ...]]:
+    """The first element of each chunk that the file holds, if some chunks are missing."""
+    offsets: list[tuple[int, ...]] = []
+    size = ctypes.c_uint64
+    n_chunks, pointer = size(), ctypes.POINTER(size)
+    kind = ctypes.CFUNCTYPE(ctypes.c_int, pointer, ctypes.c_uint, size, size, ctypes.c_void_p)
 
-    def note(offset, *_):
-        found.append(tuple(offset[: len(chunks)]))
+    def note(offset: Any, *_: object) -> int:
+        offsets.append(tuple(offset[: len(chunks)]))
         return 0
 
     wanted = math.prod(-(-size // length) for size, length in zip(extent, chunks))
@@ -709,11 +682,11 @@ def _chunk_offsets(call, variable: int, extent: list, chunks: list) -> list[tupl
         call("H5Dchunk_iter", variable, 0, kind(note), None)
     except AttributeError:  # HDF5 before 1.14
         return []
-    return found
+    return offsets
 
 
 def _int(value: int) -> int:
-    """C's int out of the 64 bits in which it came."""
+    """The int of C in a result that was read as 64 bits."""
     return ctypes.c_int32(value & 0xFFFFFFFF).value
 
 

@@ -1,4 +1,4 @@
-"""The one door to files: contracts are checked, files are complete or absent, origins are recorded."""
+"""Reading and writing results: contracts checked, files complete or absent, origins recorded."""
 
 import contextlib
 import hashlib
@@ -14,91 +14,81 @@ import threading
 import time
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, MutableMapping
-from pathlib import Path
+from collections.abc import Hashable, Iterable, Iterator, MutableMapping
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
 import numpy as np
 import xarray as xr
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from tripartite import __version__, foreign, locks
 from tripartite.contracts import SCHEMA_VERSION, UserError, check, describe
 from tripartite.declarations import files
 
-READ_SECONDS = 30  # of computing in which any result is read, beside one more for each READ_BYTES
-READ_BYTES = 2 * 10**5  # even where they hold a thousand times as much, compressed
+if TYPE_CHECKING:  # most jobs draw nothing
+    from matplotlib.figure import Figure
+
+READ_SECONDS = 30  # of CPU time to read a result, at most, and one more for each READ_BYTES
+READ_BYTES = 2 * 10**5  # of a file; compressed, they can hold a thousand times as much
 REFERENCES = (
     "Kozachkov, Kastanenka & Krotov, PNAS 120(34):e2219150120 (2023), doi:10.1073/pnas.2219150120"
 )
-
-
-VECTORS = {  # numpy's names of vector instructions, widest first, by which libraries choose the order of sums
-    "AVX512_SKX": "AVX512",
-    "AVX2": "AVX2",
-    "AVX": "AVX",
-    "SSE2": "SSE2",
-    "SVE": "SVE",
-    "ASIMD": "NEON",
-    "VSX4": "VSX4",
-    "VSX3": "VSX3",
-    "VSX2": "VSX2",
-    "VXE": "VXE",
-    "RVV": "RVV",
-    "LSX": "LSX",
-}
-MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # what Windows and macOS call them
+# numpy's names of vector instructions, by which libraries choose the order of sums; widest first.
+VECTORS = "AVX512_SKX AVX2 AVX SSE2 SVE ASIMD VSX4 VSX3 VSX2 VXE RVV LSX".split()
+KNOWN_AS = {"AVX512_SKX": "AVX512", "ASIMD": "NEON"}
+MACHINES = {"AMD64": "x86_64", "arm64": "aarch64"}  # names on Windows and macOS
 
 
 def versions() -> dict[str, str]:
-    """Versions of what the numbers depend on."""
+    """Versions of the software on which numbers depend."""
     packages = ("numpy", "scipy", "torch", "xarray", "netCDF4", "matplotlib")
-    return {
-        "tripartite": __version__,
-        "python": platform.python_version(),
-        **{name: installed_version(name) for name in packages},
-    }
+    own = {"tripartite": __version__, "python": platform.python_version()}
+    return own | {name: installed_version(name) for name in packages}
 
 
 def installed_version(name: str) -> str:
-    """Version of the package that `import name` gives or has given, which is not imported for this.
+    """Version of an installed package; it is not imported for this.
 
-    It stands in the metadata beside the package: metadata elsewhere on the path, as PYTHONPATH may bring,
-    belong to other installations.
+    The version is read from the metadata beside the package. Metadata elsewhere on the path, such
+    as in PYTHONPATH, may belong to other installations.
     """
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:
         return "not installed"
     folder = str(Path(spec.origin).parents[1])
-    found = importlib.metadata.distributions(name=name, path=[folder])
-    # ASSUME: two of them are left by an interrupted upgrade, of which nobody knows how far it came.
-    return " or ".join(sorted({one.version.split("+")[0] for one in found})) or "unknown"
+    distributions = importlib.metadata.distributions(name=name, path=[folder])
+    # ASSUME: an interrupted upgrade leaves two versions, of which either may be installed.
+    return " or ".join(sorted({x.version.split("+")[0] for x in distributions})) or "unknown"
 
 
 def processor() -> str:
     """Architecture and widest vector instructions of this processor, such as "x86_64 AVX2".
 
-    Sums are taken in another order on another kind, so that float64 may differ in its last digits.
+    They set the order of sums: float64 may differ in its last digits between processors.
     """
     machine = MACHINES.get(platform.machine(), platform.machine())
-    found = np.show_config(mode="dicts")["SIMD Extensions"]
-    names = {*found.get("baseline", ()), *found.get("found", ())}
-    return " ".join([machine, *(word for name, word in VECTORS.items() if name in names)][:2])
+    extensions = np.show_config(mode="dicts")["SIMD Extensions"]
+    names = {*extensions.get("baseline", ()), *extensions.get("found", ())}
+    widest = [KNOWN_AS.get(name, name) for name in VECTORS if name in names][:1]
+    return " ".join([machine, *widest])
 
 
 def joined(processors: Iterable[str]) -> str:
     """All processors that computed parts of a file, each once."""
-    return ", ".join(sorted({one for name in processors for one in name.split(", ")}))
+    return ", ".join(sorted({name for names in processors for name in names.split(", ")}))
 
 
 def content_digest(dataset: xr.Dataset) -> str:
-    """sha256 over names, dims, dtypes and values of all variables, and over all other attributes.
+    """sha256 of names, dims, dtypes and values of all variables, and of all other attributes.
 
-    But not over the processor: equal values that another one computed are the same content, and what was
-    made of them stays as it is.
+    The processor is left out: equal values from another processor are the same content, and what
+    was made of them stays valid.
     """
     digest = hashlib.sha256()
-    for name in sorted(dataset.variables):
+    for name in sorted(map(str, dataset.variables)):
         values = dataset[name].values
         if values.dtype.kind in "OUT":
             content = json.dumps([str(value) for value in values.ravel()]).encode()
@@ -116,12 +106,13 @@ def content_digest(dataset: xr.Dataset) -> str:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Read a stage's file whole, through the contract of its name; UserError if anything is off."""
+    """Read the file of a stage completely; UserError if it breaks its contract or was changed."""
     dataset = _read(path)
     if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
         got = dataset.attrs.get("schema_version", "no")
         raise UserError(
-            f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run again"
+            f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run "
+            "again"
         )
     if dataset.attrs.get("content_digest") != content_digest(dataset):
         raise UserError(
@@ -133,10 +124,10 @@ def load(path: Path) -> xr.Dataset:
 
 
 def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr.Dataset | None:
-    """What stands at `path`, if it was made as `origin` says but for the settings `free`; else None.
+    """The file at `path` if it has the origin `origin`, apart from the settings `free`; else None.
 
-    origin holds attributes as `save` takes them. Other versions of the software are another origin; another
-    processor is not, and the file that is made of this one names both.
+    origin: attributes as for `save`. Other versions of the software are another origin. Another
+    processor is not; a file that is made of this one names both processors.
     """
     try:
         dataset = load(path)
@@ -146,49 +137,52 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
     def bound(settings: dict) -> dict:
         return {key: value for key, value in settings.items() if key not in free}
 
-    had = {name: dataset.attrs.get(name) for name in (*origin, "versions")}
-    wanted = {
-        name: _attribute(value) for name, value in (origin | {"versions": versions()}).items()
-    }
+    now = origin | {"versions": versions()}
+    had: dict[str, Any] = {name: dataset.attrs.get(name) for name in now}
+    wanted: dict[str, Any] = {name: _attribute(value) for name, value in now.items()}
     for attrs in (had, wanted):
         attrs["settings"] = bound(json.loads(attrs["settings"]))
     return dataset if had == wanted else None
 
 
 def read_foreign(path: Path) -> xr.Dataset:
-    """A user's q, k, v and mask as they are stored, names of inputs, and labels of layers and heads.
+    """A user's q, k, v and mask as stored, names of inputs, and labels of layers and heads.
 
-    Values are not masked or scaled: a fill value of 0 would make true zeros disappear. UserError if anything is off.
+    Values are not masked or scaled: with a fill value of 0, true zeros would be lost. UserError
+    with one line per fault of the file.
     """
     try:
-        told, arrays = foreign.values(path)
+        header, arrays = foreign.values(path)
     except foreign.Refused as refusal:
-        raise UserError(
-            "\n".join(f"{path}: {line}" for line in str(refusal).splitlines())
-        ) from None
-    return xr.Dataset(arrays, {"input": told["inputs"], **told["labels"]})
+        faults = [f"{path}: {line}" for line in str(refusal).splitlines()]
+        raise UserError("\n".join(faults)) from None
+    return xr.Dataset(arrays, {"input": header["inputs"], **header["labels"]})
 
 
 def _read(path: Path) -> xr.Dataset:
     try:
         with _watched(path):
             return xr.load_dataset(path, engine="netcdf4")
-    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
-        raise UserError(f"{path}: not a readable netCDF-4 file ({_first_line(error)})") from error
+    except Exception as error:  # a damaged file can cause almost any error of the libraries
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{path}: not a readable netCDF-4 file ({reason})") from error
 
 
 @contextlib.contextmanager
-def _watched(path: Path):
-    """End the process with one line if a file cannot be read through: damaged ones keep HDF5's library busy for ever."""
+def _watched(path: Path) -> Iterator[None]:
+    """End the process with a message if reading takes longer than READ_SECONDS of CPU time.
+
+    A damaged file can keep HDF5's library busy for ever.
+    """
     done, begin = threading.Event(), time.process_time()
     limit = READ_SECONDS + (path.stat().st_size // READ_BYTES if path.is_file() else 0)
 
-    def watch():
+    def watch() -> None:
         while not done.wait(1):
             if time.process_time() - begin > limit:
                 print(
-                    f"error: {path}: reading it did not end within {limit:.0f} s of computing and was stopped: it is "
-                    "damaged; delete it and run again",
+                    f"error: {path}: reading it did not end within {limit:.0f} s of computing and "
+                    "was stopped: it is damaged; delete it and run again",
                     file=sys.stderr,
                     flush=True,
                 )
@@ -202,11 +196,11 @@ def _watched(path: Path):
 
 
 def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
-    """Write `dataset` under the contract of the path's name; the final name is complete or absent.
+    """Write `dataset` through the contract of its file name; the file is complete or absent.
 
     It is written under a temporary name in the same folder, read back and compared, flushed to disk
-    and renamed. attrs: strings and integers are kept, everything else is stored as JSON; `processor` is
-    this one, unless it names those that computed the parts.
+    and renamed. attrs: strings and integers are kept, everything else is stored as JSON; the
+    attribute `processor` is this processor, unless attrs name those that computed the parts.
     """
     dataset = describe(dataset, path.stem)
     dataset.attrs = {
@@ -214,7 +208,7 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
         "title": f"tripartite {path.stem}",
         "history": f"written by tripartite {__version__}, stage {attrs.get('stage', path.stem)}",
         "processor": processor(),
-        **{key: _attribute(value) for key, value in attrs.items()},
+        **{name: _attribute(value) for name, value in attrs.items()},
         "schema_version": SCHEMA_VERSION,
         "versions": json.dumps(versions()),
         "references": REFERENCES,
@@ -222,15 +216,14 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     check(dataset, path.stem, str(path))
     dataset.attrs["content_digest"] = content_digest(dataset)
     compressed = {"zlib": True, "complevel": 1, "shuffle": True, "fletcher32": True}
-    encoding = {}
+    encoding: dict[Hashable, dict[str, Any]] = {}
     for name in dataset.variables:
-        along = (
-            name in dataset.dims
-        )  # CF: characters as labels of an axis, numbers without a fill value
+        # CF conventions: labels of an axis are characters, and its numbers have no fill value
+        is_axis = name in dataset.dims
         if dataset[name].dtype.kind in "OUT":
-            encoding[name] = {"dtype": "S1" if along else str}
+            encoding[name] = {"dtype": "S1" if is_axis else str}
         else:
-            encoding[name] = compressed | ({"_FillValue": None} if along else {})
+            encoding[name] = compressed | ({"_FillValue": None} if is_axis else {})
     with replacing(path, dataset.nbytes) as temporary:
         dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
         if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
@@ -238,13 +231,13 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
 
 
 class Checkpoint(MutableMapping):
-    """Parts of a long job, name -> arrays by their names, that are found again after an interruption.
+    """Parts of a long job, name -> arrays by their names, that survive an interruption.
 
-    They lie in a hidden folder beside the output, whose name holds a digest of all that the job depends
-    on, and go when the output is complete. A part that is damaged counts as missing.
+    They are kept in a hidden folder beside the output, whose name has a digest of all that the job
+    depends on, and are deleted when the output is complete. A damaged part counts as missing.
     """
 
-    def __init__(self, output: Path, *origin: object):
+    def __init__(self, output: Path, *origin: object) -> None:
         digest = hashlib.sha256(json.dumps([versions(), *origin], sort_keys=True).encode())
         self.folder = output.parent / f".{output.name}-{digest.hexdigest()[:16]}.partial"
 
@@ -262,7 +255,8 @@ class Checkpoint(MutableMapping):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{processor()}.processor").touch()
         with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
-            np.savez(temporary, **arrays)
+            # the stub of numpy takes any keyword for allow_pickle
+            np.savez(temporary, **arrays)  # type: ignore[arg-type]
 
     def __delitem__(self, name: str) -> None:
         self._path(name).unlink()
@@ -275,26 +269,29 @@ class Checkpoint(MutableMapping):
 
     @contextlib.contextmanager
     def held(self) -> Iterator[None]:
-        """Mark the parts as those of a job that is alive."""
+        """Mark the parts as those of a running job."""
         self.folder.mkdir(parents=True, exist_ok=True)
         with locks.held(self.folder):
             yield
 
     def processors(self) -> list[str]:
-        """Those on which parts were computed: a job may be continued on another machine."""
+        """The processors that computed parts: a job may be continued on another machine."""
         return [path.stem for path in self.folder.glob("*.processor")]
 
     def clear(self) -> None:
-        """Forget everything, also what dead jobs left of other settings of the same output."""
+        """Delete all parts, also those that ended jobs with other settings left of this output."""
         shutil.rmtree(self.folder, ignore_errors=True)
         output = self.folder.name.rsplit("-", 1)[0]
         for folder in self.folder.parent.glob(f"{output}-*.partial"):
-            locks.clear_abandoned(folder, young=0)
+            locks.clear_abandoned(folder, min_age=0)
 
 
 @contextlib.contextmanager
-def replacing(path: Path, expected_bytes: int = 0):
-    """Give a temporary name beside `path` to write to; on success it takes the name `path`."""
+def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
+    """Give a temporary path to write to; on success the file is moved to `path`.
+
+    UserError if the disk has less space than expected_bytes.
+    """
     with locks.temporary_folder(path.parent, path.name) as folder:
         temporary = folder / path.name
         try:
@@ -306,29 +303,24 @@ def replacing(path: Path, expected_bytes: int = 0):
             free = shutil.disk_usage(path.parent).free
             if free < max(expected_bytes, 1 << 20):
                 raise UserError(
-                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to {expected_bytes / 1e6:.0f} MB "
-                    "needed; make room and run again"
+                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to "
+                    f"{expected_bytes / 1e6:.0f} MB needed; make room and run again"
                 ) from error
             raise
 
 
 def _attribute(value: object) -> str | int:
-    return (
-        value if isinstance(value, str | int) and not isinstance(value, bool) else json.dumps(value)
-    )
+    plain = isinstance(value, str | int) and not isinstance(value, bool)
+    return value if plain else json.dumps(value)
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
-
-
-def is_contract(path: Path) -> bool:
-    """True for the file of a stage, such as .../qkv.nc."""
+def is_contract(path: PurePath) -> bool:
+    """True for a file that a stage makes, such as .../qkv.nc."""
     return path.suffix == ".nc" and path.stem in files()
 
 
 def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
-    """Open a wheel as data, after comparing its hash with the pin; UserError if it is not the one."""
+    """Open a wheel as data, after comparing its hash with the pin; UserError if they differ."""
     got = file_digest(path)
     if got != sha256:
         raise UserError(
@@ -341,14 +333,14 @@ def open_wheel(path: Path, sha256: str) -> zipfile.ZipFile:
 def open_sources(
     paths: list[Path], sha256: dict[str, str]
 ) -> tuple[dict[str, zipfile.ZipFile], dict[str, bytes]]:
-    """Wheels by package, and the raw bytes of all other files by stem; sha256 by the stem of a wheel."""
+    """Wheels by package, and bytes of all other files by stem; sha256: by the stem of a wheel."""
     wheels = [path for path in paths if path.suffix == ".whl"]
     archives = {path.stem.rsplit("-", 1)[0]: open_wheel(path, sha256[path.stem]) for path in wheels}
     return archives, {path.stem: path.read_bytes() for path in paths if path not in wheels}
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file that is not ours; UserError if it cannot be read."""
+    """sha256 of a file, as hexadecimal digits; UserError if it cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -357,17 +349,17 @@ def file_digest(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def device(wanted: str):
-    """Give the device for "auto", "cpu" or "cuda": "cpu", or "cuda:0" and so on, a card of its own.
+def device(wanted: str) -> Iterator[str]:
+    """Give the device for "auto", "cpu" or "cuda": "cpu", or a GPU for this job alone ("cuda:0").
 
-    Jobs share the cards of a machine, also jobs of other Snakemake processes: each holds a lock, and one
-    that finds no free card waits. Cards that a scheduler has given (CUDA_VISIBLE_DEVICES) are respected;
-    in a job of Slurm there are no others.
+    Jobs share the GPUs of a machine, also jobs of other Snakemake processes: each job locks one
+    GPU, and waits if none is free. Only GPUs in CUDA_VISIBLE_DEVICES are used, if it is set; a job
+    of Slurm without it has none. UserError for "cuda" without a GPU.
     """
     if wanted == "cpu":
         yield "cpu"
         return
-    import torch  # only the stages that compute on a device pay for it
+    import torch  # only stages that compute on a device need it
 
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     allocation = os.environ.get("SLURM_JOB_ID", "")
@@ -387,11 +379,11 @@ def device(wanted: str):
 
 
 @contextlib.contextmanager
-def card_lock(cards: list[str]):
-    """Hold the lock of a free card and give its place in the list; wait until there is one."""
+def card_lock(cards: list[str]) -> Iterator[int]:
+    """Lock a free GPU and give its index in the list; wait until there is one."""
     waited = False
     while True:
-        for place, card in enumerate(cards):
+        for i, card in enumerate(cards):
             name = re.sub(r"[^A-Za-z0-9-]", "_", card)
             path = locks.SHARED / f"tripartite-gpu-{name}.lock"
             try:
@@ -403,9 +395,9 @@ def card_lock(cards: list[str]):
             if handle is None:
                 continue
             try:
-                yield place
+                yield i
             finally:
-                os.close(handle)  # and with it the lock, as when the process dies
+                os.close(handle)  # this frees the lock, as the end of the process does
             return
         if not waited:
             print("waiting for a free GPU: other jobs hold all of them", flush=True)
@@ -414,16 +406,15 @@ def card_lock(cards: list[str]):
 
 
 def save_figure(
-    figure,
+    figure: "Figure",
     paths: list[Path],
     upstream: dict[str, str],
     settings: dict | None = None,
     code: str = "",
 ) -> None:
-    """Write a figure under each name, with what it was made from and with no date.
+    """Write a figure to each path, with its origin and without a date: equal data, equal bytes.
 
-    upstream: digests of the files that it shows, by their keys; code: the digest of what drew it. The same
-    data give the same bytes.
+    upstream: digests of the files that it shows, by their keys; code: digest of its code.
     """
     origin = json.dumps(
         {"upstream": upstream, "settings": settings or {}, "code": code}, sort_keys=True
@@ -439,8 +430,8 @@ def save_figure(
             figure.savefig(temporary, metadata=metadata[path.suffix])
 
 
-def _settle(figure) -> None:
-    """Lay a figure out for good: its solver's rounding errors differ from run to run, places do not."""
+def _settle(figure: "Figure") -> None:
+    """Fix the layout, with rounded positions: the solver's last digits differ from run to run."""
     if engine := figure.get_layout_engine():
         engine.execute(figure)
     figure.set_layout_engine("none")
@@ -453,22 +444,23 @@ def _settle(figure) -> None:
 
 
 def save_text(text: str, path: Path) -> None:
-    """Write a text whole or not at all."""
+    """Write a text completely or not at all."""
     with replacing(path, len(text)) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def key(path: Path) -> str:
-    """How a stage's file is called by what is made from it: experiment/file.nc."""
+    """The name of a file in the attributes of what is made from it: experiment/file.nc."""
     return f"{path.parent.name}/{path.name}"
 
 
 def verify(results: Path, asked: dict[str, dict]) -> None:
-    """Hold all results of a study against what is asked for now, and against one another.
+    """Check all results of a study against what is asked for now, and against one another.
 
-    results: the folder results/STUDY; asked: settings and code by the key of each file, as plan.asked gives
-    them. Every netCDF file is checked against its contract and digest, every digest that a file or figure
-    names against the file that it names. UserError with one line per fault.
+    results: the folder results/STUDY; asked: settings and code by the key of each file, from
+    plan.asked. Every netCDF file is checked against its contract and its digest; every digest that
+    a file or figure records of an input is compared with that input. UserError with one line per
+    fault.
     """
     origins, digests, faults = {}, {}, []
     for name in asked:
@@ -496,44 +488,46 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
             "done), or restore the files"
         )
     print(
-        f"{len(asked)} files are whole, were made as the study asks for, and from those that are there"
+        f"{len(asked)} files are whole, were made as the study asks for, and from those that are "
+        "there"
     )
 
 
 def outdated(made: dict, asked: dict) -> list[str]:
-    """What differs between how a file was made and how it is asked for: settings, raw data, code."""
-    had, wanted = (dict(_leaves("", one["settings"])) for one in (made, asked))
-    told = []
+    """How the origin of a file differs from what is asked for now: settings, raw data, code."""
+    had, wanted = (dict(_leaves("", origin["settings"])) for origin in (made, asked))
+    changes = []
     for name in sorted(had.keys() | wanted.keys()):
         if had.get(name) != wanted.get(name):
-            before, now = (_shown(one, name) for one in (had, wanted))
-            told.append(
-                f"{name.replace('data.file', 'the file of the data')} was {before}, now {now}"
-            )
-    if not told and made["code"] != asked["code"]:
-        told.append("the code that makes it has changed since")
-    return told
+            what = name.replace("data.file", "the file of the data")
+            changes.append(f"{what} was {_shown(had, name)}, now {_shown(wanted, name)}")
+    if not changes and made["code"] != asked["code"]:
+        changes.append("the code that makes it has changed since")
+    return changes
 
 
 def _shown(settings: dict, name: str) -> str:
-    """A setting in a line: digests and lists are shortened."""
+    """A setting as JSON, shortened to one line."""
     if name not in settings:
         return "not set"
     text = json.dumps(settings[name])
     return text if len(text) <= 40 else f"{text[:37]}..."
 
 
-def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
+def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
     """Every value of nested settings, with its dotted name."""
     if isinstance(value, dict) and value:
         for key, part in value.items():
-            yield from _leaves(f"{place}.{key}".lstrip("."), part)
+            yield from _leaves(f"{name}.{key}".lstrip("."), part)
     else:
-        yield place, value
+        yield name, value
 
 
 def origin(path: Path) -> dict:
-    """How a result says it was made: upstream, settings and code; UserError if it does not say, or is damaged."""
+    """How a result was made, as it says: upstream, settings and code.
+
+    UserError if it does not say, or is damaged.
+    """
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:
@@ -542,12 +536,13 @@ def origin(path: Path) -> dict:
             return found | {"code": attrs["code_digest"]}
         if path.suffix == ".png":
             with Image.open(path) as image:
-                text = image.text["Description"]
+                assert isinstance(image, PngImageFile)
+                text: str | None = image.text["Description"]
         elif path.suffix == ".pdf":
-            text = re.search(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[1].decode()
+            text = re.findall(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[0].decode()
         else:
-            text = ElementTree.fromstring(path.read_bytes()).find(".//{*}description").text
-        found = json.loads(text)
+            text = ElementTree.fromstring(path.read_bytes()).findtext(".//{*}description")
+        found = json.loads(text or "")
         return {name: found[name] for name in ("upstream", "settings", "code")}
-    except Exception as error:  # whatever a damaged file makes its reader say
+    except Exception as error:  # a damaged file can cause almost any error of its reader
         raise UserError(f"{path}: does not say what it was made from, or is damaged") from error

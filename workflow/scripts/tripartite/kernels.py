@@ -1,14 +1,14 @@
-"""What a feature map computes with infinitely many neurons: its kernel E phi(q).phi(k).
+"""Kernels of feature maps, E phi(q).phi(k): what infinitely many hidden neurons compute.
 
-A map whose kernel kappa is exp(q.k) has no bias; any other stops at attention weights
-kappa / sum kappa, which no number of neurons improves. Kernels come as ln|kappa| and sign: prefactors
-such as exp(|x|^2 / 2) leave the range of the numbers in pretrained heads.
+A map with the kernel kappa = exp(q.k) has no bias. With any other kernel the attention weights tend
+to kappa / sum kappa, which more neurons do not improve. Kernels are returned as ln|kappa| and sign,
+because factors such as exp(|x|^2 / 2) leave the range of numbers in pretrained heads.
 
-Saturating rates f(u) = min(exp u, threshold) and elu(u) + 1 are log-concave with a bend. Their
-kernel E f(u) f(v), u = omega.q and v = omega.k, is a sum of bivariate normal probabilities. Those
-cancel at norms above about 7, so it is integrated instead: over u by Gauss-Legendre pieces between
-the bends, with the mean of f(v) given u in closed form. All terms are positive: about seven digits
-are right, and three for q and k within a few degrees of parallel.
+The saturating rates f(u) = min(exp u, threshold) and elu(u) + 1 are log-concave with a kink. Their
+kernel E f(u) f(v), u = omega.q and v = omega.k, is a sum of bivariate normal probabilities, which
+cancel at norms above about 7. So it is integrated numerically: over u by Gauss-Legendre quadrature
+between the kinks, with the mean of f(v) given u in closed form. All terms are positive: about seven
+digits are correct, and three where q and k are within a few degrees of parallel.
 """
 
 import itertools
@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 from torch.special import log_ndtr
 
-N_SERIES = 64  # terms of the positive cosine: the rest is below 1e-7 of the kernel, at q = k
-N_NODES = 20  # per piece
-REACH = 6.5  # integrands fall at least like exp(-z^2 / 2) from their mode
-LEAST_SD = 1e-12  # of omega.k given omega.q, where the two are parallel
+N_SERIES = 64  # terms of the positive cosine; the rest is below 1e-7 of the kernel, at q = k
+N_NODES = 20  # of the quadrature, per piece
+REACH = 6.5  # of the quadrature around the mode, where integrands fall like exp(-z^2 / 2) or faster
+MIN_SD = 1e-12  # of omega.k given omega.q, where the two are parallel
 
 Kernel = Callable[[Tensor, Tensor, int, float], tuple[Tensor, Tensor | None]]
 
@@ -33,8 +33,8 @@ def limit_kernel(
 ) -> tuple[Tensor, Tensor | None] | None:
     """ln|kappa| [..., T, N] and sign (None where never negative) for q [..., T, D], k [..., N, D].
 
-    m is the number of neurons, which only the linear map depends on. None for maps without a closed
-    form (clipped_sine). q and k are float64.
+    m is the number of neurons, which only the kernel of the linear map depends on. Returns None for
+    maps without a closed form (clipped_sine). q and k are float64.
     """
     kernel = KERNELS.get(feature_map)
     return None if kernel is None else kernel(q, k, m, threshold)
@@ -45,8 +45,8 @@ def limit_read(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """ln|p| [..., T], sign of p and output [..., T, E] of a network of infinitely many neurons.
 
-    log_kernel and sign [..., T, N] as from limit_kernel, log_gain [..., N] the ln of the presynaptic
-    gains, v [..., N, E]. As in a finite network, the output is 0 where p is 0.
+    log_kernel and sign [..., T, N] as from limit_kernel, log_gain [..., N] the ln of the
+    presynaptic gains, v [..., N, E]. As in a finite network, the output is 0 where p is 0.
     """
     log_weight = log_kernel + log_gain[..., None, :]
     peak = log_weight.amax(-1, keepdim=True)
@@ -64,7 +64,7 @@ def _squares(q: Tensor, k: Tensor) -> Tensor:
 
 
 def softmax(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
-    """exp(q.k), of every unbiased map (Choromanski et al. 2021, Lemma 1; Rahimi & Recht 2007)."""
+    """exp(q.k), of all unbiased maps (Choromanski et al. 2021, Lemma 1; Rahimi & Recht 2007)."""
     return q @ k.mT, None
 
 
@@ -91,7 +91,7 @@ def linear(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor, Tens
 
 
 def relu(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor, None]:
-    """The arc-cosine kernel of degree 1, |q||k| (sin t + (pi - t) cos t) / 2 pi (Cho & Saul 2009)."""
+    """Arc-cosine kernel of degree 1, |q||k| (sin t + (pi - t) cos t) / 2 pi (Cho & Saul 2009)."""
     norms, cosine = _norms_and_cosine(q, k)
     angle = torch.acos(cosine)
     shape = (torch.sin(angle) + (math.pi - angle) * cosine).clamp_min(0)
@@ -119,7 +119,7 @@ def elu_plus_one(q: Tensor, k: Tensor, m: int, threshold: float) -> tuple[Tensor
 
     def log_mean(mean: Tensor, sd: Tensor) -> Tensor:
         below = mean + sd.square() / 2 + log_ndtr(-mean / sd - sd)
-        t = (mean / sd).clamp_min(-1e3)  # what is above 0 is nothing beyond
+        t = (mean / sd).clamp_min(-1e3)  # below, the part of u > 0 vanishes
         log_share = log_ndtr(t)
         hazard = torch.exp(-t.square() / 2 - math.log(2 * math.pi) / 2 - log_share)
         return torch.logaddexp(below, log_share + (1 + mean + sd * hazard).clamp_min(1e-300).log())
@@ -138,14 +138,14 @@ def _log_product(
 ) -> Tensor:
     """ln E f(omega.q) f(omega.k) [..., T, N], for omega standard normal and f log-concave.
 
-    log_rate(u) is ln f, with a slope between 0 and 1 and a bend; log_mean(mean, sd) is ln E f of a
-    normal variable. With z = omega.q / |q|, omega.k given z has mean slope z.
+    log_rate(u) is ln f(u), of slope between 0 and 1, with a kink at u = bend; log_mean(mean, sd) is
+    ln E f of a normal variable. With z = omega.q / |q|, the mean of omega.k given z is slope * z.
     """
     norm = q.norm(dim=-1)[..., :, None]
     cosine = _norms_and_cosine(q, k)[1]
     length = k.norm(dim=-1)[..., None, :]
     slope = length * cosine
-    sd = (length * torch.sqrt((1 - cosine) * (1 + cosine))).clamp_min(LEAST_SD)
+    sd = (length * torch.sqrt((1 - cosine) * (1 + cosine))).clamp_min(MIN_SD)
 
     def log_integrand(z: Tensor) -> Tensor:
         return log_rate(norm * z) + log_mean(slope * z, sd) - z.square() / 2

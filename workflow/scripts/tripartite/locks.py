@@ -1,8 +1,9 @@
-"""Which of the things on a disk belong to a job that is alive: locks that the kernel frees with their process.
+"""Which temporary folders belong to a running job: locks that the kernel frees with the process.
 
-A temporary folder of a job holds a file that the job has locked; whoever finds the file unlocked may clear
-the folder away. Process numbers say less: they are used again, and mean nothing on another machine or in
-another container. Light, because every parse of the Snakefile imports it.
+A temporary folder of a job holds a file that the job has locked. If the file is not locked, the job
+has ended and the folder may be deleted. Process numbers alone do not tell this: they are reused,
+and have no meaning on another machine or in another container. This module imports no large
+package, because every parse of the Snakefile imports it.
 """
 
 import contextlib
@@ -16,17 +17,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-LOCK = ".lock"  # in a folder of a job
-YOUNG = 60  # seconds; a folder of another machine may just have been made, and not be locked yet
-# Of a machine, for all of its users, whatever TMPDIR they have set.
+LOCK = ".lock"  # the file in a folder of a job
+GRACE_SECONDS = 60  # in which a folder that was just made may not be locked yet
+# The folder for locks of a machine: one for all users, whatever TMPDIR they have set.
 SHARED = Path("/tmp") if Path("/tmp").is_dir() else Path(tempfile.gettempdir())
 
 
 def lock(path: Path) -> int | None:
-    """Open a file and lock it for this process; None where another one has it.
+    """Open a file and lock it for this process; None if another process has locked it.
 
-    The file is made where there is none. One that another user has made is opened as it is: in a shared folder
-    such as /tmp the kernel lets nobody open another's file "or make it". OSError where files cannot be locked.
+    The file is created if it does not exist. A file of another user is opened without O_CREAT: the
+    kernel refuses O_CREAT for files of others in shared folders such as /tmp. OSError where files
+    cannot be locked.
     """
     while True:
         try:
@@ -35,7 +37,7 @@ def lock(path: Path) -> int | None:
             with contextlib.suppress(FileExistsError):
                 handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o666)
                 with contextlib.suppress(OSError):
-                    os.fchmod(handle, 0o666)  # whatever the umask: others shall lock it too
+                    os.fchmod(handle, 0o666)  # whatever the umask, so that others can lock it
                 os.close(handle)
             continue
         except PermissionError:
@@ -57,7 +59,7 @@ def lock(path: Path) -> int | None:
 
 @contextlib.contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Mark a folder as one of a job that is alive; without a mark where files cannot be locked."""
+    """Mark a folder as that of a running job, where files can be locked."""
     handle = None
     with contextlib.suppress(OSError):
         handle = lock(folder / LOCK)
@@ -70,7 +72,7 @@ def held(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
-    """Give a hidden folder for something called `name`, marked as alive, and gone afterwards."""
+    """Give a hidden folder, marked as that of a running job, and delete it afterwards."""
     parent.mkdir(parents=True, exist_ok=True)
     owner = f".{os.getpid()}@{platform.node()}.tmp"
     folder = Path(tempfile.mkdtemp(prefix=f".{name}.", suffix=owner, dir=parent))
@@ -81,12 +83,15 @@ def temporary_folder(parent: Path, name: str) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def clear_abandoned(folder: Path, young: float = YOUNG) -> None:
-    """Delete a folder if the job that made it is dead for sure; young: seconds in which it may not be locked yet."""
+def clear_abandoned(folder: Path, min_age: float = GRACE_SECONDS) -> None:
+    """Delete a folder if the job that made it has certainly ended.
+
+    min_age: seconds after its creation in which a folder may not be locked yet.
+    """
     owner = re.search(r"\.(\d+)@(.+)\.tmp$", folder.name)
-    gone = bool(owner) and owner[2] == platform.node() and not _runs(int(owner[1]))
-    with contextlib.suppress(OSError):  # not ours to open, or gone meanwhile
-        old = time.time() - folder.stat().st_mtime > young
+    gone = owner is not None and owner[2] == platform.node() and not _runs(int(owner[1]))
+    with contextlib.suppress(OSError):  # no permission, or deleted meanwhile
+        old = time.time() - folder.stat().st_mtime > min_age
         if not (folder / LOCK).exists():
             if old and (gone or not owner):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -112,9 +117,9 @@ def _runs(pid: int) -> bool:
 
 
 def clear(folders: list[Path]) -> None:
-    """Delete what dead jobs left below the folders: temporary files, and parts of outputs that are complete."""
+    """Delete what ended jobs left below the folders: temporary files, parts of complete outputs."""
     for root in folders:
-        for parent, names, _ in os.walk(root):  # which other jobs may change meanwhile
+        for parent, names, _ in os.walk(root):  # other jobs may change it meanwhile
             for name in names:
                 output = Path(parent) / name.rsplit("-", 1)[0].lstrip(".")
                 complete = name.endswith(".partial") and output.exists()

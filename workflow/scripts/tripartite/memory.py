@@ -1,15 +1,15 @@
-"""Memory of the large arrays of an experiment, known before any job runs.
+"""Memory of the large arrays of an experiment, estimated before any job runs.
 
-What they hold is declared by each kind (`memory` in its kind.yaml):
+Each kind declares what they hold (`memory` in its kind.yaml):
 
-    data      nothing beside queries, keys, values and the attention of a head
-    networks  outputs of all networks of a head
-    states    the same, and the responses of all heads
-    attention outputs that are attention weights, as wide as there are tokens
-    rates     the firing rates of a whole network at a time
-    training  features of all heads at a time
+    data       only queries, keys, values and the attention of a head
+    networks   also the outputs of all networks of a head
+    states     also the responses of all heads
+    attention  outputs that are attention weights, as wide as there are tokens
+    rates      the firing rates of a whole network at once
+    training   the features of all heads at once
 
-Light, because every parse of the Snakefile imports it.
+This module imports no large package, because every parse of the Snakefile imports it.
 """
 
 from . import declarations
@@ -18,18 +18,18 @@ from .foreign import SIZES
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
-# Bytes of an array, what it is, and what to lower.
+# Bytes of an array, what it holds, and which setting makes it smaller.
 Array = tuple[int, str, str]
 
 
 def sizes(settings: dict) -> list[int]:
-    """The numbers of neurons, of sections that have several and of those that have one."""
+    """The numbers of neurons, whether n_features is one number or a list."""
     given = settings.get("n_features", [])
     return [size for size in (given if isinstance(given, list) else [given]) if size]
 
 
 def can_plan(section: str, settings: dict) -> bool:
-    """Whether settings, perhaps without some that have faults, say how large the arrays are."""
+    """Whether the settings without faults are enough to estimate the arrays."""
     memory = declarations.kinds()[section].memory
     if memory in ("data", "rates"):
         return memory == "data" or bool(sizes(settings))
@@ -37,18 +37,13 @@ def can_plan(section: str, settings: dict) -> bool:
 
 
 def plan(shape: dict[str, int], settings: dict, section: str = "network") -> list[Array]:
-    """Bytes of the large arrays of an experiment, in float64; what each is; what to lower."""
+    """The large arrays of an experiment, in float64; shape: lengths by the names SIZES."""
     inputs, layers, heads, tokens, d_head = (shape[name] for name in SIZES)
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
+    n_queries = inputs * layers * heads * tokens
     arrays = [
         (
-            7
-            * 8
-            * inputs
-            * layers
-            * heads
-            * tokens
-            * d_head,  # measured: 57 bytes, in attend and fit
+            7 * 8 * n_queries * d_head,  # measured in attend and fit: 57 bytes for each value
             f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
             "the number of inputs or tokens",
         ),
@@ -62,42 +57,31 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
     if memory == "data":
         return arrays
     m_all, n_seeds = sizes(settings), settings.get("n_seeds", 1)
+    m = m_all[-1]
     if memory == "rates":
-        m = m_all[-1] * settings.get("processes_per_head", 1)
-        arrays.append(
-            (
-                6 * 8 * m * (2 * tokens + 2 * d_head),
-                f"the rates and synapses of one head ({m} n_features x {tokens} tokens and {d_head} d_head, 6 copies)",
-                "n_features or the number of tokens",
-            )
-        )
-        return arrays
+        m *= settings.get("processes_per_head", 1)
+        what = f"{m} n_features x {tokens} tokens and {d_head} d_head, 6 copies"
+        what = f"the rates and synapses of one head ({what})"
+        n_bytes = 6 * 8 * m * (2 * tokens + 2 * d_head)
+        return [*arrays, (n_bytes, what, "n_features or the number of tokens")]
     if memory == "training":
         chosen = settings.get("heads", "all")
         n_heads = layers * heads if chosen == "all" else len(chosen)
-        rows = "64 queries" if tokens > 64 else f"{tokens} queries"
-        arrays.append(
-            (
-                6 * 8 * n_heads * min(tokens, 64) * tokens * m_all[-1] // 8,
-                f"training ({n_heads} heads x {rows} x {tokens} tokens x {m_all[-1]} n_features)",
-                "n_features or the number of tokens or heads",
-            )
-        )
-        return arrays
+        rows = min(tokens, 64)
+        what = f"training ({n_heads} heads x {rows} queries x {tokens} tokens x {m} n_features)"
+        n_bytes = 6 * 8 * n_heads * rows * tokens * m // 8
+        return [*arrays, (n_bytes, what, "n_features or the number of tokens or heads")]
     kind = settings.get("smaller_networks", "nested")
-    m, n_sizes, n_networks = m_all[-1], len(m_all), len(m_all) * n_seeds
+    n_sizes, n_networks = len(m_all), len(m_all) * n_seeds
     if kind == "blocks":
         n_seeds *= m // m_all[0]
         n_networks = sum(m // size for size in m_all) * settings["n_seeds"]
     total = sum(m_all) if kind == "disjoint" else m
     maps = [part.get("feature_map") for part in settings.get("variants", {}).values() if part]
-    whole = "linear" in (
-        *maps,
-        settings.get("feature_map"),
-    )  # its weights are not drawn piece by piece
+    # the weights of linear features are drawn all at once
+    whole = "linear" in (*maps, settings.get("feature_map"))
     drawn = total if whole else min(total, 2 * CHUNK)
-    one_hot = memory == "attention"
-    width = tokens if one_hot else d_head  # of the values
+    width = tokens if memory == "attention" else d_head  # of the values
     arrays += [
         (
             2 * 8 * drawn * d_head,
@@ -117,11 +101,7 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         ),
     ]
     if memory == "states":
-        arrays.append(
-            (
-                6 * 8 * n_sizes * n_seeds * inputs * layers * heads * tokens,
-                f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)",
-                "n_seeds or the number of n_features or inputs",
-            )
-        )
+        what = f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)"
+        n_bytes = 6 * 8 * n_sizes * n_seeds * n_queries
+        arrays.append((n_bytes, what, "n_seeds or the number of n_features or inputs"))
     return arrays

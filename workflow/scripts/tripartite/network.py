@@ -11,50 +11,50 @@ phase) or r = 1 (read phase), key k_t, query q_t and value v_t:
     (5)  g  <- g + (1 - r) h_t                    presynaptic plasticity, neuron to astrocyte
     (6)  p_t = r g . h_t,  P_ij = 1 / p_t         calcium of the astrocyte process
 
-Names: `hebbian` is H, `presynaptic` is g, `calcium` is p. ASSUME: both learning rates are 1 and
-1/sqrt(m) stands in phi, as in the authors' released notebooks; a ratio of the rates is an overall
-gain of the output. ASSUME: where the calcium is exactly 0 the network is silent and its output is 0.
+In the code, `hebbian` is H, `presynaptic` is g, `calcium` is p. ASSUME: both learning rates are 1,
+and phi has the factor 1/sqrt(m), as in the released notebooks; a ratio of the rates is a common
+gain of all outputs. ASSUME: where the calcium is exactly 0 the network is silent, its output is 0.
 
-Beyond the paper: a presynaptic gain w_t multiplies h_t in (4) and (5); with leak, H and g lose the
-factors exp(-leak_H) and exp(-leak_g) before each write; a causal network writes and reads every token
-before the next one comes, instead of writing all and then reading all.
+Extensions: a presynaptic gain w_t multiplies h_t in (4) and (5). With a leak, H and g are
+multiplied by exp(-leak_H) and exp(-leak_g) before each write. A causal network writes and reads
+each token before the next one comes; otherwise all tokens are written before the first is read.
 
-`sequential` is the network as written above. Everything else computes the same sums,
+`sequential` follows these equations token by token. All other functions compute the same sums,
 
     p(q) = sum_a phi_a(q) g_a,   g_a = sum_t w_t phi_a(k_t),   H_a = sum_t w_t phi_a(k_t) v_t,
 
-for blocks of neurons a, whose partial sums add up to networks of any size (`read`). Four kernels do
-it: `direct` multiplies rates as they are, where a norm bound shows that none can leave the range of
-the numbers; `attention_calls` is safe at any norm: both phases are softmax attention, of hidden
-neurons to tokens and of tokens to hidden neurons, H_a = u_a g_a; `log_space` is safe for every feature
-map; `causal_chunks` and `causal_steps` read while writing. `kernel` chooses.
+for blocks of neurons a; `read` adds partial sums to those of networks of any size. `kernel` chooses
+among the ways to compute them:
+
+    direct          products of rates, where a bound of norms keeps them in the range of numbers
+    attention_calls at any norm: hidden neurons attend to tokens, then tokens to hidden neurons, by
+                    softmax attention, with H_a = u_a g_a
+    log_space       for every feature map
+    causal_chunks, causal_steps   causal order: reading while writing
 """
 
 import functools
 import math
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from tripartite.features import Activation, exponential, linear
 
-BLOCK_BYTES = 1 << 21  # of firing rates at a time, neurons x tokens; what is measured fastest
+BLOCK_BYTES = 1 << 21  # of firing rates at a time, neurons x tokens; fastest as measured
 GPU_BLOCK_BYTES = 1 << 25
-TOKEN_BLOCK = 512
-CAUSAL_CHUNK = 64
-CAUSAL_BLOCK = 2048
-LOG_RANGE = {
-    torch.float64: 690.0,
-    torch.float32: 83.0,
-    torch.bfloat16: 83.0,
-}  # ln of max / min / 100
+TOKEN_BLOCK = 512  # tokens at a time
+CAUSAL_CHUNK = 64  # tokens at a time, in causal order
+CAUSAL_BLOCK = 2048  # neurons at a time, in causal order
+# ln(largest / smallest number / 100) of each type
+LOG_RANGE = {torch.float64: 690.0, torch.float32: 83.0, torch.bfloat16: 83.0}
 
 
 class Hidden(NamedTuple):
-    """A hidden layer: weights [m, D], bias [m] (float64), activation and the threshold it may use."""
+    """A hidden layer: weights [m, D], bias [m] (float64), activation and its threshold, if any."""
 
     weights: Tensor
     bias: Tensor
@@ -63,9 +63,9 @@ class Hidden(NamedTuple):
 
 
 class Tokens(NamedTuple):
-    """What the network is given: q, k [..., T, D], v [..., T, E], and log_gain [..., T] in float64.
+    """Inputs of the network: q, k [..., T, D], v [..., T, E], and log_gain [..., T] in float64.
 
-    log_gain is the ln of the presynaptic gain w of each key, -inf where no token is.
+    log_gain is the ln of the presynaptic gain w of each key, -inf where there is no token.
     """
 
     q: Tensor
@@ -81,10 +81,13 @@ class Leak(NamedTuple):
     presynaptic: float = 0.0
 
 
-class Partial(NamedTuple):
-    """What some neurons add to the read phase, to be multiplied by exp(log_scale).
+NO_LEAK = Leak()
 
-    log_scale [..., T] in float64, calcium [..., T] (the part of p) and drive [..., T, E] (of H h).
+
+class Partial(NamedTuple):
+    """Contributions of some neurons to the read phase, to be multiplied by exp(log_scale).
+
+    log_scale [..., T] in float64, calcium [..., T] (part of p), drive [..., T, E] (part of H h).
     """
 
     log_scale: Tensor
@@ -92,11 +95,15 @@ class Partial(NamedTuple):
     drive: Tensor
 
 
-# The readable reference, one token at a time.
+# ln|p|, sign of p and output, for each range of neurons and each input.
+Networks = list[list[tuple[Tensor, Tensor, Tensor]]]
+
+
+# The reference: one token at a time.
 
 
 def rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
-    """ln|phi| and sign of phi [..., T, n] of n neurons, of a network of m, for drives x [..., T, D]."""
+    """ln|phi| and sign of phi [..., T, n] of n neurons of a network of m, for x [..., T, D]."""
     u = x @ hidden.weights.mT + hidden.bias.to(x.dtype)[..., None, :]
     square = x.square().sum(-1, keepdim=True)
     return hidden.activation(u, square, m, hidden.threshold)
@@ -111,13 +118,13 @@ def step(
     v: Tensor,
     hidden: Hidden,
     r: int,
-    leak: Leak = Leak(),
+    leak: Leak = NO_LEAK,
     gain: float | Tensor = 1.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One token through equations (1) to (6).
 
-    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read. Returns
-    hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while writing).
+    hebbian [E, m], presynaptic [m], x [E], q and k [D], v [E]; r is 0 to write and 1 to read.
+    Returns hebbian, presynaptic, the last layer [E] and the calcium (a scalar, 0 while writing).
     """
     m = len(hidden.bias)
     log_h, sign = rates(hidden, ((1 - r) * k + r * q)[None], m)
@@ -136,12 +143,12 @@ def step(
 
 
 def sequential(
-    x: Tensor, tokens: Tokens, hidden: Hidden, causal: bool = False, leak: Leak = Leak()
+    x: Tensor, tokens: Tokens, hidden: Hidden, causal: bool = False, leak: Leak = NO_LEAK
 ) -> tuple[Tensor, Tensor]:
-    """Write all tokens, then read all; or, causal, write and read one after another.
+    """Write all tokens, then read all; or, if causal, write and read one token after another.
 
-    x [T, E]; returns the astrocyte's calcium p [T] and the last layer [T, E], skip connection
-    included. Rates are not scaled: they underflow from norms of about 30 on.
+    x [T, E]. Returns the calcium p [T] of the astrocyte and the last layer [T, E] with the skip
+    connection. Rates are not scaled: they underflow at norms above about 30.
     """
     q, k, v = tokens.q, tokens.k, tokens.v
     gain = tokens.log_gain.exp()
@@ -161,7 +168,7 @@ def sequential(
     return torch.stack(calcium), torch.stack(last)
 
 
-# Networks of any size out of partial sums.
+# Networks of any size from partial sums.
 
 
 def read(
@@ -171,21 +178,21 @@ def read(
     activation: Activation = exponential,
     threshold: float = math.inf,
     causal: bool = False,
-    leak: Leak = Leak(),
-) -> list[list[tuple[Tensor, Tensor, Tensor]]]:
-    """Run the network of the neurons start to stop, for each range and on each input, in one pass.
+    leak: Leak = NO_LEAK,
+) -> Networks:
+    """Run the networks of the neurons in ranges (start, stop) on all inputs, in one pass.
 
-    neurons yields weights [n, D] and bias [n] in order; they take the dtype and the device of the
-    inputs. Networks whose ranges overlap share neurons. Returns, for each range and input, ln|p| [..., T]
-    in float64, the sign of p, and the output [..., T, E] without skip connection. What is read where a
-    token is missing (log_gain -inf) has no meaning.
+    neurons yields weights [n, D] and bias [n] in order; they are converted to the dtype and device
+    of the inputs. Networks with overlapping ranges share neurons. Returns ln|p| [..., T] in
+    float64, the sign of p, and the output [..., T, E] without skip connection, for each range and
+    input. Rows of missing tokens (log_gain -inf) have no meaning.
     """
     if not causal:
-        inputs, leak = [_leaked(tokens, leak) for tokens in inputs], Leak()
+        inputs, leak = [_leaked(tokens, leak) for tokens in inputs], NO_LEAK
     run = functools.partial(
         _networks, inputs, activation=activation, threshold=threshold, causal=causal, leak=leak
     )
-    if activation is linear:  # what it fires depends on the size of its network
+    if activation is linear:  # its rates depend on the size of the network
         weights, bias = (torch.cat(parts) for parts in zip(*neurons))
         return [
             run([(start, stop, weights[start:stop], bias[start:stop])], [(start, stop)])[0]
@@ -195,7 +202,7 @@ def read(
 
 
 def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterator[tuple]:
-    """Cut what neurons yields at the edges: start, stop, weights, bias."""
+    """Cut the neurons at the edges of ranges; yields start, stop, weights, bias of each piece."""
     first = 0
     for weights, bias in neurons:
         cuts = sorted(
@@ -206,51 +213,57 @@ def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterat
         first += len(bias)
 
 
-def _networks(inputs, pieces, ranges, activation, threshold, causal, leak):
-    totals, results = {}, {}  # sums of the networks that have begun, by their first neuron
+def _networks(
+    inputs: Sequence[Tokens],
+    pieces: Iterable[tuple[int, int, Tensor, Tensor]],
+    ranges: Sequence[tuple[int, int]],
+    activation: Activation,
+    threshold: float,
+    causal: bool,
+    leak: Leak,
+) -> Networks:
+    totals: dict[tuple[int, int], Partial] = {}  # of networks, by their first neuron and input
+    results: dict[tuple[int, int], list[tuple[Tensor, Tensor, Tensor]]] = {}
     device, dtype = inputs[0].q.device, inputs[0].q.dtype
     for start, stop, weights, bias in pieces:
         starts = {first for first, last in ranges if first <= start and stop <= last}
         hidden = Hidden(weights.to(device, dtype), bias.to(device), activation, threshold)
-        for first in starts:
-            totals.setdefault(first, [None] * len(inputs))
         for i, tokens in enumerate(inputs if starts else []):
             run = kernel(tokens, hidden, causal)
             if len(starts) == 1:
-                (total,) = (totals[first] for first in starts)
-                total[i] = run(tokens, hidden, stop - start, total[i], leak)
+                key = min(starts), i
+                totals[key] = run(tokens, hidden, stop - start, totals.get(key), leak)
             else:
                 part = run(tokens, hidden, stop - start, None, leak)
                 for first in starts:
-                    total = totals[first][i]
-                    totals[first][i] = absorb(total, part) if total else merge(None, part)
+                    total = totals.get((first, i))
+                    totals[first, i] = absorb(total, part) if total else merge(None, part)
         for first in starts:
             last = max(last for begin, last in ranges if begin == first)
+            sums = [totals[first, i] for i in range(len(inputs))]
             if (first, stop) in ranges:
-                results[first, stop] = [
-                    finished(total, stop - first, stop == last) for total in totals[first]
-                ]
+                results[first, stop] = [finished(x, stop - first, stop == last) for x in sums]
             if stop == last:
-                del totals[first]
+                totals = {key: total for key, total in totals.items() if key[0] != first}
     return [results[pair] for pair in ranges]
 
 
 def merge(total: Partial | None, part: Partial) -> Partial:
-    """The sum of two partial sums, in new tensors."""
+    """Sum of two partial sums, in new tensors."""
     copy = Partial(*(tensor.clone() for tensor in (part if total is None else total)))
     return copy if total is None else absorb(copy, part)
 
 
 def absorb(total: Partial, part: Partial) -> Partial:
     """Add a partial sum to another, in place."""
-    if torch.equal(total.log_scale, part.log_scale):  # as between parts of direct products
+    if torch.equal(total.log_scale, part.log_scale):  # parts of direct products have one scale
         total.drive.add_(part.drive)
         total.calcium.add_(part.calcium)
         return total
     scale = torch.maximum(total.log_scale, part.log_scale)
-    old, new = (  # -inf - -inf is NaN: both are empty
-        torch.exp(one.log_scale - scale).nan_to_num(nan=0.0).to(total.drive.dtype)
-        for one in (total, part)
+    old, new = (  # NaN = -inf - (-inf), where both are empty
+        torch.exp(sums.log_scale - scale).nan_to_num(nan=0.0).to(total.drive.dtype)
+        for sums in (total, part)
     )
     total.drive.mul_(old[..., None]).addcmul_(part.drive, new[..., None])
     total.calcium.mul_(old).addcmul_(part.calcium, new)
@@ -259,7 +272,7 @@ def absorb(total: Partial, part: Partial) -> Partial:
 
 
 def finished(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """ln|p|, sign of p and output of a network of m neurons, from the sums over all of them."""
+    """ln|p|, sign of p and output of a network of m neurons, from the sums over all neurons."""
     log_calcium = total.log_scale + total.calcium.double().abs().log() - math.log(m)
     divisor = total.calcium.masked_fill(total.calcium == 0, torch.inf)[..., None]
     output = total.drive.div_(divisor) if in_place else total.drive / divisor
@@ -267,8 +280,8 @@ def finished(total: Partial, m: int, in_place: bool) -> tuple[Tensor, Tensor, Te
 
 
 def _leaked(tokens: Tokens, leak: Leak) -> Tokens:
-    """The leak until all tokens are written, as a gain of keys and values that falls with their age."""
-    if leak == Leak():
+    """Tokens with the leak until all are written, as a gain of keys and values by their age."""
+    if leak == NO_LEAK:
         return tokens
     present = (tokens.log_gain > -torch.inf).double()
     age = present.flip(-1).cumsum(-1).flip(-1) - 1  # tokens that were written later
@@ -277,14 +290,16 @@ def _leaked(tokens: Tokens, leak: Leak) -> Tokens:
     return tokens._replace(v=v, log_gain=tokens.log_gain - leak.presynaptic * age)
 
 
-# Kernels: tokens, hidden [n of a network of m], the sums so far or None, leak -> the sums with theirs.
+# Kernels: tokens, hidden [n of a network of m], m, the sums so far or None, and leak, to the sums
+# with these neurons.
 
 
 def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partial]:
     """The fastest kernel that is safe for these tokens and neurons.
 
-    Rates are multiplied as they are only if no product of two can leave the range of the numbers: the
-    bound |w| (|q| + |k|) + |2b| on their logs, the spread of the key weights and room for the sums.
+    Rates are multiplied as they are only if no product of two can leave the range of the numbers:
+    the bound |w| (|q| + |k|) + |2b| on their logs, the spread of the key weights and room for the
+    sums.
     """
     safe = (
         hidden.activation is exponential and log_range(tokens, hidden) < LOG_RANGE[tokens.q.dtype]
@@ -301,7 +316,7 @@ def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partia
 
 
 def log_range(tokens: Tokens, hidden: Hidden) -> float:
-    """Bound on the ln of the largest over the smallest product of rates that counts in a sum."""
+    """Bound of ln(largest / smallest product of rates) in the sums over neurons and tokens."""
     present = tokens.log_gain > -torch.inf
     squares = _square(tokens.k)[present]
     key_log = tokens.log_gain[present] - squares / 2
@@ -311,9 +326,9 @@ def log_range(tokens: Tokens, hidden: Hidden) -> float:
 
 
 def _block(n: int, keys: Tensor) -> int:
-    """Neurons at a time: n in about equal parts, of as many rates with the keys [..., T, D] as fit.
+    """Neurons at a time: n in about equal parts, whose rates for keys [..., T, D] fit in a block.
 
-    Whole vectors of the processor where that costs no part more: matrix products run 10 % faster.
+    Multiples of 64 neurons, if they need no more parts: matrix products are 10 % faster.
     """
     n_tokens = min(keys.shape[-2], TOKEN_BLOCK)
     at_once = BLOCK_BYTES if keys.device.type == "cpu" else GPU_BLOCK_BYTES
@@ -324,15 +339,16 @@ def _block(n: int, keys: Tensor) -> int:
 _kept = threading.local()
 
 
-def _workspace(shapes: dict[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
-    """Tensors without content, in memory that the thread keeps: fresh pages cost as much as exponentials."""
-    kept, found = _kept.__dict__, []
+def _workspace(shapes: Mapping[str, tuple[int, ...]], like: Tensor) -> list[Tensor]:
+    """Uninitialised tensors in memory that the thread keeps: new pages cost as much as exp."""
+    kept: dict[Any, Tensor] = _kept.__dict__
+    tensors = []
     for name, shape in shapes.items():
         n, key = math.prod(shape), (name, like.dtype, like.device)
         if key not in kept or len(kept[key]) < n:
             kept[key] = like.new_empty(n)
-        found.append(kept[key][:n].view(shape))
-    return found
+        tensors.append(kept[key][:n].view(shape))
+    return tensors
 
 
 def _norm(x: Tensor) -> Tensor:
@@ -346,11 +362,11 @@ def _square(x: Tensor) -> Tensor:
 
 
 def direct(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Rates as they are, in base 2, block by block; for the exponential activation within its range.
+    """Products of rates in base 2, block by block; for the exponential activation within range.
 
-    exp(-|k|^2 / 2) and the gain stand in the values, exp(-|q|^2 / 2) in the scale. q [T, D].
+    exp(-|k|^2 / 2) and the gain multiply the values, exp(-|q|^2 / 2) the scale. q [T, D].
     """
     q, k, v, log_gain = tokens
     n_tokens, width = v.shape
@@ -358,14 +374,11 @@ def direct(
     log_scale = key_log.max() - _square(q) / 2
     weight = torch.exp(key_log - key_log.max()).to(q.dtype)  # [T]
     exact = q.dtype if q.dtype != torch.bfloat16 else torch.float32  # of the sums
-    adds = total is not None and torch.equal(total.log_scale, log_scale)
-    sums = (
-        total
-        if adds
-        else Partial(
-            log_scale, q.new_zeros(n_tokens, dtype=exact), q.new_zeros(n_tokens, width, dtype=exact)
-        )
-    )
+    if total is not None and torch.equal(total.log_scale, log_scale):
+        sums = total
+    else:
+        zeros = functools.partial(q.new_zeros, dtype=exact)
+        sums = Partial(log_scale, zeros(n_tokens), zeros(n_tokens, width))
     spans = [slice(i, i + TOKEN_BLOCK) for i in range(0, n_tokens, TOKEN_BLOCK)]
     tokens_at_once = min(n_tokens, TOKEN_BLOCK)
     size = _block(len(hidden.bias), k)
@@ -391,9 +404,8 @@ def direct(
             torch.mm(w[:n], keys.T, out=phi).exp2_()
             torch.mul(v[span], weight[span, None], out=values[: len(keys)])
             _add(hebbian[:n], presynaptic[:n], phi, values[: len(keys)], weight[span])
-        gain = torch.exp(2 * hidden.bias[start : start + size]).to(
-            exact
-        )  # once to write, once to read
+        # exp(bias) once to write, once to read
+        gain = torch.exp(2 * hidden.bias[start : start + size]).to(exact)
         hebbian[:n].mul_(gain[:, None])
         presynaptic[:n].mul_(gain)
         stored = hebbian[:n].to(q.dtype), presynaptic[:n].to(q.dtype)
@@ -401,7 +413,7 @@ def direct(
             phi = rates_buffer[: n * len(q[span])].view(-1, n)  # [T, n]
             torch.mm(q[span], w[:n].T, out=phi).exp2_()
             _add(sums.drive[span], sums.calcium[span], phi, *stored)
-    return sums if adds or total is None else merge(total, sums)
+    return sums if total is None or sums is total else merge(total, sums)
 
 
 def _add(matrix: Tensor, vector: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> None:
@@ -415,12 +427,12 @@ def _add(matrix: Tensor, vector: Tensor, phi: Tensor, x: Tensor, y: Tensor) -> N
 
 
 def attention_calls(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Both phases as softmax attention with its log-sum-exp; for the exponential activation, any norm.
+    """Both phases as softmax attention; for the exponential activation at any norm.
 
-    Write: hidden neurons attend to tokens, and keep u = H / g and ln g. Read: tokens attend to hidden
-    neurons. The largest ln weight of a key is subtracted in float64.
+    Write: hidden neurons attend to tokens; this gives u = H / g and the log-sum-exp ln g. Read:
+    tokens attend to hidden neurons. The largest ln weight of a key is subtracted in float64.
     """
     q, k, v, log_gain = tokens
     key_log = log_gain - _square(k) / 2
@@ -457,9 +469,9 @@ def attention_calls(
 def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
     """softmax(q.k + bias) v [..., T, E] and its log-sum-exp [..., T], by torch's fused kernels.
 
-    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S]. scaled_dot_product_attention
-    gives no log-sum-exp: on the CPU its flash kernel is called by its private name (a test holds its
-    behaviour), elsewhere flex_attention, compiled.
+    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S].
+    scaled_dot_product_attention returns no log-sum-exp. On the CPU its private flash kernel is
+    called (tests check its behaviour), on GPUs flex_attention, compiled.
     """
     four = [tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (q, k, v)]
     bias = bias.reshape(-1, 1, 1, bias.shape[-1])
@@ -474,16 +486,16 @@ def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[T
 
 
 def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """flex_attention with a bias [B, S] per key, and its log-sum-exp."""
+    """Output of flex_attention with a bias [B, S] for each key, and its log-sum-exp."""
     from torch.nn.attention.flex_attention import AuxRequest, flex_attention
 
-    def score(value, batch, head, query, key):
+    def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return value + bias[batch, key]
 
     output, extra = flex_attention(
         q, k, v, score_mod=score, scale=1.0, return_aux=AuxRequest(lse=True)
     )
-    return output, extra.lse
+    return output, extra.lse  # type: ignore[return-value]  # not None, as it was requested
 
 
 @functools.cache
@@ -492,9 +504,9 @@ def _compiled() -> Callable:
 
 
 def log_space(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Every feature map at any norm: magnitudes by their logs, with a running maximum per query."""
+    """Logs of rates, with a running maximum for each query; for every feature map at any norm."""
     q, k, v, log_gain = tokens
     v = v.masked_fill((log_gain == -torch.inf)[..., None], 0)
     size = _block(len(hidden.bias), k)
@@ -515,21 +527,22 @@ def log_space(
         calcium = (phi @ presynaptic[..., None]).squeeze(-1)
         part = Partial(scale.double(), calcium, phi @ hebbian)
         total = part if total is None else merge(total, part)
+    assert total is not None  # a layer has neurons
     return total
 
 
 def _finite(peak: Tensor) -> Tensor:
-    """A maximum of logs to subtract: 0 where nothing fires."""
+    """A maximum of logs that can be subtracted: 0 instead of -inf, where nothing fires."""
     return peak.masked_fill(peak == -torch.inf, 0)
 
 
 def causal_chunks(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Write and read token by token, a chunk of tokens at a time; exponential activation within range.
+    """Causal order, a chunk of tokens at a time; for the exponential activation within range.
 
-    Within a chunk the tokens attend to one another through a masked matrix of kernels; what was written
-    before them is in H and g. q [T, D].
+    Tokens of a chunk attend to one another through a masked matrix of kernels; earlier tokens are
+    in H and g. q [T, D].
     """
     q, k, v, log_gain = tokens
     n_tokens = len(q)
@@ -544,14 +557,10 @@ def causal_chunks(
     keep_h, keep_g = (
         torch.exp(-rate * lags.clamp_min(0)).tril().to(q.dtype) for rate in leak
     )  # [chunk, chunk], by reader and writer
-    most, width = min(len(hidden.bias), CAUSAL_BLOCK), v.shape[1]
-    shapes = {
-        "weights": (most, q.shape[1]),
-        "keys": (CAUSAL_CHUNK * most,),
-        "queries": (CAUSAL_CHUNK * most,),
-        "hebbian": (most, width),
-        "presynaptic": (most,),
-    }
+    n_max, width = min(len(hidden.bias), CAUSAL_BLOCK), v.shape[1]
+    shapes: dict[str, tuple[int, ...]] = {"weights": (n_max, q.shape[1])}
+    shapes |= dict.fromkeys(("keys", "queries"), (CAUSAL_CHUNK * n_max,))
+    shapes |= {"hebbian": (n_max, width), "presynaptic": (n_max,)}
     weights, keys, queries, synapses, contacts = _workspace(shapes, q)
     for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
         block = hidden.weights[start : start + CAUSAL_BLOCK]
@@ -585,33 +594,36 @@ def causal_chunks(
 
 
 def causal_steps(
-    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = Leak()
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Write and read token by token, every feature map at any norm: H and g scaled neuron by neuron."""
+    """Causal order, token by token; for every feature map at any norm.
+
+    H and g of each neuron are relative to a scale of their own.
+    """
     q, k, v, log_gain = tokens
     exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
     hidden = hidden._replace(weights=hidden.weights.to(exact))
     q, k, v = q.to(exact), k.to(exact), v.to(exact)
-    least = min(leak)  # what both synapses lose is taken off their common scale
+    least = min(leak)  # the common part of both leaks is subtracted from their common scale
     keep_h, keep_g = (math.exp(least - rate) for rate in leak)
     hebbian, presynaptic = q.new_zeros(len(hidden.bias), v.shape[1]), q.new_zeros(len(hidden.bias))
-    peak = q.new_full((len(hidden.bias),), -torch.inf)  # H and g stand over exp(peak)
+    peak = q.new_full((len(hidden.bias),), -torch.inf)  # H and g are relative to exp(peak)
     scales, calciums, drives = [], [], []
     for t in range(len(q)):
-        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, k[t : t + 1], m))
-        log_phi = log_phi + log_gain[t].to(exact)
+        log_phi, sign = rates(hidden, k[t : t + 1], m)  # [1, m]
+        log_phi = log_phi[0] + log_gain[t].to(exact)
         new_peak = torch.maximum(peak - least, log_phi)
         old = torch.exp(peak - least - _finite(new_peak))
         phi = torch.exp(log_phi - _finite(new_peak))
-        phi = phi if sign is None else phi * sign
+        phi = phi if sign is None else phi * sign[0]
         hebbian = hebbian * (old * keep_h)[:, None] + phi[:, None] * v[t]
         presynaptic = presynaptic * (old * keep_g) + phi
         peak = new_peak
-        log_phi, sign = (None if x is None else x[0] for x in rates(hidden, q[t : t + 1], m))
-        log_phi = log_phi + peak
+        log_phi, sign = rates(hidden, q[t : t + 1], m)
+        log_phi = log_phi[0] + peak
         scale = _finite(log_phi.amax())
         phi = torch.exp(log_phi - scale)
-        phi = phi if sign is None else phi * sign
+        phi = phi if sign is None else phi * sign[0]
         scales.append(scale)
         calciums.append(phi @ presynaptic)
         drives.append(phi @ hebbian)

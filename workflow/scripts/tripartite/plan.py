@@ -1,10 +1,12 @@
-"""What each result of a study is made with: settings, code and raw data, as the study asks for them now.
+"""Origins of the results of a study as they should be now: settings, code and raw data.
 
-The Snakefile gives these to the jobs, which record them in their files; `verify`, `export`, `compare` and
-the report hold them against what the files say. Light, because every parse of the Snakefile imports it.
+The Snakefile passes them to the jobs, which record them in their files; `verify`, `export`,
+`compare` and the report compare them with what the files record. This module imports no large
+package, because every parse of the Snakefile imports it.
 """
 
 import ast
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -25,40 +27,37 @@ FIGURE_SUFFIXES = ("svg", "pdf", "png")
 
 @functools.cache
 def _imports(path: Path) -> tuple[Path, ...]:
-    """The files of ours that a file imports."""
-    found = []
+    """The files of the workflow that a file imports."""
+    files = []
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if not isinstance(node, ast.ImportFrom):
             continue
-        if node.level:
-            package = path.parents[node.level - 1] / (node.module or "").replace(".", "/")
-        elif (node.module or "").split(".")[0] == "tripartite":
-            package = SCRIPTS / node.module.replace(".", "/")
-        else:
+        parts = (node.module or "").split(".")
+        if not node.level and parts[0] != "tripartite":
             continue
+        package = (path.parents[node.level - 1] if node.level else SCRIPTS).joinpath(*parts)
         names = [package / alias.name for alias in node.names] + [package, package / "__init__"]
-        found += [file for file in (Path(f"{name}.py") for name in names) if file.is_file()]
-    return tuple(found)
+        files += [file for file in (Path(f"{name}.py") for name in names) if file.is_file()]
+    return tuple(files)
 
 
 @functools.cache
 def code(*names: str) -> str:
-    """Digest of scripts, such as "stage", and of everything of ours that they import."""
-    seen, queue = {}, [SCRIPTS / f"{name}.py" for name in names]
+    """Digest of scripts, such as "stage", and of all files of the workflow that they import."""
+    texts, queue = {}, [SCRIPTS / f"{name}.py" for name in names]
     while queue:
         path = queue.pop()
         name = path.relative_to(SCRIPTS).as_posix()
-        if name not in seen:
-            seen[name] = path.read_text(
-                encoding="utf-8"
-            ).rstrip()  # as Snakemake does to what it fetches
+        if name not in texts:
+            # without the end of the file, which Snakemake strips when it fetches one
+            texts[name] = path.read_text(encoding="utf-8").rstrip()
             queue += _imports(path)
-    return hashlib.sha256(json.dumps(seen, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
 
 @functools.cache
 def stage_code(file: str) -> str:
-    """Digest of what makes a file of an experiment, such as "fit": its code, and its variables."""
+    """Digest of the code that makes a file such as "fit", and of the contract of the file."""
     declared = declarations.files()[file]
     contract = {
         part: {name: dataclasses.astuple(spec) for name, spec in specs.items()}
@@ -69,7 +68,7 @@ def stage_code(file: str) -> str:
 
 
 def figure_code(figure: str) -> str:
-    """Digest of the code that draws a figure; its caption is no part of it."""
+    """Digest of the code that draws a figure, without its caption."""
     return code("stage", declarations.figures()[figure].module)
 
 
@@ -77,50 +76,46 @@ def figure_code(figure: str) -> str:
 
 
 def wheels(data: dict) -> list[str]:
-    """The wheels that the data of an experiment are read from, by the names of their files."""
+    """Names of the wheels that the data of an experiment are read from."""
     packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
     return [name for package in packages for name in pins() if name.rsplit("-", 1)[0] == package]
 
 
 def texts(data: dict, root: Path) -> list[Path]:
-    """The text files that the data of an experiment are read from; photographs come out of wheels."""
+    """The text files that the data of an experiment are read from; photographs are in wheels."""
     return study_module.input_files(data["model"], data["inputs"], root) if "model" in data else []
 
 
 def digest(path: Path) -> str:
-    """sha256 of a file. What was computed is kept in .snakemake, until the file is written to.
+    """sha256 of a file; it is kept in .snakemake until the file changes.
 
-    A file is known by its place on the disk, its size and the time at which its content or its entry
-    last changed, which no program can set back. What changed a moment ago may change again within one
-    tick of the disk's clock, and is not kept.
+    A change shows in the inode, the size or the times; no program can set back the time of the last
+    change of the inode. The digest of a file that changed a moment ago is not kept: the file may
+    change again within one tick of the disk's clock.
     """
     status = os.stat(path)
-    known = f"{status.st_dev}-{status.st_ino}-{status.st_size}-{status.st_mtime_ns}-{status.st_ctime_ns}"
-    kept = Path(".snakemake/tripartite/digests") / known
-    try:
-        found = kept.read_text()
-        if len(found) == 64:
-            return found
-    except OSError:
-        pass
+    fields = ("dev", "ino", "size", "mtime_ns", "ctime_ns")
+    name = "-".join(str(getattr(status, f"st_{field}")) for field in fields)
+    kept = Path(".snakemake/tripartite/digests") / name
+    with contextlib.suppress(OSError):
+        if len(text := kept.read_text()) == 64:
+            return text
     with open(path, "rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     if status.st_size >= 1 << 20 and time.time() - status.st_ctime > 2:
-        try:
+        with contextlib.suppress(OSError):  # without a folder to write to it only takes longer
             kept.parent.mkdir(parents=True, exist_ok=True)
-            temporary = kept.with_name(f"{known}.{os.getpid()}")
-            temporary.write_text(found)
+            temporary = kept.with_name(f"{name}.{os.getpid()}")
+            temporary.write_text(sha256)
             temporary.replace(kept)
-        except OSError:  # a folder that cannot be written costs time only
-            pass
-    return found
+    return sha256
 
 
 # Settings.
 
 
 def owner(study: dict, name: str, file: str) -> str:
-    """The experiment with which a file stands: itself, or the one whose data it shares."""
+    """The experiment whose folder has a file: itself, or the one whose data it shares."""
     experiments = study["experiments"]
     first = experiments[name]["data"].get("same_as", name)
     own = file == "attention" and (
@@ -130,7 +125,7 @@ def owner(study: dict, name: str, file: str) -> str:
 
 
 def attention_settings(section: dict) -> dict:
-    """Settings of the reference attention of an experiment; {} for plain bidirectional attention."""
+    """Settings of the reference attention of an experiment; {} for bidirectional without leak."""
     keys = ("order", "leak_hebbian", "leak_presynaptic")
     network = section.get("network", {"order": "bidirectional"})
     special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
@@ -143,7 +138,7 @@ def data_of(study: dict, name: str) -> dict:
 
 
 def stage_files(study: dict, name: str) -> tuple[str, ...]:
-    """The files that an experiment makes of its data, without suffix; the last one is drawn."""
+    """The files that an experiment makes from its data, without suffix; the last one is drawn."""
     (section,) = study_module.sections(study["experiments"][name])
     return tuple(declarations.kinds()[section].files)
 
@@ -164,7 +159,10 @@ def figure_files(study: dict) -> list[str]:
 
 
 def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".")) -> dict:
-    """Settings with which the stage makes a file of an experiment, such as "fit"; made: the folder of its results."""
+    """Settings with which the stage makes a file of an experiment, such as "fit".
+
+    made: the folder of the study's results.
+    """
     if file == "qkv":
         return generate_settings(study, name, made, root)
     if file == "attention":
@@ -183,7 +181,7 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
 def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
     """Settings of data generation: raw data by their digests, never by their paths.
 
-    Of a user's file that is gone, the digest is the one that stands in what was made of it.
+    If a user's file does not exist any more, its digest is read from the data made from it.
     """
     data = study["experiments"][name]["data"]
     if "synthetic" in data:
@@ -197,7 +195,7 @@ def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
 
 
 def model_settings(data: dict, root: Path) -> dict:
-    """What a pretrained model is called, and the hashes of all that is read of it."""
+    """Title and wheel of a pretrained model, and the hashes of all files that are read for it."""
     hashes = {name: pins()[name][1] for name in wheels(data)}
     hashes |= {path.stem: digest(path) for path in texts(data, root)}
     model = registry.models()[data["model"]]
@@ -206,7 +204,7 @@ def model_settings(data: dict, root: Path) -> dict:
 
 
 def text(settings: dict) -> str:
-    """Settings as one line of JSON; order counts only where the study names variants."""
+    """Settings as one line of JSON, sorted by name; inner mappings keep the order of the study."""
     return json.dumps(dict(sorted(settings.items())))
 
 
@@ -215,21 +213,19 @@ def asked(study: dict, made: Path, root: Path = Path(".")) -> dict[str, dict]:
 
     made: the folder results/STUDY.
     """
-    found = {}
+    origins = {}
     for key in experiment_files(study):
         name, file = key.removesuffix(".nc").split("/")
-        found[key] = {"settings": settings(study, name, file, made, root), "code": stage_code(file)}
+        made_with = settings(study, name, file, made, root)
+        origins[key] = {"settings": made_with, "code": stage_code(file)}
     for key in figure_files(study):
-        found[key] = {"settings": {}, "code": figure_code(Path(key).stem)}
-    return found
+        origins[key] = {"settings": {}, "code": figure_code(Path(key).stem)}
+    return origins
 
 
 def own_files(study: dict, root: Path = Path(".")) -> tuple[list[Path], list[str]]:
-    """The users' files that a study reads, and the names of those that are not there."""
-    files = [
-        study_module.own_file(section["data"], root)
-        for section in study["experiments"].values()
-        if "file" in section["data"]
-    ]
+    """The users' files that a study reads, and the names of those that do not exist."""
+    all_data = [section["data"] for section in study["experiments"].values()]
+    files = [study_module.own_file(data, root) for data in all_data if "file" in data]
     there = [file for file in dict.fromkeys(files) if os.path.exists(file)]
     return there, [file.name for file in dict.fromkeys(files) if file not in there]

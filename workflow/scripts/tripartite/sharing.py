@@ -1,8 +1,9 @@
-"""A finished study as one archive that another lab can check: an RO-Crate of a workflow run, in a zip file.
+"""A finished study as one archive that another lab can check: a Workflow Run RO-Crate, zipped.
 
-The archive holds results, settings, the user's own files, workflow and lock, and in ro-crate-metadata.json the
-SHA-256 of each of these files. Equal files give equal bytes: members are sorted, stored as they are and carry no
-time. What comes from elsewhere has limits, which are checked before it is read.
+The archive holds results, settings, the user's own files, workflow and lock, and in
+ro-crate-metadata.json the SHA-256 of each of these files. Equal files give equal bytes: members are
+sorted, stored as they are and carry no time. What comes from elsewhere has limits, which are
+checked before it is read.
 """
 
 import contextlib
@@ -20,9 +21,9 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
-from typing import BinaryIO
+from typing import IO, Any
 from unicodedata import normalize
 from urllib.parse import unquote
 
@@ -81,12 +82,12 @@ OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
     b"ustar": "tar",
 }
 # Of another lab's archive or folder; more is refused before it is read.
-MOST_BYTES = 20_000_000_000
-MOST_FILES = 20_000
-MOST_METADATA_BYTES = 20_000_000
+MAX_BYTES = 20_000_000_000
+MAX_FILES = 20_000
+MAX_METADATA_BYTES = 20_000_000
 # Of one of its netCDF files: so many times the bytes of ours, and as much in any case.
-TIMES_OURS = 100
-LEAST_BYTES = 100_000_000
+MAX_SIZE_RATIO = 100
+MIN_LIMIT_BYTES = 100_000_000
 STRING_BYTES = 64  # of a string in memory, at least
 READ_SECONDS = 120  # for one of its netCDF files, and a second more for each MB
 READ_MEMORY = 4_000_000_000  # of the process that reads them, and ten times the largest file
@@ -97,24 +98,27 @@ def export(
     settings: list[Path],
     root: Path,
     archive: Path,
-    own: list[Path] = (),
-    absent: list[str] = (),
-    machine: dict = {},
+    own: Sequence[Path] = (),
+    absent: Sequence[str] = (),
+    machine: dict[str, Any] | None = None,
 ) -> None:
     """Pack all results of a study, which are verified, with what made them.
 
-    settings: files of config/, of which the last is the study. root: the folder of the workflow. own: the user's
-    files of q, k and v; absent: names of those that are not there; machine: settings of config.yaml, of which the
-    archive has the study and the limit of memory. UserError if an own file cannot be packed or was changed.
+    settings: files of config/, of which the last is the study. root: the folder of the workflow.
+    own: the user's files of q, k and v; absent: names of those that are not there; machine:
+    settings of config.yaml, of which the archive has the study and the limit of memory. UserError
+    if an own file cannot be packed or was changed.
     """
-    members = {name: root / name for name in _own_files(root) if (root / name).is_file()}
+    members: dict[str, Path | bytes] = {
+        name: root / name for name in _own_files(root) if (root / name).is_file()
+    }
     members |= {_below_config(path): path for path in settings}
     members |= {"/".join(("results", *path.parts[-3:])): path for path in results}
     origins = [job.load(path).attrs for path in results if job.is_contract(path)]
     members |= own_members(own, origins)
     study = _below_config(settings[-1])
     members[study] = named_only(_text(members[study])).encode()
-    values = {"study": PurePosixPath(study).stem, **machine}
+    values = {"study": PurePosixPath(study).stem, **(machine or {})}
     members[CONFIG] = config_text(_text(members.get(CONFIG, b"")), values, root).encode()
     checksums = {}
     with job.replacing(archive, sum(map(_size, members.values()))) as temporary:
@@ -132,12 +136,13 @@ def export(
     )
     for name in sorted(set(map(own_name, absent))):
         print(
-            f"{name}: is not there, so that it is not in the archive: its results can be verified, compared and "
-            "drawn, but not computed anew"
+            f"{name}: is not there, so that it is not in the archive: its results can be "
+            "verified, compared and drawn, but not computed anew"
         )
     if commit == NO_COMMIT:
         print(
-            "the commit of the workflow is not known here, and not in the archive; the SHA-256 of its files are"
+            "the commit of the workflow is not known here, and not in the archive; the SHA-256 "
+            "of its files are"
         )
 
 
@@ -146,14 +151,16 @@ def own_name(path: str) -> str:
     return normalize("NFC", re.split(r"[/\\]", str(path))[-1])
 
 
-def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
+def own_members(own: Sequence[Path], origins: list[dict]) -> dict[str, Path]:
     """The user's own files by their names in the archive.
 
-    UserError if one cannot be read, is not what the results were made from, or has the name of another one, also
-    where a system takes large and small letters for the same. origins: attributes of the netCDF files.
+    UserError if one cannot be read, is not what the results were made from, or has the name of
+    another one, also where a system takes large and small letters for the same. origins: attributes
+    of the netCDF files.
     """
-    found, digests = {}, {}
-    made_from = {}  # name -> SHA-256 of the raw files that the data were made from
+    found = {}
+    digests: dict[str, str] = {}
+    made_from: dict[str, set[str]] = {}  # SHA-256 of the raw files of the data, by name
     for attrs in origins:
         for name, digest in json.loads(attrs["upstream"]).items():
             made_from.setdefault(name, set()).add(digest)
@@ -165,12 +172,13 @@ def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
         digest, name = job.file_digest(path), own_name(path.as_posix())
         if "\\" in path.name or not path.name.isprintable():
             raise UserError(
-                f"{path}: has a name that not every system can unpack; give it another one and run again"
+                f"{path}: has a name that not every system can unpack; give it another one and "
+                "run again"
             )
         if digests.setdefault(name.casefold(), digest) != digest:
             raise UserError(
-                f"{path}: there is another file of the name {name} in the study, and an archive holds them "
-                "in one folder; give one of them another name and run again"
+                f"{path}: there is another file of the name {name} in the study, and an archive "
+                "holds them in one folder; give one of them another name and run again"
             )
         if digest not in made_from.get(path.name, {digest}):
             raise UserError(
@@ -181,7 +189,7 @@ def own_members(own: list[Path], origins: list[dict]) -> dict[str, Path]:
 
 
 def named_only(study: str) -> str:
-    """The text of a study in which each of the user's own files is called by its name without folders."""
+    """The text of a study with the names of the user's own files in place of their paths."""
     node = yaml.compose(study, Loader=yaml.BaseLoader)
     return _replaced(study, [(file, own_name(file.value)) for file in _files(node)])
 
@@ -240,12 +248,12 @@ def _size(content: Path | bytes) -> int:
     return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
-def _reading(content: Path | bytes) -> BinaryIO:
+def _reading(content: Path | bytes) -> IO[bytes]:
     return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
 
 
 def describe(
-    members: dict[str, Path | bytes],
+    members: Mapping[str, Path | bytes],
     checksums: dict[str, str],
     origins: list[dict],
     study: str,
@@ -254,8 +262,8 @@ def describe(
 ) -> dict:
     """The metadata of a crate: what was run, on what, with which software, and what came out.
 
-    Who ran it and when is not said: results do not know. origins: attributes of the netCDF files; study: the name
-    of its file; commit: of the workflow, and its day.
+    Who ran it and when is not said: results do not know. origins: attributes of the netCDF files;
+    study: the name of its file; commit: of the workflow, and its day.
     """
     crate = ROCrate()
     files = {}
@@ -278,8 +286,8 @@ def describe(
     title = f"tripartite study {PurePosixPath(study).stem}"
     crate.name = title
     crate.description = (
-        "A transformer built from neurons and astrocytes: the settings, results and figures of a study, "
-        "with the workflow that made them"
+        "A transformer built from neurons and astrocytes: the settings, results and figures of a "
+        "study, with the workflow that made them"
     )
     crate.root_dataset["datePublished"] = date
     if "LICENSE" in files:
@@ -320,7 +328,7 @@ def _below_config(path: Path) -> str:
 
 
 def _versions(origins: list[dict]) -> dict[str, list[str]]:
-    """Versions of the software that made the files, by its name; one each, unless files were mixed."""
+    """Versions of the software that made the files, by name; one each, unless files were mixed."""
     found = {"snakemake": {job.installed_version("snakemake")}}
     for attrs in origins:
         for name, version in json.loads(attrs["versions"]).items():
@@ -335,9 +343,10 @@ def _code(checksums: dict[str, str]) -> str:
 
 
 def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
-    """The commit of the workflow and its day, of a clone or of the archive that `root` was unpacked from.
+    """The commit of the workflow and its day, of a clone or of an unpacked archive.
 
-    Else it is said that there is none, with the day of the release. Never today: equal results give equal archives.
+    Else it is said that there is none, with the day of the release. Never today: equal results give
+    equal archives.
     """
     if commit := _commit(root):
         return commit
@@ -345,19 +354,18 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
         OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError
     ):
         path = root / METADATA
-        if path.stat().st_size <= MOST_METADATA_BYTES:
+        if path.stat().st_size <= MAX_METADATA_BYTES:
             graph = {entity["@id"]: entity for entity in json.loads(path.read_bytes())["@graph"]}
-            commit, date = str(graph[COMMIT_ID]["value"]), str(graph["./"]["datePublished"])
-            if graph[CODE_ID]["value"] == _code(checksums) and re.fullmatch(
-                r"\d{4}-\d\d-\d\d", date
-            ):
-                return commit, date
+            date = str(graph["./"]["datePublished"])
+            dated = re.fullmatch(r"\d{4}-\d\d-\d\d", date)
+            if graph[CODE_ID]["value"] == _code(checksums) and dated:
+                return str(graph[COMMIT_ID]["value"]), date
     try:
         released = yaml.safe_load(_text(root / "CITATION.cff"))["date-released"]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
         raise UserError(
-            f"{root / 'CITATION.cff'}: has no date-released, the date of an archive that is packed outside "
-            "a clone; add it, as 2026-01-31"
+            f"{root / 'CITATION.cff'}: has no date-released, the date of an archive that is "
+            "packed outside a clone; add it, as 2026-01-31"
         ) from error
     return NO_COMMIT, str(released)
 
@@ -394,7 +402,7 @@ def _commit(root: Path) -> tuple[str, str] | None:
 
 
 def _own_files(root: Path) -> list[str]:
-    """What is packed beside results, studies and inputs, which are named one by one: others may be private."""
+    """Files of the workflow, without studies and inputs: those that are packed are named singly."""
     names = (root / MANIFEST).read_text(encoding="utf-8").split()
     named = ("config/studies/", "config/inputs/")
     return [CONFIG, *(name for name in names if not name.startswith(named))]
@@ -408,7 +416,7 @@ def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
     return entry
 
 
-def _copy(source: BinaryIO, target: BinaryIO | None = None, n_bytes: int = 1 << 20) -> str:
+def _copy(source: IO[bytes], target: IO[bytes] | None = None, n_bytes: int = 1 << 20) -> str:
     """Copy to the end in blocks, or read only; return the SHA-256 of what was read."""
     digest = hashlib.sha256()
     while block := source.read(n_bytes):
@@ -419,12 +427,12 @@ def _copy(source: BinaryIO, target: BinaryIO | None = None, n_bytes: int = 1 << 
 
 
 @contextlib.contextmanager
-def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
-    """Give another lab's results/STUDY: of a folder as it is, or out of an archive and gone afterwards.
+def opened(other: Path, beside: Path, files: Sequence[Path] = ()) -> Iterator[Path]:
+    """Give another lab's results/STUDY: a folder as it is, or an archive, unpacked until the end.
 
-    files: our results, which choose among several studies and say how large theirs may be. UserError of one line if
-    there is no such thing, if anything about an archive is not as `export` makes it, and if one of their files
-    cannot be read.
+    files: our results, which choose among several studies and say how large theirs may be.
+    UserError of one line if there is no such thing, if anything about an archive is not as `export`
+    makes it, and if one of their files cannot be read.
     """
     folder, stack = None, contextlib.ExitStack()
     try:
@@ -437,7 +445,8 @@ def opened(other: Path, beside: Path, files: list[Path] = ()) -> Iterator[Path]:
                 results = unpack(other, folder)
             else:
                 raise UserError(
-                    f"{other}: is neither a file nor a folder; give an archive made by export, or a folder"
+                    f"{other}: is neither a file nor a folder; give an archive made by export, or "
+                    "a folder"
                 )
             if theirs := byte_limits(results, files):
                 read_apart(theirs)
@@ -463,7 +472,7 @@ def _words(error: Exception) -> str:
 
 
 def find_results(other: Path, study: str) -> Path:
-    """The folder results/STUDY in a folder that is it, holds it, or is a project or an unpacked archive.
+    """The folder results/STUDY: `other` itself, or in it as in a project or an unpacked archive.
 
     UserError if there is none, or if there are several of which none is called like our study.
     """
@@ -483,9 +492,10 @@ def find_results(other: Path, study: str) -> Path:
                 f"{other}: holds {len(found)} studies ({names}); give the folder of one of them"
             )
         for folder in found:
-            if any(len(_listed(part)) > MOST_FILES for part in (folder, *_listed(folder))):
+            if any(len(_listed(part)) > MAX_FILES for part in (folder, *_listed(folder))):
                 raise UserError(
-                    f"{other}: has a folder of more than {MOST_FILES} files in it; give results as they were made"
+                    f"{other}: has a folder of more than {MAX_FILES} files in it; give results "
+                    "as they were made"
                 )
             return folder
     raise UserError(
@@ -495,10 +505,10 @@ def find_results(other: Path, study: str) -> Path:
 
 
 def _listed(folder: Path) -> list[Path]:
-    """What a folder holds, or no more than a little too much of it; nothing where it is none or may not be read."""
+    """Entries of a folder, at most MAX_FILES + 1; none if it is no folder or may not be read."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in itertools.islice(entries, MOST_FILES + 1)]
+            names = [entry.name for entry in itertools.islice(entries, MAX_FILES + 1)]
     except OSError:
         return []
     return [folder / name for name in sorted(names)]
@@ -508,8 +518,8 @@ def _holds_results(folder: Path) -> bool:
     return any(job.is_contract(path) for part in _listed(folder) for path in _listed(part))
 
 
-def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
-    """The netCDF files of another lab that ours are compared with, and the most bytes that each may take.
+def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
+    """The netCDF files of another lab that ours are compared with, and the bytes each may take.
 
     UserError if one is no file, or is larger.
     """
@@ -522,11 +532,11 @@ def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
             raise UserError(
                 f"{path}: is no file, or a link to nowhere; give results as they were made"
             )
-        found[path] = max(LEAST_BYTES, TIMES_OURS * declared_bytes(mine))
+        found[path] = max(MIN_LIMIT_BYTES, MAX_SIZE_RATIO * declared_bytes(mine))
         if (size := path.stat().st_size) > found[path]:
             raise UserError(
                 f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
-                f"{TIMES_OURS} times what ours takes"
+                f"{MAX_SIZE_RATIO} times what ours takes"
             )
     return found
 
@@ -534,19 +544,21 @@ def byte_limits(folder: Path, files: list[Path]) -> dict[Path, int]:
 def read_apart(limits: dict[Path, int]) -> None:
     """Read files of another lab in a process of its own, before they are read in this one.
 
-    UserError if one is damaged, takes more bytes than its limit, or makes the library fail or wait for ever.
+    UserError if one is damaged, takes more bytes than its limit, or makes the library fail or wait
+    for ever.
     """
     script = Path(__file__).parents[1] / "share.py"
     command = [sys.executable, "-E", "-s", script, "read", "--files", *limits]
-    command += ["--limits", *map(str, limits.values())]
+    command += ["--limits", *limits.values()]
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
     ) as reader:
         try:
             for path in limits:
                 seconds = READ_SECONDS + path.stat().st_size / 1e6
-                ready, _, _ = select.select([reader.stdout], [], [], seconds)
-                line = reader.stdout.readline() if ready else b""
+                pipe: Any = reader.stdout
+                ready, _, _ = select.select([pipe], [], [], seconds)
+                line = pipe.readline() if ready else b""
                 if not line:
                     did = "makes the netCDF library fail"
                     did = did if ready else f"cannot be read within {seconds:.0f} s"
@@ -558,7 +570,7 @@ def read_apart(limits: dict[Path, int]) -> None:
 
 
 def read_all(limits: dict[Path, int]) -> None:
-    """Read files of another lab one after another, and print after each what is wrong with it, as JSON.
+    """Read files of another lab one by one, and print after each what is wrong with it, as JSON.
 
     limits: the most bytes that the values of each may take.
     """
@@ -574,8 +586,8 @@ def _fault_of(path: Path, limit: int) -> str:
     try:
         if (size := declared_bytes(path)) > limit:
             return (
-                f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB are read: "
-                f"{TIMES_OURS} times what ours takes"
+                f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB "
+                f"are read: {MAX_SIZE_RATIO} times what ours takes"
             )
         job.load(path)
     except UserError as fault:
@@ -610,10 +622,10 @@ def declared_bytes(path: Path) -> int:
 
 
 def unpack(archive: Path, folder: Path) -> Path:
-    """Check every member of an archive, write its results below `folder`, return results/STUDY there.
+    """Check every member of an archive, write its results into `folder`, return results/STUDY.
 
-    What file managers add is ignored, and so is a folder around everything. UserError if it is foreign, damaged, too
-    large, or has names that lead elsewhere.
+    What file managers add is ignored, and so is a folder around everything. UserError if it is
+    foreign, damaged, too large, or has names that lead elsewhere.
     """
     with open(archive, "rb") as file:
         first = file.read(262)
@@ -652,13 +664,16 @@ def unpack(archive: Path, folder: Path) -> Path:
 def _members(
     packed: zipfile.ZipFile, archive: Path
 ) -> tuple[dict[str, zipfile.ZipInfo], dict[str, str]]:
-    """The members of an archive by their names in the metadata, and their SHA-256; UserError if they are not the same."""
+    """The members of an archive by their names in the metadata, and the SHA-256 stated there.
+
+    UserError if members and metadata name different files.
+    """
     entries = [entry for entry in packed.infolist() if not entry.filename.endswith(("/", "\\"))]
     size = sum(entry.file_size for entry in entries)
-    if size > MOST_BYTES or len(entries) > MOST_FILES:
+    if size > MAX_BYTES or len(entries) > MAX_FILES:
         raise UserError(
             f"{archive}: would unpack to {len(entries)} files of {size / 1e9:.1f} GB; at most "
-            f"{MOST_FILES} of {MOST_BYTES / 1e9:.0f} GB are read"
+            f"{MAX_FILES} of {MAX_BYTES / 1e9:.0f} GB are read"
         )
     for entry in entries:
         if fault := _fault(entry):
@@ -675,9 +690,8 @@ def _members(
             f"unpack it and give {inner[0][:80]!r}" if inner else "give an archive made by export"
         )
         raise UserError(f"{archive}: has no {METADATA}; {remedy}")
-    around = min(tops, key=lambda name: name.count("/")).removesuffix(
-        METADATA
-    )  # a folder around everything
+    # a folder around everything
+    around = min(tops, key=lambda name: name.count("/")).removesuffix(METADATA)
     names = [
         name.removeprefix(around) if name.startswith(around) else f"../{name}" for name, _ in named
     ]
@@ -732,7 +746,7 @@ def _fault(entry: zipfile.ZipInfo) -> str:
 
 
 def _block(entry: zipfile.ZipInfo) -> int:
-    """Bytes to read at a time: zipfile unpacks LZMA, of which 4 kB hold 30 MB, without a limit of its own.
+    """Bytes to read at a time: zipfile unpacks LZMA, of which 4 kB hold 30 MB, without a limit.
 
     Of bzip2, 4 kB hold gigabytes: it is refused.
     """
@@ -741,8 +755,8 @@ def _block(entry: zipfile.ZipInfo) -> int:
 
 def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, str]:
     """SHA-256 of each file by its name, as the metadata have it."""
-    if entry.file_size > MOST_METADATA_BYTES:
-        raise UserError(f"{archive}: {METADATA} is larger than {MOST_METADATA_BYTES / 1e6:.0f} MB")
+    if entry.file_size > MAX_METADATA_BYTES:
+        raise UserError(f"{archive}: {METADATA} is larger than {MAX_METADATA_BYTES / 1e6:.0f} MB")
     text = io.BytesIO()
     with packed.open(entry) as source:
         _copy(source, text, _block(entry))

@@ -1,7 +1,7 @@
-"""What every parse of the Snakefile does: the command line, the checked configuration, input functions.
+"""What every parse of the Snakefile does: command line, checked configuration, input functions.
 
-`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look at the
-command line and the log. Light: no torch, no xarray.
+`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look
+at the command line and the log. Light: no torch, no xarray.
 """
 
 import contextlib
@@ -13,25 +13,29 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, NoReturn, TypeVar
 
 from . import declarations, memory, plan
 from . import study as study_module
 
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
-LEAST_MB = 2000  # asked of a scheduler for any stage
+MIN_MB = 2000  # asked of a scheduler for any stage
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
+Wildcards = Any  # Snakemake's: every wildcard is an attribute
+Result = TypeVar("Result")
 
-def stop(message: object) -> None:
-    """Stop before any job with plain lines: an exception would bring Snakemake's traceback with it."""
+
+def stop(message: object) -> NoReturn:
+    """Stop before any job with plain lines: an exception would show Snakemake's traceback."""
     sys.exit(str(message))
 
 
 # The command line.
 
 
-def command_line(argv: list[str]):
-    """The command line as Snakemake reads it, with its profiles; None where it is not Snakemake's."""
+def command_line(argv: list[str]) -> Any:
+    """The command line as Snakemake reads it, with profiles; None if it is not Snakemake's."""
     from snakemake.cli import parse_args
 
     if Path(argv[0]).name not in ("snakemake", "__main__.py"):
@@ -44,7 +48,7 @@ def command_line(argv: list[str]):
         return None
 
 
-def sends_jobs_away(workflow, line: Callable) -> bool:
+def sends_jobs_away(workflow: Any, line: Callable[[], Any]) -> bool:
     """Whether jobs go to a cluster: by the executor, as --jobs may also stand beside --cores."""
     if workflow.remote_exec or workflow.resource_settings.nodes is None:
         return workflow.remote_exec
@@ -52,8 +56,8 @@ def sends_jobs_away(workflow, line: Callable) -> bool:
     return given is None or given.executor not in (None, "local", "dryrun", "touch")
 
 
-def only_looks(line) -> bool:
-    """Whether no stage runs: results are checked, compared or reported, which takes little memory."""
+def only_looks(line: Any) -> bool:
+    """Whether no stage runs, as when results are checked, compared or reported."""
     if line is None:
         return False
     named = {*(line.targets or [""])} <= LOOKING
@@ -62,7 +66,7 @@ def only_looks(line) -> bool:
 
 
 def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
-    """The configuration, with texts as they were typed: Snakemake reads study=007 as the number 7."""
+    """The configuration with texts as they were typed: Snakemake takes study=007 for a 7."""
     typed = dict(part.partition("=")[::2] for part in arguments or [])
     keys = [key for key in ("study", "other") if key in typed and own]
     return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
@@ -92,11 +96,11 @@ def reported_fault(log: str | Path, started: float) -> list[str]:
 def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callable:
     """A filter of Snakemake's log.
 
-    The target of all lists none of its files, and of a job of ours that has reported its fault no command
-    is shown.
+    The target of all lists none of its files, and of a job of ours that has reported its fault no
+    command is shown.
     """
 
-    def calm(record) -> bool:
+    def calm(record: Any) -> bool:
         event = getattr(getattr(record, "event", None), "name", "")
         if own and event == "JOB_INFO" and record.rule_name in ("default", "all"):
             record.reason, record.input = "its files were made", []
@@ -124,7 +128,7 @@ def doubling(first: int) -> Callable:
 
 def memory_mb(arrays: list[memory.Array]) -> int:
     """Memory to ask for a job with these large arrays, a quarter more than they take together."""
-    return max(LEAST_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
+    return max(MIN_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
 
 
 # What one parse knows.
@@ -132,7 +136,7 @@ def memory_mb(arrays: list[memory.Array]) -> int:
 
 @dataclass
 class Parsed:
-    """The studies, machine and folders of one parse; methods are input and parameter functions of rules."""
+    """Studies, machine and folders of one parse; methods are input and parameter functions."""
 
     machine: dict
     chosen: dict  # the chosen study
@@ -155,8 +159,8 @@ class Parsed:
             self.studies[name] = checked(study_module.load_study, *arguments)
         return self.studies[name]
 
-    def named(self, wildcards, kind: str) -> dict:
-        """The study of a file; stops with the known names where it has no such experiment or figure."""
+    def named(self, wildcards: Wildcards, kind: str) -> dict:
+        """The study of a file; stops with all names if it has no such experiment or figure."""
         study, name = self.study(wildcards.study), getattr(wildcards, kind)
         known = study[f"{kind}s"]
         if name not in known:
@@ -190,10 +194,10 @@ class Parsed:
     # Input functions.
 
     def reads(self, *names: str) -> Callable:
-        """The named files, of the experiments that own them; raw stands for the wheels of a model."""
+        """The named files, of the experiments that own them; raw: the wheels of a model."""
         from snakemake.io import ancient
 
-        def paths(wildcards) -> list:
+        def paths(wildcards: Wildcards) -> list:
             study = self.named(wildcards, "experiment")
             if "raw" in names:  # a wheel that only got a new date reruns nothing
                 wheels = plan.wheels(plan.data_of(study, wildcards.experiment))
@@ -204,7 +208,7 @@ class Parsed:
 
         return paths
 
-    def drawn(self, wildcards) -> list[str]:
+    def drawn(self, wildcards: Wildcards) -> list[str]:
         """The files that a figure shows."""
         study = self.named(wildcards, "figure")
         return [
@@ -217,22 +221,23 @@ class Parsed:
         files = plan.figure_files(self.chosen) + plan.experiment_files(self.chosen)
         return [f"<results>/{self.name}/{file}" for file in files]
 
-    def simulated(self, wildcards) -> list:
-        """What a simulation reads; with shards, what they made stands in the place of the attention."""
+    def simulated(self, wildcards: Wildcards) -> list:
+        """What a simulation reads; with shards, their states take the place of the attention."""
         from snakemake.io import flag
 
         qkv, attention = self.reads("qkv", "attention")(wildcards)
         shards = self.machine["shards"]
         if shards == 1:
             return [qkv, attention]
-        # Snakemake records the set of input files, and runs again where it differs: a flag lets it record
-        # the same files with shards and without, as the result is the same.
+        # Snakemake records the set of input files, and runs again where it differs: a flag lets it
+        # record the same files with shards and without, as the result is the same.
         whole = f"<results>/{wildcards.study}/{wildcards.experiment}/shards/{shards}/states.nc"
         recorded = attention.replace("<results>", self.results)
         return [qkv, flag(whole, "sourcecache_entry", recorded)]
 
-    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last run:
-    # where a script or a user's file lies reruns nothing; what is in it stands in `settings` and `code`.
+    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last
+    # run: where a script or a user's file lies reruns nothing; what is in it stands in `settings`
+    # and `code`.
 
     def script(self, name: str) -> Callable:
         """The file of a script: repo-relative in a clone, as a command that can be pasted."""
@@ -251,41 +256,41 @@ class Parsed:
             )
         )
 
-    def raw_files(self, wildcards, input) -> list[str]:
-        """The files beside wheels from which data are generated: texts of a model, or the user's file."""
+    def raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
+        """Files beside wheels that data are made from: texts of a model, or the user's file."""
         study = self.named(wildcards, "experiment")
         data = plan.data_of(study, wildcards.experiment)
         if "file" in data:
             return [str(study_module.own_file(data))]
         return [str(path) for path in plan.texts(data, Path("."))]
 
-    def no_raw_files(self, wildcards, input) -> list[str]:
+    def no_raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
         """Of a stage that reads files of the experiment only."""
         return []
 
-    def caption(self, wildcards, input) -> str:
+    def caption(self, wildcards: Wildcards, input: object) -> str:
         """The words below a figure in the report: a better caption reruns nothing."""
         return declarations.figures()[wildcards.figure].caption
 
-    def gathered(self, wildcards, input) -> str:
+    def gathered(self, wildcards: Wildcards, input: Any) -> str:
         """The option that names what shards have made, if there are any."""
         return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""
 
-    def memory(self, wildcards, attempt: int) -> int:
+    def memory(self, wildcards: Wildcards, attempt: int) -> int:
         """Memory (MB) of a job by the plan of its experiment's arrays, doubled at each retry."""
         study = self.named(wildcards, "experiment")
         arrays = study_module.memory_needed(wildcards.experiment, study)
         return memory_mb(arrays) * 2 ** (attempt - 1)
 
     def packed(self, shipped: list[Path]) -> list[Path]:
-        """What travels of config/: what is shipped, the inputs that the study reads, and last the study."""
+        """What is packed of config/: shipped files, inputs that the study reads, last the study."""
         files = list(shipped)
         for name in self.chosen["experiments"]:
             files += plan.texts(plan.data_of(self.chosen, name), Path("."))
         folders = [root / "config/studies" for root in (study_module.WORKFLOW_ROOT, Path("."))]
         return [*files, study_module.find_study(self.name, folders)]
 
-    def other_results(self, wildcards) -> str:
+    def other_results(self, wildcards: Wildcards) -> str:
         """What `other` names; nothing is compared without it."""
         path = self.machine["other"]
         if not path:
@@ -298,7 +303,7 @@ class Parsed:
         return path
 
 
-def checked(function: Callable, *arguments: object):
+def checked(function: Callable[..., Result], *arguments: object) -> Result:
     """Call a check of the configuration; its faults, one line each, stop Snakemake."""
     try:
         return function(*arguments)
@@ -306,7 +311,9 @@ def checked(function: Callable, *arguments: object):
         stop(f"The configuration has faults; nothing was run.\n{faults}")
 
 
-def checked_config(config: dict, cluster: bool, own: bool, results: str, line: Callable) -> tuple:
+def checked_config(
+    config: dict, cluster: bool, own: bool, results: str, line: Callable[[], Any]
+) -> tuple[dict, dict]:
     """The settings of the machine and of the chosen study; their faults stop Snakemake."""
     arguments = (config, Path("."), cluster, own, results)
     try:

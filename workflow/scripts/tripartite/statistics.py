@@ -1,10 +1,10 @@
-"""Statistics: estimates with intervals over independent seeds, or over inputs, heads and seeds.
+"""Estimates with intervals over independent seeds, or over inputs, heads and seeds.
 
-Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval is
-the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
-(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11); of more than GROUPS seeds,
-equal groups are deleted. It needs no random numbers. Where inputs and heads are samples as well, the
-interval is a cluster bootstrap.
+Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval
+is the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
+(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). With more than GROUPS
+seeds, groups of equal size are deleted. It needs no random numbers. If inputs and heads are samples
+as well, the interval is a cluster bootstrap.
 """
 
 from collections.abc import Callable
@@ -12,21 +12,24 @@ from collections.abc import Callable
 import numpy as np
 from scipy.special import bdtr, ndtr, ndtri, stdtrit
 
-LEVEL = 0.95
-GROUPS = 100
+LEVEL = 0.95  # of confidence
+GROUPS = 100  # at most, of the jackknife
 
-SCALES = {"linear": (lambda x: x, lambda x: x), "log": (np.log, np.exp)}
+Function = Callable[[np.ndarray], np.ndarray]
+Interval = tuple[np.ndarray, np.ndarray, np.ndarray]  # estimate, lower and upper end
+
+SCALES: dict[str, tuple[Function, Function]] = {  # the way to each scale, and back
+    "linear": (lambda x: x, lambda x: x),
+    "log": (np.log, np.exp),
+}
 
 
-def over_seeds(
-    statistic: Callable[[np.ndarray], np.ndarray], values: np.ndarray, scale: str
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def over_seeds(statistic: Function, values: np.ndarray, scale: str) -> Interval:
     """Return estimate, low and high of `statistic` with a 95 % interval over seeds.
 
-    `statistic` maps values [seed, ...] to an array, pooled over seeds; `scale` names the scale on
-    which the interval is symmetric: "linear", or "log" for positive errors.
-    Seeds: at least 2, or ValueError. Where every subset of seeds gives the same value, the interval
-    has no width.
+    `statistic` maps values [seed, ...] to an array, pooled over seeds; `scale` is the scale on
+    which the interval is symmetric: "linear", or "log" for positive errors. The interval has no
+    width if every subset of seeds gives the same value. ValueError for fewer than 2 seeds.
     """
     n_seeds = len(values)
     if n_seeds < 2:
@@ -47,74 +50,72 @@ def over_seeds(
 
 
 def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Pearson correlation of x and y over the last axis; NaN where one of them does not vary.
+    """Pearson correlation of x and y over the last axis; NaN where x or y does not vary.
 
-    A spread of rounding errors is no variation.
+    Differences as small as rounding errors are no variation.
     """
     deviations = []
     for values in (x, y):
         deviation = values - values.mean(-1, keepdims=True)
         rounding = 1e-12 * np.abs(values).max(-1, keepdims=True)
-        deviations.append(
-            np.where(np.abs(deviation).max(-1, keepdims=True) > rounding, deviation, np.nan)
-        )
+        varies = np.abs(deviation).max(-1, keepdims=True) > rounding
+        deviations.append(np.where(varies, deviation, np.nan))
     dx, dy = deviations
     return np.clip((dx * dy).sum(-1) / np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1)), -1, 1)
 
 
 def cluster_bootstrap(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Function,
     values: np.ndarray,
     n_axes: int,
     rng: np.random.Generator,
     n_draws: int = 2000,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+) -> Interval:
     """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
 
-    The first n_axes axes of values [input, head, seed, ...] (any of them) are clusters that are crossed:
-    every head reads every input. Each axis is resampled as a whole and by itself (the pigeonhole
+    The first n_axes axes of values, such as [input, head, seed, ...], are crossed clusters: every
+    head reads every input. Each axis is resampled independently of the others (pigeonhole
     bootstrap: Owen, Annals of Applied Statistics 2007). The interval is the expanded percentile
-    interval (Hesterberg, The American Statistician 2015), which is as wide as Student's t for the
-    shortest axis of more than one cluster; an axis of one cluster adds nothing to it. ValueError where
-    all axes have one. `statistic` maps an array like values to an array or a number.
+    interval (Hesterberg, The American Statistician 2015), as wide as Student's t for the shortest
+    axis of more than one cluster; an axis of one cluster adds nothing to it. `statistic` maps an
+    array like values to an array or a number. ValueError if all axes have one cluster.
     """
     lengths = values.shape[:n_axes]
     if max(lengths, default=1) < 2:
         raise ValueError(f"an interval needs at least 2 clusters, got shape {lengths}")
     fewest = min(n for n in lengths if n > 1)
-    draws = np.stack(
-        [
-            statistic(values[np.ix_(*(rng.integers(n, size=n) for n in lengths))])
-            for _ in range(n_draws)
-        ]
-    )
+
+    def resampled() -> np.ndarray:
+        return values[np.ix_(*(rng.integers(n, size=n) for n in lengths))]
+
+    draws = np.stack([statistic(resampled()) for _ in range(n_draws)])
     tail = ndtr(-np.sqrt(fewest / (fewest - 1)) * stdtrit(fewest - 1, (1 + LEVEL) / 2))
     low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
     return np.asarray(statistic(values)), low, high
 
 
 def cluster_interval(
-    statistic: Callable[[np.ndarray], np.ndarray],
+    statistic: Function,
     values: np.ndarray,
     n_axes: int,
     rng: np.random.Generator,
     n_draws: int = 2000,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """As cluster_bootstrap; where all axes have one cluster, the estimate alone, its ends NaN."""
+) -> Interval:
+    """As cluster_bootstrap, but if all axes have one cluster, the ends of the interval are NaN."""
     if max(values.shape[:n_axes]) > 1:
         return cluster_bootstrap(statistic, values, n_axes, rng, n_draws)
     estimate = np.asarray(statistic(values))
     return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
 
 
-def of_median(values: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def of_median(values: np.ndarray) -> Interval:
     """Median of values [..., n] with its exact interval of at least 95 % for independent values.
 
-    The bounds are order statistics, from the binomial distribution of the values below the median; NaN
-    for fewer than 6 values, which have no such interval.
+    The ends are order statistics, by the binomial distribution of the number of values below the
+    median. They are NaN for fewer than 6 values, which have no such interval.
     """
     n = values.shape[-1]
-    rank = int((bdtr(np.arange(n), n, 0.5) <= (1 - LEVEL) / 2).sum())  # of the lower bound, from 1
+    rank = int((bdtr(np.arange(n), n, 0.5) <= (1 - LEVEL) / 2).sum())  # of the lower end, from 1
     median, ordered = np.median(values, -1), np.sort(values, -1)
     if rank == 0:
         return median, np.full_like(median, np.nan), np.full_like(median, np.nan)

@@ -1,4 +1,4 @@
-"""Random streams that are found by name, so that adding an experiment changes no other result."""
+"""Streams of random numbers by name, so that a new experiment changes no other result."""
 
 import hashlib
 import json
@@ -7,11 +7,11 @@ import numpy as np
 
 
 def stream(seed: int, *names: str | float) -> np.random.Generator:
-    """Return the generator that belongs to `names` under the study's `seed`.
+    """The random generator of these names, for the `seed` of a study.
 
-    The names are hashed into the spawn key of numpy's SeedSequence: streams of different names are
-    independent, and the order in which they are asked for does not matter. Draws are made on the
-    CPU in float64 and moved to the device, so that every device sees the same numbers.
+    The names are hashed into the spawn key of numpy's SeedSequence: streams with different names
+    are independent, in whatever order they are made. Numbers are drawn on the CPU in float64 and
+    then moved to the device, so that all devices get the same numbers.
     """
     digest = hashlib.sha256(json.dumps(names).encode()).digest()
     spawn_key = tuple(int(word) for word in np.frombuffer(digest, dtype="<u4"))

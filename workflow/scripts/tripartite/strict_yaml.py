@@ -1,4 +1,4 @@
-"""Strict YAML: the types of YAML 1.2, and a fault for what programs read in different ways."""
+"""Strict YAML: the types of YAML 1.2, and a fault for values that programs read differently."""
 
 import re
 from pathlib import Path
@@ -8,9 +8,7 @@ import yaml
 from .words import Fault, lines, shown
 
 INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]*)")
-
 FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|nan)", re.I)
-
 AMBIGUOUS = re.compile(  # yes; 0200 (octal); 0x1f; 1_000; 1:30 (base 60)
     r"yes|no|on|off|[-+]?0[0-9_]+|[-+]?0[xob][0-9a-f_]+|[-+]?[0-9][0-9_]*_[0-9_.]*"
     r"|[-+]?[0-9]+(:[0-9]+)+(\.[0-9]*)?",
@@ -29,10 +27,13 @@ def read(path: Path) -> dict:
 
 
 def parsed(path: Path, file: str) -> tuple[dict, list[Fault]]:
-    """What the file holds and what is odd in it; ValueError of one line if it cannot be read."""
+    """Settings of a file and the faults of its YAML; ValueError of one line if it is not readable.
+
+    file: the name of the file in the message.
+    """
     try:
         node = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-        faults = []
+        faults: list[Fault] = []
         settings = _value(node, (), faults, set()) if node else None
     except OSError as error:
         raise ValueError(f"{file}: cannot be read ({error.strerror})") from None
@@ -51,6 +52,7 @@ def parsed(path: Path, file: str) -> tuple[dict, list[Fault]]:
 
 
 def _value(node: yaml.Node, keys: tuple, faults: list[Fault], seen: set[int]) -> object:
+    """The value of a node at `keys`; faults are added to `faults`; seen: ids of nodes so far."""
     if id(node) in seen:
         faults.append((keys, "aliases (*name) are not supported; write the value out"))
         return None
@@ -61,7 +63,8 @@ def _value(node: yaml.Node, keys: tuple, faults: list[Fault], seen: set[int]) ->
         return _scalar(node, keys, faults)
     if isinstance(node, yaml.SequenceNode):
         return [_value(child, (*keys, i), faults, seen) for i, child in enumerate(node.value)]
-    result, lines = {}, {}
+    result: dict[str, object] = {}
+    lines: dict[str, int] = {}
     for key_node, child in node.value:
         key, line = key_node.value, key_node.start_mark.line + 1
         if not isinstance(key_node, yaml.ScalarNode):
@@ -69,9 +72,8 @@ def _value(node: yaml.Node, keys: tuple, faults: list[Fault], seen: set[int]) ->
             continue
         here = (*keys, key)
         if not isinstance(_scalar(key_node, here, faults), str):
-            faults.append(
-                (here, f"a key must be text, got {shown(key)}; choose a name or put it in quotes")
-            )
+            words = f"a key must be text, got {shown(key)}; choose a name or put it in quotes"
+            faults.append((here, words))
         if key in result:
             faults.append((here, f"given twice, in lines {lines[key]} and {line}; keep one"))
         result[key], lines[key] = _value(child, here, faults, seen), line
@@ -84,10 +86,8 @@ def _scalar(node: yaml.ScalarNode, keys: tuple, faults: list[Fault]) -> object:
         return text
     if AMBIGUOUS.fullmatch(text):
         plain = "true or false" if text.isalpha() else "a plain decimal number"
-        advice = f"write {plain}, or put text in quotes"
-        faults.append(
-            (keys, f"{shown(text)} means different things to different programs; {advice}")
-        )
+        words = f"{shown(text)} means different things to different programs; write {plain}"
+        faults.append((keys, f"{words}, or put text in quotes"))
     elif text.lower() in ("", "~", "null"):
         return None
     elif text.lower() in ("true", "false"):
@@ -98,6 +98,7 @@ def _scalar(node: yaml.ScalarNode, keys: tuple, faults: list[Fault]) -> object:
 
 
 def number(text: str) -> int | float:
+    """The number of a text that FLOAT matches."""
     if INTEGER.fullmatch(text) and len(text) < 1000:  # Python refuses more than 4300 digits
         return int(text)
     return float(re.sub(r"\.(?=inf|nan)", "", text.lower()))

@@ -1,9 +1,9 @@
-"""What a user wrote, checked before any job: every fault at once, one line each.
+"""Check the settings of a user before any job: all faults at once, one line each.
 
-A line says where (file and dotted key), what was got, what is allowed and what to do. Meaning,
-limits and defaults of all keys stand in workflow/schemas; here are the checks that a schema cannot
-hold: strict YAML, names that exist, heads that the model has, memory. Light, because every parse of
-the Snakefile imports it: no torch, no xarray.
+A line says where the fault is (file and dotted key), what was found, what is allowed and what to
+do. Meaning, limits and defaults of all keys are in workflow/schemas; here are checks that a schema
+cannot express: strict YAML, existing names, heads of the model, memory. This module imports no
+large package, because every parse of the Snakefile imports it.
 """
 
 import functools
@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import yaml
@@ -22,17 +23,15 @@ from . import declarations, foreign, memory, registry
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
-# The first and the last Python for which all of envs/requirements.txt can be installed without a compiler.
+# The first and the last Python for which all of envs/requirements.txt has binary packages.
 PYTHONS = (3, 11), (3, 13)
-NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of a study, experiment, figure or input: it reaches file names
+NAME = r"[a-z0-9][a-z0-9_-]{0,39}"  # of studies, experiments, figures, inputs; part of file names
 SCHEMAS = Path(__file__).parents[2] / "schemas"
-# The folder with workflow/ and config/: what the user's own folder lacks comes from here.
+# The folder with workflow/ and config/; files that the user's folder lacks are taken from here.
 WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
-OWN_FILES = "config/inputs/own"  # where archives carry files of q, k and v
-
+OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
 DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
-QKV_SIZES = foreign.SIZES  # their lengths
 
 
 # The whole check, as the Snakefile calls it.
@@ -46,12 +45,12 @@ def check(
     results: str = "results",
     runs: bool = True,
 ) -> tuple[dict, dict]:
-    """Return the settings of the machine and of the chosen study, defaults filled in.
+    """The settings of the machine and of the chosen study, with defaults.
 
-    config is what Snakemake holds, root the folder with config/; on a cluster, jobs run where there are
-    other GPUs than here; own says whether all of config is ours: in another workflow, of which this one is a
-    module, other keys are its own. results: the folder of all results; runs says whether stages may run, so
-    that their memory counts. Raises ValueError with all faults of both, one per line.
+    config: as Snakemake read it; root: the folder with config/; cluster: whether jobs run on other
+    machines; own: False if this is a module of another workflow, which has further keys in config;
+    results: the folder of all results; runs: whether stages may run, so that their memory is
+    checked. ValueError with all faults, one per line.
     """
     schema = load_schema("config")
     if not own:
@@ -71,25 +70,22 @@ def check(
 
 
 def load_study(name: str, root: Path, machine: dict, results: str = "results") -> dict:
-    """Return a study with its defaults; ValueError with all its faults, one per line.
+    """A study with its defaults; ValueError with all its faults, one per line.
 
-    Where a user's file is gone, what was made of it in the folder of all results serves as well.
+    If a user's file does not exist any more, data made from it in the folder of all results serve.
     """
     path = find_study(name, [folder / "config/studies" for folder in (WORKFLOW_ROOT, root)])
     file = f"config/studies/{path.name}"
     study, misread = parsed(path, file)
     reported = {keys for keys, _ in misread}
-    made = root / results / name
-    faults = [
-        fault for fault in _study_faults(study, root, machine, made) if fault[0] not in reported
-    ]
-    if told := lines(file, misread + faults):
-        raise ValueError("\n".join(told))
+    faults = study_faults(study, root, machine, root / results / name)
+    if texts := lines(file, misread + [fault for fault in faults if fault[0] not in reported]):
+        raise ValueError("\n".join(texts))
     return complete(study, load_schema("study"))
 
 
 def find_study(name: str, folders: list[Path]) -> Path:
-    """Return the file of a study, in the last folder that has it; ValueError if none does."""
+    """The file of a study, in the last folder that has it; ValueError if none has it."""
     files = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     names = [stem for stem in files if re.fullmatch(NAME, stem)]
     if name not in names:
@@ -98,7 +94,7 @@ def find_study(name: str, folders: list[Path]) -> Path:
 
 
 def machine_faults(machine: dict, cluster: bool) -> list[str]:
-    """Faults of the machine's settings, one line each; that the study exists is find_study's."""
+    """Faults of the settings of config.yaml, one line each, without those of the study's name."""
     faults = _schema_faults(machine, load_schema("config"))
     if machine.get("device") == "cuda" and not cluster and not cuda_devices():
         faults.append((("device",), "got cuda, but no usable GPU is visible; use auto or cpu"))
@@ -106,34 +102,29 @@ def machine_faults(machine: dict, cluster: bool) -> list[str]:
 
 
 def _written_faults(root: Path, schema: dict) -> list[str]:
-    """What is odd in the YAML of config/config.yaml, which Snakemake reads without a word."""
+    """Faults of the YAML of config/config.yaml, which Snakemake does not report."""
     try:
         faults = parsed(root / "config/config.yaml", "")[1]
-    except ValueError:  # Snakemake has its own word for it, or it is not there
+    except ValueError:  # Snakemake reports it, or there is no such file
         return []
     own = [(keys, text) for keys, text in faults if keys and keys[0] in schema["properties"]]
     return lines("config/config.yaml", own)
 
 
-def study_faults(study: dict, file: str, root: Path, machine: dict) -> list[str]:
-    """Faults of a study's settings, one line each; file is how the lines call it."""
-    return lines(file, _study_faults(study, root, machine))
-
-
 def python_fault(version_info: tuple) -> str | None:
-    """One line if a Python (sys.version_info) is none of PYTHONS, else None."""
+    """A line if a version of Python (sys.version_info) is outside PYTHONS, else None."""
     if PYTHONS[0] <= tuple(version_info[:2]) <= PYTHONS[1]:
         return None
     got = ".".join(map(str, version_info[:3]))
     first, last = (".".join(map(str, version)) for version in PYTHONS)
     return (
-        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of these, "
-        f"as in python{last} -m venv .venv (README.md, Run it)"
+        f"Python: got {got}, wanted {first} to {last}; make the environment anew with one of "
+        f"these, as in python{last} -m venv .venv (README.md, Run it)"
     )
 
 
 def cuda_devices() -> int:
-    """Number of usable GPUs, asked from the driver; 0 where there is no driver."""
+    """Number of usable GPUs, from the driver; 0 if there is no driver."""
     import ctypes
 
     if os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
@@ -148,9 +139,6 @@ def cuda_devices() -> int:
     return count.value
 
 
-# Reading YAML: the types of YAML 1.2, and a fault for what programs read in different ways.
-
-
 # Schema: types, limits and unknown keys.
 
 
@@ -162,8 +150,8 @@ def load_schema(name: str) -> dict:
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
 
-def complete(settings: dict, schema: dict) -> dict:
-    """Return settings with the schema's defaults in place of missing keys."""
+def complete(settings: Any, schema: dict) -> Any:
+    """Settings with the schema's defaults in place of missing keys."""
     if not isinstance(settings, dict):
         return settings
     known = schema.get("properties", {})
@@ -176,9 +164,9 @@ def complete(settings: dict, schema: dict) -> dict:
 
 
 def coerce(config: dict, schema: dict) -> dict:
-    """Return config with text as numbers and numbers as text where the schema wants them.
+    """config with texts as numbers and numbers as texts where the schema wants these.
 
-    Values given by --config arrive as the command line's guess: memory_gb as "8", study as 2023.
+    Snakemake guesses the types of values of --config: memory_gb may be "8", and study may be 2023.
     """
     result = dict(config)
     for key, value in result.items():
@@ -190,20 +178,20 @@ def coerce(config: dict, schema: dict) -> dict:
     return result
 
 
-def _is_integer(_, value: object) -> bool:
+def _is_integer(_: object, value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(_, value: object) -> bool:
+def _is_number(_: object, value: object) -> bool:
     return _is_integer(_, value) or isinstance(value, float) and math.isfinite(value)
 
 
-def _pattern(validator, pattern: str, value: object, schema: dict) -> Iterator:
+def _pattern(validator: Any, pattern: str, value: Any, schema: dict) -> Iterator:
     if validator.is_type(value, "string") and not re.fullmatch(pattern, value):
         yield jsonschema.ValidationError("pattern")
 
 
-# jsonschema's own takes 64.0 for an integer, nan for a number and "ok\n" for ^[a-z]+$.
+# jsonschema itself accepts 64.0 as an integer, nan as a number and "ok\n" for ^[a-z]+$.
 Strict = jsonschema.validators.extend(
     jsonschema.Draft202012Validator,
     {"pattern": _pattern},
@@ -230,9 +218,8 @@ def _schema_faults(settings: object, schema: dict) -> list[Fault]:
             faults.append(((*keys, i), f"{shown(got[i])} is repeated; name each once"))
         elif error.validator == "maximum":
             limit = error.validator_value
-            faults.append(
-                (keys, f"{shown(got)} is over the limit of {limit}; choose at most {limit}")
-            )
+            words = f"{shown(got)} is over the limit of {limit}; choose at most {limit}"
+            faults.append((keys, words))
         elif error.validator == "enum" and isinstance(got, str):
             faults.append((keys, unknown(got, part["enum"])))
         else:
@@ -257,15 +244,14 @@ def _wanted(schema: dict) -> str:
     return {"object": "a mapping (key: value)", "string": "text"}[kind]
 
 
-# Checks that a schema cannot hold. They look only at what has no fault of its own.
+# Checks that a schema cannot express. They read only settings without faults.
 
 
-def _study_faults(
-    study: object, root: Path, machine: dict, made: Path | None = None
-) -> list[Fault]:
+def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None) -> list[Fault]:
+    """Faults of a study's settings; made: the folder of the study's results, if it may exist."""
     schema = load_schema("study")
     faults = _schema_faults(study, schema)
-    valid = _without(complete(study, schema), {_place(keys) for keys, _ in faults})
+    valid = _without(complete(study, schema), {_upto_list(keys) for keys, _ in faults})
     if not isinstance(valid, dict) or "experiments" not in valid:
         return faults
     written, experiments = study["experiments"], valid["experiments"]
@@ -284,24 +270,22 @@ def _study_faults(
             faults += _data_faults(name, experiments, written, root)
         given = sections(written[name])
         if len(given) != 1 and isinstance(written[name], dict):
-            got = " and ".join(given) or "none"
-            faults.append(
-                (where, f"got {got}, wanted exactly one of {', '.join(declarations.experiments())}")
-            )
+            got, wanted = " and ".join(given) or "none", ", ".join(declarations.experiments())
+            faults.append((where, f"got {got}, wanted exactly one of {wanted}"))
         for section in given:
             if section in experiment:
-                place, wrote = (*where, section), written[name][section]
+                keys, wrote = (*where, section), written[name][section]
                 shape = _shape(name, experiments, root)
                 names = input_names(name, experiments, root)
                 settings = experiment[section]
-                found = [*_size_faults(place, section, settings, shape)]
-                found += _kind_faults(section, place, settings, wrote, names, shape)
-                reported = {keys for keys, _ in found}
-                found += [x for x in _name_faults(place, settings, names) if x[0] not in reported]
-                if (*place, "n_features") not in reported:
+                own = [*_size_faults(keys, section, settings, shape)]
+                own += _kind_faults(section, keys, settings, wrote, names, shape)
+                reported = {keys for keys, _ in own}
+                own += [x for x in _name_faults(keys, settings, names) if x[0] not in reported]
+                if (*keys, "n_features") not in reported:
                     limit = machine.get("memory_gb")
-                    found += _memory_faults(place, section, settings, shape, limit)
-                faults += found
+                    own += _memory_faults(keys, section, settings, shape, limit)
+                faults += own
     for figure, settings in valid.get("figures", {}).items():
         keys = ("figures", figure, "experiments")
         for name in settings.get("experiments", []):
@@ -317,7 +301,7 @@ def _study_faults(
 def _kind_faults(
     section: str, where: tuple, settings: dict, wrote: dict, names: list[str] | None, shape: dict
 ) -> list[Fault]:
-    """What the kind's own module checks.py finds, if it has one."""
+    """Faults that the kind's own module checks.py finds, if it has one."""
     if not (declarations.KINDS / section / "checks.py").is_file():
         return []
     checks = importlib.import_module(f"{__package__}.kinds.{section}.checks")
@@ -325,13 +309,13 @@ def _kind_faults(
 
 
 def sections(experiment: object) -> list[str]:
-    """The sections of an experiment that say what is done with its data."""
+    """The sections of an experiment that are names of kinds."""
     kinds = declarations.experiments()
     return [name for name in kinds if isinstance(experiment, dict) and name in experiment]
 
 
 def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Iterator[Fault]:
-    """Of an experiment's data: experiments without their faults, and as they were written."""
+    """Faults of an experiment's data; experiments: settings without faults; written: all."""
     data, wrote = experiments[name]["data"], written[name]["data"]
     where = ("experiments", name, "data")
     given = [key for key in DATA_KINDS if key in wrote]
@@ -365,13 +349,12 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     owned = experiments.get(data.get("same_as", name), {}).get("data", {})
     changing = [section for section in sections(written[name]) if _changes_models(section)]
     if changing and _owns_data({"data": owned}) and given and "model" not in owned:
-        text = (
-            f"has no model, whose layers {changing[0]} could change; give one, or same_as with one"
-        )
-        yield where, text
+        text = f"has no model, whose layers {changing[0]} could change"
+        yield where, f"{text}; give one, or same_as with one"
 
 
 def _changes_models(section: str) -> bool:
+    """Whether a kind reads the raw files of its data."""
     return any("raw" in file.reads for file in declarations.kinds()[section].files.values())
 
 
@@ -382,7 +365,7 @@ def _owns_data(experiment: dict) -> bool:
 def _size_faults(
     where: tuple, section: str, settings: dict, shape: dict[str, int]
 ) -> Iterator[Fault]:
-    """Numbers of neurons, heads and tokens, of every section that has them."""
+    """Faults of numbers of neurons, heads and tokens."""
     sizes = memory.sizes(settings)
     for smaller, larger in zip(sizes, sizes[1:]):
         if smaller >= larger:
@@ -396,30 +379,27 @@ def _size_faults(
             if layer >= shape["layers"] or head >= shape["heads"]:
                 has = f"layers 0 to {shape['layers'] - 1} and heads 0 to {shape['heads'] - 1}"
                 yield (*where, key), f"[{layer}, {head}] does not exist; the data has {has}"
-    least = declarations.kinds()[section].min_tokens
-    if shape.get("tokens", least) < least:
-        text = f"got data with {shape['tokens']} tokens per input, wanted at least {least}; use longer inputs"
-        yield where, text
+    min_tokens = declarations.kinds()[section].min_tokens
+    if shape.get("tokens", min_tokens) < min_tokens:
+        text = f"got data with {shape['tokens']} tokens per input, wanted at least {min_tokens}"
+        yield where, f"{text}; use longer inputs"
 
 
 def _memory_faults(
-    where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: object
+    where: tuple, section: str, settings: dict, shape: dict[str, int], memory_gb: Any
 ) -> Iterator[Fault]:
-    """More memory than memory_gb allows."""
-    if not ({*QKV_SIZES} <= {*shape} and _is_number(None, memory_gb)):
+    """A fault if the largest array needs more memory than memory_gb allows."""
+    if not ({*foreign.SIZES} <= {*shape} and _is_number(None, memory_gb)):
         return
     if memory.can_plan(section, settings):
         needed, what, advice = max(memory.plan(shape, settings, section))
         if needed > memory_gb * 10**9:
-            text = (
-                f"needs {in_bytes(needed)} for {what}, memory_gb allows {memory_gb}: lower {advice}, "
-                "or raise memory_gb in config/config.yaml"
-            )
-            yield where, text
+            text = f"needs {in_bytes(needed)} for {what}, memory_gb allows {memory_gb}"
+            yield where, f"{text}: lower {advice}, or raise memory_gb in config/config.yaml"
 
 
 def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Iterator[Fault]:
-    """Inputs that do not exist or have two roles; names are those of the data, None where not known."""
+    """Faults of inputs that do not exist or have two roles; names: of all inputs, if known."""
     roles = {
         key: settings[key] if isinstance(settings.get(key), list) else []
         for key in ("calibrated_on", "trained_on", "validated_on", "inputs")
@@ -447,7 +427,7 @@ def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Itera
 
 
 def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
-    """Add to the fault of a too large n_features the memory that it would take."""
+    """The fault of a too large n_features, with the memory that it would need."""
     got = re.match(r"(\d+) is over the limit of \d+", text)
     if not got or keys[3:4] != ("n_features",):
         return text
@@ -459,13 +439,13 @@ def _with_memory(keys: tuple, text: str, experiments: dict, root: Path) -> str:
     return text.replace(";", f"{note};", 1)
 
 
-def _place(keys: tuple) -> tuple:
-    """keys up to the first place in a list: of a bad pair [layer, head], the pair."""
+def _upto_list(keys: tuple) -> tuple:
+    """keys up to the first index in a list: of a bad pair [layer, head], the pair."""
     return keys[: next((i for i, key in enumerate(keys, 1) if isinstance(key, int)), len(keys))]
 
 
 def _without(value: object, broken: set[tuple], keys: tuple = ()) -> object:
-    """`value` without the keys that have a fault; bad items of a list become None."""
+    """`value` without the keys that have a fault; items of lists with a fault become None."""
     if keys in broken:
         return None
     if isinstance(value, list):
@@ -487,20 +467,16 @@ def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> list[
 
 
 def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
-    """QKV_SIZES of an experiment's data, as far as they are known."""
+    """Sizes (foreign.SIZES) of an experiment's data, as far as they are known."""
     data = experiments.get(name, {}).get("data", {})
     if "same_as" in data:
         other = experiments.get(data["same_as"], {}).get("data", {})
         data = {} if "same_as" in other else other
     if "synthetic" in data:
         drawn = data["synthetic"]
-        shape = {
-            "inputs": drawn.get("n_inputs"),
-            "tokens": drawn.get("n_tokens"),
-            "layers": 1,
-            "heads": len(drawn.get("sigma_squared", [])),
-            "d_head": drawn.get("d_head"),
-        }
+        shape = {"layers": 1, "heads": len(drawn.get("sigma_squared", []))}
+        shape |= {"inputs": drawn.get("n_inputs"), "tokens": drawn.get("n_tokens")}
+        shape |= {"d_head": drawn.get("d_head")}
     elif "model" in data:
         sizes = vars(registry.models()[data["model"]])
         shape = {**sizes, "inputs": len(data.get("inputs", []))}
@@ -508,14 +484,14 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
         shape = foreign.header(own_file(data, root))["sizes"]
     else:
         shape = {}
-    return {size: shape[size] for size in QKV_SIZES if shape.get(size)}
+    return {size: shape[size] for size in foreign.SIZES if shape.get(size)}
 
 
-# What exists beside the study: inputs and a user's file.
+# Files beside the study: inputs and a user's file.
 
 
 def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
-    """Names of the inputs of an experiment's data, None where they cannot be known."""
+    """Names of the inputs of an experiment's data, None if they cannot be known."""
     data = experiments.get(name, {}).get("data", {})
     if "same_as" in data:
         data = experiments.get(data["same_as"], {}).get("data", {})
@@ -530,7 +506,7 @@ def input_names(name: str, experiments: dict, root: Path) -> list[str] | None:
 
 
 def known_inputs(model: str, root: Path) -> list[str]:
-    """Names of the inputs that a model can read."""
+    """Names of all inputs that a model can read."""
     kind = registry.models()[model].inputs
     if kind == "photographs":
         return list(registry.PHOTOGRAPHS)
@@ -540,7 +516,7 @@ def known_inputs(model: str, root: Path) -> list[str]:
 
 
 def input_files(model: str, inputs: list[str], root: Path = Path(".")) -> list[Path]:
-    """The files of the named inputs; none for photographs, which are inside packages."""
+    """The files of the named inputs; none for photographs, which are parts of packages."""
     kind = registry.models()[model].inputs
     if kind == "photographs":
         return []
@@ -558,13 +534,13 @@ def packages(model: str, inputs: list[str]) -> list[str]:
 
 
 def own_file(data: dict, root: Path = Path(".")) -> Path:
-    """Where a user's file lies: as the study says, or where an archive carries it."""
+    """The path of a user's file: as in the study, or in the folder for such files in archives."""
     path, packed = root / data["file"], root / OWN_FILES / Path(data["file"]).name
     return packed if os.path.exists(packed) and not os.path.exists(path) else path
 
 
 def recorded_digest(qkv: Path, file: Path) -> str:
-    """SHA-256 of the user's file of that name from which our qkv.nc was made; "" if it was not, or is not known."""
+    """SHA-256 of the user's file of which qkv.nc was made; "" if it was another file or none."""
     try:
         origin = foreign.header(qkv)["origin"]
         settings, upstream = json.loads(origin["settings"]), json.loads(origin["upstream"])
@@ -574,11 +550,5 @@ def recorded_digest(qkv: Path, file: Path) -> str:
 
 
 def file_faults(path: Path) -> list[str]:
-    """Faults of a user's file of q, k and v, one line each; no values of theirs are read."""
+    """Faults of a user's file of q, k and v, one line each; values of q, k and v are not read."""
     return foreign.header(path)["faults"]
-
-
-# Words.
-
-
-# Share of letters in common, in their order, from which a word is surely, or likely, a slip of another.

@@ -1,13 +1,14 @@
-"""Closed forms for finite networks: how far the astrocyte's response is from the normaliser.
+"""Errors of finite networks in closed form: of the astrocyte's calcium, and of the output.
 
 For positive random features the estimate Z^ of the normaliser Z = sum_j exp(q . k_j) from m neurons
-is unbiased, with relative variance (R - 1) / m exactly, where
+is unbiased, with the exact relative variance (R - 1) / m, where
 
     R(q) = exp(|q|^2) sum_jl exp(2 q.k_j + 2 q.k_l + k_j.k_l) / Z(q)^2
 
 is the relative second moment of a single neuron's contribution (from E exp(omega . a) =
-exp(|a|^2 / 2) applied to Choromanski et al., ICLR 2021, Lemma 2, summed over pairs of keys). Weighted
-keys, generalized positive features and mirrored neurons have closed forms of the same kind.
+exp(|a|^2 / 2) applied to Choromanski et al., ICLR 2021, Lemma 2, summed over pairs of keys).
+Weighted keys, generalized positive features and mirrored neurons have closed forms of the same
+kind.
 """
 
 import math
@@ -15,17 +16,17 @@ import math
 import torch
 from torch import Tensor
 
-BLOCK_VALUES = 1 << 23  # of queries times keys times d_head at a time
-LOG_R_MIN = 1e-15  # keeps the log finite where the estimate has no variance and R = 1
+BLOCK_VALUES = 1 << 23  # queries x keys x d_head at a time
+LOG_R_MIN = 1e-15  # keeps ln(R - 1) finite where the estimate has no variance and R = 1
 
 
 def pairs_of_keys(
     q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor, a: Tensor | float = 0.0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Scaled second moments of one neuron's contributions to each pair of keys, for every query.
+    """Second moments C_jl of one neuron's contributions to each pair of keys, for every query t.
 
-    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl: returns log_scale [..., T], w [..., T, T] at most 1
-    and kernel [..., T, T] at most 1. Arguments as for log_second_moment.
+    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl. Returns log_scale [..., T], w [..., T, T] and
+    kernel [..., T, T], both at most 1. Arguments as for log_second_moment.
     """
     a = torch.as_tensor(a, dtype=q.dtype, device=q.device)
     a = a.expand(*a.shape[:-1], q.shape[-1])
@@ -47,18 +48,20 @@ def pairs_of_keys(
 def log_second_moment(
     q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor, a: Tensor | float = 0.0
 ) -> Tensor:
-    """Return ln R(q_t) [..., T] for q, k [..., T, D], of neurons of positive random features.
+    """ln R(q_t) [..., T] of positive random features, for q, k [..., T, D].
 
-    log_normalizer [..., T] is ln sum_j w_j exp(q.k_j) and log_weight [..., T or 1, T] is ln w_j, for each
-    query or for all. a [..., D], below 1/8, is the parameter of generalized positive features in each
-    direction, or one number for all, 0 for plain ones: with c = (1 - 4a) / (1 - 8a), from
-    E exp(4a omega^2 + b omega) = (1 - 8a)^(-1/2) exp(b^2 / (2 - 16a)) in each direction,
+    log_normalizer [..., T] is ln sum_j w_j exp(q.k_j); log_weight [..., T or 1, T] is ln w_j, for
+    each query or for all. a [..., D], below 1/8, is the parameter of generalized positive features
+    in each direction, or one number for all; 0 for plain positive features. With
+    c = (1 - 4a) / (1 - 8a), from E exp(4a omega^2 + b omega) = (1 - 8a)^(-1/2) exp(b^2 / (2 - 16a))
+    in each direction,
 
-        R = prod_i ((1 - 4a_i)^2 / (1 - 8a_i))^(1/2) exp(sum_i (2c_i - 1) q_i^2) sum_jl w_j w_l exp(sum_i
-            (2c_i - 1)(k_ji^2 + k_li^2) / 2 + 2c_i q_i (k_ji + k_li) - c_i (k_ji - k_li)^2 / 2) / Z^2.
+        R = prod_i ((1 - 4a_i)^2 / (1 - 8a_i))^(1/2) exp(sum_i (2c_i - 1) q_i^2) sum_jl w_j w_l
+            exp(sum_i (2c_i - 1)(k_ji^2 + k_li^2) / 2 + 2c_i q_i (k_ji + k_li)
+            - c_i (k_ji - k_li)^2 / 2) / Z^2.
 
-    No exponential overflows at any norm: the sum is scaled by its largest factors and lies between 1
-    and T^2.
+    No exponential overflows at any norm: relative to its largest factors, the sum is between 1 and
+    T^2.
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
     return (log_scale + ((w @ kernel) * w).sum(-1).log()).clamp_min(LOG_R_MIN)
@@ -73,10 +76,10 @@ def output_moments(
     log_weight: Tensor,
     a: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What one neuron contributes to the error of the output: scale, covariance, bias, separate trace.
+    """Covariance and bias of the output for one neuron, and the trace with separate pools.
 
-    With C as in pairs_of_keys and o the exact output [T, E], for m neurons and to first order in 1 / m
-    (the delta method for a ratio of sums),
+    With C as in pairs_of_keys and the exact output o [T, E], for m neurons and to first order in
+    1 / m (the delta method for a ratio of sums),
 
         m Cov(O^) = (V - o)^T C (V - o) / Z^2,     m (E O^ - o) = -(V - o)^T C 1 / Z^2,
 
@@ -84,27 +87,28 @@ def output_moments(
 
         m Cov(O^) = V^T C V / Z^2 - o o^T + o o^T (R - 1).
 
-    q, k [T, D], v [T, E]. Returns log_scale [T], by whose exponential the others are to be multiplied:
-    covariance [T, E, E], bias [T, E], and the trace [T] of the last covariance.
+    q, k [T, D], v [T, E]. Returns log_scale [T], and, to be multiplied by exp(log_scale), the
+    covariance [T, E, E], the bias [T, E] and the trace [T] of the last covariance.
     """
     log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
     drawn = w @ kernel  # [T, T]
-    covariance, bias = [], []
+    covariances, biases = [], []
     for rows in torch.arange(len(q)).split(max(1, BLOCK_VALUES // v.numel())):  # bounds the memory
         spread = w[rows, :, None] * (v - output[rows, None])  # [rows, T, E]
-        covariance.append(spread.mT @ (kernel @ spread))
-        bias.append(-(drawn[rows, None] @ spread)[:, 0])
-    covariance, bias = torch.cat(covariance), torch.cat(bias)
+        covariances.append(spread.mT @ (kernel @ spread))
+        biases.append(-(drawn[rows, None] @ spread)[:, 0])
+    covariance, bias = torch.cat(covariances), torch.cat(biases)
     excess = (drawn * w).sum(-1) - torch.exp(-log_scale)  # R - 1
     separate = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * (output * bias).sum(-1)
     return log_scale, covariance, bias, separate + 2 * output.square().sum(-1) * excess
 
 
 def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor) -> Tensor:
-    """ln of the relative mean product of a neuron's contribution and its mirror image's, [..., T].
+    """ln R' [..., T], the relative mean product of the contributions of a neuron and its mirror.
 
-    ln(exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2), from E exp(omega.(q + k_j) - omega.(q + k_l)): with
-    m / 2 mirrored pairs the relative variance is (R + this - 2) / m.
+    R' = exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2, from
+    E exp(omega.(q + k_j) - omega.(q + k_l)). With m / 2 mirrored pairs the relative variance is
+    (R + R' - 2) / m.
     """
     products = k @ k.mT  # [..., T, T]
     pairs = [
@@ -115,27 +119,27 @@ def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: 
 
 
 def log_variance(log_r: Tensor) -> Tensor:
-    """ln(R - 1), the log of the relative variance at m = 1, from ln R of any size."""
+    """ln(R - 1), the ln of the relative variance for m = 1, from ln R of any size."""
     return log_r + torch.log(-torch.expm1(-log_r))
 
 
 def log_mirrored_variance(log_variance: Tensor, log_mirror: Tensor) -> Tensor:
-    """ln(R - 1 + R' - 1), the variance with mirrored neurons, from ln(R - 1) and ln R' of any size."""
+    """ln(R + R' - 2), the ln of the variance with mirrored neurons, from ln(R - 1) and ln R'."""
     return log_variance + torch.log1p(
         (torch.exp(log_mirror - log_variance) - torch.exp(-log_variance)).clamp_min(-1)
     )
 
 
 def log10_features_needed(log_variance: Tensor) -> Tensor:
-    """log10 of the hidden neurons m at which the relative rms error sqrt((R - 1) / m) is 10 %."""
+    """log10 of the number m of hidden neurons with relative rms error sqrt((R - 1) / m) of 10 %."""
     return log_variance / math.log(10) + 2
 
 
 def log_median_error(log_sd: Tensor) -> Tensor:
-    """ln of the median of |error| over a pool of normal errors with the given ln sd [..., n] -> [...].
+    """ln of the median of |error| [...] over normal errors with the given ln sd [..., n].
 
-    Solves mean_i erf(x / (sd_i sqrt 2)) = 1/2 for ln x by bisection. It is what the median
-    normaliser error follows once every estimate has its limiting normal distribution.
+    Solves mean_i erf(x / (sd_i sqrt 2)) = 1/2 for ln x by bisection. The median error of the
+    normaliser follows it when every estimate is nearly normal.
     """
     low, high = log_sd.amin(-1) - 1, log_sd.amax(-1)  # the median of one error is .674 sd
     for _ in range(60):

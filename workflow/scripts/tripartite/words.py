@@ -1,56 +1,55 @@
-"""Words of faults: values as they are shown, known names, and what was probably meant.
+"""Texts of faults: values as they are shown, and names that were probably meant.
 
-Light, because every parse of the Snakefile imports it.
+This module imports no large package, because every parse of the Snakefile imports it.
 """
 
 import difflib
 import re
 import unicodedata
 
-Fault = tuple[tuple, str]  # where it is (keys, and integers for places in lists), and what it is
+Fault = tuple[tuple, str]  # keys that lead to it (integers in lists), and a text
 
-
-SYNONYMS = {  # what others call it, in plain letters
-    "cuda": ("gpu", "nvidia", "mps", "rocm"),
-    "memory_gb": ("ram", "mem"),
-    "shards": ("chunks", "splits"),
-    "float64": ("double", "fp64", "f64"),
-    "float32": ("single", "fp32", "f32"),
-    "bfloat16": ("half", "bf16", "fp16"),
-    "n_features": ("m", "neurons", "nneurons", "hidden", "width"),
-    "seed": ("randomstate", "rng"),
-    "n_seeds": ("repeats", "replicates", "repetitions", "draws"),
-    "n_inputs": ("batch", "batchsize"),
-    "n_tokens": ("length", "seqlen", "sequencelength"),
-    "d_head": ("dim", "headdim", "dimhead"),
-    "dtype": ("precision",),
-    "feature_map": ("kernel", "activation"),
-    "file": ("path", "netcdf"),
-    "causal": ("autoregressive", "unidirectional"),
-    "bidirectional": ("noncausal", "acausal"),
-    "max_steps": ("epochs", "iterations"),
-    "learning_rate": ("lr",),
-    "loss": ("objective",),
-    "step_seconds": ("dt",),
-    "performer": ("favor",),
+SYNONYMS = {  # other names of settings and values, as `letters` returns them
+    "cuda": "gpu nvidia mps rocm",
+    "memory_gb": "ram mem",
+    "shards": "chunks splits",
+    "float64": "double fp64 f64",
+    "float32": "single fp32 f32",
+    "bfloat16": "half bf16 fp16",
+    "n_features": "m neurons nneurons hidden width",
+    "seed": "randomstate rng",
+    "n_seeds": "repeats replicates repetitions draws",
+    "n_inputs": "batch batchsize",
+    "n_tokens": "length seqlen sequencelength",
+    "d_head": "dim headdim dimhead",
+    "dtype": "precision",
+    "feature_map": "kernel activation",
+    "file": "path netcdf",
+    "causal": "autoregressive unidirectional",
+    "bidirectional": "noncausal acausal",
+    "max_steps": "epochs iterations",
+    "learning_rate": "lr",
+    "loss": "objective",
+    "step_seconds": "dt",
+    "performer": "favor",
 }
-
+# Share of letters in common, in order, from which a word is surely, or likely, a typo of another.
 SURE, LIKELY = 0.9, 0.75
-
-MAX_NEAR = 3  # more that are equally near are no help
+MAX_NEAR = 3  # names that are suggested; if more are equally near, none
 
 
 def lines(file: str, faults: list[Fault]) -> list[str]:
-    """file: dotted key: what is wrong, each once, sorted; places in lists are left out."""
-    found = set()
+    """Lines "file: dotted key: text", each once, sorted, without indices in lists."""
+    unique = set()
     for keys, text in faults:
         names = [str(key) for key in keys if not isinstance(key, int)]
         dotted = (name if re.fullmatch(r"[\w-]{1,60}", name) else shown(name) for name in names)
-        found.add(": ".join(part for part in (file, ".".join(dotted), text) if part))
-    return sorted(found)
+        unique.add(": ".join(part for part in (file, ".".join(dotted), text) if part))
+    return sorted(unique)
 
 
 def shown(value: object) -> str:
+    """A value in at most 60 characters."""
     if value is None:
         return "nothing"
     if isinstance(value, bool):
@@ -67,44 +66,47 @@ def shown(value: object) -> str:
 
 
 def unknown(name: object, known: list[str]) -> str:
+    """The fault of a name that is none of the known ones."""
     return f"{shown(name)} is unknown{choices(known)}{nearest(name, known)}"
 
 
 def unknown_key(key: object, known: list[str]) -> str:
+    """The fault of a key that is none of the known ones."""
     return f"unknown key{nearest(key, known) or '; known keys are ' + ', '.join(known)}"
 
 
 def choices(names: list[str]) -> str:
+    """The end of a fault that lists all names to choose from."""
     return f"; choose one of {', '.join(names)}" if names else "; there is none to choose"
 
 
 def nearest(name: object, known: list[str]) -> str:
-    """What of `known` was probably meant: the same letters, a synonym, a part of the name or a slip."""
+    """The names in `known` that were probably meant: by letters, as a synonym, part or typo."""
     text = str(name)[:80]
     typed, near = letters(text), []
     if typed and len(known) > 1:
-        near = [one for one in known if letters(one) == typed]
-        near = near or [one for one in known if _is_synonym(typed, one)]
-        near = near or _slips(typed, known, SURE)
-        near = near or [one for one in known if _is_part(text, one)]
-        near = near or _slips(typed, known, LIKELY)
+        near = [other for other in known if letters(other) == typed]
+        near = near or [other for other in known if _is_synonym(typed, other)]
+        near = near or _typos(typed, known, SURE)
+        near = near or [other for other in known if _is_part(text, other)]
+        near = near or _typos(typed, known, LIKELY)
     return f"; did you mean {' or '.join(near)}?" if 0 < len(near) <= MAX_NEAR else ""
 
 
 def letters(text: str) -> str:
-    """Small letters and digits alone: Li-Rinzel and li_rinzel are one word, modèle is modele."""
+    """Only lower-case letters and digits: Li-Rinzel becomes lirinzel, modèle becomes modele."""
     return re.sub(r"[^a-z0-9]", "", unicodedata.normalize("NFKD", text).casefold())
 
 
 def _is_synonym(typed: str, known: str) -> bool:
-    """True also with the number of a device behind it, as in gpu:0."""
-    return bool({typed, typed.rstrip("0123456789")} & {*SYNONYMS.get(known, ())})
+    """True also if the number of a device follows, as in gpu:0."""
+    return bool({typed, typed.rstrip("0123456789")} & {*SYNONYMS.get(known, "").split()})
 
 
 def _is_part(name: str, known: str) -> bool:
-    """True for the beginning or some words of `known`, as in memory for memory_gb, seeds for n_seeds.
+    """True for the beginning or some words of `known`: memory for memory_gb, seeds for n_seeds.
 
-    And for what has `known` as its beginning and not much more, as in trace_plot for trace.
+    Also true if `known` is the beginning and the rest is short: trace_plot for trace.
     """
     typed, whole = letters(name), letters(known)
     begins = len(typed) > 2 and whole.startswith(typed)
@@ -117,15 +119,16 @@ def _is_part(name: str, known: str) -> bool:
     return begins or bool(words[0]) and len(typed) > 2 and words[0] <= words[1]
 
 
-def _slips(typed: str, known: list[str], share: float) -> list[str]:
-    alike = {one: difflib.SequenceMatcher(None, typed, letters(one)).ratio() for one in known}
+def _typos(typed: str, known: list[str], share: float) -> list[str]:
+    """The most similar names, if at least a share of their letters is equal."""
+    alike = {name: difflib.SequenceMatcher(None, typed, letters(name)).ratio() for name in known}
     best = max(alike.values())
-    return [one for one in known if alike[one] == best >= share]
+    return [name for name in known if alike[name] == best >= share]
 
 
 def in_bytes(n_bytes: int) -> str:
-    """120000000000 -> 120 GB, in powers of ten."""
-    for power, unit in enumerate(("B", "kB", "MB", "GB", "TB", "PB", "EB", "ZB", "YB")):
+    """Bytes in decimal units: 120000000000 -> "120 GB"."""
+    for power, unit in enumerate("B kB MB GB TB PB EB ZB YB".split()):
         if n_bytes < 1000 ** (power + 1):
             value = n_bytes / 1000**power
             return f"{value:.0f} {unit}" if value >= 10 else f"{value:.1f} {unit}"

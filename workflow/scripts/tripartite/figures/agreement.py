@@ -1,6 +1,7 @@
 """How far the results of two labs differ, and by what: one point for each variable of each file."""
 
 from textwrap import wrap
+from typing import Any
 
 import numpy as np
 from matplotlib import pyplot as plt
@@ -16,29 +17,35 @@ COLOURS = {
     "contradicts": palette.LARGE,
     "missing": palette.COLOURS[7],
 }
-LEAST, MOST = 1e-18, 1e4  # of deviations: those below, as 0, and those beyond stand at the borders
+MIN_DEVIATION, MAX_DEVIATION = (
+    1e-18,
+    1e4,
+)  # of deviations: those below, as 0, and those beyond stand at the borders
 NO_NUMBER = 1e6
 NAMED = ("not judged", "contradicts")  # of these the variable that differs most is named
 
 
 def agreement(rows: list, study: str) -> Figure:
-    """A line for each kind of file; from left to right values differ more. Files alike are one point."""
+    """A row for each file name, a point for each variable: further right, values differ more."""
     palette.apply()
     kinds = list(dict.fromkeys(row.file.split("/")[1].removesuffix(".nc") for row in rows))
     figure, axis = plt.subplots(figsize=(palette.PAGE, 1.2 + 0.22 * len(kinds)))
     for level, colour in COLOURS.items():
         chosen = [row for row in rows if row.level == level]
         x = [
-            NO_NUMBER if np.isnan(row.deviation) else np.clip(row.deviation, LEAST, MOST)
+            NO_NUMBER
+            if np.isnan(row.deviation)
+            else np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION)
             for row in chosen
         ]
         y = [kinds.index(row.file.split("/")[1].removesuffix(".nc")) for row in chosen]
-        places = {}
+        places: dict[tuple[float, int], int] = {}
         for i, place in enumerate(zip(x, y)):  # points at one place are fanned out
             y[i] += 0.3 * np.sin(2.4 * places.setdefault(place, 0))
             places[place] += 1
         missing, label = level == "missing", f"{level} ({len(chosen)})"
-        look = {"color": colour, "markersize": 3, "alpha": 0.7, "markeredgewidth": 0.5}
+        look: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.7}
+        look |= {"markeredgewidth": 0.5}
         axis.plot([], [], "x" if missing else "o", label=label, **look)
         for fitted, marker in ((False, "o"), (True, "D")):
             at = [i for i, row in enumerate(chosen) if row.fitted == fitted]
@@ -59,18 +66,19 @@ def agreement(rows: list, study: str) -> Figure:
                 xycoords=("axes fraction", "data"),
                 annotation_clip=False,
             )
-    figure.get_layout_engine().set(w_pad=0.1)  # inches: the names reach to the border
-    axis.set(xscale="log", xlim=(LEAST / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
+    figure.set_layout_engine("constrained", w_pad=0.1)  # inches: the names reach to the border
+    axis.set(xscale="log", xlim=(MIN_DEVIATION / 10, NO_NUMBER * 10), ylim=(len(kinds) - 0.5, -0.5))
     axis.set_xticks(
-        [LEAST, 1e-9, 1e-4, 1, MOST, NO_NUMBER],
+        [MIN_DEVIATION, 1e-9, 1e-4, 1, MAX_DEVIATION, NO_NUMBER],
         ["0", "$10^{-9}$", "$10^{-4}$", "1", "more", "no\nnumber"],
     )
     axis.minorticks_off()
-    for x in (1e-9, 1e-4):  # rounding of float64 and float32
-        axis.axvline(x, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
+    for rounding in (1e-9, 1e-4):  # of float64 and float32
+        axis.axvline(rounding, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel(
-        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, contradictions first"
+        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, "
+        "contradictions first"
     )
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
     axis.set_title(palette.plain_text(study), loc="left", pad=18)  # above the legend

@@ -1,18 +1,22 @@
 """One look for all figures: a colour per meaning (Okabe & Ito, safe for colour-blind readers)."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, SupportsInt
 
 import matplotlib
 import numpy as np
+import xarray as xr
 
 matplotlib.use("agg")
+from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
-WIDEST = 30  # letters of a title above a third of a page
+MAX_LETTERS = 30  # letters of a title above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
@@ -20,7 +24,7 @@ LARGE = "#D55E00"  # many hidden neurons
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-STYLE = {
+STYLE: dict[Any, Any] = {  # the stub of matplotlib knows each key of rcParams by itself
     "font.family": "DejaVu Sans",
     "font.size": 7,
     "axes.titlesize": 7,
@@ -50,7 +54,7 @@ def apply() -> None:
     matplotlib.rcParams.update(STYLE)
 
 
-def title_of(axis, fit, plain: str = "") -> None:
+def title_of(axis: Axes, fit: xr.Dataset | None, plain: str = "") -> None:
     """Name a panel by the data of a fit and what sets its network apart; None has no name."""
     if fit is None:
         title(axis, "", plain)
@@ -58,9 +62,9 @@ def title_of(axis, fit, plain: str = "") -> None:
         title(axis, fit.attrs["data"], plain, network_words(fit))
 
 
-def title(axis, bold: str, plain: str = "", mark: str = "") -> None:
+def title(axis: Axes, bold: str, plain: str = "", mark: str = "") -> None:
     """Name a panel in bold, with plain lines below: a mark, and what is shown."""
-    mark = plain_text(mark if len(mark) <= WIDEST else mark.replace(", ", ",\n"))
+    mark = plain_text(mark if len(mark) <= MAX_LETTERS else mark.replace(", ", ",\n"))
     lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
     axis.annotate(
@@ -74,7 +78,7 @@ def title(axis, bold: str, plain: str = "", mark: str = "") -> None:
     )
 
 
-def network_words(fit) -> str:
+def network_words(fit: xr.Dataset) -> str:
     """What sets a network apart from plain positive features: its map, order and symmetries."""
     feature_map = fit.attrs.get("feature_map", "performer")
     words = [] if feature_map == "performer" else [feature_map.replace("_", " ")]
@@ -86,12 +90,12 @@ def network_words(fit) -> str:
     return ", ".join([*words, *([" and ".join(changes)] if changes else [])])
 
 
-def full_name(fit) -> str:
+def full_name(fit: xr.Dataset) -> str:
     """The data of a fit, with what sets its network apart."""
     return ", ".join(filter(None, (fit.attrs["data"], network_words(fit))))
 
 
-def mark_empty(figure) -> None:
+def mark_empty(figure: Figure) -> None:
     """Say in every panel that shows no number why it is empty."""
     for axis in figure.axes:
         if (
@@ -128,17 +132,18 @@ def mark_empty(figure) -> None:
         ).set_in_layout(False)
 
 
-def _places(axis) -> Iterator[np.ndarray]:
+def _places(axis: Axes) -> Iterator[np.ndarray]:
     """Points [n, 2] in the data's coordinates of all marks; lines across the axes are none."""
     for line in axis.lines:
         if line.get_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
     for marks in axis.collections:
         if isinstance(marks, QuadMesh):
-            if np.isfinite(np.ma.filled(marks.get_array(), np.nan)).any():
-                yield marks.get_coordinates().reshape(-1, 2)
+            values = np.ma.asarray(marks.get_array(), dtype=float)
+            if np.isfinite(np.ma.filled(values, np.nan)).any():
+                yield np.asarray(marks.get_coordinates()).reshape(-1, 2)
         elif marks.get_transform() is axis.transData:
-            yield from (path.vertices for path in marks.get_paths())
+            yield from (np.asarray(path.vertices) for path in marks.get_paths())
         elif marks.get_offset_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
     for patch in axis.patches:
@@ -146,7 +151,7 @@ def _places(axis) -> Iterator[np.ndarray]:
             yield patch.get_patch_transform().transform(patch.get_path().vertices)
 
 
-def _has_words(axis) -> bool:
+def _has_words(axis: Axes) -> bool:
     """Whether a text stands inside the panel: titles stand above it."""
     box = axis.get_window_extent()
     boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
@@ -158,8 +163,11 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def labels(fits: dict) -> list[str]:
-    """What each experiment is called in a legend: its data and network, and its name where another has the same."""
+def labels(fits: dict[str, xr.Dataset]) -> list[str]:
+    """What each experiment is called in a legend: its data and network.
+
+    Its name is added where another experiment has the same data and network.
+    """
     titles = [full_name(fit) for fit in fits.values()]
     return [
         plain_text(words if titles.count(words) == 1 else f"{words} ({name})")
@@ -167,16 +175,13 @@ def labels(fits: dict) -> list[str]:
     ]
 
 
-def head_name(fit, layer: int, head: int) -> str:
+def head_name(fit: xr.Dataset, layer: int, head: int) -> str:
     """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
-    (layer_label,), (head_label,) = (
-        tick_labels(fit, "layer", [layer]),
-        tick_labels(fit, "head", [head]),
-    )
-    return f"layer {layer_label}, head {head_label}"
+    names = (tick_labels(fit, dim, [i])[0] for dim, i in (("layer", layer), ("head", head)))
+    return "layer {}, head {}".format(*names)
 
 
-def tick_labels(fit, dim: str, places) -> list[str]:
+def tick_labels(fit: xr.Dataset, dim: str, places: Iterable[SupportsInt]) -> list[str]:
     """What some layers or heads are called."""
     labels = json.loads(fit.attrs.get("labels", "{}")).get(dim)
     return [plain_text(labels[int(place)]) if labels else str(int(place)) for place in places]
@@ -201,7 +206,7 @@ def percent(x: float) -> str:
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
 
 
-def few_decades(axis) -> None:
+def few_decades(axis: Axes) -> None:
     """Ticks at 1, 2 and 5 where powers of ten alone would be too few."""
     low, high = axis.get_ylim()
     if high < 50 * low:

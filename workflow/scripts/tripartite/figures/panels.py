@@ -1,10 +1,15 @@
-"""What panels of figures have in common: heads that are drawn, intervals as bars, entries of legends."""
+"""What panels of figures have in common: heads to draw, intervals as bars, entries of legends."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike
 
 from tripartite.figures import palette
 
@@ -17,7 +22,7 @@ def spread(things: Sequence, n: int) -> list:
 
 
 def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
-    """Places (layer, head) of at most n heads, from the least of the values [layer, head], NaN left out."""
+    """Indices (layer, head) of at most n heads, sorted by values [layer, head], without NaN."""
     run = [(int(a), int(b)) for a, b in np.argwhere(np.isfinite(values))]
     return spread(sorted(run, key=lambda place: (values[place], place)), n)
 
@@ -34,7 +39,7 @@ def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
 
 def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
     """What the head at a place (layer, head) is called."""
-    return palette.head_name(fit, fit["layer"][place[0]], fit["head"][place[1]])
+    return palette.head_name(fit, int(fit["layer"][place[0]]), int(fit["head"][place[1]]))
 
 
 def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -42,26 +47,30 @@ def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
     return fit[name].values, fit[f"{name}_low"].values, fit[f"{name}_high"].values
 
 
-def points(axis, x, triple: tuple, colour: str, marker: str = "o", **look) -> None:
+def points(
+    axis: Axes, x: ArrayLike, triple: tuple, colour: str, marker: str = "o", **look: Any
+) -> None:
     """Finite values with their intervals as bars; an end that is not known has no bar."""
     middle, low, high = triple
     middle = np.where(np.isfinite(middle), middle, np.nan)
     sizes = np.nan_to_num([middle - low, high - middle], posinf=np.inf).clip(0)
-    look = {"markersize": 3, "elinewidth": 0.8, "linestyle": ""} | look
+    look = dict[str, Any](markersize=3, elinewidth=0.8, linestyle="") | look
     axis.errorbar(x, middle, sizes, marker=marker, color=colour, **look)
 
 
-def line(label: str, **look) -> plt.Line2D:
+def line(label: str, **look: Any) -> Line2D:
     """An entry of a legend."""
-    return plt.Line2D([], [], label=label, **look)
+    return Line2D([], [], label=label, **look)
 
 
-def mark(label: str, marker: str = "o", **look) -> plt.Line2D:
+def mark(label: str, marker: str = "o", **look: Any) -> Line2D:
     """An entry of a legend, of marks without a line."""
     return line(label, marker=marker, linestyle="", **{"markersize": 3} | look)
 
 
-def grid(n_panels: int, n_columns: int, size: Callable[[int], tuple[float, float]], **options):
+def grid(
+    n_panels: int, n_columns: int, size: Callable[[int], tuple[float, float]], **options: Any
+) -> tuple[Figure, np.ndarray]:
     """A figure with n_panels axes side by side and in rows, and those axes; others are hidden.
 
     size gives width and height (inches) for a number of rows.
