@@ -49,7 +49,7 @@ def closed():
 def test_the_result_keeps_its_contract_and_is_the_same_again(data, found):
     check(describe(found, "readout"), "readout", "readout.nc")
     xr.testing.assert_equal(run(data, models=["chi"]), found.sel(model=["chi"]))
-    np.testing.assert_array_equal(found["depth"], [0.02, 0.1])
+    np.testing.assert_array_equal(found["added_stimulus"], [0.02, 0.1])
     np.testing.assert_array_equal(found["operating_point"], [0.1, 0.4, 0.8])
     assert (np.diff(found["stimulus"]) > 0).all()
     other = found.sel(head=1)
@@ -68,7 +68,7 @@ def test_numbers_of_one_head_by_a_loop(data, found):
         for one_input in log_z
     ]
     x, y = np.concatenate(log_z), np.concatenate(log_c)
-    ours = found.sel(model="li_rinzel", operating_point=0.1, depth=0.1, layer=0, head=2)
+    ours = found.sel(model="li_rinzel", operating_point=0.1, added_stimulus=0.1, layer=0, head=2)
     assert float(ours["exponent_z"]) == pytest.approx(np.polyfit(x, y, 1)[0], rel=1e-10)
     assert float(ours["sd_log_normalizer"]) == pytest.approx(x.std(), rel=1e-12)
     assert float(ours["sd_log_gain_plain"]) == pytest.approx((x - y).std(), rel=1e-10)
@@ -87,7 +87,7 @@ def test_small_fluctuations_are_normalised_in_part(data, model, rest):
     """ln C is linear in ln Z then: the laws hold, the power 1 / alpha_Z leaves almost nothing."""
     point = {"models": [model], "operating_points": [rest], "depths": [0.1]}
     found = run(data, inputs=["draw-0", "draw-1"], **point)
-    ours = found.sel(model=model, operating_point=rest, depth=0.1, layer=0, head=0)
+    ours = found.sel(model=model, operating_point=rest, added_stimulus=0.1, layer=0, head=0)
     sd = float(ours["sd_log_normalizer"])
     assert sd < 0.05
     alpha = float(calcium.exponent(model, np.array([rest + 0.1]))[0]) * 0.1 / (rest + 0.1)
@@ -100,7 +100,7 @@ def test_small_fluctuations_are_normalised_in_part(data, model, rest):
 
 
 def test_oscillating_calcium_is_no_normaliser(found):
-    ours = found.sel(model="li_rinzel", operating_point=0.4, depth=0.1, layer=0, head=0)
+    ours = found.sel(model="li_rinzel", operating_point=0.4, added_stimulus=0.1, layer=0, head=0)
     assert ours["share_steady"] == 0 and np.isnan(ours["exponent_z"])
     assert ours["note"] == "calcium comes to rest at 0% of the queries only"
     assert np.isnan(ours["exponent_at_mean"]) and np.isnan(ours["relaxation_seconds"])
@@ -125,7 +125,7 @@ def test_curves_and_bifurcations_are_those_of_the_models(found):
 
 def test_one_input_is_halved_and_has_no_interval(data):
     found = run(data, inputs=["draw-1"], models=["li_rinzel"])
-    ours = found.sel(model="li_rinzel", operating_point=0.1, depth=0.1, layer=0, head=2)
+    ours = found.sel(model="li_rinzel", operating_point=0.1, added_stimulus=0.1, layer=0, head=2)
     assert np.isfinite(ours["sd_log_gain"]) and np.isnan(ours["sd_log_gain_low"])
 
 

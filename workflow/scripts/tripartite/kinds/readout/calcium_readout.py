@@ -158,9 +158,10 @@ def draw_power(axis, fit: xr.Dataset) -> None:
 
 def _by_depth(fit: xr.Dataset) -> list[tuple[str, xr.Dataset]]:
     """A colour and the numbers of each depth, with the stimuli of the mean normaliser."""
-    fit = fit.assign(stimulus_at_mean=fit["operating_point"] + fit["depth"])
+    fit = fit.assign(stimulus_at_mean=fit["operating_point"] + fit["added_stimulus"])
     return [
-        (colour, fit.isel(depth=i)) for i, colour in zip(range(fit.sizes["depth"]), palette.COLOURS)
+        (colour, fit.isel(added_stimulus=i))
+        for i, colour in zip(range(fit.sizes["added_stimulus"]), palette.COLOURS)
     ]
 
 
@@ -196,7 +197,11 @@ def _legend(figure: Figure, fit: xr.Dataset) -> None:
         mark("dividing by the best power $C^\\gamma$, other inputs", BEST, **grey, **HOLLOW),
     ]
     handles += [
-        line(f"the mean normaliser adds {float(of_depth['depth']):g} µM", color=colour, linewidth=3)
+        line(
+            f"the mean normaliser adds {float(of_depth['added_stimulus']):g} µM",
+            color=colour,
+            linewidth=3,
+        )
         for colour, of_depth in _by_depth(fit)
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3)

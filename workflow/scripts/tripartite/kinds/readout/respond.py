@@ -21,7 +21,7 @@ def respond(
     there is no number.
     """
     rests, added = (np.sort(np.array(x, dtype=float)) for x in (operating_points, depths))
-    at_mean = rests + added[:, None]  # [depth, operating_point]
+    at_mean = rests + added[:, None]  # [added_stimulus, operating_point]
     lowest, highest = min(MIN_STIMULUS, at_mean.min() / 2), max(2.0, 1.2 * at_mean.max())
     stimulus = np.geomspace(lowest, highest, CURVE_POINTS)
 
@@ -35,7 +35,7 @@ def respond(
         "model": models,
         "curve_place": np.arange(CURVE_POINTS),
         "stimulus": stimulus,
-        "depth": added,
+        "added_stimulus": added,
         "operating_point": rests,
     }
     return heads.table("readout", one_head, coords, **values)
