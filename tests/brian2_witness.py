@@ -1,7 +1,7 @@
 """Calcium trajectories by Brian2, with equations and parameters of its own: run by test_calcium.py.
 
-Equations in Brian2's language as Stimberg et al. (2019) and NEST's astrocyte_lr_1994 have them, with units;
-JSON of {model: [state, stimuli]} is read, and JSON of {model: calcium} printed.
+Equations in Brian2's language as Stimberg et al. (2019) and NEST's astrocyte_lr_1994 have them,
+with units; JSON of {model: [state, stimuli]} is read, and JSON of {model: calcium} printed.
 """
 
 import json

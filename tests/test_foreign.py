@@ -1,4 +1,4 @@
-"""What a user's file may be: each kind is read right, or refused in one line with the true reason."""
+"""A user's file: each kind is read right, or refused in one line with the true reason."""
 
 import ctypes
 import functools
@@ -34,7 +34,7 @@ KINDS = {}
 
 
 def kind(refusal=None, values=None, name="my.nc"):
-    """Register what makes a file: read right, refused by its header, or refused when its values are read."""
+    """Register what makes a file: read right, or refused by its header or by its values."""
 
     def register(make):
         assert make.__name__ not in KINDS
@@ -45,7 +45,7 @@ def kind(refusal=None, values=None, name="my.nc"):
 
 
 def write(path, dtype="f4", dims=None, only="qkv", mask=None, inputs=None, file=None, **how):
-    """q, k, v with the dims of each name; mask and names of inputs if given; then what `file` does to it."""
+    """q, k, v with the dims of each name; mask, names of inputs if given; then what `file` does."""
     with netCDF4.Dataset(path, "w", format=how.pop("format", "NETCDF4")) as dataset:
         sizes = SIZES | how.pop("sizes", {})
         for dim, size in sizes.items():
@@ -685,7 +685,8 @@ def names_of_letters(path):
 
 
 @kind(
-    values="q: was never written at input input-0, layer 0, head 0, token 0, d_head 0 .192 such values"
+    values="q: was never written at input input-0, layer 0, head 0, token 0, d_head 0 "
+    ".192 such values"
 )
 def queries_never_written(path):
     write(path, only="kv", file=lambda d: d.createVariable("q", "f4", foreign.DIMS))
@@ -734,7 +735,8 @@ def values_of_an_input_less_where_fill_is_zero(path):
 
 
 @kind(
-    values="q: is -999, which the attribute missing_value marks as missing, at input input-1, layer 0, head 1"
+    values="q: is -999, which the attribute missing_value marks as missing, at input input-1, "
+    "layer 0, head 1"
 )
 def a_missing_value(path):
     def file(dataset):
@@ -924,7 +926,7 @@ def test_a_file_system_without_locks(tmp_path, monkeypatch):
 
 
 def test_a_python_without_netcdf(tmp_path, monkeypatch):
-    """Snakemake may run in another environment than its jobs: nothing is said, the job will check."""
+    """Snakemake may run in another environment than its jobs: nothing is said, the job checks."""
     write(tmp_path / "my.nc", only="q")
     (tmp_path / "bin").mkdir()
     python = tmp_path / "bin/python"
@@ -947,7 +949,7 @@ def test_filters_are_found_wherever_plugins_are_looked_for(tmp_path, monkeypatch
 
 
 def test_a_declared_size_takes_no_memory(tmp_path):
-    """A file of a few kilobytes that stands for petabytes has sizes, by which a study refuses it."""
+    """A file of a few kilobytes that stands for petabytes is refused by its sizes."""
     how = {"sizes": {"token": 10**12}, "only": ""}
     write(
         tmp_path / "my.nc",
@@ -965,7 +967,7 @@ def test_a_declared_size_takes_no_memory(tmp_path):
 
 
 def damaged(content: bytes):
-    """Copies with a block of zeros or a flipped bit, of which some keep HDF5's library busy for ever."""
+    """Copies with a block of zeros or a flipped bit; some keep HDF5's library busy for ever."""
     for start in range(0, len(content), 2500):
         block = content[start : start + 4096]
         yield content[:start] + bytes(len(block)) + content[start + len(block) :]
@@ -1042,8 +1044,8 @@ def test_a_damaged_result_ends_its_reader(tmp_path):
     )
     assert done.returncode == 1 and time.monotonic() - begin < 60
     assert re.fullmatch(
-        rf"error: {path}: reading it did not end within 1 s of computing and was stopped: it is damaged; delete it "
-        "and run again\n",
+        rf"error: {path}: reading it did not end within 1 s of computing and was stopped: "
+        "it is damaged; delete it and run again\n",
         done.stderr,
     )
 
@@ -1085,7 +1087,7 @@ def test_whatever_stands_at_absent_tokens_is_left_out(tmp_path, rubbish, capsys)
 
 
 def test_a_mask_that_looks_inverted_is_told(tmp_path, capsys):
-    """By a beginning without tokens in every input, or by keys that are there where the mask says no."""
+    """By a beginning without tokens in every input, or by keys where the mask says no."""
     present = np.arange(6) < np.array([[4], [3]])
     write(tmp_path / "my.nc", mask=(~present).astype("i1"))
     adopt(job.read_foreign(tmp_path / "my.nc"), "own/my.nc")
@@ -1122,7 +1124,7 @@ def with_labels(path, layer, head):
 
 
 def test_labels_of_layers_and_heads_are_kept(tmp_path):
-    """Settings go by places, so that places stay coordinates; what the file says stands beside them."""
+    """Settings go by places, so that places stay coordinates; labels stand beside them."""
     with_labels(tmp_path / "my.nc", ["encoder.0", "encoder.$11"], [7, 3])
     data = adopt(job.read_foreign(tmp_path / "my.nc"), "my.nc")
     check(data, "qkv", "here")

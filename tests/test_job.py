@@ -89,7 +89,8 @@ def python(code: str, *arguments, **environment) -> str:
 
 PROCESSOR = "from tripartite import job; print(job.processor(), 'torch' in sys.modules)"
 LESS = {
-    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL AVX512_SPR"
+    "NPY_DISABLE_CPU_FEATURES": "AVX512F AVX512CD AVX512_SKX AVX512_CLX AVX512_CNL AVX512_ICL "
+    "AVX512_SPR"
 }
 LEAST = {"NPY_DISABLE_CPU_FEATURES": f"{LESS['NPY_DISABLE_CPU_FEATURES']} AVX2 AVX FMA3 F16C"}
 
@@ -118,7 +119,7 @@ def test_another_processor_has_another_name():
     ],
 )
 def test_names_of_processors(machine, baseline, found, name, monkeypatch):
-    """macOS and Linux call one architecture by two names, and vendors have many sets of instructions."""
+    """macOS and Linux name one architecture differently; vendors have many sets of instructions."""
     features = {"SIMD Extensions": {"baseline": baseline, "found": found}}
     monkeypatch.setattr(platform, "machine", lambda: machine)
     monkeypatch.setattr(np, "show_config", lambda mode: features)
@@ -175,7 +176,7 @@ def test_shards_of_several_processors(tmp_path, monkeypatch):
     """The whole names those that computed, and not the one that put it together."""
     data, parts = qkv(), []
     for place, processor in enumerate(("x86_64 AVX512", "x86_64 AVX2")):
-        monkeypatch.setattr(job, "processor", lambda: processor)
+        monkeypatch.setattr(job, "processor", lambda processor=processor: processor)
         parts.append(tmp_path / f"shards/{place}/states.nc")
         upstream = {"upstream": {}, "upstream_settings": {}, "code_digest": "", "experiment": "a"}
         part = run_simulate(data, heads=[[0, place]], n_features=[3], n_seeds=2)
@@ -228,7 +229,10 @@ def test_versions_are_of_what_is_imported_and_not_of_metadata_elsewhere(tmp_path
 
 
 def test_versions_are_of_the_package_that_would_be_imported(tmp_path):
-    """Another torch before the environment's own is the one that a stage imports; and one without metadata."""
+    """Another torch before the environment's own is the one that a stage imports.
+
+    So is a package without metadata.
+    """
     fake(tmp_path, "torch", "2.0.1+cpu", module="raise SystemExit('imported')")
     (tmp_path / "matplotlib").mkdir()
     (tmp_path / "matplotlib/__init__.py").write_text("raise SystemExit('imported')")
@@ -292,7 +296,8 @@ print(*codes)
 def test_flipped_bits_are_seen(tmp_path):
     """No flip of one bit gives a silently wrong value: it is refused or changes nothing.
 
-    Each is read by a process of its own, because the HDF5 library may crash after it has read a damaged file.
+    Each is read by a process of its own, because the HDF5 library may crash after it has read a
+    damaged file.
     """
     path = tmp_path / "qkv.nc"
     job.save(qkv(n_tokens=300), path, ATTRS)
@@ -380,7 +385,7 @@ with job.card_lock(["0", "1"]) as card:
 
 
 def test_jobs_of_several_processes_have_a_card_each(tmp_path):
-    """Two cards, two jobs of different Snakemake processes; a third waits, and one that dies frees its card."""
+    """Two cards, two jobs of different processes; a third waits, one that dies frees its card."""
     environment = {"PATH": "/usr/bin:/bin"}
     command = [sys.executable, "-c", HOLD, str(ROOT / "workflow/scripts"), str(tmp_path)]
 
@@ -473,7 +478,7 @@ def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_pa
 
 
 def test_finished_parts_are_found_again(tmp_path):
-    """By the same job alone; a damaged part counts as missing; nothing is left when the output is whole."""
+    """By the same job alone; a damaged part counts as missing; a whole output leaves nothing."""
     output = tmp_path / "learned.nc"
     kept = job.Checkpoint(output, {"steps": 3}, "code")
     kept["16-0"] = {"x": np.arange(3.0), "note": np.array(["", "diverged"])}

@@ -133,7 +133,7 @@ def test_a_kind_is_one_folder(tmp_path):
 
 
 def test_every_job_gets_the_device_and_the_cores_that_its_kind_declares(tmp_path):
-    """No rule forgets one: all say where to compute, and only what runs heads side by side has cores."""
+    """No rule forgets one: all say where to compute; only what runs heads in parallel has cores."""
     folder = with_study(project(tmp_path / "project"), STUDY)
     arguments = ("--dry-run", "--printshellcmds", "--forceall", "--config", "study=quick")
     said = snakemake(folder, "--cores", "64", *arguments, "device=cpu").stdout

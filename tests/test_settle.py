@@ -1,4 +1,4 @@
-"""Calcium that lags behind the queries: the recursion, its laws, the ratio that is needed, and the figure."""
+"""Calcium that lags behind the queries: the recursion, its laws, the ratio needed, the figure."""
 
 import numpy as np
 import pytest
@@ -76,7 +76,7 @@ def test_small_gains_keep_their_digits():
 
 
 def test_steps_beyond_float64_have_a_gain():
-    """After a normaliser exp(2000) times larger p is exp(-T_r / tau) times that; in between all is smooth."""
+    """After a normaliser exp(2000) times larger p is exp(-T_r / tau) times that; all is smooth."""
     np.testing.assert_allclose(log_gain(np.array([2000.0, 0.0]), 3.0), 3 - 2000)
     np.testing.assert_allclose(log_gain(np.array([0.0, 2000.0]), 3.0), -np.log1p(-np.exp(-3)))
     near, far = (log_gain(np.array([lag.MAX_EXPM1 + x, 0.0]), 3.0) for x in (-1e-9, 1e-9))
@@ -88,14 +88,16 @@ def test_the_recursion_is_the_differential_equation():
     log_z = np.random.default_rng(0).normal(size=6)
     tau, seconds, p = 0.7, 0.3, [np.exp(log_z[0])]
     for z in np.exp(log_z[1:]):
-        done = solve_ivp(lambda t, p: (z - p) / tau, (0, seconds), p[-1:], rtol=1e-10, atol=1e-12)
+        done = solve_ivp(
+            lambda t, p, z=z: (z - p) / tau, (0, seconds), p[-1:], rtol=1e-10, atol=1e-12
+        )
         p.append(done.y[0, -1])
     np.testing.assert_allclose(np.exp(relaxed(log_z, seconds / tau)), p, rtol=1e-8)
 
 
 @pytest.mark.parametrize("start", [0.0, 0.2, 5.0])
 def test_reading_time_for_a_given_error(start):
-    """G22: T_r = tau ln(|p_0 / Z - 1| (1 + e) / e) if p_0 < Z, (1 - e) / e in place of it if above."""
+    """G22: T_r = tau ln(|p_0 / Z - 1| (1 + e) / e) if p_0 < Z, with (1 - e) / e if above."""
     error, z = 0.05, 2.0
     factor = (1 + error) / error if start < z else (1 - error) / error
     ratio = np.log(abs(start / z - 1) * factor)
@@ -108,7 +110,7 @@ def test_reading_time_for_a_given_error(start):
 
 @pytest.mark.parametrize("correlation", [-0.4, 0.0, 0.6])
 def test_law_of_the_gain_for_a_correlated_stream(correlation):
-    """ln Z is an autoregressive process of small sd, whose correlations are known: 1 % of 4e5 tokens."""
+    """ln Z is an autoregressive process of small sd and known correlations: 4e5 tokens."""
     n, sd = 400_000, 0.01
     noise = np.random.default_rng(1).normal(size=n) * sd * np.sqrt(1 - correlation**2)
     log_z = np.zeros(n)
@@ -122,7 +124,7 @@ def test_law_of_the_gain_for_a_correlated_stream(correlation):
 
 
 def test_limits_of_the_law():
-    """Slow: sd(ln Z). Fast: exp(-T_r / tau) times the stale law, which is that of ln(Z_t / Z_t-1)."""
+    """Slow: sd(ln Z). Fast: exp(-T_r / tau) times the stale law, that of ln(Z_t / Z_t-1)."""
     rho = np.array([0.5, 0.2, 0.1])
     assert sd_law(0.3, rho, 1e-6) == pytest.approx(0.3, rel=1e-5)
     stale = np.sqrt(2) * 0.3 * np.sqrt(1 - 0.5)
@@ -239,7 +241,7 @@ def test_times_are_those_of_the_models(settled):
 
 @pytest.mark.parametrize(("model", "ip3"), [("li_rinzel", 0.2), ("chi", 0.3)])
 def test_calcium_relaxes_with_the_time_of_its_model(model, ip3):
-    """After a small step of IP3 the last of the deviation falls by exp(-t / tau): calcium integrated."""
+    """Integrated calcium after a small step of IP3: its last deviation falls by exp(-t / tau)."""
     tau = calcium.relaxation_seconds(model, ip3)
     stimulus = np.full(400, ip3)
     stimulus[0] = 1.001 * ip3

@@ -319,9 +319,9 @@ def _vectors(state: State) -> Vectors:
 def _slopes(
     vectors: Vectors, recalled: Tensor | None, period: Period, constants: Constants
 ) -> Vectors:
-    """Equations (1), (2), (4) and (5), per s; recalled is H h while reading."""
+    """Equations (1), (2), (4) and (5), per s; recalled is H h while reading, else None."""
     h, last, g, p = vectors
-    if period.r:
+    if recalled is not None:
         drive = period.last if p == 0 else recalled / p + period.last
         g_slope = -constants.leak_presynaptic * g
     else:

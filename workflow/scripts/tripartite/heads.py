@@ -1,14 +1,14 @@
 """A dataset seen head by head: what every stage that runs networks on heads needs.
 
-`stage.py` makes Heads of q, k, v, their attention and the settings that choose among them. A stage says
-what is done with one Head; `Heads.table` runs it on all chosen heads and puts the numbers to their places
-in the file that the kind declares.
+`stage.py` makes Heads of q, k, v, their attention and the settings that choose among them. A stage
+says what is done with one Head; `Heads.table` runs it on all chosen heads and puts the numbers to
+their places in the file that the kind declares.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
@@ -46,7 +46,7 @@ class Reading:
 
 @dataclass(frozen=True)
 class Head:
-    """One head of one layer, with the inputs that it reads and the random numbers that belong to it."""
+    """One head of one layer, with the inputs that it reads and its own random numbers."""
 
     layer: int
     head: int
@@ -72,13 +72,13 @@ class Head:
 class Heads:
     """The chosen heads and inputs of an experiment's data.
 
-    heads is "all" or a list of [layer, head]; inputs is "all", which leaves out those that calibrate, or
-    a list of names. UserError if one of them does not exist.
+    heads is "all" or a list of [layer, head]; inputs is "all", which leaves out those that
+    calibrate, or a list of names. UserError if one of them does not exist.
     """
 
     qkv: xr.Dataset
     attention: xr.Dataset
-    heads: str | list[list[int]] = "all"
+    heads: Literal["all"] | list[list[int]] = "all"
     inputs: str | list[str] = "all"
     calibrated_on: Sequence[str] = ()
     seed: int = 0
@@ -157,7 +157,7 @@ class Heads:
         )
 
     def map(self, one_head: Callable[[Head], object], what: str) -> list:
-        """Results of one_head in the order of `chosen`, with progress; heads run side by side on a CPU."""
+        """Results of one_head in the order of `chosen`, with progress; in parallel on a CPU."""
         with tqdm(desc=what, total=len(self.chosen), **_line("heads")) as bar:
 
             def run(place: tuple[int, int]) -> object:
@@ -179,9 +179,10 @@ class Heads:
     ) -> xr.Dataset:
         """Run one_head on every chosen head, and put what it returns to its place.
 
-        one_head returns values by the names of the declared variables, without the axes layer and head:
-        of a variable with an interval, estimate, low and high. Elsewhere numbers are NaN and texts "not
-        run". others are variables of the whole file, coords its axes beside layer, head and input.
+        one_head returns values by the names of the declared variables, without the axes layer and
+        head: of a variable with an interval, estimate, low and high. Elsewhere numbers are NaN and
+        texts "not run". others are variables of the whole file, coords its axes beside layer, head
+        and input.
         """
         results = self.map(one_head, files()[file].stage)
         found = self.placed(file, results, coords)
@@ -206,7 +207,7 @@ class Heads:
     def not_run(
         self, file: str, names: Iterable[str], coords: dict, without: Sequence[str] = ()
     ) -> dict[str, np.ndarray]:
-        """Variables as they stand where nothing was run, on their axes but some, such as the head."""
+        """Variables as they stand where nothing was run, on their axes but those of `without`."""
         lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
         found = {}
         for name in names:
@@ -217,7 +218,7 @@ class Heads:
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
-        """As the function `dataset`; input, layer and head, which data have, need not be in coords."""
+        """As the function `dataset`; input, layer and head, known from data, may be left out."""
         own = {name: self.qkv[name].values for name in ("input", "layer", "head")}
         return dataset(file, values, own | coords, **attrs)
 
@@ -242,7 +243,7 @@ def dataset(file: str, values: dict, coords: dict, **attrs: object) -> xr.Datase
 
 def _ends(file: str, values: dict) -> dict:
     """Values with (estimate, low, high) of declared intervals under their three names."""
-    found = {}
+    found: dict[str, object] = {}
     declared = files()[file].variables
     for name, value in values.items():
         if name in declared and declared[name].over and isinstance(value, tuple | list):

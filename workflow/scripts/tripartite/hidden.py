@@ -1,4 +1,4 @@
-"""Networks of random hidden neurons on one head: the same neurons in all experiments on the same data.
+"""Networks of random hidden neurons on one head: the same in all experiments on the same data.
 
 Apart from heads.py, so that an edit of the network concerns only the stages that run one.
 """

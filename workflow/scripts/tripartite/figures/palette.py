@@ -175,7 +175,7 @@ def labels(fits: dict[str, xr.Dataset]) -> list[str]:
     ]
 
 
-def head_name(fit: xr.Dataset, layer: int, head: int) -> str:
+def head_name(fit: xr.Dataset, layer: SupportsInt, head: SupportsInt) -> str:
     """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
     names = (tick_labels(fit, dim, [i])[0] for dim, i in (("layer", layer), ("head", head)))
     return "layer {}, head {}".format(*names)

@@ -28,7 +28,7 @@ def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
 
 
 def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
-    """Labels of the heads of which a value is known, in order: {"layer": 0, "head": 2} selects one."""
+    """Labels of heads of which a value is known, in order: {"layer": 0, "head": 2} selects one."""
     others = [dim for dim in values.dims if dim not in ("layer", "head")]
     known = values.notnull().any(others).transpose("layer", "head")
     return [
@@ -48,7 +48,12 @@ def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 def points(
-    axis: Axes, x: ArrayLike, triple: tuple, colour: str, marker: str = "o", **look: Any
+    axis: Axes,
+    x: ArrayLike,
+    triple: tuple,
+    colour: str | tuple[float, ...],
+    marker: str = "o",
+    **look: Any,
 ) -> None:
     """Finite values with their intervals as bars; an end that is not known has no bar."""
     middle, low, high = triple

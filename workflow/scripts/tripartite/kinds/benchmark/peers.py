@@ -28,28 +28,28 @@ def numpy_denominators(q: Tensor, k: Tensor, v: Tensor, omega: Tensor, causal: b
     Like the notebooks it finds the denominators g.phi(q) alone: the pass returns [T]; v is unused.
     g is summed over all keys before any query is read: causal raises ValueError.
     """
-    phi, q, k, _ = _numpy_neurons(q, k, v, omega, causal)
+    phi, queries, keys, _ = _numpy_neurons(q, k, v, omega, causal)
 
     def forward() -> Tensor:
         g = np.zeros(len(omega))
-        for key in k:
+        for key in keys:
             g += phi(key)
-        return torch.from_numpy(np.array([g @ phi(query) for query in q]))
+        return torch.from_numpy(np.array([g @ phi(query) for query in queries]))
 
     return forward
 
 
 def numpy_loop(q: Tensor, k: Tensor, v: Tensor, omega: Tensor, causal: bool) -> Pass:
     """The same loop with the Hebbian weights H [D, m] too: outputs H phi(q) / g.phi(q), float64."""
-    phi, q, k, v = _numpy_neurons(q, k, v, omega, causal)
+    phi, queries, keys, values = _numpy_neurons(q, k, v, omega, causal)
 
     def forward() -> Tensor:
-        g, hebbian = np.zeros(len(omega)), np.zeros((v.shape[1], len(omega)))
-        for key, value in zip(k, v, strict=True):
+        g, hebbian = np.zeros(len(omega)), np.zeros((values.shape[1], len(omega)))
+        for key, value in zip(keys, values, strict=True):
             hidden = phi(key)
             g += hidden
             hebbian += np.outer(value, hidden)
-        return torch.from_numpy(np.stack([hebbian @ h / (g @ h) for h in map(phi, q)]))
+        return torch.from_numpy(np.stack([hebbian @ h / (g @ h) for h in map(phi, queries)]))
 
     return forward
 
@@ -59,12 +59,12 @@ def _numpy_neurons(
 ) -> tuple[Callable[[np.ndarray], np.ndarray], np.ndarray, np.ndarray, np.ndarray]:
     """The neurons phi, of one token [D] -> [m], and q, k, v in float64."""
     _refuse_causal(causal)
-    q, k, v, omega = (x.double().cpu().numpy() for x in (q, k, v, omega))
+    queries, keys, values, projection = (x.double().cpu().numpy() for x in (q, k, v, omega))
 
     def phi(x: np.ndarray) -> np.ndarray:
-        return np.exp(omega @ x - x @ x / 2) / np.sqrt(len(omega))
+        return np.exp(projection @ x - x @ x / 2) / np.sqrt(len(projection))
 
-    return phi, q, k, v
+    return phi, queries, keys, values
 
 
 def performer(q: Tensor, k: Tensor, v: Tensor, omega: Tensor, causal: bool) -> Pass:

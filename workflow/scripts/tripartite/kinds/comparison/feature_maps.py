@@ -28,7 +28,8 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
     n_rows = -(-len(variants) // N_COLUMNS)
     rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.3 * (len(fits) - 1))
     figure = plt.figure(figsize=(palette.PAGE, 0.7 + 1.45 * n_rows + rank_height))
-    curves, bottom = figure.subfigures(2, 1, height_ratios=[1.45 * n_rows + 0.4, rank_height])
+    heights = [1.45 * n_rows + 0.4, rank_height]
+    curves, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
     axes = curves.subplots(n_rows, N_COLUMNS, squeeze=False, sharex=True, sharey=True)
     for axis in axes.flat[len(variants) :]:
         axis.set_axis_off()

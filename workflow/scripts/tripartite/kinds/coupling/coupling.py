@@ -82,12 +82,12 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
         axis.vlines(shifted, low, high, color=colour, linewidth=0.8)
         axis.plot(shifted, middle, "o", color=colour, markersize=2.8, label=label)
         if kind == "gain":
-            law = np.sqrt(np.square(of_size["gain_error_law"]).mean(("layer", "head"))).values
+            law = _root_mean_square(of_size["gain_error_law"])
             axis.plot(x[kappa > 0], law[kappa > 0], color=colour, linewidth=0.9)
             axis.plot(x[kappa == 0], law[kappa == 0], "_", color=colour, markersize=9)
         draw_best(axis, of_size, best, x, kappa, middle, colour)
     if kind == "gain":
-        mixing = np.sqrt(np.square(one["gain_error_mixing"]).mean(("layer", "head"))).values
+        mixing = _root_mean_square(one["gain_error_mixing"])
         seen = (kappa > 0) & (mixing > 0)
         axis.plot(x[seen], mixing[seen], ":", color="0.3")
     axis.set(xscale="log", xlim=(x[0] / 1.6, x[-1] * 1.6))
@@ -126,6 +126,12 @@ def draw(axis, one: xr.Dataset, kind: str) -> None:
             columnspacing=0.4,
             handlelength=1.2,
         ).set_in_layout(False)
+
+
+def _root_mean_square(values: xr.DataArray) -> np.ndarray:
+    """Root mean square over heads."""
+    squares = np.square(values)
+    return np.sqrt(squares.mean(("layer", "head"))).values  # type: ignore[arg-type]  # a DataArray
 
 
 def draw_best(axis, of_size: xr.Dataset, name: str, x, kappa, middle, colour) -> None:

@@ -53,8 +53,8 @@ def integrate(
         present = torch.ones(n_tokens, dtype=torch.bool)
         log_z, exact = softmax_attention(reading.q, reading.k, reading.v, present, causal=True)
 
-    hidden = Hidden(*(torch.cat(parts) for parts in zip(*neurons(one_head, 0, n_features))))
-    network = recording.network_of(hidden, reading.q, reading.k, reading.v)
+    weights, bias = (torch.cat(parts) for parts in zip(*neurons(one_head, 0, n_features)))
+    network = recording.network_of(Hidden(weights, bias), reading.q, reading.k, reading.v)
     electrodes = recording.electrodes_of(network)
     pieces = recording.pieces(network, timetable)
     done, state = recording.resumed(checkpoint, rest(n_features, reading.v.shape[1]))
@@ -82,8 +82,8 @@ def integrate(
         raise UserError(f"dynamics: calcium: {calcium}: {error}") from None
     # growth of g by a token with a rate of 1
     growth = (constants.release or 1.0) * timetable.token_seconds / constants.tau_presynaptic
-    normalizer, output = recording.algebra(network, timetable.causal)
-    normalizer = growth * normalizer.numpy()
+    unscaled, output = recording.algebra(network, timetable.causal)
+    normalizer = growth * unscaled.numpy()
     while_read = np.where(found["control"] == 1, normalizer[found["token_on"]], np.nan)
     place = heads.names.index(input)
     text = heads.qkv["text"].values[place, heads.qkv["mask"].values[place]]

@@ -47,7 +47,7 @@ def synapse(fits: dict[str, xr.Dataset]) -> Figure:
     driven = any(fit["intracellular"].notnull().any() for fit in shown)
     rows = [name for name in ROWS if driven or name != "intracellular"]
     figure = plt.figure(figsize=(palette.PAGE, 2.0 + 0.85 * len(rows)))
-    for column, fit in zip(np.atleast_1d(figure.subfigures(1, len(shown))), shown):
+    for column, fit in zip(figure.subfigures(1, len(shown), squeeze=False).flat, shown):
         draw(column, fit, rows, MAX_TOKENS[len(shown)])
     handles = {
         label: handle

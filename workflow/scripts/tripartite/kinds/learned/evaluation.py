@@ -69,8 +69,11 @@ def errors(examples: list[Example], attention: Attention) -> tuple[np.ndarray, n
             log_weights = attention(seen, heads)
             kl.append(divergence(log_weights, seen))
             output_error.append(outputs_loss(log_weights, seen).sqrt())
-    shape = (len(examples), -1)
-    return tuple(torch.cat(parts).reshape(shape).cpu().numpy() for parts in (kl, output_error))
+
+    def joined(parts: list[Tensor]) -> np.ndarray:
+        return torch.cat(parts).reshape(len(examples), -1).cpu().numpy()
+
+    return joined(kl), joined(output_error)
 
 
 def summaries(

@@ -151,7 +151,8 @@ def train(
     running = torch.arange(n_heads)
 
     def mean_loss(weights: Tensor, examples: list[Example]) -> Tensor:  # [H]
-        return sum(_loss(weights, one, loss) for one in examples) / len(examples)
+        total = sum(_loss(weights, one, loss) for one in examples)
+        return total / len(examples)  # type: ignore[return-value]  # there are examples
 
     for step in range(max_steps + 1):
         if step in steps:

@@ -52,14 +52,14 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
         draw_exponent(axes[1, column], fit)
         for row, (shown, pair) in enumerate(heads, 2):
             if model in shown["model"].values:
-                draw_gain(axes[row, column], shown.sel(model=model, **pair))
+                draw_gain(axes[row, column], shown.sel({"model": model, **pair}))
                 if column == 0:
                     source = palette.plain_text(shown.attrs["data"])
                     words = f"{source}, {palette.head_name(shown, **pair)}"
                     axes[row, 0].set_title(words, loc="left")
         shown, pair = heads[0]
         if model in shown["model"].values:
-            draw_power(axes[-1, column], shown.sel(model=model, **pair))
+            draw_power(axes[-1, column], shown.sel({"model": model, **pair}))
         axes[-1, column].set_xlabel(f"{STIMULI.get(model, 'IP$_3$ (µM)')} at the mean normaliser")
         for row in range(n_rows):
             _bands(axes[row, column], fit)

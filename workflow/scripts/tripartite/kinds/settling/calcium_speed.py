@@ -20,8 +20,10 @@ MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 
 
 def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
-    """Three panels per head. Upper: output error against T_r / tau_p and m. Middle: sd of the log gain, and
-    its laws. Lower: reading time per token that calcium models need. The first heads of every experiment.
+    """Three panels per head, of the first heads of every experiment.
+
+    Upper: output error against T_r / tau_p and m. Middle: sd of the log gain, and its laws. Lower:
+    reading time per token that calcium models need.
     """
     palette.apply()
     heads = [

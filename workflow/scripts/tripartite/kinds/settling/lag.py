@@ -1,12 +1,12 @@
 """The lag of an astrocyte process behind the normaliser: errors of gain and output, and their laws.
 
-Queries are read one after another, T_r seconds each, and the process relaxes to the normaliser Z_t of the
-query that is read:
+Queries are read one after another, T_r seconds each, and the process relaxes to the normaliser Z_t
+of the query that is read:
 
     tau_p dp/dt = -p + Z_t,    p_t = Z_t + (p_{t-1} - Z_t) exp(-T_r / tau_p)
 
-at the end of query t. The output is read then, and is o_t Z_t / p_t: its direction is right and its gain
-is stale. Only the ratio T_r / tau_p matters.
+at the end of query t. The output is read then, and is o_t Z_t / p_t: its direction is right and its
+gain is stale. Only the ratio T_r / tau_p matters.
 
 ASSUME: the process is settled on the first query, which does not count.
 ASSUME: H and g are complete before the first query and stay as they are while all are read.
@@ -54,9 +54,10 @@ def log_gain(log_normalizer: np.ndarray, ratio: float) -> np.ndarray:
 
 
 def sd_law(sd: float, correlation: np.ndarray, ratio: float) -> float:
-    """sd of ln(Z_t / p_t) for fluctuations of ln Z of small sd and correlation rho_1, rho_2, ... [lag].
+    """sd of ln(Z_t / p_t) for a small sd of ln Z and its correlations rho_1, rho_2, ... [lag].
 
-    To first order ln p is the mean of earlier ln Z with weights (1 - a) a^j, a = exp(-T_r / tau_p), hence
+    To first order ln p is the mean of earlier ln Z with weights (1 - a) a^j, where
+    a = exp(-T_r / tau_p), hence
 
         Var = 2 a^2 / (1 + a) Var(ln Z) (1 - (1 - a) sum_k rho_k a^(k-1)):
 
@@ -88,10 +89,10 @@ def autocorrelation(x: np.ndarray) -> np.ndarray:
 
 
 def of_exact(exact: list[Stream], ratios: np.ndarray, rng: np.random.Generator) -> dict:
-    """Statistics of the network without random features, for each ratio; intervals are over inputs."""
+    """Statistics of the network without random features per ratio; intervals are over inputs."""
     longest = max(len(log_z) for log_z, _ in exact)
     gains = np.full((len(exact), longest, len(ratios)), np.nan)  # |Z / p - 1|
-    variance, output, law, plain = [], [], [], []
+    variance, output, law, of_log_z = [], [], [], []
     for gain, (log_z, outputs) in zip(gains, exact):
         logs = np.stack([log_gain(log_z, ratio) for ratio in ratios], -1)  # [T - 1, ratio]
         gain[: len(logs)] = np.abs(np.expm1(logs))
@@ -100,8 +101,8 @@ def of_exact(exact: list[Stream], ratios: np.ndarray, rng: np.random.Generator) 
         sd, correlation = log_z.std(), autocorrelation(log_z)
         law.append([sd_law(sd, correlation, ratio) for ratio in ratios])
         stale = 2**0.5 * sd * np.sqrt(1 - correlation[0])
-        plain.append([np.diff(log_z).var(), sd**2, correlation[0], stale])
-    plain = np.array(plain)
+        of_log_z.append([np.diff(log_z).var(), sd**2, correlation[0], stale])
+    plain = np.array(of_log_z)
     per_input = {
         "gain_error": (_median, gains),
         "sd_log_gain": (_root_mean, np.array(variance)),
@@ -134,7 +135,9 @@ def _root_mean(values: np.ndarray) -> np.ndarray:
 # Networks of random features: statistics over seeds.
 
 
-def of_networks(networks: list, exact: list[Stream], ratios: np.ndarray) -> dict:
+def of_networks(
+    networks: list[list[list[Stream]]], exact: list[Stream], ratios: np.ndarray
+) -> dict:
     """Output errors of settled and of lagging networks, and the ratios that are needed.
 
     networks [seed][n_features][input] are streams; intervals are over seeds.
@@ -181,7 +184,7 @@ def _root_mean_square(values: np.ndarray) -> np.ndarray:
 def ratio_needed(
     curve: Callable[[float], float], on_grid: np.ndarray, error: float
 ) -> tuple[float, str]:
-    """T_r / tau_p from which on the curve, known on GRID, stays below error; NaN and a note if none."""
+    """T_r / tau_p from which on curve, known on GRID, stays below error; NaN and a note if none."""
     if not (np.isfinite(error) and np.isfinite(on_grid).all() and error > MIN_ERROR):
         return np.nan, "the error of the random features is 0 or not known"
     above = np.flatnonzero(on_grid > error)

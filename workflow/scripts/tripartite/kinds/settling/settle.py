@@ -1,4 +1,4 @@
-"""How fast the astrocyte must be: queries are read one after another while its process follows them."""
+"""How fast the astrocyte must be: queries are read in turn while its process follows them."""
 
 import numpy as np
 import xarray as xr
@@ -20,10 +20,11 @@ FINE_PROCESS = 0.1  # ASSUME: s, the fastest calcium transients of fine processe
 
 
 def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: int) -> xr.Dataset:
-    """Return the errors that a process of each T_r / tau_p (ratios) makes, and the ratio that is needed.
+    """Return the errors that a process of each T_r / tau_p (ratios) makes, and the ratio needed.
 
-    Intervals are over seeds, or over inputs where the network is exact (NaN for one input). Times are
-    those of calcium models at rest, in seconds. UserError for an input of less than MIN_TOKENS tokens.
+    Intervals are over seeds, or over inputs where the network is exact (NaN for one input). Times
+    are those of calcium models at rest, in seconds. UserError for an input of less than MIN_TOKENS
+    tokens.
     """
     for i in heads.read_inputs:
         if heads.n_tokens(i) < MIN_TOKENS:
