@@ -39,7 +39,7 @@ def of_head(
     operating_points: np.ndarray,
     rng: np.random.Generator,
 ) -> dict:
-    """Exponents and sds of the log gain [model, added_stimulus, operating_point] of a head, by their names.
+    """Exponents and sds of the log gain [model, added_stimulus, operating_point] of a head by name.
 
     log_z are ln Z [T] of each input, depths and operating points are in uM. Numbers with an
     interval over inputs are triples.
