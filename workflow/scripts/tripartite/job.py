@@ -310,8 +310,9 @@ def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
 
 
 def _attribute(value: object) -> str | int:
-    plain = isinstance(value, str | int) and not isinstance(value, bool)
-    return value if plain else json.dumps(value)
+    if isinstance(value, str | int) and not isinstance(value, bool):
+        return value
+    return json.dumps(value)
 
 
 def is_contract(path: PurePath) -> bool:
