@@ -166,6 +166,8 @@ def test_same_study_same_bytes(archive, tmp_path):
 
 def test_the_commit_of_a_clone_is_named(tmp_path):
     assert sharing._commit(tmp_path) is None
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow/files.txt").write_text("workflow/Snakefile\n")
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
     for words in (
         ["init"],
@@ -184,7 +186,6 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
     (tmp_path / "config").mkdir()
     (tmp_path / "config/config.yaml").touch()
     assert sharing._commit(tmp_path) == (commit, date), "what is not packed as it is does not count"
-    (tmp_path / "workflow").mkdir()
     (tmp_path / "workflow/Snakefile").touch()
     assert sharing._commit(tmp_path)[0] == f"{commit}, with changes"
     assert sharing._commit(tmp_path / "workflow") is None
@@ -714,7 +715,7 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
         settings={"n_seeds": 4, "dtype": "float64"},
         device="cuda",
         code_digest="f" * 64,
-        source="a | b\x1b[31m",
+        data="a | b\x1b[31m",
     )
     shutil.copytree(theirs / "small", theirs / "extra")
     (theirs / "small/qkv.nc").unlink()
@@ -730,7 +731,7 @@ def test_the_report_names_what_differs(tmp_path, monkeypatch, capsys):
     for row in (
         "| n_seeds | 3 | 4 | small/fit.nc |",
         "| device | cpu | cuda | small/fit.nc |",
-        "| source | random heads | a / b?[31m | small/fit.nc |",
+        "| data | random heads | a / b?[31m | small/fit.nc |",
         "| code of fit | 000000000000 | ffffffffffff | small/fit.nc |",
         "| small/qkv.nc | all | missing | – |  |",
         f"| small/fit.nc | {NAME} | contradicts | 0.75 | their intervals are 4 times as wide; 8 "
@@ -1189,13 +1190,13 @@ ODD = {
     "huge texts": (rewritten_file(many_strings), "would take 64.0 GB of memory"),
     "a type of its own": (rewritten_file(own_type), "'x' is of a type of its own"),
     "no contract": (rewritten_file(lambda data: None, keep=False), "got schema version no"),
-    "source is an array": (
-        attribute(source=np.arange(3)),
-        "got ndarray as its attribute source, wanted a text",
+    "data is an array": (
+        attribute(data=np.arange(3)),
+        "got ndarray as its attribute data, wanted a text",
     ),
-    "source is a number": (attribute(source=1), "as its attribute source, wanted a text"),
-    "source is a list": (attribute(source=["a", "b"]), "got list as its attribute source"),
-    "source is huge": (attribute(source="x" * 1_000_001), "got a text of more than 1 MB"),
+    "data is a number": (attribute(data=1), "as its attribute data, wanted a text"),
+    "data is a list": (attribute(data=["a", "b"]), "got list as its attribute data"),
+    "data is huge": (attribute(data="x" * 1_000_001), "got a text of more than 1 MB"),
     "device is an array": (attribute(device=np.ones(2)), "got ndarray as its attribute device"),
     "stage is an array": (attribute(stage=np.ones(2)), "got ndarray as its attribute stage"),
     "code is an array": (
@@ -1705,7 +1706,7 @@ def test_levels_stand_in_table_summary_and_figure(tmp_path):
         agreement.Row("a/fit.nc", f"y{i}", level, 10.0**-i, "", level in judged)
         for i, level in enumerate(agreement.LEVELS)
     ]
-    found = agreement.Found(rows, {}, [f"b/{i}.nc" for i in range(9)], {"identical": 3})
+    found = agreement.Comparison(rows, {}, [f"b/{i}.nc" for i in range(9)], {"identical": 3})
     said = agreement.summary(found, "tiny", "theirs.zip") + agreement.table(found)
     assert all(f"| {level} |" in said for level in agreement.LEVELS)
     assert (

@@ -1,15 +1,16 @@
-"""How far the results of two labs agree: file by file, and variable by variable.
+"""How far the results of two labs agree, for each file and each variable.
 
 Texts, integers and truth values agree if they are equal. Numbers agree within rounding if no
-element differs by more than ROUNDING, relative to the larger of the two or to the median of the
-variable, whichever is more. Fitted values, which have 95 % intervals, also agree if a t test does
-not reject equality: at 5 % for all values of all variables together (Bonferroni), so that 95 % of
-independent replicates agree in all of them; else they contradict each other. A fit that only one
-lab could do is no fault if settings differ, as many fail here as there, and the file has others.
-Not judged is whatever else differs: values without intervals, and what is fitted to other data,
-because their settings differ.
+element differs by more than ROUNDING, relative to the larger of both or to the median of the
+variable, whichever is larger. Fitted values, which have 95 % intervals, also agree if a t test does
+not reject equality, at 5 % for all values of all variables together (Bonferroni): 95 % of
+independent replicates agree in all values. Otherwise they contradict each other. A fit that failed
+in one lab only is no contradiction if settings differ, about as many fits failed in the other lab,
+and other fits of the file can be compared. All other differences are not judged: of values without
+intervals, and of values fitted to data with other settings.
 """
 
+import contextlib
 import json
 from collections.abc import Container, Hashable, Iterator
 from itertools import accumulate
@@ -24,8 +25,7 @@ from tripartite import job
 from tripartite.contracts import UserError
 from tripartite.declarations import variables
 
-# The tolerances. float32 is for what is computed in float32, and what is made from float32 data
-# that differ.
+# Relative tolerances; that of float32 is also used for values made from float32 data that differ.
 ROUNDING = {"float64": 1e-9, "float32": 1e-4}
 LEVELS = {  # from best to worst
     "identical": "all values are equal",
@@ -39,62 +39,62 @@ LEVELS = {  # from best to worst
     "missing": "the other results have no such file or variable, or not all of its labels",
 }
 EQUAL = ("identical", "rounding")
-FREEDOM = 3  # degrees of freedom of intervals that are not over seeds: of four inputs
-MAX_SEEDS = 1_000_000  # that a file may name; a larger number is none
+FREEDOM = 3  # degrees of freedom of intervals that are not over seeds, but over four inputs
+MAX_SEEDS = 1_000_000  # a larger number in a file is ignored
 MAX_CHARACTERS = 1_000_000  # of an attribute of another lab
-MAX_DEPTH = 50  # brackets within brackets in an attribute of another lab
-MAX_ROWS = 100  # rows of a table that are written out
-NO_INTERVALS = (  # their ends are not those of an interval that holds the value of a replicate
+MAX_DEPTH = 50  # of nested brackets in an attribute of another lab
+MAX_ROWS = 100  # of the table of origins
+NO_INTERVALS = (  # low and high are not the ends of an interval for the value of a replicate
     "log_calcium",  # quantiles of networks
-    "power_simulated",  # of a simulation of trials whose number differs
+    "power_simulated",  # from different numbers of trials
 )
-ORDER = ("qkv", "attention", "states")  # each before what is made from it
+ORDER = ("qkv", "attention", "states")  # these are compared first, since others are made from them
 
 
 class Row(NamedTuple):
     file: str
-    variable: str  # empty: all of the file
+    variable: str  # "" for the whole file
     level: str
-    deviation: float  # the largest, relative; NaN for what is no number
+    deviation: float  # the largest relative one; NaN where values are no numbers
     note: str = ""
-    fitted: bool = False  # has an interval, or had one
+    fitted: bool = False  # has an interval in our file
     chances: np.ndarray = np.empty(0)  # p values of the differences between fitted values
-    alone: tuple[int, int] = (0, 0)  # fitted values that only ours have, and only theirs
+    alone: tuple[int, int] = (0, 0)  # numbers of fitted values only in our file, only in theirs
 
 
-class Found(NamedTuple):
+class Comparison(NamedTuple):
     rows: list[Row]
     origins: dict[
         tuple[str, str, str], list[str]
-    ]  # (what, ours, theirs) -> files of which it differs
-    extra: list[str]  # files that only the others have
-    figures: dict[str, int]  # how many are identical, different or missing
+    ]  # (what, ours, theirs) -> files that differ in it
+    extra: list[str]  # files that only the other lab has
+    figures: dict[str, int]  # numbers of identical, different and missing figures
 
 
-def compare(files: list[Path], folder: Path) -> Found:
+def compare(files: list[Path], folder: Path) -> Comparison:
     """Compare all files of a study with those of the same names in the folder of another lab.
 
-    UserError if one of ours is missing, or a file is damaged.
+    UserError if one of our files is missing, if there is no common file, or if a file is damaged.
     """
-    ours = {job.key(path): path for path in files if job.is_contract(path)}
+    ours = {job.key(path): path for path in filter(job.is_contract, files)}
     theirs = {
-        job.key(path): path for path in sorted(folder.glob("*/*.nc")) if job.is_contract(path)
+        job.key(path): path for path in filter(job.is_contract, sorted(folder.glob("*/*.nc")))
     }
     if not ours.keys() & theirs.keys():
         raise UserError(
             f"{folder}: holds {', '.join(map(_cell, sorted(theirs)[:3]))}, but no file of this "
             f"study, such as {sorted(ours)[0]}; give results of the same study"
         )
-    found = Found([], {}, [key for key in theirs if key not in ours], {})
-    coarse: dict[str, bool] = {}  # what is made in float32, or of such data that differ
-    foreign: dict[str, bool] = {}  # what is made of data that differ as their settings do
+    comparison = Comparison([], {}, [key for key in theirs if key not in ours], {})
+    coarse: dict[str, bool] = {}  # whether made in float32, or from such data that differ
+    foreign: dict[str, bool] = {}  # whether made from data that differ, with other settings
     for key in sorted(ours, key=lambda key: _rank(ours[key].stem)):
         if not ours[key].is_file():
             raise UserError(f"{ours[key]}: is missing; run the study first")
         if key not in theirs:
             names = variables(ours[key].stem)
             fitted = any(is_fitted(name, names) for name in names)
-            found.rows.append(Row(key, "", "missing", np.nan, fitted=fitted))
+            comparison.rows.append(Row(key, "", "missing", np.nan, fitted=fitted))
             continue
         mine, other = job.load(ours[key]), job.load(theirs[key])
         _check_labels(other, theirs[key])
@@ -105,29 +105,30 @@ def compare(files: list[Path], folder: Path) -> Found:
         coarse[key] |= _is_coarse(mine, ours[key]) or _is_coarse(other, theirs[key])
         n_seeds = _n_seeds(mine, ours[key]), _n_seeds(other, theirs[key])
         rows = agree(key, mine, other, ROUNDING["float32" if coarse[key] else "float64"], n_seeds)
-        found.rows.extend(map(_not_judged, rows) if foreign[key] else rows)
-        differ = {
-            what for what in origins[0] | origins[1] if origins[0].get(what) != origins[1].get(what)
-        }
+        comparison.rows.extend(map(_not_judged, rows) if foreign[key] else rows)
+        a, b = origins
+        differ = {what for what in a | b if a.get(what) != b.get(what)}
         if ours[key].stem == "qkv":
             coarse[key] = any(row.level != "identical" for row in rows)
             foreign[key] = any(row.level in ("not judged", "missing") for row in rows)
             foreign[key] &= any(_is_setting(what) for what in differ)
         for what in sorted(differ):
             ours_, theirs_ = (_cell(str(flat.get(what, "not there"))) for flat in origins)
-            found.origins.setdefault((what, ours_, theirs_), []).append(key)
-    chance = any(_is_setting(what) for what, *_ in found.origins)
-    n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in found.rows))
-    judged = {row.file for row in found.rows if row.chances.size}
-    found.rows[:] = [_judged(row, n_rows, chance and row.file in judged) for row in found.rows]
+            comparison.origins.setdefault((what, ours_, theirs_), []).append(key)
+    chance = any(_is_setting(what) for what, *_ in comparison.origins)
+    n_rows = max(1, sum(bool(row.chances.size or any(row.alone)) for row in comparison.rows))
+    judged = {row.file for row in comparison.rows if row.chances.size}
+    comparison.rows[:] = [
+        _judged(row, n_rows, chance and row.file in judged) for row in comparison.rows
+    ]
     for path in files:
         if not job.is_contract(path):
             twin = folder / path.parent.name / path.name
             same = twin.is_file() and twin.stat().st_size == path.stat().st_size
             same = same and twin.read_bytes() == path.read_bytes()
             level = "identical" if same else "different" if twin.is_file() else "missing"
-            found.figures[level] = found.figures.get(level, 0) + 1
-    return found
+            comparison.figures[level] = comparison.figures.get(level, 0) + 1
+    return comparison
 
 
 def agree(
@@ -135,7 +136,8 @@ def agree(
 ) -> list[Row]:
     """One row for each variable of two files of the same name, or one if all are identical.
 
-    Ends of an interval stand with their estimate. "agrees" is still to be judged.
+    The ends of an interval belong to the row of the estimate. n_seeds: of both files, 0 if unknown.
+    The level "agrees" means that `_judged` still has to decide.
     """
     names = [name for name in map(str, ours.variables) if not _is_end(name, ours.variables)]
     rows = [_agree(key, name, ours, theirs, rounding, n_seeds) for name in names]
@@ -154,6 +156,7 @@ def _agree(
     rounding: float,
     n_seeds: tuple[int, int],
 ) -> Row:
+    """The row of one variable and its interval."""
     fitted = is_fitted(name, ours.variables)
     names = [name, f"{name}_low", f"{name}_high"] if fitted else [name]
     if absent := [part for part in names if part not in theirs.variables]:
@@ -172,25 +175,24 @@ def _agree(
         rounding = ROUNDING["float32"]
     differ = deviations(a, b)
     worst = float(differ.max(initial=0))
-    ends = max(
-        [deviations(ours[part].values, theirs[part].values).max(initial=0) for part in names]
-    )
-    level = "identical" if not ends else "rounding" if ends <= rounding else "agrees"
+    largest = max(deviations(ours[x].values, theirs[x].values).max(initial=0) for x in names)
+    level = "identical" if not largest else "rounding" if largest <= rounding else "agrees"
     chance = chances(ours, theirs, name, n_seeds) if fitted else np.full(a.shape, np.nan)
     judged = ~np.isnan(chance)
     chance[judged & (differ <= rounding)] = 1.0
-    known = np.isfinite(a), np.isfinite(b)
+    in_ours, in_theirs = np.isfinite(a), np.isfinite(b)
+    n_values = (in_ours | in_theirs).sum()
     only = (0, 0)
     if fitted:
-        only = int((known[0] & ~known[1]).sum()), int((known[1] & ~known[0]).sum())
+        only = int((in_ours & ~in_theirs).sum()), int((in_theirs & ~in_ours).sum())
     notes = [note] * bool(note)
     if level == "agrees" and not fitted:
         level = "not judged"
-        notes.append(f"{(differ > rounding).sum()} of {(known[0] | known[1]).sum()} differ")
+        notes.append(f"{(differ > rounding).sum()} of {n_values} differ")
     elif level == "agrees":
-        open_ = known[0] & known[1] & ~judged & (differ > rounding)  # nothing to judge them by
-        if open_.any():
-            notes.append(f"{open_.sum()} of {(known[0] | known[1]).sum()} have no interval")
+        no_interval = in_ours & in_theirs & ~judged & (differ > rounding)
+        if no_interval.any():
+            notes.append(f"{no_interval.sum()} of {n_values} have no interval")
         if judged.any() and not 0.5 <= (wider := _wider(ours, theirs, name)) <= 2:
             notes.append(f"their intervals are {wider:.2g} times as wide")
         if not judged.any() and not any(only):
@@ -201,7 +203,10 @@ def _agree(
 
 
 def _judged(row: Row, n_rows: int, chance: bool) -> Row:
-    """A row as the intervals judge it; chance: whether settings differ."""
+    """The row with the level by its p values; n_rows: rows that are judged.
+
+    chance: whether fits that only one lab has can be due to chance, because settings differ.
+    """
     if row.level not in ("agrees", "missing"):
         return row
     contradicts, notes = False, [row.note] * bool(row.note)
@@ -221,7 +226,7 @@ def _not_judged(row: Row) -> Row:
 
 
 def is_fitted(name: str, names: Container[Hashable]) -> bool:
-    """True for an estimate that has both ends of an interval beside it."""
+    """True for an estimate with both ends of its interval among the names."""
     return f"{name}_low" in names and f"{name}_high" in names and name not in NO_INTERVALS
 
 
@@ -235,16 +240,16 @@ def chances(
 ) -> np.ndarray:
     """p values of Student's t test of two estimates, from their intervals; NaN without intervals.
 
-    Of each interval the half that lies towards the other estimate is used. Intervals are Student's
-    over n_seeds, which replicates have of one distribution (0: not over seeds).
+    Of each interval the half towards the other estimate is used. The intervals are Student's over
+    n_seeds seeds, whose values have the same distribution in both labs (0: not over seeds).
     """
-    known = min(n_seeds) > 1
-    freedom = np.array(n_seeds) - 1 if known else np.full(2, FREEDOM)
-    n = np.array(n_seeds) if known else np.ones(2)
-    a, b = (one[name].values.astype(np.float64) for one in (ours, theirs))
+    over_seeds = min(n_seeds) > 1
+    freedom = np.array(n_seeds) - 1 if over_seeds else np.full(2, FREEDOM)
+    n = np.array(n_seeds) if over_seeds else np.ones(2)
+    a, b = (lab[name].values.astype(np.float64) for lab in (ours, theirs))
     with np.errstate(all="ignore"):
         below, above = (
-            [np.abs(one[f"{name}_{end}"].values - one[name].values) for one in (ours, theirs)]
+            [np.abs(lab[f"{name}_{end}"].values - lab[name].values) for lab in (ours, theirs)]
             for end in ("low", "high")
         )
         half = np.where(a < b, above[0], below[0]), np.where(a < b, below[1], above[1])
@@ -257,7 +262,7 @@ def chances(
 
 def _wider(ours: xr.Dataset, theirs: xr.Dataset, name: str) -> float:
     """Median ratio of the widths of intervals, theirs over ours."""
-    widths = [one[f"{name}_high"].values - one[f"{name}_low"].values for one in (theirs, ours)]
+    widths = [lab[f"{name}_high"].values - lab[f"{name}_low"].values for lab in (theirs, ours)]
     with np.errstate(all="ignore"):
         ratio = widths[0] / widths[1]
     return float(np.median(ratio[np.isfinite(ratio)])) if np.isfinite(ratio).any() else 1.0
@@ -275,10 +280,10 @@ def deviations(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def failures(rows: list[Row]) -> list[Row]:
-    """Fitted values that contradict each other or are missing.
+    """Rows of fitted values that contradict each other or are missing.
 
-    Where no fitted value could be judged, all that differs or is missing: nothing says that the two
-    agree.
+    If no fitted value could be judged, all rows that differ or are missing: then no row shows that
+    the results agree.
     """
     if any(row.fitted for row in rows):
         return [row for row in rows if row.fitted and row.level in ("contradicts", "missing")]
@@ -286,7 +291,7 @@ def failures(rows: list[Row]) -> list[Row]:
 
 
 def _check_labels(dataset: xr.Dataset, path: Path) -> None:
-    """UserError if an axis has two equal labels: values could not be set beside each other."""
+    """UserError if an axis has two equal labels: its values could not be compared."""
     for dim, index in dataset.indexes.items():
         if not index.is_unique:
             label = _cell(str(index[index.duplicated()][0]))
@@ -302,21 +307,20 @@ def _shared(
 ) -> tuple[tuple[xr.Dataset, xr.Dataset] | None, bool, str]:
     """Variables at the labels that both have; whether theirs lack some of ours; and a note."""
     a, b = (
-        one[names].reset_coords(drop=False) if names[0] not in one.dims else one
-        for one in (ours, theirs)
+        lab[names].reset_coords(drop=False) if names[0] not in lab.dims else lab
+        for lab in (ours, theirs)
     )
     lost, notes = False, []
     for dim in ours[names[0]].dims:
         if dim in ours.coords and dim in theirs.coords and names[0] != dim:
-            known = set(theirs[dim].values.tolist())
-            common = [label for label in ours[dim].values if label in known]
+            labels = set(theirs[dim].values.tolist())
+            common = [label for label in ours[dim].values if label in labels]
             if not common:
                 return None, True, f"other {dim}"
-            if len(common) < max(ours.sizes[dim], theirs.sizes[dim]):
-                notes.append(
-                    f"{len(common)} {dim} shared of {ours.sizes[dim]} and {theirs.sizes[dim]}"
-                )
-            lost |= len(common) < ours.sizes[dim]
+            sizes = ours.sizes[dim], theirs.sizes[dim]
+            if len(common) < max(sizes):
+                notes.append(f"{len(common)} {dim} shared of {sizes[0]} and {sizes[1]}")
+            lost |= len(common) < sizes[0]
             a, b = a.sel({dim: common}), b.sel({dim: common})
         elif ours.sizes[dim] != theirs.sizes.get(dim):
             return None, True, f"other {dim}"
@@ -324,15 +328,20 @@ def _shared(
 
 
 def _n_seeds(dataset: xr.Dataset, path: Path) -> int:
-    """The fewest seeds in the settings of a file or of what it is made of; 0 without any."""
+    """The smallest n_seeds in the settings of a file or of its inputs; 0 without any."""
+    numbers = [n for n in _settings(dataset, "n_seeds", path) if type(n) is int]
+    return min((n for n in numbers if 0 <= n <= MAX_SEEDS), default=0)
+
+
+def _settings(dataset: xr.Dataset, key: str, path: Path) -> list[object]:
+    """All values of a setting in the settings of a file and of its inputs."""
     names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
     leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
-    found = [n for place, n in leaves if place.rpartition(".")[2] == "n_seeds"]
-    return min((n for n in found if type(n) is int and 0 <= n <= MAX_SEEDS), default=0)
+    return [value for name, value in leaves if name.rpartition(".")[2] == key]
 
 
 def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
-    """An attribute that must be a text, "" where there is none; UserError if it is none or huge."""
+    """An attribute that must be a text, "" if missing; UserError if it is no text or too long."""
     text = dataset.attrs.get(key, "")
     if not isinstance(text, str) or len(text) > MAX_CHARACTERS:
         got = "a text of more than 1 MB" if isinstance(text, str) else type(text).__name__
@@ -344,80 +353,70 @@ def _text(dataset: xr.Dataset, key: str, path: Path) -> str:
 
 def _json(dataset: xr.Dataset, key: str, path: Path) -> dict:
     """An attribute that holds a mapping as JSON; UserError if it does not or is nested deeply."""
-    text = _text(dataset, key, path)
+    text, mapping = _text(dataset, key, path), None
     depth = max(accumulate((c in "[{") - (c in "]}") for c in text), default=0)
-    try:
-        found = json.loads(text) if depth <= MAX_DEPTH else None
-    except ValueError:
-        found = None
-    if not isinstance(found, dict):
+    with contextlib.suppress(ValueError):
+        mapping = json.loads(text) if depth <= MAX_DEPTH else None
+    if not isinstance(mapping, dict):
         raise UserError(f"{path}: its attribute {key} is missing or damaged; ask for it again")
-    return found
+    return mapping
 
 
 def _origin(dataset: xr.Dataset, path: Path) -> dict[str, object]:
-    """What a file says of how it was made, by the name of each detail."""
-    flat = {key: _text(dataset, key, path) for key in ("source", "device", "processor")}
+    """How a file was made: data, device, code, versions and settings, by name."""
+    flat = {key: _text(dataset, key, path) for key in ("data", "device", "processor")}
     stage = _text(dataset, "stage", path) or path.stem
     flat[f"code of {stage}"] = _text(dataset, "code_digest", path)
-    flat |= {
-        f"version of {name}": value for name, value in _json(dataset, "versions", path).items()
-    }
+    versions = _json(dataset, "versions", path)
+    flat |= {f"version of {name}": value for name, value in versions.items()}
     return flat | dict(_leaves("", _json(dataset, "settings", path)))
 
 
 def _is_setting(what: str) -> bool:
-    return what not in ("source", "device", "processor") and not what.startswith(
-        ("code of ", "version of ")
-    )
+    made_with = what.startswith(("code of ", "version of "))
+    return not made_with and what not in ("data", "device", "processor")
 
 
 def _is_coarse(dataset: xr.Dataset, path: Path) -> bool:
-    """True if by its settings a file, or one that it was made of, was computed below float64."""
-    names = [name for name in ("settings", "upstream_settings") if name in dataset.attrs]
-    leaves = [leaf for name in names for leaf in _leaves("", _json(dataset, name, path))]
-    types = [value for place, value in leaves if place.rpartition(".")[2] == "dtype"]
-    return any(dtype in ("float32", "bfloat16") for dtype in types)
+    """True if the settings of a file or of its inputs have a type below float64."""
+    return any(x in ("float32", "bfloat16") for x in _settings(dataset, "dtype", path))
 
 
-def _leaves(place: str, value: object) -> Iterator[tuple[str, object]]:
+def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
+    """Every value of nested settings, with its dotted name."""
     if isinstance(value, dict):
         for key, part in value.items():
-            yield from _leaves(f"{place}.{key}".lstrip("."), part)
+            yield from _leaves(f"{name}.{key}".lstrip("."), part)
     else:
-        yield place, value
+        yield name, value
 
 
-def summary(found: Found, study: str, other: str) -> str:
-    """What agrees, how both were made, and which fitted values do not agree, in Markdown."""
-    counts = {level: sum(row.level == level for row in found.rows) for level in LEVELS}
-    fitted = [row for row in found.rows if row.fitted]
-    bad = failures(found.rows)
-    rest = sum(row.level not in EQUAL and not row.fitted for row in found.rows)
-    judged = [row.chances for row in found.rows if row.chances.size]
+def summary(comparison: Comparison, study: str, other: str) -> str:
+    """A page in Markdown: what agrees, how both were made, which fitted values do not agree."""
+    counts = {level: sum(row.level == level for row in comparison.rows) for level in LEVELS}
+    fitted = [row for row in comparison.rows if row.fitted]
+    bad = failures(comparison.rows)
+    rest = sum(row.level not in EQUAL and not row.fitted for row in comparison.rows)
+    judged = [row.chances for row in comparison.rows if row.chances.size]
     unlike = sum(int((chance < 0.05).sum()) for chance in judged)
-    data = [row.file for row in found.rows if "/qkv." in row.file and row.level == "not judged"]
+    data = [
+        row.file for row in comparison.rows if "/qkv." in row.file and row.level == "not judged"
+    ]
     verdict = f"{len(fitted) - len(bad)} of {len(fitted)} rows of fitted values agree."
     if not fitted:
         verdict = "There is no fitted value that can be judged."
-    if not any(row.level not in EQUAL for row in found.rows):
-        verdict += f" All {len(found.rows)} rows are identical or differ by rounding only."
+    if not any(row.level not in EQUAL for row in comparison.rows):
+        verdict += f" All {len(comparison.rows)} rows are identical or differ by rounding only."
     elif rest:
         verdict += f" Rows that differ or are missing, and are not judged: {rest}."
-    lines = [
-        f"# {study}, beside {_cell(other)}",
-        "",
-        verdict,
-        "",
-        *(
-            [
-                f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them "
-                "is no replicate, and is not judged if their settings differ.",
-                "",
-            ]
-            if data
-            else []
-        ),
+    lines = [f"# {study}, beside {_cell(other)}", "", verdict, ""]
+    if data:
+        lines += [
+            f"**The data differ** ({', '.join(dict.fromkeys(data))}): what is fitted to them "
+            "is no replicate, and is not judged if their settings differ.",
+            "",
+        ]
+    lines += [
         "| level | means | rows |",
         "|---|---|---|",
         *(f"| {level} | {words} | {counts[level]} |" for level, words in LEVELS.items()),
@@ -428,28 +427,21 @@ def summary(found: Found, study: str, other: str) -> str:
         f"{len(judged)} variables, at 5 % for all of them together (Bonferroni over variables, "
         f"and over the values of each). {unlike} differ at 5 % for each alone; of replicates "
         "about 5 % do.",
-        *(
-            [
-                "Figures, byte by byte: "
-                + ", ".join(f"{n} {level}" for level, n in found.figures.items())
-                + "."
-            ]
-            if found.figures
-            else []
-        ),
-        *([f"Only the other has {_several(found.extra)}."] if found.extra else []),
-        "",
-        "## How they were made",
-        "",
     ]
-    if found.origins:
+    if comparison.figures:
+        numbers = ", ".join(f"{n} {level}" for level, n in comparison.figures.items())
+        lines.append(f"Figures, byte by byte: {numbers}.")
+    if comparison.extra:
+        lines.append(f"Only the other has {_several(comparison.extra)}.")
+    lines += ["", "## How they were made", ""]
+    if comparison.origins:
         lines += ["| what differs | ours | theirs | files |", "|---|---|---|---|"]
-        for (what, *pair), files in list(found.origins.items())[:MAX_ROWS]:
+        for (what, *pair), files in list(comparison.origins.items())[:MAX_ROWS]:
             shown = [_cell(value[:12] if what.startswith("code of") else value) for value in pair]
             where = files[0] if len(files) == 1 else f"{len(files)}, such as {files[0]}"
             lines.append(f"| {_cell(what)} | {' | '.join(shown)} | {where} |")
-        if len(found.origins) > MAX_ROWS:
-            lines += ["", f"{len(found.origins) - MAX_ROWS} more differ."]
+        if len(comparison.origins) > MAX_ROWS:
+            lines += ["", f"{len(comparison.origins) - MAX_ROWS} more differ."]
     else:
         lines.append("What both have was made with the same settings, code, versions and device.")
     if bad:
@@ -457,16 +449,14 @@ def summary(found: Found, study: str, other: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def table(found: Found) -> str:
-    """All rows."""
-    return "\n".join(["## All that was compared", "", *_listed(found.rows)]) + "\n"
+def table(comparison: Comparison) -> str:
+    """All rows, in Markdown."""
+    return "\n".join(["## All that was compared", "", *_listed(comparison.rows)]) + "\n"
 
 
 def _listed(rows: list[Row]) -> list[str]:
-    lines = [
-        "| file | variable | agreement | largest relative deviation | note |",
-        "|---|---|---|---|---|",
-    ]
+    lines = ["| file | variable | agreement | largest relative deviation | note |"]
+    lines.append("|---|---|---|---|---|")
     for row in rows:
         deviation = f"{row.deviation:.2g}" if row.deviation == row.deviation else "–"
         cells = row.file, row.variable or "all", row.level, deviation, row.note
@@ -475,12 +465,12 @@ def _listed(rows: list[Row]) -> list[str]:
 
 
 def _several(names: list[str]) -> str:
-    """The first names of a list, and how many more there are."""
+    """The first names of a list, and the number of others."""
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(map(_cell, names[:5])) + more
 
 
 def _cell(text: str) -> str:
-    """Another lab's words, short and printable, in a table."""
+    """A text of another lab for the cell of a table: short and printable."""
     plain = "".join(letter if letter.isprintable() else "?" for letter in text).replace("|", "/")
     return plain if len(plain) <= 60 else plain[:57] + "..."

@@ -1,9 +1,9 @@
 """A finished study as one archive that another lab can check: a Workflow Run RO-Crate, zipped.
 
-The archive holds results, settings, the user's own files, workflow and lock, and in
-ro-crate-metadata.json the SHA-256 of each of these files. Equal files give equal bytes: members are
-sorted, stored as they are and carry no time. What comes from elsewhere has limits, which are
-checked before it is read.
+The archive holds results, settings, the user's own files, the workflow and its lock file, and in
+ro-crate-metadata.json the SHA-256 of each of these files. Equal files give equal archives: members
+are sorted, not compressed and have no time. Files of another lab have limits, which are checked
+before they are read.
 """
 
 import contextlib
@@ -56,22 +56,11 @@ PROFILES = {  # beside Workflow RO-Crate, which the library adds
     "https://w3id.org/ro/wfrun/workflow/0.6": "Workflow Run Crate",
 }
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # YAML without quotes
-# What file managers leave behind: nobody wrote it, nothing of it is read.
-JUNK = {
-    "__macosx",
-    ".ds_store",
-    ".localized",
-    ".appledouble",
-    ".spotlight-v100",
-    ".trashes",
-    ".fseventsd",
-    "icon\r",
-    "thumbs.db",
-    "ehthumbs.db",
-    "desktop.ini",
-    ".directory",
-    "@eadir",
-}
+JUNK_NAMES = """
+__macosx .ds_store .localized .appledouble .spotlight-v100 .trashes .fseventsd thumbs.db
+ehthumbs.db desktop.ini .directory @eadir
+"""
+JUNK = {*JUNK_NAMES.split(), "icon\r"}  # files and folders of file managers, which are ignored
 OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -81,16 +70,15 @@ OTHER_ARCHIVES = {  # by their first bytes, or the last of the first 262
     b"\x28\xb5\x2f\xfd": "zstd",
     b"ustar": "tar",
 }
-# Of another lab's archive or folder; more is refused before it is read.
+# Limits of another lab's archive or folder, checked before it is read.
 MAX_BYTES = 20_000_000_000
 MAX_FILES = 20_000
 MAX_METADATA_BYTES = 20_000_000
-# Of one of its netCDF files: so many times the bytes of ours, and as much in any case.
-MAX_SIZE_RATIO = 100
+MAX_SIZE_RATIO = 100  # of one of its netCDF files to ours; but this many bytes are always read:
 MIN_LIMIT_BYTES = 100_000_000
 STRING_BYTES = 64  # of a string in memory, at least
-READ_SECONDS = 120  # for one of its netCDF files, and a second more for each MB
-READ_MEMORY = 4_000_000_000  # of the process that reads them, and ten times the largest file
+READ_SECONDS = 120  # for one of its netCDF files, and one second more for each MB
+READ_MEMORY = 4_000_000_000  # bytes of the process that reads them, and ten times the largest file
 
 
 def export(
@@ -102,12 +90,12 @@ def export(
     absent: Sequence[str] = (),
     machine: dict[str, Any] | None = None,
 ) -> None:
-    """Pack all results of a study, which are verified, with what made them.
+    """Pack all verified results of a study with all files that they were made from.
 
-    settings: files of config/, of which the last is the study. root: the folder of the workflow.
-    own: the user's files of q, k and v; absent: names of those that are not there; machine:
-    settings of config.yaml, of which the archive has the study and the limit of memory. UserError
-    if an own file cannot be packed or was changed.
+    settings: files of config/, the study last; root: the folder of the workflow; own: the user's
+    files of q, k and v; absent: names of those that do not exist; machine: settings of config.yaml,
+    of which the study and the limit of memory are packed. UserError if an own file cannot be packed
+    or was changed.
     """
     members: dict[str, Path | bytes] = {
         name: root / name for name in _own_files(root) if (root / name).is_file()
@@ -130,10 +118,9 @@ def export(
             crate = describe(members, checksums, origins, study, commit, date)
             text = json.dumps(crate, indent=2, sort_keys=True) + "\n"
             packed.writestr(_entry(METADATA, text.encode()), text)
-    size = sum(map(_size, members.values()))
-    print(
-        f"{archive}: {len(members)} files, {size / 1e6:.1f} MB, sha256 {job.file_digest(archive)}"
-    )
+    megabytes = sum(map(_size, members.values())) / 1e6
+    sha256 = job.file_digest(archive)
+    print(f"{archive}: {len(members)} files, {megabytes:.1f} MB, sha256 {sha256}")
     for name in sorted(set(map(own_name, absent))):
         print(
             f"{name}: is not there, so that it is not in the archive: its results can be "
@@ -147,18 +134,17 @@ def export(
 
 
 def own_name(path: str) -> str:
-    """What a user's own file is called in an archive: its name without folders."""
+    """The name of a user's own file in an archive: without folders, in Unicode's form NFC."""
     return normalize("NFC", re.split(r"[/\\]", str(path))[-1])
 
 
 def own_members(own: Sequence[Path], origins: list[dict]) -> dict[str, Path]:
-    """The user's own files by their names in the archive.
+    """The user's own files by their names in the archive; origins: attributes of netCDF files.
 
-    UserError if one cannot be read, is not what the results were made from, or has the name of
-    another one, also where a system takes large and small letters for the same. origins: attributes
-    of the netCDF files.
+    UserError if a file cannot be read, is not the one that the results were made from, or has the
+    name of another file, where upper and lower case count as equal.
     """
-    found = {}
+    members = {}
     digests: dict[str, str] = {}
     made_from: dict[str, set[str]] = {}  # SHA-256 of the raw files of the data, by name
     for attrs in origins:
@@ -184,8 +170,8 @@ def own_members(own: Sequence[Path], origins: list[dict]) -> dict[str, Path]:
             raise UserError(
                 f"{path}: was changed after the results were made from it; run the study again"
             )
-        found[f"{OWN_INPUTS}/{name}"] = path
-    return found
+        members[f"{OWN_INPUTS}/{name}"] = path
+    return members
 
 
 def named_only(study: str) -> str:
@@ -195,7 +181,7 @@ def named_only(study: str) -> str:
 
 
 def _files(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
-    """The values of all keys `file`."""
+    """The values of all keys `file` of a YAML text."""
     if isinstance(node, yaml.SequenceNode):
         for part in node.value:
             yield from _files(part)
@@ -208,9 +194,9 @@ def _files(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:
 
 
 def config_text(text: str, machine: dict, root: Path) -> str:
-    """The text of config.yaml with a study and a limit of memory; all else has its default.
+    """The text of config.yaml with the study and limit of memory of `machine`, else with defaults.
 
-    Comments stay, unless the file has keys that are not the workflow's.
+    Comments are kept, unless the file has keys that the workflow does not have.
     """
     schema = yaml.safe_load(_text(root / "workflow/schemas/config.schema.yaml"))
     wanted = {key: spec["default"] for key, spec in schema["properties"].items()}
@@ -227,7 +213,7 @@ def config_text(text: str, machine: dict, root: Path) -> str:
 
 
 def _replaced(text: str, values: list[tuple[yaml.Node, object]]) -> str:
-    """A YAML text in which some nodes have another value, and nothing else is changed."""
+    """A YAML text with other values of some nodes, unchanged elsewhere."""
     for node, value in sorted(values, key=lambda pair: -pair[0].start_mark.index):
         before, after = text[: node.start_mark.index], text[node.end_mark.index :]
         old = text[node.start_mark.index : node.end_mark.index]
@@ -240,7 +226,7 @@ def _replaced(text: str, values: list[tuple[yaml.Node, object]]) -> str:
 
 
 def _text(content: Path | bytes) -> str:
-    """A text with its line ends as they are."""
+    """The text of a member, with its own line ends."""
     return (content if isinstance(content, bytes) else content.read_bytes()).decode("utf-8")
 
 
@@ -260,10 +246,10 @@ def describe(
     commit: str,
     date: str,
 ) -> dict:
-    """The metadata of a crate: what was run, on what, with which software, and what came out.
+    """The metadata of a crate: workflow, inputs, software and results.
 
-    Who ran it and when is not said: results do not know. origins: attributes of the netCDF files;
-    study: the name of its file; commit: of the workflow, and its day.
+    The metadata do not say who ran it and when, as results do not record it. origins: attributes
+    of the netCDF files; study: the name of its file; commit, date: of the workflow.
     """
     crate = ROCrate()
     files = {}
@@ -322,22 +308,21 @@ def describe(
 
 
 def _below_config(path: Path) -> str:
-    """config/studies/quick.yaml, wherever the folder config is."""
-    parts = path.as_posix().split("config/")
-    return f"config/{parts[-1]}"
+    """The path from the folder config on, such as config/studies/quick.yaml."""
+    return "config/" + path.as_posix().split("config/")[-1]
 
 
 def _versions(origins: list[dict]) -> dict[str, list[str]]:
     """Versions of the software that made the files, by name; one each, unless files were mixed."""
-    found = {"snakemake": {job.installed_version("snakemake")}}
+    software = {"snakemake": {job.installed_version("snakemake")}}
     for attrs in origins:
         for name, version in json.loads(attrs["versions"]).items():
-            found.setdefault(name, set()).add(version)
-    return {name: sorted(versions) for name, versions in found.items()}
+            software.setdefault(name, set()).add(version)
+    return {name: sorted(versions) for name, versions in software.items()}
 
 
 def _code(checksums: dict[str, str]) -> str:
-    """One SHA-256 over those of the workflow's files."""
+    """The SHA-256 of those of the workflow's files."""
     own = {name: digest for name, digest in checksums.items() if name.startswith("workflow/")}
     return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
@@ -345,8 +330,8 @@ def _code(checksums: dict[str, str]) -> str:
 def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
     """The commit of the workflow and its day, of a clone or of an unpacked archive.
 
-    Else it is said that there is none, with the day of the release. Never today: equal results give
-    equal archives.
+    Otherwise NO_COMMIT and the day of the release. It is never today's date: equal results give
+    equal archives. UserError if CITATION.cff has no date.
     """
     if commit := _commit(root):
         return commit
@@ -371,26 +356,18 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
 
 
 def _commit(root: Path) -> tuple[str, str] | None:
-    """The commit of a clone, marked where files that are packed were changed since, and its day.
+    """The commit of a clone and its day; the commit is marked if packed files were changed.
 
-    It is the same whoever asks: settings of the user, dates of files and their modes do not count.
+    The result does not depend on the user's settings of git, nor on dates and modes of files.
     """
     environment = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
-    chosen = {
-        "safe.directory": root.resolve(),
-        "core.fsmonitor": "false",
-        "core.fileMode": "false",
-        "log.showSignature": "false",
-    }
-    options = [word for key, value in chosen.items() for word in ("-c", f"{key}={value}")]
+    environment["GIT_OPTIONAL_LOCKS"] = "0"
+    settings = [f"safe.directory={root.resolve()}", "core.fsmonitor=false", "core.fileMode=false"]
+    settings += ["log.showSignature=false"]
+    command = ["git", "-C", str(root), *(word for text in settings for word in ("-c", text))]
 
     def git(*words: str) -> str:
-        done = subprocess.run(
-            ["git", "-C", root, *options, *words],
-            capture_output=True,
-            text=True,
-            env=environment | {"GIT_OPTIONAL_LOCKS": "0"},
-        )
+        done = subprocess.run([*command, *words], capture_output=True, text=True, env=environment)
         return done.stdout.strip() if done.returncode == 0 else ""
 
     if not shutil.which("git") or git("rev-parse", "--show-toplevel") != str(root.resolve()):
@@ -402,14 +379,14 @@ def _commit(root: Path) -> tuple[str, str] | None:
 
 
 def _own_files(root: Path) -> list[str]:
-    """Files of the workflow, without studies and inputs: those that are packed are named singly."""
+    """Files of the workflow without studies and inputs, of which only the used ones are packed."""
     names = (root / MANIFEST).read_text(encoding="utf-8").split()
     named = ("config/studies/", "config/inputs/")
     return [CONFIG, *(name for name in names if not name.startswith(named))]
 
 
 def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
-    """A member with neither time nor owner."""
+    """A member of an archive, without time and owner."""
     entry = zipfile.ZipInfo(name)
     entry.create_system, entry.external_attr = 3, (stat.S_IFREG | 0o644) << 16
     entry.file_size = _size(content)  # so that large files get large headers
@@ -417,7 +394,7 @@ def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
 
 
 def _copy(source: IO[bytes], target: IO[bytes] | None = None, n_bytes: int = 1 << 20) -> str:
-    """Copy to the end in blocks, or read only; return the SHA-256 of what was read."""
+    """Copy in blocks, or only read; returns the SHA-256 of the content."""
     digest = hashlib.sha256()
     while block := source.read(n_bytes):
         digest.update(block)
@@ -428,11 +405,11 @@ def _copy(source: IO[bytes], target: IO[bytes] | None = None, n_bytes: int = 1 <
 
 @contextlib.contextmanager
 def opened(other: Path, beside: Path, files: Sequence[Path] = ()) -> Iterator[Path]:
-    """Give another lab's results/STUDY: a folder as it is, or an archive, unpacked until the end.
+    """Give another lab's results/STUDY: the folder itself, or an archive unpacked for the time.
 
-    files: our results, which choose among several studies and say how large theirs may be.
-    UserError of one line if there is no such thing, if anything about an archive is not as `export`
-    makes it, and if one of their files cannot be read.
+    beside: folder for the unpacked archive; files: our results, which select the study and limit
+    the size of theirs. UserError of one line if there is no such file or folder, if an archive is
+    not as `export` makes it, and if one of their files cannot be read.
     """
     folder, stack = None, contextlib.ExitStack()
     try:
@@ -452,7 +429,7 @@ def opened(other: Path, beside: Path, files: Sequence[Path] = ()) -> Iterator[Pa
                 read_apart(theirs)
         except UserError:
             raise
-        except Exception as error:  # a damaged archive surfaces as almost any error
+        except Exception as error:  # a damaged archive can cause almost any error
             remedy = "; it may be truncated or damaged: ask for it again" if folder else ""
             what = " as an archive" if folder else ""
             raise UserError(f"{other}: cannot be read{what} ({_words(error)}){remedy}") from error
@@ -466,7 +443,7 @@ def opened(other: Path, beside: Path, files: Sequence[Path] = ()) -> Iterator[Pa
 
 
 def _words(error: Exception) -> str:
-    """The first line of an error, or its kind where it says nothing."""
+    """The first line of an error, or its type if it has no text."""
     words = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return words.splitlines()[0] if words else type(error).__name__
 
@@ -474,24 +451,23 @@ def _words(error: Exception) -> str:
 def find_results(other: Path, study: str) -> Path:
     """The folder results/STUDY: `other` itself, or in it as in a project or an unpacked archive.
 
-    UserError if there is none, or if there are several of which none is called like our study.
+    UserError if there is none, or if there are several and none has the name of our study.
     """
-    os.scandir(other).close()  # a folder that may not be read is told as such
+    os.scandir(other).close()  # an OSError here says that the folder may not be read
     folders = _listed(other)
     in_folders = [path for folder in folders for path in _listed(folder / "results")]
-    # It is given itself, in a project, in the folder results, or in a project in a folder.
+    # `other` is the folder itself, a project, a folder results, or has a project in it.
     for level in ([other], _listed(other / "results"), folders, in_folders):
-        found = [folder for folder in level if _holds_results(folder)]
-        if len(found) > 1:
-            found = [folder for folder in found if folder.name == study] or found
-        if len(found) > 1:
-            names = ", ".join(repr(folder.name) for folder in found[:3]) + ", ..." * (
-                len(found) > 3
-            )
+        studies = [folder for folder in level if _holds_results(folder)]
+        if len(studies) > 1:
+            studies = [folder for folder in studies if folder.name == study] or studies
+        if len(studies) > 1:
+            names = ", ".join(repr(folder.name) for folder in studies[:3])
+            names += ", ..." * (len(studies) > 3)
             raise UserError(
-                f"{other}: holds {len(found)} studies ({names}); give the folder of one of them"
+                f"{other}: holds {len(studies)} studies ({names}); give the folder of one of them"
             )
-        for folder in found:
+        for folder in studies:
             if any(len(_listed(part)) > MAX_FILES for part in (folder, *_listed(folder))):
                 raise UserError(
                     f"{other}: has a folder of more than {MAX_FILES} files in it; give results "
@@ -519,11 +495,11 @@ def _holds_results(folder: Path) -> bool:
 
 
 def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
-    """The netCDF files of another lab that ours are compared with, and the bytes each may take.
+    """The netCDF files of another lab that ours are compared with, and the bytes each may have.
 
-    UserError if one is no file, or is larger.
+    UserError if one is not a file, or is larger.
     """
-    found = {}
+    limits = {}
     for mine in filter(job.is_contract, files):
         path = folder / job.key(mine)
         if not os.path.lexists(path):
@@ -532,20 +508,20 @@ def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
             raise UserError(
                 f"{path}: is no file, or a link to nowhere; give results as they were made"
             )
-        found[path] = max(MIN_LIMIT_BYTES, MAX_SIZE_RATIO * declared_bytes(mine))
-        if (size := path.stat().st_size) > found[path]:
+        limits[path] = max(MIN_LIMIT_BYTES, MAX_SIZE_RATIO * declared_bytes(mine))
+        if (size := path.stat().st_size) > limits[path]:
             raise UserError(
-                f"{path}: has {size / 1e9:.1f} GB, at most {found[path] / 1e9:.1f} GB are read: "
+                f"{path}: has {size / 1e9:.1f} GB, at most {limits[path] / 1e9:.1f} GB are read: "
                 f"{MAX_SIZE_RATIO} times what ours takes"
             )
-    return found
+    return limits
 
 
 def read_apart(limits: dict[Path, int]) -> None:
-    """Read files of another lab in a process of its own, before they are read in this one.
+    """Read files of another lab in another process, before they are read in this one.
 
-    UserError if one is damaged, takes more bytes than its limit, or makes the library fail or wait
-    for ever.
+    limits: the bytes that the values of each file may have. UserError if one is damaged or larger,
+    or if the netCDF library crashes or does not end.
     """
     script = Path(__file__).parents[1] / "share.py"
     command = [sys.executable, "-E", "-s", script, "read", "--files", *limits]
@@ -570,9 +546,9 @@ def read_apart(limits: dict[Path, int]) -> None:
 
 
 def read_all(limits: dict[Path, int]) -> None:
-    """Read files of another lab one by one, and print after each what is wrong with it, as JSON.
+    """Read files of another lab one by one, and print for each its fault or "", as JSON.
 
-    limits: the most bytes that the values of each may take.
+    limits: the bytes that the values of each file may have.
     """
     most = READ_MEMORY + 10 * max(limits.values())
     with contextlib.suppress(OSError, ValueError):  # where a system knows no such limit
@@ -582,28 +558,26 @@ def read_all(limits: dict[Path, int]) -> None:
 
 
 def _fault_of(path: Path, limit: int) -> str:
-    """What is wrong with a file of another lab, in one line; nothing, as a rule."""
+    """The fault of a file of another lab, in one line; "" if it has none."""
     try:
         if (size := declared_bytes(path)) > limit:
-            return (
-                f"{path}: would take {size / 1e9:.1f} GB of memory, at most {limit / 1e9:.1f} GB "
-                f"are read: {MAX_SIZE_RATIO} times what ours takes"
-            )
+            words = f"at most {limit / 1e9:.1f} GB are read: {MAX_SIZE_RATIO} times what ours takes"
+            return f"{path}: would take {size / 1e9:.1f} GB of memory, {words}"
         job.load(path)
     except UserError as fault:
         first, *more = str(fault).splitlines()
         first = "".join(letter if letter.isprintable() else "?" for letter in first)
         first = re.sub(r"; delete (it|the file) and run again$", "; ask for it again", first)
         return first + f" (and {len(more)} more faults)" * bool(more)
-    except Exception as error:  # a damaged file surfaces as almost any error of the libraries below
+    except Exception as error:  # a damaged file can cause almost any error of the libraries
         return f"{path}: cannot be read ({_words(error)}); it may be damaged: ask for it again"
     return ""
 
 
 def declared_bytes(path: Path) -> int:
-    """Bytes of all variables of a netCDF file by its header, or of one chunk where that is more.
+    """Bytes of all variables of a netCDF file by its header, or of one chunk if that is more.
 
-    UserError if it has types that no file of ours has; OSError if it is no netCDF file.
+    UserError if it has types that are not used in results; OSError if it is no netCDF file.
     """
     total = 0
     with netCDF4.Dataset(path) as data:
@@ -614,9 +588,8 @@ def declared_bytes(path: Path) -> int:
                     f"{path}: {name[:80]!r} is of a type of its own; ask for the file again"
                 )
             chunk = variable.chunking()
-            cells = max(
-                math.prod(variable.shape), math.prod(chunk) if isinstance(chunk, list) else 0
-            )
+            cells = math.prod(variable.shape)
+            cells = max(cells, math.prod(chunk)) if isinstance(chunk, list) else cells
             total += cells * (STRING_BYTES if is_text else variable.dtype.itemsize)
     return total
 
@@ -624,8 +597,8 @@ def declared_bytes(path: Path) -> int:
 def unpack(archive: Path, folder: Path) -> Path:
     """Check every member of an archive, write its results into `folder`, return results/STUDY.
 
-    What file managers add is ignored, and so is a folder around everything. UserError if it is
-    foreign, damaged, too large, or has names that lead elsewhere.
+    Files of file managers are ignored, and so is one folder around all members. UserError if it is
+    no archive of `export`, is damaged or too large, or has names that lead out of it.
     """
     with open(archive, "rb") as file:
         first = file.read(262)
@@ -690,40 +663,40 @@ def _members(
             f"unpack it and give {inner[0][:80]!r}" if inner else "give an archive made by export"
         )
         raise UserError(f"{archive}: has no {METADATA}; {remedy}")
-    # a folder around everything
+    # the folder around all members, if there is one
     around = min(tops, key=lambda name: name.count("/")).removesuffix(METADATA)
     names = [
         name.removeprefix(around) if name.startswith(around) else f"../{name}" for name, _ in named
     ]
-    found = {name: entry for name, (_, entry) in zip(names, named)}
-    checksums = _checksums(packed, found.pop(METADATA), archive)
-    if len(found) + 1 < len(names):
+    members = {name: entry for name, (_, entry) in zip(names, named)}
+    checksums = _checksums(packed, members.pop(METADATA), archive)
+    if len(members) + 1 < len(names):
         raise UserError(f"{archive}: has several files of one name; ask for the archive again")
-    unlisted, missing = sorted(found.keys() - checksums), sorted(checksums.keys() - found.keys())
-    digests = {}  # of files whose names an archiver wrote in another alphabet
+    unlisted = sorted(members.keys() - checksums)
+    missing = sorted(checksums.keys() - members.keys())
+    digests = {}  # of files whose names have another encoding than in the metadata
     if len(unlisted) == len(missing):
         for name in unlisted:
-            with packed.open(found[name]) as source:
-                digests[_copy(source, None, _block(found[name]))] = name
+            with packed.open(members[name]) as source:
+                digests[_copy(source, None, _block(members[name]))] = name
     for name in missing:
         if checksums[name] in digests and not _is_result(PurePosixPath(name)):
-            found[name] = found.pop(digests.pop(checksums[name]))
-    for name in sorted(found.keys() ^ checksums.keys()):
-        where = f"not listed in {METADATA}" if name in found else "missing"
+            members[name] = members.pop(digests.pop(checksums[name]))
+    for name in sorted(members.keys() ^ checksums.keys()):
+        where = f"not listed in {METADATA}" if name in members else "missing"
         shown = name.removeprefix("../")[:80]
         raise UserError(f"{archive}: {shown!r} is {where}; ask for the archive again")
-    return found, checksums
+    return members, checksums
 
 
 def _plain(name: str) -> str:
-    """The name of a member as all systems write it: with /, and letters with accents as one."""
+    """The name of a member in one form for all systems: with /, in Unicode's form NFC."""
     return normalize("NFC", PurePosixPath(name.replace("\\", "/")).as_posix())
 
 
 def _is_junk(name: str) -> bool:
-    return any(
-        part.startswith("._") or part.casefold() in JUNK for part in PurePosixPath(name).parts
-    )
+    parts = PurePosixPath(name).parts
+    return any(part.startswith("._") or part.casefold() in JUNK for part in parts)
 
 
 def _is_result(path: PurePosixPath) -> bool:
@@ -732,8 +705,8 @@ def _is_result(path: PurePosixPath) -> bool:
 
 
 def _fault(entry: zipfile.ZipInfo) -> str:
-    """What is wrong with a member before it is read; nothing, as a rule."""
-    name = PureWindowsPath(entry.orig_filename)  # knows all separators, and drives
+    """Why a member must not be read; "" if it may."""
+    name = PureWindowsPath(entry.orig_filename)  # for all separators, and for drives
     if name.anchor or ".." in name.parts or "\0" in entry.orig_filename:
         return "is no plain path below the archive"
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
@@ -746,15 +719,15 @@ def _fault(entry: zipfile.ZipInfo) -> str:
 
 
 def _block(entry: zipfile.ZipInfo) -> int:
-    """Bytes to read at a time: zipfile unpacks LZMA, of which 4 kB hold 30 MB, without a limit.
+    """Bytes to read at a time: 4 kB of LZMA can hold 30 MB, which zipfile unpacks at once.
 
-    Of bzip2, 4 kB hold gigabytes: it is refused.
+    Members with bzip2 are refused: 4 kB can hold gigabytes.
     """
     return 1 << 12 if entry.compress_type == zipfile.ZIP_LZMA else 1 << 20
 
 
 def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -> dict[str, str]:
-    """SHA-256 of each file by its name, as the metadata have it."""
+    """SHA-256 of each file by its name, from the metadata."""
     if entry.file_size > MAX_METADATA_BYTES:
         raise UserError(f"{archive}: {METADATA} is larger than {MAX_METADATA_BYTES / 1e6:.0f} MB")
     text = io.BytesIO()
@@ -762,13 +735,12 @@ def _checksums(packed: zipfile.ZipFile, entry: zipfile.ZipInfo, archive: Path) -
         _copy(source, text, _block(entry))
     try:
         graph = json.loads(text.getvalue())["@graph"]
-        found = {
-            _plain(unquote(part["@id"])): str(part["sha256"]) for part in graph if "sha256" in part
-        }
+        files = [part for part in graph if "sha256" in part]
+        checksums = {_plain(unquote(part["@id"])): str(part["sha256"]) for part in files}
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{archive}: {METADATA} cannot be read; ask for the archive again"
         ) from error
-    if MAIN not in found:
+    if MAIN not in checksums:
         raise UserError(f"{archive}: is a crate of another kind; give an archive made by export")
-    return found
+    return checksums

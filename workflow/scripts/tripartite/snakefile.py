@@ -1,7 +1,7 @@
 """What every parse of the Snakefile does: command line, checked configuration, input functions.
 
-`Parsed` holds what one parse knows; its methods are what rules call. The functions before it look
-at the command line and the log. Light: no torch, no xarray.
+`Parsed` holds the studies, settings and folders of one parse; rules call its methods. The functions
+before it read the command line and the log. This module imports no large package.
 """
 
 import contextlib
@@ -19,15 +19,15 @@ from . import declarations, memory, plan
 from . import study as study_module
 
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
-MIN_MB = 2000  # asked of a scheduler for any stage
+MIN_MB = 2000  # memory requested for any stage
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
-Wildcards = Any  # Snakemake's: every wildcard is an attribute
+Wildcards = Any  # of Snakemake, with an attribute for each wildcard
 Result = TypeVar("Result")
 
 
 def stop(message: object) -> NoReturn:
-    """Stop before any job with plain lines: an exception would show Snakemake's traceback."""
+    """Stop before any job with a message; an exception would show Snakemake's traceback."""
     sys.exit(str(message))
 
 
@@ -40,16 +40,15 @@ def command_line(argv: list[str]) -> Any:
 
     if Path(argv[0]).name not in ("snakemake", "__main__.py"):
         return None
-    said = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+    ignored = io.StringIO()
+    with contextlib.suppress(Exception, SystemExit):
+        with contextlib.redirect_stderr(ignored), contextlib.redirect_stdout(ignored):
             return parse_args(argv[1:])[1]
-    except (Exception, SystemExit):
-        return None
+    return None
 
 
 def sends_jobs_away(workflow: Any, line: Callable[[], Any]) -> bool:
-    """Whether jobs go to a cluster: by the executor, as --jobs may also stand beside --cores."""
+    """Whether jobs go to a cluster: by the executor, because --jobs may be used without one."""
     if workflow.remote_exec or workflow.resource_settings.nodes is None:
         return workflow.remote_exec
     given = line()
@@ -66,7 +65,7 @@ def only_looks(line: Any) -> bool:
 
 
 def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
-    """The configuration with texts as they were typed: Snakemake takes study=007 for a 7."""
+    """The configuration with texts as they were typed: Snakemake reads study=007 as 7."""
     typed = dict(part.partition("=")[::2] for part in arguments or [])
     keys = [key for key in ("study", "other") if key in typed and own]
     return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
@@ -76,7 +75,7 @@ def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
 
 
 def usable(folder: str) -> bool:
-    """Whether files can be written below a folder, which may still have to be made."""
+    """Whether files can be written in a folder, which may not exist yet."""
     nearest = Path(folder).absolute()
     while not os.path.lexists(nearest):
         nearest = nearest.parent
@@ -84,7 +83,7 @@ def usable(folder: str) -> bool:
 
 
 def reported_fault(log: str | Path, started: float) -> list[str]:
-    """The lines of a fault at the end of the log of a job of this run; they need no more words."""
+    """The lines of a fault at the end of the log of a job, if it ran after `started`."""
     log = Path(log)
     if not log.is_file() or log.stat().st_mtime < started:
         return []
@@ -94,10 +93,10 @@ def reported_fault(log: str | Path, started: float) -> list[str]:
 
 
 def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callable:
-    """A filter of Snakemake's log.
+    """A filter of Snakemake's log, which makes it shorter.
 
-    The target of all lists none of its files, and of a job of ours that has reported its fault no
-    command is shown.
+    The rule of all results lists no files, and no command is shown of a job that has reported its
+    fault.
     """
 
     def calm(record: Any) -> bool:
@@ -127,18 +126,18 @@ def doubling(first: int) -> Callable:
 
 
 def memory_mb(arrays: list[memory.Array]) -> int:
-    """Memory to ask for a job with these large arrays, a quarter more than they take together."""
+    """Memory to request for a job with these large arrays: a quarter more than all of them."""
     return max(MIN_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
 
 
-# What one parse knows.
+# Studies, settings and folders of one parse.
 
 
 @dataclass
 class Parsed:
-    """Studies, machine and folders of one parse; methods are input and parameter functions."""
+    """Studies, settings and folders of one parse, with the input and parameter functions."""
 
-    machine: dict
+    machine: dict  # settings of config.yaml
     chosen: dict  # the chosen study
     results: str  # the folder of all results
     scripts: dict[str, Path]  # files of workflow/scripts by their names
@@ -153,22 +152,22 @@ class Parsed:
         return self.machine["study"]
 
     def study(self, name: str) -> dict:
-        """The settings of a study, checked when the first of its files is asked for."""
+        """The settings of a study, checked when its first file is requested."""
         if name not in self.studies:
             arguments = (name, Path("."), self.machine, self.results)
             self.studies[name] = checked(study_module.load_study, *arguments)
         return self.studies[name]
 
     def named(self, wildcards: Wildcards, kind: str) -> dict:
-        """The study of a file; stops with all names if it has no such experiment or figure."""
+        """The study of a file; stops if it has no such experiment or figure."""
         study, name = self.study(wildcards.study), getattr(wildcards, kind)
-        known = study[f"{kind}s"]
-        if name not in known:
-            stop(f"{name}: study {wildcards.study} has no {kind} {name}; it has {', '.join(known)}")
+        names = study[f"{kind}s"]
+        if name not in names:
+            stop(f"{name}: study {wildcards.study} has no {kind} {name}; it has {', '.join(names)}")
         return study
 
     def target_fault(self, target: Path) -> str:
-        """Why a file that was asked for belongs to no study, or ""."""
+        """Why a requested file belongs to no study, or ""."""
         if not target.is_relative_to(self.results):
             return ""
         parts = target.relative_to(self.results).parts
@@ -177,9 +176,9 @@ class Parsed:
         asked, folder, _ = parts
         kind, name = ("figure", target.stem) if folder == "figures" else ("experiment", folder)
         study = self.study(asked)
-        known = study[f"{kind}s"]
-        if name not in known:
-            return f"{target}: study {asked} has no {kind} {name}; it has {', '.join(known)}"
+        names = study[f"{kind}s"]
+        if name not in names:
+            return f"{target}: study {asked} has no {kind} {name}; it has {', '.join(names)}"
         if kind == "experiment" and target.suffix == ".nc":
             made = ("qkv", "attention", *plan.stage_files(study, name))
             if target.stem not in made:
@@ -199,7 +198,7 @@ class Parsed:
 
         def paths(wildcards: Wildcards) -> list:
             study = self.named(wildcards, "experiment")
-            if "raw" in names:  # a wheel that only got a new date reruns nothing
+            if "raw" in names:  # a new date of a wheel reruns nothing
                 wheels = plan.wheels(plan.data_of(study, wildcards.experiment))
                 return [ancient(f"<resources>/wheels/{name}.whl") for name in wheels]
             owners = [plan.owner(study, wildcards.experiment, name) for name in names]
@@ -222,25 +221,25 @@ class Parsed:
         return [f"<results>/{self.name}/{file}" for file in files]
 
     def simulated(self, wildcards: Wildcards) -> list:
-        """What a simulation reads; with shards, their states take the place of the attention."""
+        """Inputs of a simulation; with shards, their states take the place of the attention."""
         from snakemake.io import flag
 
         qkv, attention = self.reads("qkv", "attention")(wildcards)
         shards = self.machine["shards"]
         if shards == 1:
             return [qkv, attention]
-        # Snakemake records the set of input files, and runs again where it differs: a flag lets it
-        # record the same files with shards and without, as the result is the same.
+        # Snakemake records the input files, and reruns if they differ. With this flag it records
+        # the same files with and without shards, as the result is the same.
         whole = f"<results>/{wildcards.study}/{wildcards.experiment}/shards/{shards}/states.nc"
         recorded = attention.replace("<results>", self.results)
         return [qkv, flag(whole, "sourcecache_entry", recorded)]
 
-    # Parameter functions. Functions of `input` are no part of what Snakemake compares with the last
-    # run: where a script or a user's file lies reruns nothing; what is in it stands in `settings`
-    # and `code`.
+    # Parameter functions. Snakemake does not compare parameters that are functions of `input` with
+    # the last run: another path of a script or of a user's file reruns nothing; their contents
+    # count in `settings` and `code`.
 
     def script(self, name: str) -> Callable:
-        """The file of a script: repo-relative in a clone, as a command that can be pasted."""
+        """The file of a script; in a clone its relative path, so that commands can be pasted."""
         path = Path("workflow/scripts") / f"{name}.py"
         path = path if path.is_file() and path.samefile(self.scripts[name]) else self.scripts[name]
         return lambda wildcards, input: str(path)
@@ -265,15 +264,15 @@ class Parsed:
         return [str(path) for path in plan.texts(data, Path("."))]
 
     def no_raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
-        """Of a stage that reads files of the experiment only."""
+        """For stages that read files of the experiment only."""
         return []
 
     def caption(self, wildcards: Wildcards, input: object) -> str:
-        """The words below a figure in the report: a better caption reruns nothing."""
+        """The caption of a figure in the report; a changed caption reruns nothing."""
         return declarations.figures()[wildcards.figure].caption
 
     def gathered(self, wildcards: Wildcards, input: Any) -> str:
-        """The option that names what shards have made, if there are any."""
+        """The option with the files of shards, if there are any."""
         return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""
 
     def memory(self, wildcards: Wildcards, attempt: int) -> int:
@@ -291,20 +290,18 @@ class Parsed:
         return [*files, study_module.find_study(self.name, folders)]
 
     def other_results(self, wildcards: Wildcards) -> str:
-        """What `other` names; nothing is compared without it."""
+        """The path in the setting `other`; stops without it."""
         path = self.machine["other"]
         if not path:
-            stop(
-                "other: is missing; add the archive or folder to compare with: "
-                "--config other=theirs.zip"
-            )
+            words = "other: is missing; add the archive or folder to compare with"
+            stop(f"{words}: --config other=theirs.zip")
         if not Path(path).exists():
             stop(f"other: {path!r}: there is no such archive or folder")
         return path
 
 
 def checked(function: Callable[..., Result], *arguments: object) -> Result:
-    """Call a check of the configuration; its faults, one line each, stop Snakemake."""
+    """Call a check of the configuration; its faults stop Snakemake, one line each."""
     try:
         return function(*arguments)
     except ValueError as faults:
@@ -314,7 +311,7 @@ def checked(function: Callable[..., Result], *arguments: object) -> Result:
 def checked_config(
     config: dict, cluster: bool, own: bool, results: str, line: Callable[[], Any]
 ) -> tuple[dict, dict]:
-    """The settings of the machine and of the chosen study; their faults stop Snakemake."""
+    """The settings of config.yaml and of the chosen study; their faults stop Snakemake."""
     arguments = (config, Path("."), cluster, own, results)
     try:
         return study_module.check(*arguments)

@@ -1,4 +1,4 @@
-"""How far the results of two labs differ, and by what: one point for each variable of each file."""
+"""How far the results of two labs differ: one point for each variable of each file."""
 
 from textwrap import wrap
 from typing import Any
@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
+from tripartite.agreement import Row
 from tripartite.figures import palette
 
 COLOURS = {
@@ -17,42 +18,38 @@ COLOURS = {
     "contradicts": palette.LARGE,
     "missing": palette.COLOURS[7],
 }
-MIN_DEVIATION, MAX_DEVIATION = (
-    1e-18,
-    1e4,
-)  # of deviations: those below, as 0, and those beyond stand at the borders
-NO_NUMBER = 1e6
-NAMED = ("not judged", "contradicts")  # of these the variable that differs most is named
+MIN_DEVIATION, MAX_DEVIATION = 1e-18, 1e4  # of the axis; smaller and larger ones are at its ends
+NO_NUMBER = 1e6  # position of rows without a deviation
+NAMED = ("not judged", "contradicts")  # levels of which the variable that differs most is named
 
 
-def agreement(rows: list, study: str) -> Figure:
-    """A row for each file name, a point for each variable: further right, values differ more."""
+def agreement(rows: list[Row], study: str) -> Figure:
+    """A row for each file name, a point for each variable: further right, values differ more.
+
+    rows: of tripartite.agreement; study: the title.
+    """
     palette.apply()
-    kinds = list(dict.fromkeys(row.file.split("/")[1].removesuffix(".nc") for row in rows))
+    kinds = list(dict.fromkeys(map(_kind, rows)))
     figure, axis = plt.subplots(figsize=(palette.PAGE, 1.2 + 0.22 * len(kinds)))
     for level, colour in COLOURS.items():
         chosen = [row for row in rows if row.level == level]
-        x = [
-            NO_NUMBER
-            if np.isnan(row.deviation)
-            else np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION)
-            for row in chosen
-        ]
-        y = [kinds.index(row.file.split("/")[1].removesuffix(".nc")) for row in chosen]
-        places: dict[tuple[float, int], int] = {}
-        for i, place in enumerate(zip(x, y)):  # points at one place are fanned out
-            y[i] += 0.3 * np.sin(2.4 * places.setdefault(place, 0))
-            places[place] += 1
+        x = [np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION) for row in chosen]
+        x = [NO_NUMBER if np.isnan(value) else value for value in x]
+        y = [kinds.index(_kind(row)) for row in chosen]
+        counts: dict[tuple[float, int], int] = {}
+        for i, point in enumerate(zip(x, y)):  # equal points are fanned out
+            y[i] += 0.3 * np.sin(2.4 * counts.setdefault(point, 0))
+            counts[point] += 1
         missing, label = level == "missing", f"{level} ({len(chosen)})"
         look: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.7}
         look |= {"markeredgewidth": 0.5}
         axis.plot([], [], "x" if missing else "o", label=label, **look)
         for fitted, marker in ((False, "o"), (True, "D")):
-            at = [i for i, row in enumerate(chosen) if row.fitted == fitted]
-            axis.plot(np.array(x)[at], np.array(y)[at], "x" if missing else marker, **look)
+            own = [i for i, row in enumerate(chosen) if row.fitted == fitted]
+            axis.plot(np.array(x)[own], np.array(y)[own], "x" if missing else marker, **look)
     for kind in kinds:
         worst = max(
-            (row for row in rows if row.file.endswith(f"/{kind}.nc") and row.level in NAMED),
+            (row for row in rows if _kind(row) == kind and row.level in NAMED),
             key=lambda row: (NAMED.index(row.level), np.nan_to_num(row.deviation, nan=-1)),
             default=None,
         )
@@ -83,3 +80,8 @@ def agreement(rows: list, study: str) -> Figure:
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
     axis.set_title(palette.plain_text(study), loc="left", pad=18)  # above the legend
     return figure
+
+
+def _kind(row: Row) -> str:
+    """The name of a row's file, without experiment and suffix."""
+    return row.file.split("/")[1].removesuffix(".nc")

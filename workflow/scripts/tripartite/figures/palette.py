@@ -1,4 +1,4 @@
-"""One look for all figures: a colour per meaning (Okabe & Ito, safe for colour-blind readers)."""
+"""Style of all figures: colours (Okabe & Ito, safe for colour-blind readers), titles, numbers."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -16,7 +16,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
-MAX_LETTERS = 30  # letters of a title above a third of a page
+MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
@@ -24,22 +24,14 @@ LARGE = "#D55E00"  # many hidden neurons
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
-STYLE: dict[Any, Any] = {  # the stub of matplotlib knows each key of rcParams by itself
+SMALLER = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
+STYLE: dict[Any, Any] = {  # Any, as matplotlib declares each key of rcParams literally
     "font.family": "DejaVu Sans",
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "legend.fontsize": 6.5,
-    "xtick.labelsize": 6.5,
-    "ytick.labelsize": 6.5,
-    "axes.linewidth": 0.6,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 7),
+    **dict.fromkeys(SMALLER, 6.5),
+    **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
     "lines.linewidth": 1.0,
-    "legend.title_fontsize": 6.5,
-    "legend.frameon": False,
     "legend.columnspacing": 1.2,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
@@ -49,13 +41,13 @@ STYLE: dict[Any, Any] = {  # the stub of matplotlib knows each key of rcParams b
 
 
 def apply() -> None:
-    """Set the style, whatever the machine's own matplotlibrc says."""
+    """Set the style, without settings of the machine's matplotlibrc."""
     matplotlib.rcdefaults()
     matplotlib.rcParams.update(STYLE)
 
 
 def title_of(axis: Axes, fit: xr.Dataset | None, plain: str = "") -> None:
-    """Name a panel by the data of a fit and what sets its network apart; None has no name."""
+    """Title of a panel: the data of a fit and its network; "" if fit is None; plain lines below."""
     if fit is None:
         title(axis, "", plain)
     else:
@@ -63,7 +55,7 @@ def title_of(axis: Axes, fit: xr.Dataset | None, plain: str = "") -> None:
 
 
 def title(axis: Axes, bold: str, plain: str = "", mark: str = "") -> None:
-    """Name a panel in bold, with plain lines below: a mark, and what is shown."""
+    """Title of a panel: bold, with plain lines below: `mark`, and what is shown."""
     mark = plain_text(mark if len(mark) <= MAX_LETTERS else mark.replace(", ", ",\n"))
     lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
@@ -79,7 +71,7 @@ def title(axis: Axes, bold: str, plain: str = "", mark: str = "") -> None:
 
 
 def network_words(fit: xr.Dataset) -> str:
-    """What sets a network apart from plain positive features: its map, order and symmetries."""
+    """Feature map, order and symmetries of a network, where they are not the default."""
     feature_map = fit.attrs.get("feature_map", "performer")
     words = [] if feature_map == "performer" else [feature_map.replace("_", " ")]
     words += ["causal"] if fit.attrs.get("order") == "causal" else []
@@ -91,33 +83,29 @@ def network_words(fit: xr.Dataset) -> str:
 
 
 def full_name(fit: xr.Dataset) -> str:
-    """The data of a fit, with what sets its network apart."""
+    """The data of a fit, with the words of its network."""
     return ", ".join(filter(None, (fit.attrs["data"], network_words(fit))))
 
 
 def mark_empty(figure: Figure) -> None:
-    """Say in every panel that shows no number why it is empty."""
+    """Write into every panel that shows no number why it is empty."""
     for axis in figure.axes:
-        if (
-            not (axis.axison and axis.get_visible())
-            or axis.images
-            or axis.get_label() == "<colorbar>"
-        ):
+        shown = axis.axison and axis.get_visible() and axis.get_label() != "<colorbar>"
+        if not shown or axis.images:
             continue
-        axis.get_xlim()  # lets an axis find its limits, which it puts off
-        places = [np.empty((0, 2)), *_places(axis)]
-        places = np.concatenate(places)
-        places = places[np.isfinite(places).all(1)]
+        axis.get_xlim()  # computes the limits, which matplotlib defers
+        points = np.concatenate([np.empty((0, 2)), *_points(axis)])
+        points = points[np.isfinite(points).all(1)]
         if _has_words(axis):
             continue
         words = "nothing to show: no finite number\n(the file's notes say why)"
-        if len(places):
+        if len(points):
             with np.errstate(all="ignore"):
-                seen = axis.transData.transform(places)
-            if np.isfinite(seen).all(1).any():
+                pixels = axis.transData.transform(points)
+            if np.isfinite(pixels).all(1).any():
                 box = axis.get_window_extent()
                 low, high = np.array([box.min, box.max]) + [[-1], [1]]
-                if ((seen >= low) & (seen <= high)).all(1).any():
+                if ((pixels >= low) & (pixels <= high)).all(1).any():
                     continue
                 words = "all values are beyond the axes"
         axis.annotate(
@@ -132,8 +120,8 @@ def mark_empty(figure: Figure) -> None:
         ).set_in_layout(False)
 
 
-def _places(axis: Axes) -> Iterator[np.ndarray]:
-    """Points [n, 2] in the data's coordinates of all marks; lines across the axes are none."""
+def _points(axis: Axes) -> Iterator[np.ndarray]:
+    """Points [n, 2] of all marks in coordinates of the data, without lines across the axes."""
     for line in axis.lines:
         if line.get_transform() is axis.transData:
             yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
@@ -152,22 +140,19 @@ def _places(axis: Axes) -> Iterator[np.ndarray]:
 
 
 def _has_words(axis: Axes) -> bool:
-    """Whether a text stands inside the panel: titles stand above it."""
+    """Whether there is a text inside the panel; titles are above it."""
     box = axis.get_window_extent()
     boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
     return any(box.contains((x.x0 + x.x1) / 2, (x.y0 + x.y1) / 2) for x in boxes)
 
 
 def plain_text(text: str) -> str:
-    """A user's words as they are, and not as a formula."""
+    """A text of a user without formulas: $ is printed."""
     return text.replace("$", r"\$")
 
 
 def labels(fits: dict[str, xr.Dataset]) -> list[str]:
-    """What each experiment is called in a legend: its data and network.
-
-    Its name is added where another experiment has the same data and network.
-    """
+    """Labels of experiments in a legend: data and network, and the name if these are not unique."""
     titles = [full_name(fit) for fit in fits.values()]
     return [
         plain_text(words if titles.count(words) == 1 else f"{words} ({name})")
@@ -176,38 +161,38 @@ def labels(fits: dict[str, xr.Dataset]) -> list[str]:
 
 
 def head_name(fit: xr.Dataset, layer: SupportsInt, head: SupportsInt) -> str:
-    """A layer and a head, by the labels of the user's file if it has any, else by their numbers."""
+    """A layer and a head, by the labels of the user's file, if it has any, or by numbers."""
     names = (tick_labels(fit, dim, [i])[0] for dim, i in (("layer", layer), ("head", head)))
     return "layer {}, head {}".format(*names)
 
 
 def tick_labels(fit: xr.Dataset, dim: str, places: Iterable[SupportsInt]) -> list[str]:
-    """What some layers or heads are called."""
+    """Labels of layers or heads with these indices; dim: "layer" or "head"."""
     labels = json.loads(fit.attrs.get("labels", "{}")).get(dim)
-    return [plain_text(labels[int(place)]) if labels else str(int(place)) for place in places]
+    return [plain_text(labels[int(i)]) if labels else str(int(i)) for i in places]
 
 
 def power(x: float) -> str:
-    """10^x as a formula, with one decimal unless it is whole; a dash where x is not known."""
+    """10^x as a formula, x with one decimal unless it is whole; a dash for NaN."""
     if x != x:
         return "–"
     return f"$10^{{{round(float(x), 1):g}}}$"
 
 
 def decimal(x: float) -> str:
-    """x with two decimals; a dash where it is not known."""
+    """x with two decimals; a dash for NaN."""
     return "–" if x != x else f"{x:.2f}"
 
 
 def percent(x: float) -> str:
-    """A share in percent with two digits, without exponents; a dash where x is not known."""
+    """A share x in percent with two digits, without exponents; a dash for NaN."""
     if not np.isfinite(x):
         return "–" if x != x else "∞"
     return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
 
 
 def few_decades(axis: Axes) -> None:
-    """Ticks at 1, 2 and 5 where powers of ten alone would be too few."""
+    """Ticks at 1, 2 and 5 as well, if powers of ten would be too few."""
     low, high = axis.get_ylim()
     if high < 50 * low:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

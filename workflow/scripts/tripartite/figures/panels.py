@@ -1,4 +1,4 @@
-"""What panels of figures have in common: heads to draw, intervals as bars, entries of legends."""
+"""Parts of panels that figures share: heads to draw, intervals as bars, entries of legends."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,7 +15,7 @@ from tripartite.figures import palette
 
 
 def spread(things: Sequence, n: int) -> list:
-    """At most n of ordered things, the first and the last among them."""
+    """At most n of ordered things, evenly spread, with the first and the last."""
     if len(things) <= n:
         return list(things)
     return [things[i] for i in np.linspace(0, len(things) - 1, n).round().astype(int)]
@@ -24,7 +24,7 @@ def spread(things: Sequence, n: int) -> list:
 def heads_by(values: np.ndarray, n: int) -> list[tuple[int, int]]:
     """Indices (layer, head) of at most n heads, sorted by values [layer, head], without NaN."""
     run = [(int(a), int(b)) for a, b in np.argwhere(np.isfinite(values))]
-    return spread(sorted(run, key=lambda place: (values[place], place)), n)
+    return spread(sorted(run, key=lambda pair: (values[pair], pair)), n)
 
 
 def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
@@ -38,12 +38,12 @@ def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
 
 
 def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
-    """What the head at a place (layer, head) is called."""
+    """The name of the head with indices (layer, head)."""
     return palette.head_name(fit, int(fit["layer"][place[0]]), int(fit["head"][place[1]]))
 
 
 def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Values of a variable, and the lower and upper ends of their intervals."""
+    """Values of a variable, lower ends and upper ends of their intervals."""
     return fit[name].values, fit[f"{name}_low"].values, fit[f"{name}_high"].values
 
 
@@ -55,7 +55,7 @@ def points(
     marker: str = "o",
     **look: Any,
 ) -> None:
-    """Finite values with their intervals as bars; an end that is not known has no bar."""
+    """Draw finite values with their intervals as bars; triple: from `interval`; NaN ends have none."""
     middle, low, high = triple
     middle = np.where(np.isfinite(middle), middle, np.nan)
     sizes = np.nan_to_num([middle - low, high - middle], posinf=np.inf).clip(0)
@@ -64,21 +64,21 @@ def points(
 
 
 def line(label: str, **look: Any) -> Line2D:
-    """An entry of a legend."""
+    """An entry of a legend, for a line."""
     return Line2D([], [], label=label, **look)
 
 
 def mark(label: str, marker: str = "o", **look: Any) -> Line2D:
-    """An entry of a legend, of marks without a line."""
+    """An entry of a legend, for marks without a line."""
     return line(label, marker=marker, linestyle="", **{"markersize": 3} | look)
 
 
 def grid(
     n_panels: int, n_columns: int, size: Callable[[int], tuple[float, float]], **options: Any
 ) -> tuple[Figure, np.ndarray]:
-    """A figure with n_panels axes side by side and in rows, and those axes; others are hidden.
+    """A figure with a grid of n_panels axes in n_columns, and these axes.
 
-    size gives width and height (inches) for a number of rows.
+    size: width and height (inches) for a number of rows; options: of pyplot.subplots.
     """
     n_rows = -(-n_panels // n_columns)
     figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size(n_rows), **options)
