@@ -22,11 +22,9 @@ def wildcards(**names):
 def parsed(monkeypatch):
     monkeypatch.chdir(ROOT)
     chosen = study.load_study("quick", Path("."), MACHINE)
-    scripts = {
-        "stage": ROOT / "workflow/scripts/stage.py",
-        "share": ROOT / "workflow/scripts/stage.py",
-    }
-    return snakefile.Parsed(dict(MACHINE), chosen, "results", scripts)
+    own = {name: ROOT / name for name in (ROOT / "workflow/files.txt").read_text().split()}
+    own["workflow/scripts/share.py"] = ROOT / "workflow/scripts/stage.py"  # not where it should be
+    return snakefile.Parsed(dict(MACHINE), chosen, "results", own)
 
 
 def line(*targets, **options):
@@ -206,7 +204,10 @@ def test_parameters_of_a_job(parsed):
     assert parsed.no_raw_files(named, None) == []
     figure = declarations.figures()["trace"]
     assert parsed.caption(wildcards(figure="trace"), None) == figure.caption
-    assert [path.name for path in parsed.packed([])][-1] == "quick.yaml"
+    packed = [Path(path) for path in parsed.packed(named, None)]
+    assert packed[-1].name == "quick.yaml" and ROOT / "config/studies/full.yaml" in packed
+    assert len(parsed.packed_content(named)) == len(packed) + len(parsed.own_files) + 1
+    assert parsed.options() == "--study quick --results results/quick"
 
 
 def test_names_that_do_not_exist_stop_with_the_known_ones(parsed):

@@ -40,16 +40,11 @@ def own_file(path):
 # All files that travel with the workflow. Snakemake fetches each one where the workflow is a module of another.
 MANIFEST = own_file("workflow/files.txt").read_text().split()
 OWN_FILES = {path: own_file(path) for path in MANIFEST}
-SCRIPTS = {
-    path.removeprefix("workflow/scripts/").removesuffix(".py"): file
-    for path, file in OWN_FILES.items()
-    if path.startswith("workflow/scripts/") and path.endswith(".py")
-}
 
 
 def load_package():
     "Our light modules, under a name of their own: no installation, and no clash between two versions."
-    init = SCRIPTS["tripartite/__init__"]
+    init = OWN_FILES["workflow/scripts/tripartite/__init__.py"]
     name = f"tripartite_{hashlib.sha256(str(init).encode()).hexdigest()[:12]}"
     if name not in sys.modules:
         spec = importlib.util.spec_from_file_location(
@@ -93,7 +88,7 @@ MACHINE, CHOSEN = snakefile.checked_config(
     snakefile.typed_config(config, workflow.config_settings.config_args, OWN), CLUSTER, OWN, RESULTS, line
 )
 STUDY = MACHINE["study"]
-HERE = snakefile.Parsed(MACHINE, CHOSEN, RESULTS, SCRIPTS)
+HERE = snakefile.Parsed(MACHINE, CHOSEN, RESULTS, OWN_FILES)
 
 
 wildcard_constraints:
@@ -150,7 +145,7 @@ class About(str):
     "What made the study, for the first page of a report; found out when the page is written."
 
     def __str__(self):
-        about = [*PYTHON.split(), SCRIPTS["share"], "about", "--study", STUDY]
+        about = [*PYTHON.split(), OWN_FILES["workflow/scripts/share.py"], "about", "--study", STUDY]
         about += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
         said = subprocess.run(about, text=True, capture_output=True)
         if given := line():  # the report may lie anywhere

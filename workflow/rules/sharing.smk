@@ -2,28 +2,6 @@
 
 
 
-def shared_study():
-    "The options by which share.py finds the chosen study and its results."
-    return f"--study {STUDY} --results {shlex.quote(f'{RESULTS}/{STUDY}')}"
-
-
-def packed(wildcards=None, input=None):
-    "What travels of config/: what is shipped, the inputs that the study reads, and last the study."
-    shipped = [
-        file
-        for path, file in OWN_FILES.items()
-        if path.startswith(("config/studies/", "config/inputs/"))
-    ]
-    return [str(path) for path in HERE.packed(shipped)]
-
-
-def packed_content(wildcards):
-    "What tells one archive from another beside the results: all else that is packed."
-    there, absent = plan.own_files(CHOSEN)
-    files = [*map(Path, packed()), *OWN_FILES.values(), *there]
-    return [plan.digest(file) for file in files] + absent + [MACHINE["memory_gb"]]
-
-
 rule verify:
     log:
         f"<logs>/{STUDY}/verify.log",
@@ -35,7 +13,7 @@ rule verify:
     message:
         f"Hold the files of the study {STUDY} against what it asks for, and against one another."
     shell:
-        f"{PYTHON} {{params.script:q}} verify {shared_study()} 2>&1 | tee {{log:q}}"
+        f"{PYTHON} {{params.script:q}} verify {HERE.options()} 2>&1 | tee {{log:q}}"
 
 
 rule export:
@@ -49,14 +27,14 @@ rule export:
         ENVIRONMENT
     params:
         script=HERE.script("share"),
-        settings=packed,
+        settings=HERE.packed,
         machine=lambda wildcards, input: plan.text(MACHINE),
         code=plan.code("share"),
-        content=packed_content,
+        content=HERE.packed_content,
     message:
         f"Check the study {STUDY} and pack it, with all that made it, into one archive."
     shell:
-        f"{PYTHON} {{params.script:q}} export {shared_study()} --settings {{params.settings:q}} "
+        f"{PYTHON} {{params.script:q}} export {HERE.options()} --settings {{params.settings:q}} "
         "--machine {params.machine:q} --output {output.archive:q} 2>&1 | tee {log:q}"
 
 
@@ -73,5 +51,5 @@ rule compare:  # no input: an archive that was exported here is compared as it i
     message:
         f"Compare the study {STUDY} with the results of another lab."
     shell:
-        f"{PYTHON} {{params.script:q}} compare {shared_study()} --other {{params.other:q}} "
+        f"{PYTHON} {{params.script:q}} compare {HERE.options()} --other {{params.other:q}} "
         "--output {params.folder:q} 2>&1 | tee {log:q}"

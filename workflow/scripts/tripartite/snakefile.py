@@ -140,7 +140,7 @@ class Parsed:
     machine: dict  # settings of config.yaml
     chosen: dict  # the chosen study
     results: str  # the folder of all results
-    scripts: dict[str, Path]  # files of workflow/scripts by their names
+    own_files: dict[str, Path]  # files that travel with the workflow, by their paths from its root
     studies: dict[str, dict] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -240,8 +240,9 @@ class Parsed:
 
     def script(self, name: str) -> Callable:
         """The file of a script; in a clone its relative path, so that commands can be pasted."""
-        path = Path("workflow/scripts") / f"{name}.py"
-        path = path if path.is_file() and path.samefile(self.scripts[name]) else self.scripts[name]
+        relative = Path("workflow/scripts") / f"{name}.py"
+        own = self.own_files[relative.as_posix()]
+        path = relative if relative.is_file() and relative.samefile(own) else own
         return lambda wildcards, input: str(path)
 
     def settings(self, file: str) -> Callable:
@@ -281,13 +282,24 @@ class Parsed:
         arrays = study_module.memory_needed(wildcards.experiment, study)
         return memory_mb(arrays) * 2 ** (attempt - 1)
 
-    def packed(self, shipped: list[Path]) -> list[Path]:
+    def packed(self, wildcards: Wildcards, input: object) -> list[str]:
         """What is packed of config/: shipped files, inputs that the study reads, last the study."""
-        files = list(shipped)
+        shipped = ("config/studies/", "config/inputs/")
+        files = [file for path, file in self.own_files.items() if path.startswith(shipped)]
         for name in self.chosen["experiments"]:
             files += plan.texts(plan.data_of(self.chosen, name), Path("."))
         folders = [root / "config/studies" for root in (study_module.WORKFLOW_ROOT, Path("."))]
-        return [*files, study_module.find_study(self.name, folders)]
+        return [str(file) for file in [*files, study_module.find_study(self.name, folders)]]
+
+    def packed_content(self, wildcards: Wildcards) -> list:
+        """What tells one archive from another beside the results: all else that is packed."""
+        there, absent = plan.own_files(self.chosen)
+        files = [*map(Path, self.packed(wildcards, None)), *self.own_files.values(), *there]
+        return [plan.digest(file) for file in files] + absent + [self.machine["memory_gb"]]
+
+    def options(self) -> str:
+        """The options by which share.py finds the chosen study and its results."""
+        return f"--study {self.name} --results {shlex.quote(f'{self.results}/{self.name}')}"
 
     def other_results(self, wildcards: Wildcards) -> str:
         """The path in the setting `other`; stops without it."""

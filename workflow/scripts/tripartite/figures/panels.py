@@ -55,7 +55,7 @@ def points(
     marker: str = "o",
     **look: Any,
 ) -> None:
-    """Draw finite values with their intervals as bars; triple: from `interval`; NaN ends have none."""
+    """Draw finite values with their intervals (triple: from `interval`); NaN ends have no bar."""
     middle, low, high = triple
     middle = np.where(np.isfinite(middle), middle, np.nan)
     sizes = np.nan_to_num([middle - low, high - middle], posinf=np.inf).clip(0)
