@@ -29,7 +29,6 @@ if Path("config/config.yaml").exists():
 ENVIRONMENT = "../../envs/environment.yaml"  # used with --software-deployment-method conda
 
 
-
 def own_file(path):
     "A file of this workflow, by its path from its root: as it lies on this machine, or fetched."
     fetched = workflow.source_path(f"../../{path}")
@@ -85,7 +84,11 @@ if CORES == 0:
 RESULTS, LOGS, RESOURCES = map(folder, ("results", "logs", "resources"))
 CLUSTER = snakefile.sends_jobs_away(workflow, line)
 MACHINE, CHOSEN = snakefile.checked_config(
-    snakefile.typed_config(config, workflow.config_settings.config_args, OWN), CLUSTER, OWN, RESULTS, line
+    snakefile.typed_config(config, workflow.config_settings.config_args, OWN),
+    CLUSTER,
+    OWN,
+    RESULTS,
+    line,
 )
 STUDY = MACHINE["study"]
 HERE = snakefile.Parsed(MACHINE, CHOSEN, RESULTS, OWN_FILES)
@@ -106,9 +109,13 @@ if OWN and any(argument.startswith(f"{RESULTS}/") for argument in sys.argv[1:]):
 for place in (RESULTS, LOGS, RESOURCES):
     if workflow.is_main_process and not snakefile.usable(place):
         given = line()
-        looks = given and (given.dryrun or given.report or place != LOGS and snakefile.only_looks(given))
+        looks = given and (
+            given.dryrun or given.report or place != LOGS and snakefile.only_looks(given)
+        )
         if not looks:
-            snakefile.stop(f"{place}: files cannot be written there; make it a folder that you may write to")
+            snakefile.stop(
+                f"{place}: files cannot be written there; make it a folder that you may write to"
+            )
 
 # Jobs that compute heads side by side: on a cluster --set-threads says with how many cores.
 THREADS = 1 if CLUSTER else max(1, (CORES or 1) // len(CHOSEN["experiments"]))
@@ -157,12 +164,7 @@ if OWN:
     config["about"] = About()
 if OWN and any(argument.startswith("--report") for argument in sys.argv):
     given = line()
-    if (
-        given
-        and given.report
-        and not given.report_after_run
-        and not Path(RESULTS, STUDY).is_dir()
-    ):
+    if given and given.report and not given.report_after_run and not Path(RESULTS, STUDY).is_dir():
         snakefile.stop(
             f"There is no report of the study {STUDY}: run it first, or name another one with --config study=..."
         )

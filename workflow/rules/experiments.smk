@@ -11,7 +11,13 @@ for kind in declarations.experiments().values():
             input:
                 data=HERE.reads(*file.reads),
             output:
-                **{file.name: snakefile.output(file) if not file.grows_with else update(snakefile.output(file))},
+                **{
+                    file.name: (
+                        snakefile.output(file)
+                        if not file.grows_with
+                        else update(snakefile.output(file))
+                    )
+                },
             log:
                 f"<logs>/{{study}}/{{experiment}}/{file.stage}.log",
             conda:

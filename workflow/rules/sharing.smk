@@ -1,7 +1,6 @@
 # A finished study goes to another lab as one archive, and another lab's is set beside our own.
 
 
-
 rule verify:
     log:
         f"<logs>/{STUDY}/verify.log",
