@@ -266,9 +266,14 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
         ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 18}),
         (
             "network",
-            {"simulate": 3, "fit": 3, "draw": 12}
-            | dict.fromkeys(("compare_maps", "explain", "couple", "image", "retain", "settle"), 1),
+            {
+                "simulate": 3,
+                "fit": 3,
+                **without(without(OTHERS, "calibrate"), "respond"),
+                "draw": 17,
+            },
         ),
+        ("heads", {"simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
         ("kinds/data/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 19}),
     ],
 )
