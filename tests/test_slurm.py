@@ -183,11 +183,11 @@ def test_the_cluster_gives_the_same_bytes(here, cluster, tmp_path):
     assert [*done[:2], *sorted(done[2:4]), *done[4:]] == [  # shards go together
         "rule_generate_wildcards_one_small COMPLETED 2000M 30:00 N/A",
         "rule_attend_wildcards_one_small COMPLETED 2000M 30:00 N/A",
-        "rule_simulate_shard_wildcards_one_small_2_1 COMPLETED 4000M 2:00:00 N/A",
-        "rule_simulate_shard_wildcards_one_small_2_2 COMPLETED 4000M 2:00:00 N/A",
+        "rule_simulate_shard_wildcards_one_small_2_1 COMPLETED 2000M 2:00:00 N/A",
+        "rule_simulate_shard_wildcards_one_small_2_2 COMPLETED 2000M 2:00:00 N/A",
         "rule_gather_wildcards_one_small_2 COMPLETED 2000M 30:00 N/A",
-        "rule_simulate_wildcards_one_small COMPLETED 4000M 2:00:00 N/A",
-        "rule_fit_wildcards_one_small COMPLETED 4000M 2:00:00 N/A",
+        "rule_simulate_wildcards_one_small COMPLETED 2000M 2:00:00 N/A",
+        "rule_fit_wildcards_one_small COMPLETED 2000M 2:00:00 N/A",
         "rule_draw_wildcards_one_features_needed COMPLETED 2000M 30:00 N/A",
     ]
 

@@ -130,6 +130,9 @@ def test_resources_double_and_follow_the_plan(parsed):
     assert snakefile.memory_mb(arrays) == 1000 + 9875
     asked = [parsed.memory(wildcards(experiment="albert"), n) for n in (1, 2)]
     assert asked[1] == 2 * asked[0] >= 2 * snakefile.MIN_MB
+    parsed.machine["device"] = "cuda"
+    named = wildcards(experiment="albert")
+    assert parsed.memory(named, 1) == asked[0] + snakefile.CUDA_MB
 
 
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():

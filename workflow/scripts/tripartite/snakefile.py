@@ -20,6 +20,8 @@ from . import study as study_module
 
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
 MIN_MB = 2000  # memory requested for any stage
+CUDA_MB = 3000  # memory of the host that CUDA and its libraries take beside it
+CUDA_MB = 3000  # what CUDA and its libraries take of the memory of the host, more
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
 Wildcards = Any  # of Snakemake, with an attribute for each wildcard
@@ -280,7 +282,8 @@ class Parsed:
         """Memory (MB) of a job by the plan of its experiment's arrays, doubled at each retry."""
         study = self.named(wildcards, "experiment")
         arrays = study_module.memory_needed(wildcards.experiment, study)
-        return memory_mb(arrays) * 2 ** (attempt - 1)
+        cuda = CUDA_MB if self.machine["device"] == "cuda" else 0
+        return (memory_mb(arrays) + cuda) * 2 ** (attempt - 1)
 
     def packed(self, wildcards: Wildcards, input: object) -> list[str]:
         """What is packed of config/: shipped files, inputs that the study reads, last the study."""
