@@ -672,13 +672,38 @@ def a_label_with_a_tab(path):
     write(path, file=file)
 
 
-@kind("input: the names of the inputs must be one string each")
-def names_of_letters(path):
+@kind("input: name 0 is empty; give it a name")
+def letters_never_written(path):
     def file(dataset):
         dataset.createDimension("letter", 3)
         dataset.createVariable("input", "S1", ("input", "letter"))
 
     write(path, file=file)
+
+
+@kind("input: the names of the inputs must be one string each")
+def letters_of_other_dims(path):
+    def file(dataset):
+        dataset.createDimension("letter", 2)
+        dataset.createVariable("input", "S1", ("letter", "input"))
+
+    write(path, file=file)
+
+
+@pytest.mark.parametrize("encoding", [{}, {"_Encoding": "utf-8"}])
+def test_names_may_be_rows_of_characters(tmp_path, encoding):
+    """As CF wants them, and as the files of this workflow have them."""
+    path = tmp_path / "x.nc"
+
+    def file(dataset):
+        dataset.createDimension("letter", 5)
+        names = dataset.createVariable("input", "S1", ("input", "letter"))
+        names[:] = netCDF4.stringtochar(np.array([b"a", "föhn".encode()], dtype="S5"))
+        names.setncatts(encoding)
+
+    write(path, file=file)
+    found = foreign.header(path)
+    assert found["faults"] == [] and found["inputs"] == ["a", "föhn"]
 
 
 # Refused when values are read.

@@ -27,7 +27,7 @@ import subprocess
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 if TYPE_CHECKING:
@@ -451,10 +451,10 @@ def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> st
 
 def _texts(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
     """Names along the dimension `name`, and faults of these."""
-    if variable.dimensions != (name,) or variable.dtype is not str:
+    if not _has_texts(variable, name):
         return [], [f"{name}: the names of the {name}s must be one string each, with dims ({name})"]
     try:
-        texts = [str(text) for text in variable[:]]
+        texts = [str(text) for text in _strings(variable)]
     except UnicodeDecodeError:
         return [], [f"{name}: {_first_undecodable(variable)} is no UTF-8 text; encode it as UTF-8"]
     for i, text in enumerate(texts):
@@ -468,6 +468,23 @@ def _texts(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
     if len(set(texts)) < len(texts):
         return texts, [f"{name}: two {name}s have the same name; give each a name of its own"]
     return texts, []
+
+
+def _has_texts(variable: "Variable", name: str) -> bool:
+    """Whether a variable has a string, or a row of characters as CF has it, for each `name`."""
+    if variable.dtype is str:
+        return variable.dimensions == (name,)
+    characters = getattr(variable.dtype, "kind", "") == "S" and len(variable.dimensions) == 2
+    return characters and variable.dimensions[0] == name
+
+
+def _strings(variable: "Variable") -> Iterable[object]:
+    import netCDF4
+
+    if variable.dtype is str:
+        return variable[:]
+    variable.set_auto_chartostring(False)
+    return netCDF4.chartostring(variable[:], encoding="utf-8")
 
 
 def _first_undecodable(variable: "Variable") -> str:
@@ -491,10 +508,10 @@ def is_drawable(text: str) -> bool:
 
 def _labels(variable: "Variable", name: str) -> tuple[list[str], list[str]]:
     """Labels of layers or heads, if they are more than their indices; and their faults."""
+    if _has_texts(variable, name):
+        return _texts(variable, name)
     if variable.dimensions != (name,):
         return [], []
-    if variable.dtype is str:
-        return _texts(variable, name)
     kind = getattr(variable.dtype, "kind", "text")
     if kind not in "iu" or type(variable.datatype).__name__ == "VLType":
         return [], []
