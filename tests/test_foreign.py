@@ -698,7 +698,8 @@ def test_names_may_be_rows_of_characters(tmp_path, encoding):
     def file(dataset):
         dataset.createDimension("letter", 5)
         names = dataset.createVariable("input", "S1", ("input", "letter"))
-        names[:] = netCDF4.stringtochar(np.array([b"a", "föhn".encode()], dtype="S5"))
+        names.set_auto_chartostring(False)
+        names[:] = np.array([list("a\0\0\0\0"), [*"f", b"\xc3", b"\xb6", *"hn"]], dtype="S1")
         names.setncatts(encoding)
 
     write(path, file=file)

@@ -479,12 +479,11 @@ def _has_texts(variable: "Variable", name: str) -> bool:
 
 
 def _strings(variable: "Variable") -> Iterable[object]:
-    import netCDF4
-
     if variable.dtype is str:
         return variable[:]
     variable.set_auto_chartostring(False)
-    return netCDF4.chartostring(variable[:], encoding="utf-8")
+    variable.set_auto_mask(False)
+    return (b"".join(row).rstrip(b"\0").decode("utf-8") for row in variable[:].tolist())
 
 
 def _first_undecodable(variable: "Variable") -> str:
