@@ -1,4 +1,4 @@
-"""The workflow inside another lab's: by a local path, by tags on GitHub, and from any directory."""
+"""The workflow as a module of another: by a local path, by tags on GitHub, from any directory."""
 
 import json
 import re
@@ -28,7 +28,7 @@ MINI = {
 
 
 def lab(folder, text, study=MINI):
-    """Another lab's workflow, with a study of its own."""
+    """Another lab's workflow with its study."""
     (folder / "config/studies").mkdir(parents=True)
     (folder / "config/studies/mini.yaml").write_text(yaml.safe_dump(study))
     (folder / "Snakefile").write_text(textwrap.dedent(text))
@@ -56,7 +56,7 @@ def published(tmp_path_factory):
 
 
 def with_github(folder, repository):
-    """GitHub as git sees it on this machine: a folder."""
+    """A folder that git uses in place of GitHub."""
     (folder / ".home").mkdir()
     (folder / ".home/.gitconfig").write_text(
         f'[url "{repository}"]\n\tinsteadOf = https://github.com/lab-a/tripartite\n'

@@ -135,7 +135,7 @@ def test_resources_double_and_follow_the_plan(parsed):
 
 
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():
-    """A plan that memory_gb allows is not killed by the first request of a scheduler."""
+    """The first request to a scheduler is enough for arrays that memory_gb allows."""
     default = study.load_study("default", ROOT, {"memory_gb": 8})
     for name in default["experiments"]:
         arrays = study.memory_needed(name, default, ROOT)
@@ -238,7 +238,7 @@ def test_a_faulty_configuration_stops_with_its_lines(monkeypatch, tmp_path):
 
 
 def test_too_large_a_study_may_be_looked_at(monkeypatch, tmp_path):
-    """Its memory counts only where stages run."""
+    """Its memory is checked only if stages run."""
     monkeypatch.chdir(tmp_path)
     config = {"study": "quick", "memory_gb": 0.001}
     with pytest.raises(SystemExit, match="memory_gb allows"):
