@@ -115,7 +115,9 @@ def test_the_log_shows_no_command_where_a_fault_was_reported(tmp_path, cluster):
     )
     assert calm(record)
     assert record.shellcmd is None
-    assert record.rule_msg == f"Fit.\n{'error: x: is missing' if cluster else 'told above'}"
+    assert (
+        record.rule_msg == f"Fit.\n{'error: x: is missing' if cluster else 'see the error above'}"
+    )
     text = f"Command 'python -E -s stage.py fit 2>&1 | tee {log}' returned non-zero exit status 1."
     assert not calm(SimpleNamespace(event=None, msg=text))
     assert calm(SimpleNamespace(event=None, msg=text.replace(str(log), "other.log")))

@@ -685,7 +685,7 @@ def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):
     )
     assert len([line for line in lines if line.strip()]) < 16, "\n".join(lines)
     assert "CalledProcessError" not in done.stdout and "stage.py" not in done.stdout
-    assert "Error in rule generate:" in lines and "    message: told above" in lines
+    assert "Error in rule generate:" in lines and "    message: see the error above" in lines
 
 
 def test_a_fault_of_ours_keeps_its_traceback(copy):
