@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import declarations, plan, study
+from tripartite import declarations, foreign, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
@@ -264,7 +264,7 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
 
 def write(recipe: dict, path: Path) -> None:
     """A user's netCDF file of q, k, v and mask."""
-    dims = dict(zip(study.QKV_DIMS, recipe["shape"]))
+    dims = dict(zip(foreign.DIMS, recipe["shape"]))
     with netCDF4.Dataset(path, "w") as file:
         for name, n in dims.items():
             file.createDimension(name, n)
