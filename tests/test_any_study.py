@@ -30,12 +30,12 @@ from tripartite.words import lines
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
+MAPS = declarations.common()["feature_maps"]
+# Kinds that read raw files need the weights of a model.
 SECTIONS = [
     name
     for name, kind in declarations.experiments().items()
-    if not any(
-        "raw" in file.reads for file in kind.files.values()
-    )  # these kinds need the weights of a model
+    if not any("raw" in file.reads for file in kind.files.values())
 ]
 LARGEST = {  # of integers, so that a study takes less than a second
     "n_inputs": 3,
@@ -49,11 +49,8 @@ LARGEST = {  # of integers, so that a study takes less than a second
     "most_trials": 1000,
 }
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
-FEW = {
-    "readout": 6,
-    "perturbations": 12,
-    "convergence": 12,
-}  # of slow sections; others have 17 studies
+# Studies of slow sections; others have 17.
+FEW = {"readout": 6, "perturbations": 12, "convergence": 12}
 MAX_SECONDS = 60  # for one study; a longer time counts as a hang
 SETTINGS = {
     "deadline": None,
@@ -162,7 +159,7 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
         names = [f"input-{i}" for i in range(n_inputs)]
     settings = draw(_section(section, n_layers, n_heads, names))
     if section == "network" and draw(st.booleans()):
-        for key in study.MAP_SETTINGS.values():
+        for key in [key for spec in MAPS.values() for key in spec.get("settings", [])]:
             settings.pop(key, None)
         settings |= draw(
             one_map(
@@ -208,9 +205,7 @@ def one_map(schema: dict) -> st.SearchStrategy:
     parts = schema["properties"]
 
     def with_own(name: str) -> st.SearchStrategy:
-        own = {
-            key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name
-        }
+        own = {key: values(parts[key]) for key in MAPS[name].get("settings", [])}
         return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
 
     return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
