@@ -56,9 +56,8 @@ SETTINGS = {
     "deadline": None,
     "database": None,
     "suppress_health_check": list(hypothesis.HealthCheck),
-    "phases": [
-        hypothesis.Phase.generate
-    ],  # failing studies are not made smaller, as each takes a second
+    # failing studies are not made smaller, as each takes a second
+    "phases": [hypothesis.Phase.generate],
 }
 
 
@@ -216,9 +215,8 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
     schema = EXPERIMENT[section]
     pairs = [list(pair) for pair in np.ndindex(n_layers, n_heads)]
     sizes = st.sets(st.integers(1, LARGEST["n_features"]), min_size=1, max_size=6).map(sorted)
-    sizes |= sizes.map(
-        lambda x: [2 * m for m in x]
-    )  # hyperbolic and learned features come in pairs
+    # hyperbolic and learned features come in pairs
+    sizes |= sizes.map(lambda x: [2 * m for m in x])
     # Names mostly have one role each, because other studies are refused.
     first, middle, last = names[:1], names[1:2], names[2:] or names[1:]
     special = {

@@ -120,9 +120,8 @@ def test_elu_plus_one_is_its_quadrature(norm):
     wanted = [
         [gaussian_mean_of(lambda u: np.where(u < 0, np.exp(u), 1 + u), x, y) for y in k] for x in q
     ]
-    np.testing.assert_allclose(
-        kernel("elu_plus_one", q, k), wanted, rtol=1e-4
-    )  # of the quadrature, at the kinks
+    # the tolerance is that of the quadrature, at the kinks
+    np.testing.assert_allclose(kernel("elu_plus_one", q, k), wanted, rtol=1e-4)
 
 
 def gaussian_mean_of(f, x, y, n=200):

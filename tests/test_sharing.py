@@ -701,16 +701,8 @@ def test_deviations_by_hand():
     nan, inf = np.nan, np.inf
     ours = np.array([1.0, 2.0, 4.0, 0.0, nan, inf, inf, 1.0])
     theirs = np.array([1.0, 1.0, 5.0, 0.1, nan, inf, -inf, nan])
-    wanted = [
-        0,
-        0.5,
-        0.2,
-        0.1,
-        0,
-        0,
-        inf,
-        inf,
-    ]  # the median of our values, 1, is the smallest divisor
+    # the median of our values, 1, is the smallest divisor
+    wanted = np.array([0, 0.5, 0.2, 0.1, 0, 0, inf, inf])
     np.testing.assert_allclose(agreement.deviations(ours, theirs), wanted)
     assert agreement.deviations(np.zeros(2), np.array([0.0, 1e-30])).tolist() == [0, 1]
 
@@ -1306,9 +1298,8 @@ def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatc
         with sharing.opened(damaged, tmp_path / "x", files):
             pass
     monkeypatch.setattr(sharing, "READ_SECONDS", 8)
-    (damaged / "small/fit.nc").write_bytes(
-        whole[:5120] + bytes(1024) + whole[6144:]
-    )  # HDF5 may loop for ever
+    # with these zeros HDF5 may loop for ever
+    (damaged / "small/fit.nc").write_bytes(whole[:5120] + bytes(1024) + whole[6144:])
     with pytest.raises(
         UserError, match="fit.nc: cannot be read .*; it may be damaged: ask for it again"
     ):

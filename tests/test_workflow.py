@@ -156,9 +156,8 @@ TINY = {
 
 
 BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
-OTHERS = dict.fromkeys(
-    ("calibrate", "compare_maps", "learn", "explain", *BIOLOGY), 1
-)  # jobs other than simulate and fit
+# Jobs other than simulate and fit.
+OTHERS = dict.fromkeys(("calibrate", "compare_maps", "learn", "explain", *BIOLOGY), 1)
 
 
 def without(counts: dict[str, int], rule: str) -> dict[str, int]:
