@@ -30,13 +30,13 @@ hypothesis.settings.load_profile("no deadline")
 
 
 def pytest_collection_modifyitems(items):
-    """The longest files first, so that none of them is left to one worker at the end."""
+    """The longest files first, so that no worker is left with one of them at the end."""
     longest = ("test_slurm.py", "test_workflow.py", "test_users.py")
     items.sort(key=lambda item: item.path.name not in longest)
 
 
 def project(folder: Path) -> Path:
-    """Copy the project's own files, and nothing that a run has made, to `folder`."""
+    """Copy the project to `folder`, without files that runs have made."""
     made = shutil.ignore_patterns(
         ".git", ".venv", ".snakemake", "results", "resources", "logs", "__pycache__", ".*_cache"
     )
@@ -132,7 +132,7 @@ def assert_drawn_alike(draw, fits, folder):
 def cf_faults(paths):
     """What the checker of CF conventions finds in netCDF files, by their names, with its errors."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the checker's own packages
+        warnings.simplefilter("ignore")  # from packages of the checker
         return _cf_faults(pytest.importorskip("compliance_checker.suite"), paths)
 
 

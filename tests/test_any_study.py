@@ -1,4 +1,4 @@
-"""Whatever the schema accepts ends well: random studies, from the refusal to the figure.
+"""Random studies that the schema accepts are refused in words, or run up to their figures.
 
 A study is drawn from the schema itself, small and often extreme, on synthetic data or on q, k, v of
 a user. It is refused in lines before any job, or all of its stages and figures survive: numbers
@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from matplotlib import pyplot
 
 import stage
-from tripartite import declarations, plan, study
+from tripartite import declarations, foreign, plan, study
 from tripartite.contracts import UserError
 from tripartite.kinds.dynamics.checks import time_constants
 from tripartite.kinds.readout import respond
@@ -30,14 +30,14 @@ from tripartite.words import lines
 
 SCHEMA = study.load_schema("study")
 EXPERIMENT = SCHEMA["properties"]["experiments"]["additionalProperties"]["properties"]
+MAPS = declarations.common()["feature_maps"]
+# Kinds that read raw files need the weights of a model.
 SECTIONS = [
     name
     for name, kind in declarations.experiments().items()
-    if not any(
-        "raw" in file.reads for file in kind.files.values()
-    )  # they need a model's own weights
+    if not any("raw" in file.reads for file in kind.files.values())
 ]
-LARGEST = {  # of integers, so that a study takes a fraction of a second
+LARGEST = {  # of integers, so that a study takes less than a second
     "n_inputs": 3,
     "n_tokens": 6,
     "d_head": 4,
@@ -49,24 +49,20 @@ LARGEST = {  # of integers, so that a study takes a fraction of a second
     "most_trials": 1000,
 }
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
-FEW = {
-    "readout": 6,
-    "perturbations": 12,
-    "convergence": 12,
-}  # slow sections; others have 17 studies each
-MAX_SECONDS = 60  # seconds of one study; more is a hang
+# Studies of slow sections; others have 17.
+FEW = {"readout": 6, "perturbations": 12, "convergence": 12}
+MAX_SECONDS = 60  # for one study; a longer time counts as a hang
 SETTINGS = {
     "deadline": None,
     "database": None,
     "suppress_health_check": list(hypothesis.HealthCheck),
-    "phases": [
-        hypothesis.Phase.generate
-    ],  # each try takes a second: a study that fails is not made smaller
+    # failing studies are not made smaller, as each takes a second
+    "phases": [hypothesis.Phase.generate],
 }
 
 
 def numbers(schema: dict) -> st.SearchStrategy:
-    """Numbers that a schema allows: its ends, what lies close to them, and ordinary ones."""
+    """Numbers that a schema allows: its limits, numbers close to them, and ordinary numbers."""
     least = schema.get("minimum", schema.get("exclusiveMinimum"))
     most = schema["maximum"]
     ends = [most, most * (1 - 2**-53), least if "minimum" in schema else 5e-324]
@@ -82,7 +78,7 @@ def numbers(schema: dict) -> st.SearchStrategy:
 
 
 def values(schema: dict, key: str = "") -> st.SearchStrategy:
-    """Whatever a part of the schema allows, within LARGEST."""
+    """All values that a part of the schema allows, within LARGEST."""
     if "enum" in schema:
         return st.sampled_from(schema["enum"])
     kind = schema.get("type")
@@ -113,7 +109,7 @@ def _object(parts: dict[str, st.SearchStrategy], schema: dict) -> st.SearchStrat
     ).filter(lambda x: len(x) >= schema.get("minProperties", 0))
 
 
-ARRAYS = {  # of a user: what q, k and v hold
+ARRAYS = {  # values of q, k and v in a user's file
     "normal": lambda rng, shape: rng.standard_normal(shape),
     "zero": lambda rng, shape: np.zeros(shape),
     "equal": lambda rng, shape: np.broadcast_to(
@@ -162,7 +158,7 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
         names = [f"input-{i}" for i in range(n_inputs)]
     settings = draw(_section(section, n_layers, n_heads, names))
     if section == "network" and draw(st.booleans()):
-        for key in study.MAP_SETTINGS.values():
+        for key in [key for spec in MAPS.values() for key in spec.get("settings", [])]:
             settings.pop(key, None)
         settings |= draw(
             one_map(
@@ -179,7 +175,7 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
         settings.get(key, EXPERIMENT[section]["properties"].get(key, {}).get("default", 0))
         for key in ("token_seconds", "read_seconds")
     )
-    for key in TIMES:  # not millions of steps
+    for key in TIMES:  # so that there are not millions of steps
         if key in EXPERIMENT[section]["properties"]:
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
@@ -198,19 +194,17 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
 
 
 def some_of(items: list) -> st.SearchStrategy:
-    """A part of a list, in its order."""
+    """Some items of a list, in its order."""
     chosen = st.lists(st.booleans(), min_size=len(items), max_size=len(items))
     return chosen.map(lambda x: [item for item, there in zip(items, x) if there])
 
 
 def one_map(schema: dict) -> st.SearchStrategy:
-    """A feature map with the settings that belong to it, as a rule."""
+    """A feature map, mostly with the settings that belong to it."""
     parts = schema["properties"]
 
     def with_own(name: str) -> st.SearchStrategy:
-        own = {
-            key: values(parts[key]) for owner, key in study.MAP_SETTINGS.items() if owner == name
-        }
+        own = {key: values(parts[key]) for key in MAPS[name].get("settings", [])}
         return st.fixed_dictionaries({"feature_map": st.just(name)} | own)
 
     return st.sampled_from(parts["feature_map"]["enum"]).flatmap(with_own) | values(schema)
@@ -221,8 +215,9 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
     schema = EXPERIMENT[section]
     pairs = [list(pair) for pair in np.ndindex(n_layers, n_heads)]
     sizes = st.sets(st.integers(1, LARGEST["n_features"]), min_size=1, max_size=6).map(sorted)
-    sizes |= sizes.map(lambda x: [2 * m for m in x])  # hyperbolic and learned features are pairs
-    # Names have one role each as a rule, or most studies would be refused.
+    # hyperbolic and learned features come in pairs
+    sizes |= sizes.map(lambda x: [2 * m for m in x])
+    # Names mostly have one role each, because other studies are refused.
     first, middle, last = names[:1], names[1:2], names[2:] or names[1:]
     special = {
         "heads": st.just("all") | some_of(pairs).filter(len),
@@ -246,9 +241,11 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
     needed = {*schema.get("required", []), *({"n_seeds"} & {*parts})}
     if section == "learned":
         parts["n_features"] = sizes.map(lambda x: [2 * m for m in x[:2]])
-    if section in ("explanation", "retention"):  # fits of every network
+    if section in ("explanation", "retention"):  # because every network is fitted
         parts["n_features"] = sizes.map(lambda x: x[:2])
-    if section == "dynamics":  # mostly of the order of a token, so that its steps are not too many
+    if (
+        section == "dynamics"
+    ):  # mostly similar to the time of a token, so that there are not too many steps
         for key in parts:
             if key.startswith("tau_"):
                 parts[key] = st.sampled_from([0.01, 0.1, 1, 10]) | parts[key]
@@ -260,7 +257,7 @@ def _section(section: str, n_layers: int, n_heads: int, names: list[str]) -> st.
 
 def write(recipe: dict, path: Path) -> None:
     """A user's netCDF file of q, k, v and mask."""
-    dims = dict(zip(study.QKV_DIMS, recipe["shape"]))
+    dims = dict(zip(foreign.DIMS, recipe["shape"]))
     with netCDF4.Dataset(path, "w") as file:
         for name, n in dims.items():
             file.createDimension(name, n)
@@ -308,7 +305,7 @@ def run(written: dict, recipe: dict | None, figures: list[str], folder: Path) ->
 
 @pytest.fixture(autouse=True)
 def limits(monkeypatch):
-    """Fewer points of the calcium models' curves; what takes longer than MAX_SECONDS is a hang."""
+    """Fewer points of the calcium models' curves, and TimeoutError after MAX_SECONDS."""
 
     def stop(*_):
         raise TimeoutError(f"longer than {MAX_SECONDS} s")
@@ -321,7 +318,7 @@ def limits(monkeypatch):
 
 
 def check(drawn: tuple) -> None:
-    """Run a drawn study; whatever refuses it does so in lines that name the setting or the file."""
+    """Run a drawn study; a refusal has lines that name the setting or the file."""
     signal.alarm(MAX_SECONDS)
     with tempfile.TemporaryDirectory() as folder:
         ended = run(*drawn, Path(folder))
@@ -434,7 +431,7 @@ def test_what_once_ended_in_a_traceback(name, tmp_path):
 
 @pytest.mark.parametrize("section", SECTIONS)
 def test_whatever_the_schema_accepts_ends_well(section):
-    """The same studies each time: some 200 in all sections."""
+    """The same 200 studies or so in each run, of all sections."""
 
     @hypothesis.settings(max_examples=FEW.get(section, 17), derandomize=True, **SETTINGS)
     @hypothesis.given(studies(section))

@@ -1,4 +1,4 @@
-"""The layout: who imports whom, and that every file is registered with the workflow."""
+"""Which modules import which, and that all files travel with the workflow."""
 
 import ast
 import re
@@ -41,20 +41,20 @@ def imports(path: Path) -> set[str]:
 
 
 def at_the_top(path: Path) -> set[str]:
-    """What is imported whenever a module is, and not within a function."""
+    """Modules that a file imports at its top, not within functions."""
     body = ast.parse(path.read_text()).body
     names = {alias.name for node in body if isinstance(node, ast.Import) for alias in node.names}
     return names | {node.module or "" for node in body if isinstance(node, ast.ImportFrom)}
 
 
 def of_ours(path: Path) -> set[str]:
-    """Modules of ours that a file imports, as kinds.settling.lag."""
+    """Modules of the package that a file imports, such as kinds.settling.lag."""
     names = {name.removeprefix("tripartite.") for name in imports(path) if "tripartite." in name}
     return {name for name in names if name.split(".")[0] != "__version__"}
 
 
 def room_of(path: Path) -> str:
-    """light, doors, science, figures, or a kind's checks, stages, figures and science."""
+    """Layer of a module: light, doors, science, figures, or a kind's checks, stages and so on."""
     name = path.relative_to(PACKAGE)
     if name.parts[0] != "kinds":
         if name.parts[0] == "figures":
@@ -70,7 +70,7 @@ def room_of(path: Path) -> str:
 
 
 def test_arrows():
-    """Stages and figures -> science; science knows nothing of files, labels and Snakemake."""
+    """Stages and figures import science; science imports no files, labels and Snakemake."""
     for path in PACKAGE.rglob("*.py"):
         if path.stem == "__init__":
             continue
@@ -84,9 +84,7 @@ def test_arrows():
         elif room == "doors":
             assert not first & {"kinds", "figures"}, path
         elif room == "science":
-            figures = any(
-                "figures" in name for name in ours
-            )  # what several figures of a kind share
+            figures = any("figures" in name for name in ours)  # shared by several figures of a kind
             assert figures or not tops & {"xarray", "netCDF4", "pandas", "matplotlib"}, path
             assert not first & DOORS - {"contracts"} or figures, path
         elif room == "figures":
@@ -98,7 +96,7 @@ def test_arrows():
 
 
 def test_kinds_do_not_know_one_another():
-    """What two kinds share stands beside the kinds."""
+    """What two kinds share is in a module beside the kinds."""
     for path in (PACKAGE / "kinds").rglob("*.py"):
         others = [name for name in of_ours(path) if name.startswith("kinds.")]
         assert all(name.split(".")[1] == path.parent.name for name in others), path
@@ -131,7 +129,7 @@ def test_lint_format_and_types(command):
 
 
 def test_no_machine_paths_in_the_project():
-    """Nothing committed knows where it was written."""
+    """No committed file has a path of this machine."""
     files = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
     for name in files.stdout.splitlines():
         text = (ROOT / name).read_text(errors="ignore")

@@ -55,7 +55,7 @@ def test_gradient_of_the_log_normalizer():
 
 
 def test_shifting_keys_changes_no_output():
-    """G3: k -> k + mu multiplies Z by exp(q . mu) and leaves the output alone."""
+    """G3: k -> k + mu multiplies Z by exp(q . mu) and does not change the output."""
     q, k, v = draw()
     log_normalizer, output = softmax_attention(q, k, v, everywhere(q))
     mu = torch.arange(5, dtype=torch.float64) / 5
@@ -65,7 +65,7 @@ def test_shifting_keys_changes_no_output():
 
 
 def test_causal_and_leaky_attention_are_the_explicit_loops():
-    """Keys up to the query, weighed by exp(-leak age) apart in numerator and normaliser."""
+    """Keys up to the query, weighted by exp(-leak age) separately in numerator and normaliser."""
     q, k, v = (x[0, 0] for x in draw())
     mask = torch.ones(7, dtype=torch.bool)
     for causal in (False, True):
@@ -83,7 +83,7 @@ def test_causal_and_leaky_attention_are_the_explicit_loops():
 
 
 def test_absent_tokens_have_no_age():
-    """What is masked at the end neither counts nor ages the rest."""
+    """Masked tokens at the end have no weight and do not change the age of other keys."""
     q, k, v = (x[0, 0] for x in draw())
     mask = torch.arange(7) < 5
     for causal in (False, True):

@@ -1,4 +1,4 @@
-"""What others read of the workflow: its rule graph, version and citation."""
+"""Public descriptions of the workflow: rule graph, version and citation."""
 
 import re
 import subprocess
@@ -58,7 +58,7 @@ def test_the_catalogue_finds_what_it_wants():
 
 
 def test_no_rule_is_kept_in_the_cache_between_workflows():
-    """It knows neither wildcards nor imported modules: two seeds could share an entry."""
+    """Snakemake's cache ignores wildcards and imported modules: two seeds could share an entry."""
     rules = "".join(path.read_text() for path in (ROOT / "workflow").rglob("*.smk"))
     assert not re.search(r"^\s+cache:", rules, re.M)
     assert "`--cache`" in (ROOT / "config/README.md").read_text()

@@ -1,4 +1,4 @@
-"""The registry of variables: every breach at once, by its words."""
+"""Contracts of files: all breaches at once, with their messages."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def test_a_good_dataset_passes():
 
 @pytest.mark.parametrize("text", ["gone", np.str_("gone")])
 def test_text_of_any_kind_and_whole_numbers_can_be_saved(text):
-    """numpy's str beside Python's, and 1 for 1.0, as a study may say it."""
+    """numpy's str together with Python's, and 1 for 1.0, as in a study."""
     empty = xr.Dataset(
         {
             "note": ("x", np.array([text, "", np.str_("mixed")], dtype=object)),

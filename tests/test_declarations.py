@@ -15,7 +15,7 @@ from tripartite import declarations, plan, study
 from tripartite.heads import SETTINGS
 
 PATHS = sorted(declarations.KINDS.glob("*/kind.yaml"))
-# What the plan adds to the settings that a section has (plan.settings).
+# Settings that the plan adds to those of the section (plan.settings).
 PLANNED = {
     "generate": {"data", "title", "wheel", "sha256", "seed", "experiment"},
     "ablate": {"model", "title", "wheel", "sha256"},
@@ -111,7 +111,7 @@ def test_every_figure_of_the_studies_is_declared():
 
 @pytest.fixture
 def broken(tmp_path, monkeypatch):
-    """A copy of the declarations, and a function that changes one and gives its faults."""
+    """A function that changes a copy of a declaration and returns its faults."""
     folder = shutil.copytree(declarations.KINDS, tmp_path / "kinds")
 
     def change(old: str, new: str, file: str = "kind.yaml") -> list[str]:
@@ -180,7 +180,7 @@ def test_a_module_without_its_function_is_told(broken):
 
 
 def test_digests_hold_the_contract_of_their_kind_alone(monkeypatch, tmp_path):
-    """Another meaning of one variable changes the digest of its file; a caption changes none."""
+    """Another meaning of a variable changes the digest of its file; a caption changes none."""
 
     def digests():
         files = {name: plan.stage_code(name) for name in declarations.files()}

@@ -35,7 +35,7 @@ def test_the_container_holds_the_lock_and_nothing_else():
 
 
 def test_lock_is_exact_and_installed():
-    """Every line is one pinned version, and the tests run on just these."""
+    """Every line is one pinned version, and these versions are installed."""
     for line in lock() + lock("tests"):
         pin, _, marker = line.partition("; ")
         name, version = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.]+)", pin).groups()
@@ -45,7 +45,7 @@ def test_lock_is_exact_and_installed():
 
 
 def test_lock_is_complete():
-    """Whatever an installed package of the lock needs here is in the lock."""
+    """All requirements of installed packages of the lock are in the lock."""
     lines = [line.partition("; ")[0] for line in lock() + lock("tests")]
     names = {line.split("==")[0].lower().replace("_", "-") for line in lines}
     for name in sorted(names - {"torch"}):  # torch brings CUDA libraries on other machines
@@ -62,14 +62,14 @@ def test_torch_and_snakemake_pins():
 
 
 def test_the_cpu_build_is_of_the_same_torch():
-    """Then the lock, which follows, leaves it as it is: 2.13.0+cpu is a 2.13.0."""
+    """The lock, installed afterwards, keeps it: 2.13.0+cpu is a version 2.13.0."""
     (pin,) = re.findall(r"pip install (torch==\S+) --index-url", Path("README.md").read_text())
     assert pin in lock()
     assert Requirement(pin).specifier.contains(f"{pin.split('==')[1]}+cpu")
 
 
 def test_the_pythons_are_named_alike():
-    """In the README, the lock, the check and what was installed here."""
+    """The README, the lock and the check name the same versions of Python."""
     first, last = (".".join(map(str, version)) for version in study.PYTHONS)
     for file in ("README.md", "envs/requirements.txt"):
         assert f"Python {first} to {last}" in Path(file).read_text()
@@ -77,7 +77,7 @@ def test_the_pythons_are_named_alike():
 
 
 def test_the_slurm_profile_keeps_clear_of_the_plugins_defects():
-    """Without accounting another status command waits for ever, and arrays lose good files."""
+    """Without accounting, other status commands hang, and job arrays lose valid files."""
     profile = yaml.safe_load(Path("workflow/profiles/slurm/profile.yaml").read_text())
     assert profile["executor"] == "slurm" and profile["slurm-status-command"] == "squeue"
     assert profile["slurm-status-attempts"] >= 100 and profile["retries"] >= 1

@@ -57,7 +57,7 @@ def assert_moments(values, mean, variance=None, rel=0.04):
 
 
 def test_estimates_are_those_of_the_network():
-    """One network by `read` is one of the numbers above."""
+    """A network that `read` runs gives one of these estimates."""
     rng = np.random.default_rng(0)
     neurons = list(draw_neurons("cosine", rng, rng, 16, 8))
     q, k = (torch.from_numpy(x)[None] for x in (X, Y))
@@ -94,7 +94,7 @@ def test_generalized_positive():
 
 @pytest.mark.parametrize(("mean_square", "d_head"), [(1e-3, 8), (0.5, 3), (13.0, 32), (300.0, 64)])
 def test_the_best_a_minimises_the_variance(mean_square, d_head):
-    def log_growth(a):  # ln of the second moment without what does not depend on a
+    def log_growth(a):  # ln of the second moment, up to terms that do not depend on a
         return (
             d_head * math.log((1 - 4 * a) / math.sqrt(1 - 8 * a))
             + 2 * (1 - 4 * a) / (1 - 8 * a) * mean_square
@@ -115,7 +115,7 @@ def test_orthogonal():
     gain = 2 * 7 / (8 * 10) * (KERNEL - math.exp(-(X @ X + Y @ Y) / 2)) ** 2
     error = squares.std() / math.sqrt(len(squares))
     assert squares.mean() < independent - gain + 4 * error
-    assert gain > 4 * error  # or the bound would not be tested
+    assert gain > 4 * error  # otherwise the bound would not be tested
 
 
 def test_orthogonal_weights_are_haar_with_the_norms_of_the_draw():
@@ -128,7 +128,7 @@ def test_orthogonal_weights_are_haar_with_the_norms_of_the_draw():
     off = gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
     assert off.abs().max() < 1e-12 and (bias == 0).all()
     directions = weights / weights.norm(dim=1, keepdim=True)
-    for row in range(3):  # without the signs of QR the rows lean to one side
+    for row in range(3):  # without the signs of QR the rows have a preferred direction
         assert directions[row::3].mean(0).abs().max() < 4 / math.sqrt(3 * 2000)
     second = torch.einsum("ni,nj->ij", directions, directions) / 6000
     assert (second - torch.eye(3) / 3).abs().max() < 0.02
@@ -165,7 +165,7 @@ def test_truncated_performer(threshold):
 
 
 def test_positive_cosine():
-    """G10: a background and Gaussians, far from exp(x.y)."""
+    """G10: a constant background and Gaussians, far from exp(x.y)."""
     series = sum(
         (2 / (math.pi * (4 * k**2 - 1))) ** 2 * math.exp(-2 * k**2 * D2) for k in range(1, 20)
     )

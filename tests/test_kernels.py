@@ -120,9 +120,8 @@ def test_elu_plus_one_is_its_quadrature(norm):
     wanted = [
         [gaussian_mean_of(lambda u: np.where(u < 0, np.exp(u), 1 + u), x, y) for y in k] for x in q
     ]
-    np.testing.assert_allclose(
-        kernel("elu_plus_one", q, k), wanted, rtol=1e-4
-    )  # of the quadrature, at the bends
+    # the tolerance is that of the quadrature, at the kinks
+    np.testing.assert_allclose(kernel("elu_plus_one", q, k), wanted, rtol=1e-4)
 
 
 def gaussian_mean_of(f, x, y, n=200):
@@ -161,7 +160,7 @@ def test_truncation_ends_in_the_untruncated_and_in_a_constant():
 
 @pytest.mark.parametrize("feature_map", ["truncated_performer", "elu_plus_one", "relu"])
 def test_parallel_opposite_and_zero(feature_map):
-    """Correlations of 1, -1 and none: one integral over one variable, or nothing at all."""
+    """Correlations of 1, -1 and none: an integral over one variable, or 0."""
     z = np.linspace(-14, 14, 2_000_001)
     density = np.exp(-(z**2) / 2) / math.sqrt(2 * math.pi) * (z[1] - z[0])
     f = {
@@ -181,7 +180,7 @@ def test_parallel_opposite_and_zero(feature_map):
 
 @pytest.mark.parametrize("feature_map", sorted(KERNELS))
 def test_no_norm_leaves_the_range(feature_map):
-    """At |x| = 60 exp(|x|^2 / 2) is beyond float64; batches are what their parts are."""
+    """At |x| = 60 exp(|x|^2 / 2) overflows float64; a batch gives the results of its parts."""
     q, k = (torch.from_numpy(x).reshape(2, 3, 4) for x in points(60.0))
     log_kernel, _ = limit_kernel(feature_map, q, k, 10, 150.0)
     assert log_kernel.shape == (2, 3, 3) and torch.isfinite(log_kernel).all()

@@ -48,9 +48,11 @@ files:
     does: "Measure the queries of {experiment}."
     reads: [qkv, attention]
     variables:
-      norm: {dims: scale layer head, units: 1, means: "mean norm of the queries"}
+      norm: {dims: scale layer head, units: 1, means: mean norm of the queries}
 figures:
-  lengths: {shows: how long queries are, caption: Norm of queries against the scale.}
+  lengths:
+    shows: how long queries are
+    caption: Norm of the queries of each head against the scale.
 """
 STAGE = """\
 import torch

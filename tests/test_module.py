@@ -1,4 +1,4 @@
-"""The workflow inside another lab's: by a local path, by tags on GitHub, and from any directory."""
+"""The workflow as a module of another: by a local path, by tags on GitHub, from any directory."""
 
 import json
 import re
@@ -28,7 +28,7 @@ MINI = {
 
 
 def lab(folder, text, study=MINI):
-    """Another lab's workflow, with a study of its own."""
+    """Another lab's workflow with its study."""
     (folder / "config/studies").mkdir(parents=True)
     (folder / "config/studies/mini.yaml").write_text(yaml.safe_dump(study))
     (folder / "Snakefile").write_text(textwrap.dedent(text))
@@ -56,7 +56,7 @@ def published(tmp_path_factory):
 
 
 def with_github(folder, repository):
-    """GitHub as git sees it on this machine: a folder."""
+    """A folder that git uses in place of GitHub."""
     (folder / ".home").mkdir()
     (folder / ".home/.gitconfig").write_text(
         f'[url "{repository}"]\n\tinsteadOf = https://github.com/lab-a/tripartite\n'
@@ -112,12 +112,9 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
         packed = {
             name for name in archive.namelist() if not name.startswith(("results/", "config/"))
         }
-    assert packed - {sharing.METADATA} == {
-        path.relative_to(ROOT).as_posix()
-        for pattern in sharing.OWN
-        for path in ROOT.glob(pattern)
-        if not pattern.startswith("config/")
-    }
+    manifest = (ROOT / sharing.MANIFEST).read_text().split()
+    own = {name for name in manifest if not name.startswith("config/")}
+    assert packed - {sharing.METADATA} == own
 
 
 def test_shipped_studies_and_inputs_travel_with_the_module(published, tmp_path):

@@ -1,4 +1,4 @@
-"""What the README tells a user to type works."""
+"""The commands and code of the README work."""
 
 import re
 import types
@@ -20,7 +20,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def block(language: str, word: str) -> str:
-    """The README's one code block of a language that holds a word."""
+    """The only code block of the README in a language that contains a word."""
     blocks = re.findall(rf"```{language}\n(.*?)```", README, re.S)
     (found,) = [text for text in blocks if word in text]
     return found

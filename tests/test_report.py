@@ -1,4 +1,4 @@
-"""The report, looked at in a real browser."""
+"""The report in a real browser."""
 
 import os
 import re
@@ -75,7 +75,7 @@ def click(browser, css, word=""):
 
 @pytest.mark.parametrize("form", ["report.html", "report.zip"])
 def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
-    """From the front page to a figure with its caption; the console has no error."""
+    """Front page, figure and caption are shown, without errors in the console."""
     page = folder / form
     assert page.stat().st_size < 15e6
     if form.endswith(".zip"):

@@ -1,4 +1,4 @@
-"""Studies between labs: what is packed, what is refused, and which results agree."""
+"""Exchange of studies between labs: packing, refused archives, agreement of results."""
 
 import json
 import os
@@ -50,7 +50,7 @@ ATTRS = {
 
 
 def made(contract: str, seed: int = 0) -> xr.Dataset:
-    """Any numbers that fit a contract; an interval holds its estimate."""
+    """Random numbers that fit a contract; intervals contain their estimates."""
     rng = np.random.default_rng(seed)
     made = {}
     for name, spec in variables(contract).items():
@@ -130,7 +130,7 @@ def levels(rows) -> dict[str, str]:
 
 
 def test_an_archive_says_what_it_holds_and_how_it_was_made(archive, tmp_path):
-    """As a Workflow Run RO-Crate, read by the library; nothing in it is private."""
+    """It is a Workflow Run RO-Crate that the library can read, without private paths."""
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(tmp_path / "crate")
         assert opened.testzip() is None
@@ -252,13 +252,13 @@ FAULTS = {
         lambda path: rewritten(path, lambda name: name.replace("qkv.nc", "q.nc")),
         "is not listed|is missing",
     ),
-    "up": (lambda path: rewritten(path, more=[("../x", "x")]), "'../x' is no plain path"),
+    "up": (lambda path: rewritten(path, more=[("../x", "x")]), "'../x' is no path inside"),
     "up within": (
         lambda path: rewritten(path, more=[("results/tiny/small/../../../../x", "x")]),
-        "is no plain path",
+        "is no path inside",
     ),
-    "absolute": (lambda path: rewritten(path, more=[("/x", "x")]), "'/x' is no plain path"),
-    "windows": (lambda path: rewritten(path, more=[("C:\\x", "x")]), "is no plain path"),
+    "absolute": (lambda path: rewritten(path, more=[("/x", "x")]), "'/x' is no path inside"),
+    "windows": (lambda path: rewritten(path, more=[("C:\\x", "x")]), "is no path inside"),
     "link": (
         lambda path: rewritten(path, more=[(link("results/tiny/small/states.nc"), "/etc/passwd")]),
         "is a link or another special file",
@@ -275,7 +275,7 @@ FAULTS = {
 
 
 def flip(path: Path):
-    """Another bit in the middle of the largest file of the archive."""
+    """Flip a bit in the middle of the largest file of the archive."""
     with zipfile.ZipFile(path) as opened:
         largest = max(opened.infolist(), key=lambda entry: entry.file_size)
     data = bytearray(path.read_bytes())
@@ -349,7 +349,7 @@ WHOLE = (NAME, f"{NAME}_low", f"{NAME}_high")
 
 
 def moved(by, names=WHOLE):
-    """A fit of which some variables are larger by a share."""
+    """A fit with some variables larger by a factor."""
     return lambda fit: fit.assign({name: fit[name] * (1 + by) for name in names})
 
 
@@ -359,7 +359,7 @@ def nan_at_one(fit):
 
 
 def test_another_processor_is_told_and_is_no_other_study(tmp_path):
-    """Equal values are identical, whatever computed them; a difference is no change of settings."""
+    """Equal values are identical on all processors; another processor is no change of settings."""
     files = study(tmp_path / "a", processor="x86_64 AVX2")
     study(tmp_path / "b", processor="aarch64 NEON")
     found = agreement.compare(files, tmp_path / "b/results/tiny")
@@ -394,7 +394,7 @@ def test_another_processor_is_told_and_is_no_other_study(tmp_path):
 def test_numbers_are_judged_by_the_precision_in_which_they_were_computed(
     settings, wanted, tmp_path
 ):
-    """Of the file and of what it was made of, also where that was not sent along."""
+    """Precision of the file or of its inputs, also if these are not in the archive."""
     name = "log10_features_needed"
     files = study(tmp_path / "a", **settings)
     study(tmp_path / "b", moved(1e-6, [name]), **settings)
@@ -415,7 +415,7 @@ settings = {
 inputs = [folder / name for name in ("qkv.nc", "attention.nc")]
 stage.run("learn", inputs, [folder / "learned.nc"], settings, "", "cpu", 1, "")
 """
-LESSER = {  # instructions that all of the libraries leave alone, as on an older processor
+LESSER = {  # libraries use no such instructions, as on an older processor
     "NPY_DISABLE_CPU_FEATURES": LESS["NPY_DISABLE_CPU_FEATURES"],
     "ATEN_CPU_CAPABILITY": "default",
     "OPENBLAS_CORETYPE": "Haswell",
@@ -482,7 +482,7 @@ def test_labels_that_only_they_have_are_no_fault(tmp_path):
 
 
 def test_wider_intervals_are_told(tmp_path):
-    """A lab with very wide intervals agrees with everybody: that must be seen."""
+    """A lab with very wide intervals agrees with all others; this must be visible."""
     files = study(tmp_path / "ours")
 
     def wide(fit):
@@ -497,7 +497,7 @@ def test_wider_intervals_are_told(tmp_path):
 
 
 def test_what_has_no_interval_is_not_judged(tmp_path):
-    """Where both have none, any number is as good; where one has no number, it is not."""
+    """If both have no interval, any number is accepted; a missing number is not."""
 
     def without(by):
         def change(fit):
@@ -532,7 +532,7 @@ def test_no_interval_at_all_is_not_judged_and_no_failure(tmp_path):
 
 
 def without_fits(n, names=(NAME,)):
-    """A fit in which the first n values of each name are NaN, and so are their intervals."""
+    """A fit with NaN for the first n values of each name and their intervals."""
 
     def change(fit):
         for name in names:
@@ -553,7 +553,7 @@ def without_fits(n, names=(NAME,)):
     ],
 )
 def test_fits_that_one_lab_could_not_do(ours, theirs, settings, level, note, tmp_path):
-    """By chance if the settings differ, and not otherwise."""
+    """This can be chance only if the settings differ."""
     folder = tmp_path / "theirs"
     settings = settings | {"dtype": "float64"}
     files = study(tmp_path / "ours", without_fits(theirs))
@@ -568,7 +568,7 @@ def test_fits_that_one_lab_could_not_do(ours, theirs, settings, level, note, tmp
 
 
 def test_fits_that_only_one_lab_could_do_are_no_chance():
-    """Many in one variable, or all of a file: 20 of 20 heads, or whatever there is."""
+    """Many in one variable, or all of a file, are no chance."""
     row = ROW._replace(alone=(20, 0))
     assert agreement._judged(row, 100, True).level == "contradicts"
     assert agreement._judged(row._replace(alone=(12, 8)), 100, True).level == "agrees"
@@ -586,7 +586,7 @@ def test_a_file_without_any_fit_in_common_fails(tmp_path):
 def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
     settings, tmp_path, monkeypatch, capsys
 ):
-    """Data that differ though their settings do not are no excuse."""
+    """Unless data differ with the same settings: then fits are judged."""
     files = study(tmp_path / "ours")
     theirs = tmp_path / "theirs/results/tiny"
     study(tmp_path / "theirs", moved(0.5))
@@ -614,7 +614,7 @@ def test_what_is_fitted_to_data_of_other_settings_is_not_judged(
 
 
 def test_more_seeds_are_judged_more_sharply(tmp_path):
-    """Seeds stand in the settings of a file, or of what it is made of."""
+    """The number of seeds is in the settings of a file or of its inputs."""
     least = []
     for n, where in ((3, "settings"), (10, "settings"), (10, "upstream_settings")):
         folder = tmp_path / f"{n}-{where}"
@@ -631,7 +631,7 @@ def test_more_seeds_are_judged_more_sharply(tmp_path):
 
 
 def test_chances_are_students():
-    """As scipy has them, from the samples themselves."""
+    """Equal to those of scipy from the samples."""
     rng = np.random.default_rng(1)
     samples = rng.standard_normal((4, 50)), 3 * rng.standard_normal((9, 50)) + 1
     wanted = scipy.stats.ttest_ind(*samples, equal_var=True).pvalue
@@ -640,7 +640,7 @@ def test_chances_are_students():
 
 
 def lab(samples):
-    """Means over the first axis and their Student's intervals."""
+    """Means over the first axis with Student's intervals."""
     n, mean = len(samples), samples.mean(0)
     half = scipy.stats.t.isf(0.025, n - 1) * samples.std(0, ddof=1) / np.sqrt(n)
     return xr.Dataset({"y": ("x", mean), "y_low": ("x", mean - half), "y_high": ("x", mean + half)})
@@ -701,7 +701,8 @@ def test_deviations_by_hand():
     nan, inf = np.nan, np.inf
     ours = np.array([1.0, 2.0, 4.0, 0.0, nan, inf, inf, 1.0])
     theirs = np.array([1.0, 1.0, 5.0, 0.1, nan, inf, -inf, nan])
-    wanted = [0, 0.5, 0.2, 0.1, 0, 0, inf, inf]  # the median of ours, 1, is the least divisor
+    # the median of our values, 1, is the smallest divisor
+    wanted = np.array([0, 0.5, 0.2, 0.1, 0, 0, inf, inf])
     np.testing.assert_allclose(agreement.deviations(ours, theirs), wanted)
     assert agreement.deviations(np.zeros(2), np.array([0.0, 1e-30])).tolist() == [0, 1]
 
@@ -755,14 +756,14 @@ def test_fitted_values_that_are_missing_fail(tmp_path):
         agreement.compare(files, tmp_path / "theirs/results/tiny")
 
 
-# Archives that went through other hands, and folders.
+# Archives that other programs changed, and folders.
 
-SOME = "größe 模.nc"  # a user's own file, whose name not every archiver writes alike
+SOME = "größe 模.nc"  # a user's own file, whose name archivers encode differently
 
 
 @pytest.fixture(scope="module")
 def travelled(tmp_path_factory):
-    """An archive with an own file, and our results, which are the same."""
+    """An archive with a user's own file, and our results, which are equal to its results."""
     folder = tmp_path_factory.mktemp("travelled")
     own = folder / SOME
     own.write_bytes(b"q, k and v")
@@ -780,7 +781,7 @@ def packed_of(folder: Path, files: list[Path], text="experiments: {}\n", **optio
 
 @pytest.fixture
 def here(monkeypatch):
-    """Read their files in this process: starting another one takes longer than all the rest."""
+    """Read their files in this process, because starting another process takes long."""
 
     def read(limits):
         for path, limit in limits.items():
@@ -798,7 +799,7 @@ def repacked(
     method=zipfile.ZIP_STORED,
     order=sorted,
 ):
-    """The archive as another program packs the same files."""
+    """The same files as packed by another program."""
     with zipfile.ZipFile(archive) as old, zipfile.ZipFile(target, "w", method) as new:
         for member in order(old.namelist()):
             new.writestr(name(member), old.read(member))
@@ -855,7 +856,7 @@ def linked(archive: Path, target: Path) -> Path:
 
 
 def in_a_folder(archive: Path, target: Path) -> Path:
-    """Unpacked by a Mac: a folder around everything, and traces of the Finder beside it."""
+    """Unpacked on a Mac: with a folder around all files, and files of the Finder."""
     unpacked(archive, target / "mine")
     (target / "__MACOSX/mine/results/tiny/small").mkdir(parents=True)
     (target / "__MACOSX/mine/results/tiny/small/._fit.nc").write_text("x")
@@ -877,7 +878,7 @@ def renamed(archive: Path, target: Path) -> Path:
 
 
 def with_a_pipe(archive: Path, target: Path) -> Path:
-    """What nobody reads may be anything."""
+    """Entries that are not read may be of any kind."""
     unpacked(archive, target)
     os.mkfifo(target / "results/tiny/small/states.nc.tmp")
     os.mkfifo(target / "results/tiny/figures/other.svg")
@@ -945,14 +946,14 @@ def starting(start: bytes):
 
 
 def twice(archive: Path, target: Path) -> Path:
-    """An archive in an archive, as some sites hand files out."""
+    """An archive in an archive, as some sites distribute files."""
     with zipfile.ZipFile(target, "w") as packed:
         packed.write(archive, "mine.zip")
     return target
 
 
 def broken(method: int, shift: int):
-    """The largest member compressed, and its stream damaged."""
+    """The largest member is compressed and its stream damaged."""
 
     def write(archive: Path, target: Path) -> Path:
         repacked(archive, target, method=method)
@@ -968,7 +969,7 @@ def broken(method: int, shift: int):
 
 
 def patched(offset: int, value: bytes):
-    """Other bytes in the entry of the first member in the directory and before its data."""
+    """Changes bytes of the first member's entry, in the directory and before its data."""
 
     def write(archive: Path, target: Path) -> Path:
         data = bytearray(archive.read_bytes())
@@ -1037,7 +1038,7 @@ def circle(archive: Path, target: Path) -> Path:
 
 
 def folder_with(**content):
-    """An unpacked archive in which something else stands in the place of fit.nc."""
+    """An unpacked archive with something else in place of fit.nc."""
 
     def write(archive: Path, target: Path) -> Path:
         path = unpacked(archive, target) / "results/tiny/small/fit.nc"
@@ -1078,7 +1079,7 @@ def several(archive: Path, target: Path) -> Path:
 
 
 def tampered(change):
-    """An unpacked archive whose fit.nc was changed by somebody who knows of its digest."""
+    """An unpacked archive with a changed fit.nc whose digest was changed as well."""
 
     def write(archive: Path, target: Path) -> Path:
         path = unpacked(archive, target) / "results/tiny/small/fit.nc"
@@ -1097,7 +1098,7 @@ def attribute(**attrs):
 
 
 def rewritten_file(change, keep=True):
-    """An unpacked archive whose fit.nc was changed through the library below."""
+    """An unpacked archive with a fit.nc that was changed by netCDF4."""
 
     def write(archive: Path, target: Path) -> Path:
         path = unpacked(archive, target) / "results/tiny/small/fit.nc"
@@ -1109,13 +1110,13 @@ def rewritten_file(change, keep=True):
 
 
 def huge(data):
-    """4 TB that take no room on the disk."""
+    """A variable of 4 TB that takes no space on the disk."""
     data.createDimension("x", 10**12)
     data.createVariable("x", "f4", ("x",), chunksizes=(1000,), zlib=True)
 
 
 def huge_chunk(data):
-    """One value, for which the library takes memory for a chunk of a billion."""
+    """One value, for which the library allocates a chunk of 10^9 values."""
     data.createDimension("x", None)
     data.createVariable("x", "f4", ("x",), chunksizes=(10**9,), zlib=True)
 
@@ -1162,8 +1163,8 @@ ODD = {
         lambda a, b: repacked(a, b, below("mine"), ["evil.py"]),
         "'evil.py' is not listed",
     ),
-    "backslashes upwards": (lambda a, b: repacked(a, b, more=["..\\x"]), "is no plain path"),
-    "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no plain path"),
+    "backslashes upwards": (lambda a, b: repacked(a, b, more=["..\\x"]), "is no path inside"),
+    "a share": (lambda a, b: repacked(a, b, more=["\\\\host\\share\\x"]), "is no path inside"),
     "two studies": (two_studies, "holds results of 2 studies"),
     "metadata too large": (
         metadata(bytes(sharing.MAX_METADATA_BYTES + 1)),
@@ -1181,14 +1182,17 @@ ODD = {
     "pipe within": (pipe_within, "is no file"),
     "folder within": (folder_with(mkdir=()), "is no file"),
     "device within": (folder_with(symlink_to=("/dev/zero",)), "is no file"),
-    "circle within": (folder_with(symlink_to=("fit.nc",)), "is no file, or a link to nowhere"),
+    "circle within": (
+        folder_with(symlink_to=("fit.nc",)),
+        "is no file, or a link to a missing file",
+    ),
     "text within": (folder_with(write_text=("version https://git-lfs",)), "cannot be read"),
     "empty file within": (folder_with(write_text=("",)), "cannot be read"),
     "huge file within": (sparse, "has 1000.0 GB, at most 0.1 GB are read"),
     "huge array": (rewritten_file(huge), "would take 4000.0 GB of memory"),
     "huge chunk": (rewritten_file(huge_chunk), "would take 4.0 GB of memory"),
     "huge texts": (rewritten_file(many_strings), "would take 64.0 GB of memory"),
-    "a type of its own": (rewritten_file(own_type), "'x' is of a type of its own"),
+    "a user-defined type": (rewritten_file(own_type), "'x' has a user-defined type"),
     "no contract": (rewritten_file(lambda data: None, keep=False), "got schema version no"),
     "data is an array": (
         attribute(data=np.arange(3)),
@@ -1265,8 +1269,8 @@ ODD = {
 def test_odd_archives_and_folders_are_one_line(
     kind, travelled, here, tmp_path, monkeypatch, capsys
 ):
-    """Each ends at once, and leaves nothing behind."""
-    monkeypatch.chdir(tmp_path)  # names of sockets are short
+    """Each ends at once and leaves no files."""
+    monkeypatch.chdir(tmp_path)  # because names of sockets must be short
     (tmp_path / "there").mkdir()
     archive, files = travelled
     make, words = ODD[kind]
@@ -1281,7 +1285,7 @@ def test_odd_archives_and_folders_are_one_line(
 
 @pytest.mark.slow
 def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatch):
-    """One that makes the library wait or fail is named; so is one that is damaged."""
+    """The message names a file that makes the library hang or crash, or that is damaged."""
     archive, files = travelled
     with sharing.opened(archive, tmp_path / "x", files) as folder:
         assert (folder / "small/fit.nc").exists()
@@ -1294,9 +1298,8 @@ def test_their_files_are_read_in_another_process(travelled, tmp_path, monkeypatc
         with sharing.opened(damaged, tmp_path / "x", files):
             pass
     monkeypatch.setattr(sharing, "READ_SECONDS", 8)
-    (damaged / "small/fit.nc").write_bytes(
-        whole[:5120] + bytes(1024) + whole[6144:]
-    )  # HDF5 may loop for ever
+    # with these zeros HDF5 may loop for ever
+    (damaged / "small/fit.nc").write_bytes(whole[:5120] + bytes(1024) + whole[6144:])
     with pytest.raises(
         UserError, match="fit.nc: cannot be read .*; it may be damaged: ask for it again"
     ):
@@ -1346,11 +1349,11 @@ def raw_deflate(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-# Own files, and equal bytes.
+# Users' own files, and equal archives.
 
 
 def test_own_files_travel_under_their_names(tmp_path, capsys):
-    """A study of files in several folders; nothing says where they were."""
+    """A study with files of several folders, whose paths are not in the archive."""
     paths = {name: tmp_path / "secret project" / name for name in ("my model.nc", "other.nc")}
     paths["my model.nc"].parent.mkdir()
     for name, path in paths.items():
@@ -1400,7 +1403,7 @@ def test_own_files_travel_under_their_names(tmp_path, capsys):
 
 
 def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
-    """With the settings of the machine, of which only the limit of memory travels."""
+    """With the settings of config.yaml, of which only the limit of memory is packed."""
     files = study(tmp_path)
     settings = tmp_path / "config/studies/tiny.yaml"
     settings.parent.mkdir(parents=True)
@@ -1448,7 +1451,7 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["a.nc", "A.nc", "é.nc"])
 def test_own_files_of_one_name(name, tmp_path):
-    """Also where a system knows no difference; the same file twice is one file."""
+    """Also of equal names without case; the same file twice is one file."""
     for folder, other in (("a", name), ("b", decomposed(name.lower()))):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / other).write_text(folder)
@@ -1484,7 +1487,7 @@ NAMES = st.text(
     NAMES, st.sampled_from(["", "/home/a/", "../", "x y/"]), st.sampled_from("'\""), st.booleans()
 )
 def test_only_the_names_of_own_files_are_replaced(name, folder, quote, flow):
-    """Whatever the name, the rest of the study is the same text, and the study has the name."""
+    """For any name, the study then has the name, and its text is the same elsewhere."""
     value = (
         json.dumps(folder + name, ensure_ascii=False)
         if quote == '"'
@@ -1501,7 +1504,7 @@ def test_only_the_names_of_own_files_are_replaced(name, folder, quote, flow):
 
 
 def test_the_config_of_an_archive(tmp_path):
-    """Its study and limit of memory; comments stay, and nothing of the machine is in it."""
+    """It has the study and the limit of memory; comments are kept, other settings are not."""
     shipped = (ROOT / "config/config.yaml").read_text()
     machine = {
         "study": "mine",
@@ -1553,7 +1556,7 @@ sharing.export(files, settings, Path(sys.argv[1]), Path("results/export/tiny.zip
 
 
 def exported_from(root: Path, umask: str, **environment) -> tuple[bytes, str]:
-    """Bytes of the archive that a lab packs there, in a process of its own, and what it says."""
+    """Bytes of the archive that a lab packs there in another process, and the output."""
     done = subprocess.run(
         [sys.executable, "-c", EXPORT, root, umask],
         cwd=root,
@@ -1602,7 +1605,7 @@ def test_equal_results_give_equal_archives(tmp_path):
         subprocess.run([*git, *words], cwd=first, check=True, capture_output=True)
     cloned, said = exported_from(first, "022")
     assert cloned != bare and "not known" not in said
-    os.chown(first, 1000, 1000)  # a clone of somebody else, which git calls dubious
+    os.chown(first, 1000, 1000)  # a clone of another user, which git calls dubious
     os.chown(first / ".git", 1000, 1000)
     (first / "notes.txt").write_text("private")
     (first / "workflow/Snakefile").chmod(0o755)
@@ -1619,7 +1622,7 @@ def test_equal_results_give_equal_archives(tmp_path):
 
 
 def test_no_commit_is_said_in_the_archive(tmp_path):
-    """And the date is that of the release, not today's."""
+    """The date is then that of the release, not today's."""
     shutil.copy(ROOT / "CITATION.cff", tmp_path)
     commit, date = sharing._commit_and_date(tmp_path, {})
     released = yaml.safe_load((ROOT / "CITATION.cff").read_text())["date-released"].isoformat()
@@ -1638,7 +1641,7 @@ def test_no_commit_is_said_in_the_archive(tmp_path):
 @pytest.mark.parametrize("contract", sorted(files()))
 @pytest.mark.parametrize("values", ["numbers", "no intervals", "nothing"])
 def test_equal_results_of_every_kind_agree(contract, values, tmp_path, here, monkeypatch, capsys):
-    """Also where no value has an interval, or none is a number; and there may be no figure."""
+    """Also if no value has an interval or is a number, and if there is no figure."""
     dataset = qkv() if contract == "qkv" else made(contract)
     for name in () if contract == "qkv" else dataset.data_vars:
         ends = name.endswith(("_low", "_high")) and values == "no intervals"
@@ -1686,7 +1689,7 @@ def test_what_cannot_be_judged_and_differs_fails(tmp_path):
 
 
 def test_our_own_results_are_checked_first(travelled, tmp_path, monkeypatch, capsys):
-    """A comparison of what does not belong together says nothing."""
+    """Results that do not belong together are not compared."""
     archive, _ = travelled
     files = study(tmp_path)
     job.save(
@@ -1700,7 +1703,7 @@ def test_our_own_results_are_checked_first(travelled, tmp_path, monkeypatch, cap
 
 
 def test_levels_stand_in_table_summary_and_figure(tmp_path):
-    """One word for each outcome, wherever it is read."""
+    """One word for each level, in all outputs."""
     judged = ("agrees", "contradicts")
     rows = [
         agreement.Row("a/fit.nc", f"y{i}", level, 10.0**-i, "", level in judged)
@@ -1741,7 +1744,7 @@ MINI = {
 
 
 def test_export_and_compare_end_to_end(tmp_path):
-    """What one lab exports another checks; the archive holds a project that runs."""
+    """One lab exports, another compares; the archive holds a project that runs."""
     folder = with_study(project(tmp_path / "a föhn & wind"), MINI)
     (folder / "config/studies/private.yaml").write_text("experiments: {}")
     done = snakemake(folder, "export", "--config", "study=tiny")

@@ -68,7 +68,7 @@ def plugin(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def cluster(plugin, tmp_path_factory):
-    """The environment of a shell on the cluster, from which it is seen."""
+    """The environment of a shell on the cluster."""
     folder = tmp_path_factory.mktemp("slurm")
     script = ROOT / "tests/slurm.sh"
     try:
@@ -101,7 +101,7 @@ def copy(here, tmp_path):
 
 
 def start(folder, cluster, *arguments, profile="workflow/profiles/slurm", **config):
-    """Start Snakemake, by default with the profile and quicker looks at the queue."""
+    """Start Snakemake, by default with the profile, but with more frequent looks at the queue."""
     profiled = ["--profile", profile, "--slurm-init-seconds-before-status-checks", "1"]
     with open(folder / "said", "w") as said:
         return subprocess.Popen(
@@ -123,7 +123,7 @@ def start(folder, cluster, *arguments, profile="workflow/profiles/slurm", **conf
 
 
 def finish(process, folder):
-    """Wait for Snakemake, but not for ever; give its exit code and what it said."""
+    """Wait for Snakemake, with a limit; returns its exit code and output."""
     try:
         process.wait(SECONDS)
     finally:
@@ -147,7 +147,7 @@ def queue(cluster, format, folder, states="all"):
 
 
 def wait_for(found):
-    """Wait until `found()` is something, and give it."""
+    """Wait until `found()` returns something, and return it."""
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         if there := found():
@@ -157,13 +157,13 @@ def wait_for(found):
 
 
 def running(cluster, folder):
-    """The first job of a folder that runs, once it does: its id and its node."""
+    """Wait for the first running job of a folder; returns its id and its node."""
     job, node = wait_for(lambda: queue(cluster, "%i %N", folder, "running"))[0].split()
     return job, node
 
 
 def test_the_plugin_finds_what_it_needs_in_the_lock(plugin):
-    """All but numpy, of which it wants a later version; its report needs it, which is not used."""
+    """All but numpy, of which its report wants a later version; the report is not used."""
     pinned = dict(line.lower().replace("_", "-").split("==") for line in lock())
     own = {each.name: each for each in importlib.metadata.distributions(path=[str(plugin)])}
     for each in own.values():
@@ -180,7 +180,7 @@ def test_the_cluster_gives_the_same_bytes(here, cluster, tmp_path):
     assert code == 0, said
     assert results(folder) == results(here)
     done = queue(cluster, "%k %T %m %l %b", folder)
-    assert [*done[:2], *sorted(done[2:4]), *done[4:]] == [  # shards go together
+    assert [*done[:2], *sorted(done[2:4]), *done[4:]] == [  # shards are joined
         "rule_generate_wildcards_one_small COMPLETED 2000M 30:00 N/A",
         "rule_attend_wildcards_one_small COMPLETED 2000M 30:00 N/A",
         "rule_simulate_shard_wildcards_one_small_2_1 COMPLETED 2000M 2:00:00 N/A",
@@ -234,7 +234,7 @@ def test_too_little_memory_is_doubled(here, cluster, copy):
 
 
 def test_cuda_asks_for_a_gpu_that_is_not_seen_from_here(cluster, copy):
-    """The check of the GPU is left to the job, whose scheduler gives it one."""
+    """The GPU is checked in the job, as the scheduler provides it there."""
     for name in ("states.nc", "fit.nc"):
         (copy / SMALL / name).unlink()
     shutil.rmtree(copy / "logs")
@@ -244,7 +244,7 @@ def test_cuda_asks_for_a_gpu_that_is_not_seen_from_here(cluster, copy):
         job, _ = running(cluster, copy)
         wait_for(lambda: queue(cluster, "%i", copy, "completed,failed"))
     finally:
-        run.kill()  # its next look at the queue would be long after
+        run.kill()  # its next look at the queue would be much later
         run.wait()
     told = subprocess.run(
         ["scontrol", "show", "job", job], env=cluster, text=True, stdout=subprocess.PIPE, timeout=30

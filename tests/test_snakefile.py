@@ -113,7 +113,9 @@ def test_the_log_shows_no_command_where_a_fault_was_reported(tmp_path, cluster):
     )
     assert calm(record)
     assert record.shellcmd is None
-    assert record.rule_msg == f"Fit.\n{'error: x: is missing' if cluster else 'told above'}"
+    assert (
+        record.rule_msg == f"Fit.\n{'error: x: is missing' if cluster else 'see the error above'}"
+    )
     text = f"Command 'python -E -s stage.py fit 2>&1 | tee {log}' returned non-zero exit status 1."
     assert not calm(SimpleNamespace(event=None, msg=text))
     assert calm(SimpleNamespace(event=None, msg=text.replace(str(log), "other.log")))
@@ -136,7 +138,7 @@ def test_resources_double_and_follow_the_plan(parsed):
 
 
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():
-    """A plan that memory_gb allows is not killed by the first request of a scheduler."""
+    """The first request to a scheduler is enough for arrays that memory_gb allows."""
     default = study.load_study("default", ROOT, {"memory_gb": 8})
     for name in default["experiments"]:
         arrays = study.memory_needed(name, default, ROOT)
@@ -242,7 +244,7 @@ def test_a_faulty_configuration_stops_with_its_lines(monkeypatch, tmp_path):
 
 
 def test_too_large_a_study_may_be_looked_at(monkeypatch, tmp_path):
-    """Its memory counts only where stages run."""
+    """Its memory is checked only if stages run."""
     monkeypatch.chdir(tmp_path)
     config = {"study": "quick", "memory_gb": 0.001}
     with pytest.raises(SystemExit, match="memory_gb allows"):

@@ -1,4 +1,4 @@
-"""Intervals over seeds: coverage at the nominal rate, and their edges."""
+"""Intervals over seeds and clusters: nominal coverage, and limiting cases."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_no_variation_no_width():
 
 def test_correlation_of_something_constant_is_nan():
     assert np.isnan(pooled_correlation(np.ones((1, 4)), np.arange(4.0)[None]))
-    almost = np.array([[0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2]])  # constant but for rounding
+    almost = np.array([[0.1 + 0.2, 0.3, 0.3, 0.1 + 0.2]])  # constant up to rounding
     assert np.isnan(pooled_correlation(almost, np.arange(4.0)[None]))
     assert pooled_correlation(1e-9 * np.arange(4.0)[None], -np.arange(4.0)[None]) == -1
 
@@ -88,7 +88,7 @@ def test_one_seed_is_an_error():
 
 
 def test_bootstrap_of_one_axis_is_as_wide_as_student():
-    """Means of 8 normal clusters: the expanded percentile interval covers 95 times in 100."""
+    """Means of 8 normal clusters: 95 % of expanded percentile intervals hold the true mean."""
     rng = np.random.default_rng(3)
     hits = [
         low <= 0 <= high
@@ -101,7 +101,7 @@ def test_bootstrap_of_one_axis_is_as_wide_as_student():
 
 
 def test_bootstrap_of_crossed_clusters_is_not_too_narrow():
-    """Every head reads every input: scatter of inputs and of heads, both few."""
+    """Every head reads every input: few inputs and few heads vary independently."""
     rng = np.random.default_rng(4)
     hits = []
     for _ in range(300):
@@ -126,7 +126,7 @@ def test_bootstrap_is_reproducible_and_needs_clusters():
 
 
 def test_interval_of_a_median_is_exact():
-    """Order statistics: at least 95 %, and not one rank wider than needed."""
+    """Order statistics with a coverage of at least 95 %; one rank narrower it would be less."""
     rng = np.random.default_rng(5)
     for n, exact in ((6, 1 - 2 * 0.5**6), (20, 0.95861), (201, 0.9579)):
         median, low, high = of_median(rng.exponential(size=(20000, n)))

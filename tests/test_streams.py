@@ -15,7 +15,7 @@ def test_same_name_same_numbers():
 
 
 def test_known_numbers():
-    """The streams are part of the results: a change of these numbers changes every one of them."""
+    """The streams determine all results: these numbers must not change."""
     drawn = stream(2023, "albert", "omega", 0, 0, 2).standard_normal(3)
     np.testing.assert_allclose(drawn, KNOWN, rtol=1e-12)
 

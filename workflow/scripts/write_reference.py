@@ -59,7 +59,7 @@ def reference() -> str:
         f"Every kind of experiment, {BY}.",
         "",
         "An experiment of a study has `data` and one section that says what is done with them. "
-        "Files lie in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
+        "Files are in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
         "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
     ]
     kinds = declarations.kinds()

@@ -64,9 +64,8 @@ class Row(NamedTuple):
 
 class Comparison(NamedTuple):
     rows: list[Row]
-    origins: dict[
-        tuple[str, str, str], list[str]
-    ]  # (what, ours, theirs) -> files that differ in it
+    # (what, ours, theirs) -> files that differ in it
+    origins: dict[tuple[str, str, str], list[str]]
     extra: list[str]  # files that only the other lab has
     figures: dict[str, int]  # numbers of identical, different and missing figures
 

@@ -110,7 +110,7 @@ def _header(path: str, seen: tuple | None) -> dict[str, Any]:
                 line = process.communicate(timeout=WAIT_SECONDS)[0]
             except subprocess.TimeoutExpired as error:
                 raise Refused(
-                    f"reading its header took more than {WAIT_SECONDS} s; is its disk there?"
+                    f"reading its header took more than {WAIT_SECONDS} s; is its disk available?"
                 ) from error
             if process.returncode not in (0, NO_LIBRARY):
                 raise Refused(_ending(process.returncode, HEADER_SECONDS))
@@ -182,7 +182,7 @@ def _ending(code: int, seconds: float) -> str:
     if code == NO_LIBRARY:
         return "cannot be read: this Python has no netCDF4"
     if code == -signal.SIGKILL:
-        return "reading it was killed from outside; is the memory large enough?"
+        return "the process that reads it was killed; is there enough memory?"
     if code == DAMAGED_VALUES:
         return f"not a readable netCDF-4 file: some of its values are damaged; {AGAIN}"
     how = f"crashed (signal {-code})" if code < 0 else f"failed (code {code})"
@@ -243,7 +243,7 @@ def _locked(file: BinaryIO) -> dict[str, str]:
 def _check_bytes(file: BinaryIO, size: int) -> None:
     """Refuse a file that is not HDF5, or not complete."""
     if not size:
-        raise Refused(f"is empty (0 bytes): writing it failed or goes on; {AGAIN}")
+        raise Refused(f"is empty (0 bytes): writing it failed or is not finished; {AGAIN}")
     start = file.read(1024)
     for beginning, reason in FIRST_BYTES.items():
         if start.startswith(beginning):

@@ -227,7 +227,7 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
     with replacing(path, dataset.nbytes) as temporary:
         dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
         if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
-            raise OSError(f"{path}: what was read back differs from what was written")
+            raise OSError(f"{path}: the content that was read back differs from what was written")
 
 
 class Checkpoint(MutableMapping):
@@ -481,7 +481,7 @@ def verify(results: Path, asked: dict[str, dict]) -> None:
             if source in digests and digests[source] != digest:
                 faults.append(f"{path}: was made from another {source} than the one that is there")
             elif "/" in source and source not in digests:  # a raw source has no folder in its name
-                faults.append(f"{path}: was made from {source}, which is not there or not whole")
+                faults.append(f"{path}: was made from {source}, which is missing or damaged")
     if faults:
         raise UserError(
             "\n".join(faults)

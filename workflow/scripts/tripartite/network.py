@@ -554,9 +554,8 @@ def causal_chunks(
     calcium, drive = torch.zeros_like(weight), torch.zeros_like(v)
     ages = torch.arange(CAUSAL_CHUNK, dtype=torch.float64, device=q.device)
     lags = ages[:, None] - ages
-    keep_h, keep_g = (
-        torch.exp(-rate * lags.clamp_min(0)).tril().to(q.dtype) for rate in leak
-    )  # [chunk, chunk], by reader and writer
+    # [chunk, chunk], by reader and writer
+    keep_h, keep_g = (torch.exp(-rate * lags.clamp_min(0)).tril().to(q.dtype) for rate in leak)
     n_max, width = min(len(hidden.bias), CAUSAL_BLOCK), v.shape[1]
     shapes: dict[str, tuple[int, ...]] = {"weights": (n_max, q.shape[1])}
     shapes |= dict.fromkeys(("keys", "queries"), (CAUSAL_CHUNK * n_max,))

@@ -506,7 +506,7 @@ def byte_limits(folder: Path, files: Sequence[Path]) -> dict[Path, int]:
             continue
         if not path.is_file():
             raise UserError(
-                f"{path}: is no file, or a link to nowhere; give results as they were made"
+                f"{path}: is no file, or a link to a missing file; give results as they were made"
             )
         limits[path] = max(MIN_LIMIT_BYTES, MAX_SIZE_RATIO * declared_bytes(mine))
         if (size := path.stat().st_size) > limits[path]:
@@ -585,7 +585,7 @@ def declared_bytes(path: Path) -> int:
             is_text = variable.dtype is str
             if not is_text and not isinstance(variable.datatype, np.dtype):
                 raise UserError(
-                    f"{path}: {name[:80]!r} is of a type of its own; ask for the file again"
+                    f"{path}: {name[:80]!r} has a user-defined type; ask for the file again"
                 )
             chunk = variable.chunking()
             cells = math.prod(variable.shape)
@@ -708,7 +708,7 @@ def _fault(entry: zipfile.ZipInfo) -> str:
     """Why a member must not be read; "" if it may."""
     name = PureWindowsPath(entry.orig_filename)  # for all separators, and for drives
     if name.anchor or ".." in name.parts or "\0" in entry.orig_filename:
-        return "is no plain path below the archive"
+        return "is no path inside the archive"
     if stat.S_IFMT(entry.external_attr >> 16) not in (0, stat.S_IFREG):
         return "is a link or another special file"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA):

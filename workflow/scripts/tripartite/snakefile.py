@@ -109,7 +109,7 @@ def log_filter(own: bool, cluster: bool, python: str, started: float) -> Callabl
             logs = [str(path).split(" (")[0] for path in record.log]
             faults = [line for log in logs for line in reported_fault(log, started)]
             if faults:
-                words = faults if cluster else ["told above"]
+                words = faults if cluster else ["see the error above"]
                 record.rule_msg = "\n".join(filter(None, [record.rule_msg, *words]))
                 record.shellcmd = None
         pattern = rf"{python} .+ tee (.+)' returned non-zero exit status"

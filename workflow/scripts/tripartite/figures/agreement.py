@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
-from tripartite.agreement import Row
 from tripartite.figures import palette
 
 COLOURS = {
@@ -23,10 +22,10 @@ NO_NUMBER = 1e6  # position of rows without a deviation
 NAMED = ("not judged", "contradicts")  # levels of which the variable that differs most is named
 
 
-def agreement(rows: list[Row], study: str) -> Figure:
+def agreement(rows: list, study: str) -> Figure:
     """A row for each file name, a point for each variable: further right, values differ more.
 
-    rows: of tripartite.agreement; study: the title.
+    rows: as in agreement.Comparison; study: the title.
     """
     palette.apply()
     kinds = list(dict.fromkeys(map(_kind, rows)))
@@ -82,6 +81,6 @@ def agreement(rows: list[Row], study: str) -> Figure:
     return figure
 
 
-def _kind(row: Row) -> str:
+def _kind(row: Any) -> str:
     """The name of a row's file, without experiment and suffix."""
     return row.file.split("/")[1].removesuffix(".nc")
