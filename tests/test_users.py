@@ -690,9 +690,9 @@ def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):
 
 def test_a_fault_of_ours_keeps_its_traceback(copy):
     stage = copy / "workflow/scripts/tripartite/kinds/data/attend.py"
-    stage.write_text(
-        stage.read_text().replace("    mask = torch", "    1 / 0\n    mask = torch", 1)
-    )
+    text = stage.read_text()
+    assert "    mask = qkv" in text
+    stage.write_text(text.replace("    mask = qkv", "    1 / 0\n    mask = qkv", 1))
     done = snakemake(copy, "--config", "study=mini")
     assert done.returncode == 1 and "ZeroDivisionError" in done.stdout
     assert "Error in rule attend" in done.stdout and "stage.py attend" in done.stdout
