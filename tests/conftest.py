@@ -117,7 +117,9 @@ def run_fit(data, exact, states, **settings):
     """fit.nc of such a network; settings are those of the simulation, of which it takes some."""
     settings = defaults("network") | settings
     names = declarations.files()["fit"].settings
-    return run_stage(fit, data, {key: settings[key] for key in names}, exact, states=states)
+    taken = {key: settings[key] for key in names}
+    maps = declarations.common()["feature_maps"]
+    return run_stage(fit, data, taken, exact, states=states, feature_maps=maps)
 
 
 def assert_drawn_alike(draw, fits, folder):

@@ -1,5 +1,6 @@
 """Declarations of kinds: complete, true, nothing said twice; and generated files are current."""
 
+import dataclasses
 import importlib.util
 import inspect
 import json
@@ -160,6 +161,7 @@ def broken(tmp_path, monkeypatch):
             "settings.properties.n_features: use: 'size' is unknown; kinds/common",
         ),
         ("category: Biology\n", "", "category: is missing"),
+        ("reads: [qkv, attention]", "reads: [raw, qkv]", "files.settling.reads: raw stands alone"),
         ("what: >-", "hwat: >-", "'what' is a required property"),
         ("files:", "files: [", "cannot be read"),
     ],
@@ -240,3 +242,67 @@ def test_reference_names_every_kind_setting_variable_and_figure(reference):
             assert f"\n### {file.name}.nc\n" in text
             assert all(f"| `{name}` |" in text for name in file.variables)
     assert sys.executable not in text
+
+
+def sources(file):
+    """Modules that the digest of a stage holds, as paths below workflow/scripts."""
+    found, queue = set(), [plan.SCRIPTS / f"{name}.py" for name in ("stage", file.module)]
+    while queue:
+        path = queue.pop()
+        if path not in found:
+            found.add(path)
+            queue += plan._imports(path)
+    package = plan.SCRIPTS / "tripartite"
+    return {path.relative_to(package).as_posix() for path in found if package in path.parents}
+
+
+@pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stage)
+def test_words_of_faults_are_no_part_of_what_results_are_made_with(file):
+    """A better message reruns nothing; nor does a module of another kind."""
+    held = sources(file)
+    assert not held & {"words.py", "checks.py", "study.py", "snakefile.py", "model_faults.py"}
+    assert not any(name.endswith("/checks.py") for name in held)
+    kinds = {name.split("/")[1] for name in held if name.startswith("kinds/")}
+    assert kinds <= {file.kind, "benchmark"}
+
+
+def test_a_closed_form_that_is_declared_reruns_the_fit(monkeypatch):
+    before = {name: plan.stage_code(name) for name in ("fit", "states")}
+    maps = declarations.common()["feature_maps"]
+    monkeypatch.setitem(maps, "relu", {"closed_forms": ["normalizer"]})
+    plan.stage_code.cache_clear()
+    after = {name: plan.stage_code(name) for name in ("fit", "states")}
+    plan.stage_code.cache_clear()
+    assert before["fit"] != after["fit"] and before["states"] == after["states"]
+
+
+def test_two_kinds_with_one_name_are_told():
+    kinds = dict(declarations.kinds())
+    kinds["twin"] = dataclasses.replace(kinds["settling"], name="twin")
+    assert [*declarations._repeated(kinds)] == [
+        f"kinds/twin/kind.yaml: the {what} {name} is that of kinds/settling; choose another name"
+        for what, name in (("file", "settling"), ("stage", "settle"), ("figure", "calcium_speed"))
+    ]
+
+
+def test_an_incomplete_kind_stops_the_parse(tmp_path, monkeypatch):
+    """Not only what cannot be read: also what a job would trip over."""
+    folder = shutil.copytree(declarations.KINDS, tmp_path / "kinds")
+    monkeypatch.setattr(declarations, "KINDS", folder)
+    (folder / "settling/settle.py").unlink()
+    declarations.kinds.cache_clear()
+    with pytest.raises(ValueError, match="settling: stage: there is no kinds/settling/settle.py"):
+        declarations.kinds()
+    monkeypatch.undo()
+    declarations.kinds.cache_clear()
+
+
+def test_what_travels_holds_a_kind_that_is_not_yet_in_the_manifest(tmp_path):
+    (tmp_path / "workflow/kinds/new/__pycache__").mkdir(parents=True)
+    for name in ("files.txt", "kinds/new/kind.yaml", "kinds/new/__pycache__/x.pyc", ".hidden"):
+        (tmp_path / "workflow" / name).write_text("README.md\n")
+    assert plan.travelling(tmp_path) == [
+        "README.md",
+        "workflow/files.txt",
+        "workflow/kinds/new/kind.yaml",
+    ]

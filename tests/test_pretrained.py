@@ -15,7 +15,7 @@ import yaml
 from PIL import Image
 
 from conftest import ROOT
-from tripartite import job, plan, registry, study
+from tripartite import job, model_faults, plan, registry, study
 from tripartite.contracts import UserError
 from tripartite.kinds.data.generate import generate
 from tripartite.pretrained import extraction, tokenizers, transformers
@@ -121,7 +121,9 @@ def test_what_can_be_declared_is_there():
     assert {*transformers.LAYERS} == {*registry.ARCHITECTURES}
     assert all(callable(getattr(tokenizers, name)) for name in registry.TOKENIZERS)
     for name in registry.models():
-        assert [*registry.pin_faults(study.packages(name, study.known_inputs(name, ROOT)))] == []
+        assert [
+            *model_faults.pin_faults(study.packages(name, study.known_inputs(name, ROOT)))
+        ] == []
 
 
 @pytest.fixture
@@ -134,6 +136,7 @@ def declare(tmp_path, monkeypatch):
 
     def fresh():
         registry.models.cache_clear()
+        registry.declared.cache_clear()
         registry.pins.cache_clear()
         study.load_schema.cache_clear()
 
@@ -249,6 +252,7 @@ def test_a_wrong_declaration_is_one_line(declare, tmp_path, changes, line):
 def test_a_declaration_that_cannot_be_read_is_one_line(declare, tmp_path, text):
     (registry.MODELS / "twin.yaml").write_text(text)
     registry.models.cache_clear()
+    registry.declared.cache_clear()
     study.load_schema.cache_clear()
     (line,) = study_faults(tmp_path, "albert", ["wittig"])
     assert line.startswith("models/twin.yaml: ")

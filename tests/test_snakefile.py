@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from conftest import ROOT
-from tripartite import declarations, plan, snakefile, study
+from tripartite import declarations, memory, plan, snakefile, study
 
 MACHINE = {"study": "quick", "device": "cpu", "memory_gb": 8, "shards": 1, "other": ""}
 
@@ -127,23 +127,36 @@ def test_the_log_shows_no_command_where_a_fault_was_reported(tmp_path, cluster):
 
 def test_resources_double_and_follow_the_plan(parsed):
     assert [snakefile.doubling(60)(None, n) for n in (1, 2, 3)] == [60, 120, 240]
-    assert snakefile.memory_mb([(10, "", "")]) == snakefile.MIN_MB
-    arrays = [(6_000_000_000, "a", ""), (1_900_000_000, "b", "")]
+    assert snakefile.memory_mb([]) == snakefile.UNKNOWN_MB
+    assert snakefile.memory_mb([memory.Array(10, "", "")]) == snakefile.MIN_MB
+    arrays = [memory.Array(6_000_000_000, "a", ""), memory.Array(1_900_000_000, "b", "", True)]
     assert snakefile.memory_mb(arrays) == 1000 + 9875
-    asked = [parsed.memory(wildcards(experiment="albert"), n) for n in (1, 2)]
+    assert snakefile.memory_mb(arrays, 3) == 1000 + 7500 + 3 * 2375
+    named = wildcards(experiment="albert")
+    states, fit = (declarations.files()[name] for name in ("states", "fit"))
+    asked = [parsed.memory(states)(named, n, 1) for n in (1, 2)]
     assert asked[1] == 2 * asked[0] >= 2 * snakefile.MIN_MB
     parsed.machine["device"] = "cuda"
-    named = wildcards(experiment="albert")
-    assert parsed.memory(named, 1) == asked[0] + snakefile.CUDA_MB
+    assert parsed.memory(states)(named, 1, 1) == asked[0] + snakefile.CUDA_MB
+    assert parsed.memory(fit)(named, 1, 1) == asked[0]
+
+
+def test_data_whose_sizes_are_not_known_ask_for_what_is_usual(parsed):
+    """As of a user's file that is gone, or where Snakemake's Python cannot read it."""
+    network = {"n_features": [10], "n_seeds": 2}
+    parsed.chosen["experiments"]["mine"] = {"data": {"file": "gone.nc"}, "network": network}
+    states = declarations.files()["states"]
+    asked = parsed.memory(states)(wildcards(experiment="mine"), 2, 1)
+    assert asked == 2 * snakefile.UNKNOWN_MB
 
 
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():
-    """The first request to a scheduler is enough for arrays that memory_gb allows."""
+    """A plan that memory_gb allows is not killed by the first request of a scheduler."""
     default = study.load_study("default", ROOT, {"memory_gb": 8})
     for name in default["experiments"]:
         arrays = study.memory_needed(name, default, ROOT)
         assert arrays == sorted(arrays, reverse=True)
-        assert snakefile.memory_mb(arrays) * 1e6 > arrays[0][0] + 9e8
+        assert snakefile.memory_mb(arrays) * 1e6 > arrays[0].size + 9e8
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ for kind in declarations.experiments().values():
             resources:
                 device=device(file)["device"],
                 gpu=device(file)["gpu"],
-                mem_mb=HERE.memory,
+                mem_mb=HERE.memory(file),
                 runtime=snakefile.doubling(120),
             params:
                 stage=HERE.script("stage"),

@@ -17,7 +17,7 @@ rule simulate:
     resources:
         device=device(STATES)["device"],
         gpu=device(STATES)["gpu"] if SHARDS == 1 else 0,
-        mem_mb=HERE.memory,
+        mem_mb=HERE.memory(STATES),
         runtime=snakefile.doubling(120),
     params:
         stage=HERE.script("stage"),
@@ -47,7 +47,7 @@ if SHARDS > 1:
         resources:
             device=device(STATES)["device"],
             gpu=device(STATES)["gpu"],
-            mem_mb=HERE.memory,
+            mem_mb=HERE.memory(STATES),
             runtime=snakefile.doubling(120),
         params:
             stage=HERE.script("stage"),
@@ -96,7 +96,7 @@ rule fit:
         ENVIRONMENT
     resources:
         device="cpu",
-        mem_mb=HERE.memory,
+        mem_mb=HERE.memory(FIT),
         runtime=snakefile.doubling(120),
     params:
         stage=HERE.script("stage"),

@@ -107,7 +107,10 @@ def run(
             previous = job.previous(whole, origin, declared.grows_with)
         used = {"device": name, "workers": workers}
         used |= {"checkpoint": checkpoint, "previous": previous}
+        used["feature_maps"] = declarations.common()["feature_maps"]
         arguments |= {key: used[key] for key in declared.uses}
+        if clashing := arguments.keys() & settings.keys():
+            raise TypeError(f"{stage}: {', '.join(clashing)} is a setting and something else")
         arguments = fitting(arguments | settings, wanted, declared, shard)
         dataset = function(**arguments)
         processors = [job.processor()]

@@ -28,7 +28,13 @@ import yaml
 
 KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
-USES = ("device", "workers", "checkpoint", "previous")  # arguments of stages beside settings
+USES = (
+    "device",
+    "workers",
+    "checkpoint",
+    "previous",
+    "feature_maps",
+)  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
 PLACES = ("token", "neuron", "d_head", "d_seen")  # axes without coordinates
@@ -109,9 +115,43 @@ def kinds() -> dict[str, Kind]:
     """All kinds by name; ValueError with one line for each fault of a declaration."""
     paths = sorted(KINDS.glob("*/kind.yaml"))
     try:
-        return {path.parent.name: _kind(path) for path in paths}
+        found = {path.parent.name: _kind(path) for path in paths}
     except (AttributeError, KeyError, TypeError, yaml.YAMLError):
-        raise ValueError("\n".join(line for path in paths for line in faults(path))) from None
+        found = {}
+    if found and all(map(_is_complete, found.values())) and not [*_repeated(found)]:
+        return found
+    lines = [line for path in paths for line in faults(path)] + [*_repeated(found)]
+    raise ValueError("\n".join(lines))
+
+
+def _is_complete(kind: Kind) -> bool:
+    """Whether faults would find nothing that a run could trip over; fast, for every parse."""
+    modules = {file.stage for file in kind.files.values()} | {*kind.figures}
+    axes_of_files = {*kind.axes, *common()["axes"], *PLACES}
+    specs = [spec for file in kind.files.values() for spec in file.variables.values()]
+    return (
+        all((KINDS / kind.name / f"{module}.py").is_file() for module in modules)
+        and all({*spec.dims.split()} <= axes_of_files for spec in specs)
+        and (kind.role != "experiment" or bool(kind.category and kind.figures))
+        and all("raw" not in file.reads or len(file.reads) == 1 for file in kind.files.values())
+    )
+
+
+def _repeated(found: dict[str, Kind]) -> Iterator[str]:
+    """Names of files, stages and figures that two kinds have: one line each."""
+    for what in ("file", "stage", "figure"):
+        owners: dict[str, str] = {}
+        for kind in found.values():
+            names = kind.figures if what == "figure" else kind.files
+            if what == "stage":
+                names = {file.stage: file for file in kind.files.values()}
+            for name in names:
+                if name in owners:
+                    yield (
+                        f"kinds/{kind.name}/kind.yaml: the {what} {name} is that of "
+                        f"kinds/{owners[name]}; choose another name"
+                    )
+                owners[name] = kind.name
 
 
 def experiments() -> dict[str, Kind]:
@@ -333,6 +373,8 @@ def faults(path: Path) -> Iterator[str]:
                     f"{where}: files.{name}.variables.{variable}: dims: {dim!r} is no axis; "
                     "declare it under axes"
                 )
+        if "raw" in file["reads"] and len(file["reads"]) > 1:
+            yield f"{where}: files.{name}.reads: raw stands alone; read the files in another stage"
         yield from _module_faults(path.parent, file["stage"], f"{where}: files.{name}: stage")
     for name in declared.get("figures", {}):
         yield from _module_faults(path.parent, name, f"{where}: figures: {name}")

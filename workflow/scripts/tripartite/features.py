@@ -121,16 +121,15 @@ class FeatureMap(NamedTuple):
 
     neurons: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
     activation: Activation
-    settings: tuple[str, ...] = ()
 
 
 FEATURE_MAPS = {
     "performer": FeatureMap(plain, exponential),
     "orthogonal": FeatureMap(orthogonal_rows, exponential),
     "hyperbolic": FeatureMap(mirrored, exponential),
-    "generalized_positive": FeatureMap(generalized, exponential, ("a",)),
+    "generalized_positive": FeatureMap(generalized, exponential),
     "fitted_normal": FeatureMap(generalized, exponential),
-    "truncated_performer": FeatureMap(plain, truncated_exponential, ("threshold",)),
+    "truncated_performer": FeatureMap(plain, truncated_exponential),
     "cosine": FeatureMap(random_phase, cosine),
     "positive_cosine": FeatureMap(random_phase, positive_cosine),
     "clipped_sine": FeatureMap(random_phase, clipped_sine),

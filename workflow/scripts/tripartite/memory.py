@@ -12,14 +12,22 @@ Each kind declares what they hold (`memory` in its kind.yaml):
 This module imports no large package, because every parse of the Snakefile imports it.
 """
 
+from typing import NamedTuple
+
 from . import declarations
 from .foreign import SIZES
 
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
 
-# Bytes of an array, what it holds, and which setting makes it smaller.
-Array = tuple[int, str, str]
+
+class Array(NamedTuple):
+    """A large array of a job: bytes, what it is, what to lower; of_head: each worker has one."""
+
+    size: int
+    what: str
+    advice: str
+    of_head: bool = False
 
 
 def sizes(settings: dict) -> list[int]:
@@ -42,15 +50,16 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     n_queries = inputs * layers * heads * tokens
     arrays = [
-        (
+        Array(
             7 * 8 * n_queries * d_head,  # measured in attend and fit: 57 bytes for each value
             f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
             "the number of inputs or tokens",
         ),
-        (
+        Array(
             6 * 8 * tokens**2,
             f"the attention of one head to one input ({tokens} x {tokens} tokens, 6 copies)",
             "the number of tokens",
+            of_head=True,
         ),
     ]
     memory = declarations.kinds()[section].memory
@@ -63,14 +72,15 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         what = f"{m} n_features x {tokens} tokens and {d_head} d_head, 6 copies"
         what = f"the rates and synapses of one head ({what})"
         n_bytes = 6 * 8 * m * (2 * tokens + 2 * d_head)
-        return [*arrays, (n_bytes, what, "n_features or the number of tokens")]
+        advice = "n_features or the number of tokens"
+        return [*arrays, Array(n_bytes, what, advice, of_head=True)]
     if memory == "training":
         chosen = settings.get("heads", "all")
         n_heads = layers * heads if chosen == "all" else len(chosen)
         rows = min(tokens, 64)
         what = f"training ({n_heads} heads x {rows} queries x {tokens} tokens x {m} n_features)"
         n_bytes = 6 * 8 * n_heads * rows * tokens * m // 8
-        return [*arrays, (n_bytes, what, "n_features or the number of tokens or heads")]
+        return [*arrays, Array(n_bytes, what, "n_features or the number of tokens or heads")]
     kind = settings.get("smaller_networks", "nested")
     n_sizes, n_networks = len(m_all), len(m_all) * n_seeds
     if kind == "blocks":
@@ -83,25 +93,36 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
     drawn = total if whole else min(total, 2 * CHUNK)
     width = tokens if memory == "attention" else d_head  # of the values
     arrays += [
-        (
+        Array(
             2 * 8 * drawn * d_head,
             f"the hidden weights of one head ({drawn} n_features x {d_head} d_head, 2 copies)",
             "n_features",
+            of_head=True,
         ),
-        (
+        Array(
             2 * 8 * n_networks * inputs * tokens * width,
             f"the outputs of one head ({n_networks} networks x {inputs} inputs x {tokens} tokens x "
             f"{width}, 2 copies)",
             "n_seeds or the number of n_features, inputs or tokens",
+            of_head=True,
         ),
-        (
+        Array(
             4 * max(BLOCK_BYTES, 64 * 8 * tokens),
             "the firing rates (a block of neurons at a time, 4 copies)",
             "the number of tokens",
+            of_head=True,
         ),
     ]
+    if pairs := [pair for pair in settings.get("leaks", []) if pair]:
+        n_hebbian, n_presynaptic = (len({*rates}) for rates in zip(*pairs))
+        cells = n_hebbian * n_presynaptic
+        what = f"what is retained ({n_hebbian} x {n_presynaptic} leaks x {queries}, 12 copies)"
+        n_bytes = 12 * 8 * cells * layers * heads * tokens
+        arrays.append(
+            Array(n_bytes, what.replace(f"{inputs} inputs x ", ""), "the number of leaks")
+        )
     if memory == "states":
         what = f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)"
         n_bytes = 6 * 8 * n_sizes * n_seeds * n_queries
-        arrays.append((n_bytes, what, "n_seeds or the number of n_features or inputs"))
+        arrays.append(Array(n_bytes, what, "n_seeds or the number of n_features or inputs"))
     return arrays

@@ -20,6 +20,7 @@ from . import study as study_module
 from .registry import pins
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+MANIFEST = "workflow/files.txt"  # all files that travel with the workflow
 FIGURE_SUFFIXES = ("svg", "pdf", "png")
 
 # Code.
@@ -64,6 +65,8 @@ def stage_code(file: str) -> str:
         for part, specs in declarations.contract(file).items()
     }
     parts = [code("stage", declared.module), contract]
+    if "feature_maps" in declared.uses:  # what the stage is told of them
+        parts.append(declarations.common()["feature_maps"])
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -221,6 +224,24 @@ def asked(study: dict, made: Path, root: Path = Path(".")) -> dict[str, dict]:
     for key in figure_files(study):
         origins[key] = {"settings": {}, "code": figure_code(Path(key).stem)}
     return origins
+
+
+def travelling(root: Path) -> list[str]:
+    """All files of the workflow that go into an archive, as paths from its root.
+
+    Those of the manifest, and what else stands in workflow/, such as a kind that is not yet in it.
+    """
+    names = {*(root / MANIFEST).read_text(encoding="utf-8").split()}
+    found = (path.relative_to(root) for path in root.glob("workflow/**/*") if path.is_file())
+    parts = ((name, name.parts) for name in found)
+    return sorted(
+        names
+        | {
+            name.as_posix()
+            for name, part in parts
+            if not any(one.startswith((".", "__pycache__")) for one in part)
+        }
+    )
 
 
 def own_files(study: dict, root: Path = Path(".")) -> tuple[list[Path], list[str]]:

@@ -20,14 +20,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-
-from .words import shown, unknown, unknown_key
 
 MODELS = Path(__file__).with_name("models")
 PINS = "config/models.txt"
@@ -47,12 +44,6 @@ PHOTOGRAPHS = {
     "rocket": ("scikit-image", "skimage/data/rocket.jpg"),
 }
 INSTALLED = "matplotlib"
-WANTED: dict[Any, str] = {
-    int: "an integer",
-    float: "a number with a point, such as 1.0e-12",
-    str: "text",
-}
-CHOICES = {"inputs": INPUTS, "architecture": ARCHITECTURES, "tokenizer": TOKENIZERS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,11 +73,14 @@ class Model:
 
 @functools.cache
 def models() -> dict[str, Model]:
-    """All models by their names; ValueError with one line for each fault of a declaration."""
-    declared = {path.stem: _read(path) for path in sorted(MODELS.glob("*.yaml"))}
-    if faults := [line for name, keys in declared.items() for line in _faults(name, keys)]:
-        raise ValueError("\n".join(sorted(faults)))
-    return {name: Model(name=name, **keys) for name, keys in declared.items()}
+    """All models by their names, which model_faults has found right."""
+    return {name: Model(name=name, **keys) for name, keys in declared().items()}
+
+
+@functools.cache
+def declared() -> dict[str, Any]:
+    """What the file of each model holds; ValueError if one cannot be read."""
+    return {path.stem: _read(path) for path in sorted(MODELS.glob("*.yaml"))}
 
 
 def digest(name: str) -> str:
@@ -107,17 +101,6 @@ def pins() -> dict[str, tuple[str, str]]:
     return found
 
 
-def pin_faults(packages: list[str]) -> Iterator[str]:
-    """Packages whose wheels are not pinned, or several times: one line each."""
-    for package in packages:
-        pinned = [pin for name, (_, pin) in pins().items() if name.rsplit("-", 1)[0] == package]
-        if [len(pin) for pin in pinned] != [64]:
-            yield (
-                f"{PINS} has no single pin of the wheel {package}; write one line "
-                f"{package}==VERSION --hash=sha256:DIGEST"
-            )
-
-
 def _read(path: Path) -> Any:
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast
     try:
@@ -126,32 +109,3 @@ def _read(path: Path) -> Any:
         raise ValueError(
             f"models/{path.name}: cannot be read ({str(error).splitlines()[0]})"
         ) from None
-
-
-def _faults(name: str, keys: Any) -> Iterator[str]:
-    """What is wrong with a declaration, one line each: its file, the key, and what to do."""
-    where = f"models/{name}.yaml"
-    if not isinstance(keys, dict):
-        yield f"{where}: got {shown(keys)}, wanted a mapping (key: value)"
-        return
-    fields = {field.name: field for field in dataclasses.fields(Model) if field.name != "name"}
-    yield from (
-        f"{where}: {shown(key)}: {unknown_key(key, [*fields])}" for key in keys if key not in fields
-    )
-    needed = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
-    inputs, reads = str(keys.get("inputs")), ARCHITECTURES.get(str(keys.get("architecture")))
-    needed |= {"vocabulary", "tokenizer"} if reads == "texts" else set()
-    if reads and inputs in INPUTS and (reads == "texts") != bool(INPUTS[inputs]):
-        yield f"{where}: inputs: got {inputs}, {keys['architecture']} reads {reads}"
-    for key in needed - {*keys}:
-        yield f"{where}: {key}: is missing"
-    for key in fields.keys() & keys.keys():
-        value, kind = keys[key], fields[key].type
-        if type(value) is not kind:
-            yield f"{where}: {key}: got {shown(value)}, wanted {WANTED[kind]}"
-        elif kind is not str and value <= 0:
-            yield f"{where}: {key}: got {shown(value)}, wanted more than 0"
-        elif key in CHOICES and value not in CHOICES[key]:
-            yield f"{where}: {key}: {unknown(value, [*CHOICES[key]])}"
-        elif key == "weights" and not value.endswith(SUFFIXES):
-            yield f"{where}: {key}: got {shown(value)}, wanted .bin, .safetensors or .onnx"

@@ -33,14 +33,13 @@ import yaml
 from rocrate.model import ContextEntity
 from rocrate.rocrate import ROCrate
 
-from tripartite import __version__, job, locks
+from tripartite import __version__, job, locks, plan
 from tripartite.contracts import UserError
 
 METADATA = "ro-crate-metadata.json"
 MAIN = "workflow/Snakefile"
 CONFIG = "config/config.yaml"
 OWN_INPUTS = "config/inputs/own"  # the user's own files of q, k and v, in an archive
-MANIFEST = "workflow/files.txt"  # all files that travel with the workflow
 FORMATS = {
     ".nc": "application/netcdf",
     ".svg": "image/svg+xml",
@@ -379,10 +378,9 @@ def _commit(root: Path) -> tuple[str, str] | None:
 
 
 def _own_files(root: Path) -> list[str]:
-    """Files of the workflow without studies and inputs, of which only the used ones are packed."""
-    names = (root / MANIFEST).read_text(encoding="utf-8").split()
+    """Files of the workflow that are packed; studies and inputs are named one by one."""
     named = ("config/studies/", "config/inputs/")
-    return [CONFIG, *(name for name in names if not name.startswith(named))]
+    return [CONFIG, *(name for name in plan.travelling(root) if not name.startswith(named))]
 
 
 def _entry(name: str, content: Path | bytes) -> zipfile.ZipInfo:
@@ -568,6 +566,8 @@ def _fault_of(path: Path, limit: int) -> str:
         first, *more = str(fault).splitlines()
         first = "".join(letter if letter.isprintable() else "?" for letter in first)
         first = re.sub(r"; delete (it|the file) and run again$", "; ask for it again", first)
+        if "schema version" in first:
+            first = first.replace("ask for it again", "ask for results of this version")
         return first + f" (and {len(more)} more faults)" * bool(more)
     except Exception as error:  # a damaged file can cause almost any error of the libraries
         return f"{path}: cannot be read ({_words(error)}); it may be damaged: ask for it again"

@@ -21,7 +21,7 @@ from . import study as study_module
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
 MIN_MB = 2000  # memory requested for any stage
 CUDA_MB = 3000  # memory of the host that CUDA and its libraries take beside it
-CUDA_MB = 3000  # what CUDA and its libraries take of the memory of the host, more
+UNKNOWN_MB = 4000  # requested where the sizes of the data are not known
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
 Wildcards = Any  # of Snakemake, with an attribute for each wildcard
@@ -127,9 +127,15 @@ def doubling(first: int) -> Callable:
     return lambda wildcards, attempt: first * 2 ** (attempt - 1)
 
 
-def memory_mb(arrays: list[memory.Array]) -> int:
-    """Memory to request for a job with these large arrays: a quarter more than all of them."""
-    return max(MIN_MB, int(BASE_MB + 1.25 * sum(size for size, _, _ in arrays) / 1e6))
+def memory_mb(arrays: list[memory.Array], threads: int = 1) -> int:
+    """Memory to request for a job with these large arrays: a quarter more than all of them.
+
+    Each of the threads, which run heads side by side, has the arrays of a head.
+    """
+    if not arrays:
+        return UNKNOWN_MB
+    n_bytes = sum(one.size * (threads if one.of_head else 1) for one in arrays)
+    return max(MIN_MB, int(BASE_MB + 1.25 * n_bytes / 1e6))
 
 
 # Studies, settings and folders of one parse.
@@ -278,12 +284,16 @@ class Parsed:
         """The option with the files of shards, if there are any."""
         return f"--shards {shlex.quote(input.data[1])}" if self.machine["shards"] > 1 else ""
 
-    def memory(self, wildcards: Wildcards, attempt: int) -> int:
+    def memory(self, file: declarations.File) -> Callable:
         """Memory (MB) of a job by the plan of its experiment's arrays, doubled at each retry."""
-        study = self.named(wildcards, "experiment")
-        arrays = study_module.memory_needed(wildcards.experiment, study)
-        cuda = CUDA_MB if self.machine["device"] == "cuda" else 0
-        return (memory_mb(arrays) + cuda) * 2 ** (attempt - 1)
+        cuda = CUDA_MB if self.machine["device"] == "cuda" and "device" in file.uses else 0
+
+        def megabytes(wildcards: Wildcards, attempt: int, threads: int) -> int:
+            study = self.named(wildcards, "experiment")
+            arrays = study_module.memory_needed(wildcards.experiment, study)
+            return (memory_mb(arrays, threads) + cuda) * 2 ** (attempt - 1)
+
+        return megabytes
 
     def packed(self, wildcards: Wildcards, input: object) -> list[str]:
         """What is packed of config/: shipped files, inputs that the study reads, last the study."""
@@ -297,7 +307,10 @@ class Parsed:
     def packed_content(self, wildcards: Wildcards) -> list:
         """What tells one archive from another beside the results: all else that is packed."""
         there, absent = plan.own_files(self.chosen)
-        files = [*map(Path, self.packed(wildcards, None)), *self.own_files.values(), *there]
+        root = study_module.WORKFLOW_ROOT
+        beside = [root / name for name in plan.travelling(root) if name not in self.own_files]
+        own = [*self.own_files.values(), *beside]
+        files = [*map(Path, self.packed(wildcards, None)), *own, *there]
         return [plan.digest(file) for file in files] + absent + [self.machine["memory_gb"]]
 
     def options(self) -> str:

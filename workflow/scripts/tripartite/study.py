@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from . import declarations, foreign, memory, registry
+from . import declarations, foreign, memory, model_faults, registry
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
@@ -146,6 +146,7 @@ def cuda_devices() -> int:
 def load_schema(name: str) -> dict:
     """The schema `config` or `study`; that of studies is put together from the declared kinds."""
     if name == "study":
+        model_faults.require()
         return declarations.study_schema(tuple(registry.models()))
     return yaml.safe_load((SCHEMAS / f"{name}.schema.yaml").read_text(encoding="utf-8"))
 
@@ -282,7 +283,7 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                 own += _kind_faults(section, keys, settings, wrote, names, shape)
                 reported = {keys for keys, _ in own}
                 own += [x for x in _name_faults(keys, settings, names) if x[0] not in reported]
-                if (*keys, "n_features") not in reported:
+                if not any("blocks" in text for _, text in own):  # no second fault of one kind
                     limit = machine.get("memory_gb")
                     own += _memory_faults(keys, section, settings, shape, limit)
                 faults += own
@@ -331,7 +332,7 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         for wanted in data.get("inputs", []):
             if wanted and wanted not in names:
                 yield (*where, "inputs"), f"for {model}, {unknown(wanted, names)}"
-        for fault in registry.pin_faults(packages(model, data.get("inputs", []))):
+        for fault in model_faults.pin_faults(packages(model, data.get("inputs", []))):
             yield (*where, "model"), f"{model}: {fault}"
     if "file" in data:
         for fault in file_faults(data["file"]):
@@ -392,7 +393,7 @@ def _memory_faults(
     if not ({*foreign.SIZES} <= {*shape} and _is_number(None, memory_gb)):
         return
     if memory.can_plan(section, settings):
-        needed, what, advice = max(memory.plan(shape, settings, section))
+        needed, what, advice, _ = max(memory.plan(shape, settings, section))
         if needed > memory_gb * 10**9:
             text = f"needs {in_bytes(needed)} for {what}, memory_gb allows {memory_gb}"
             yield where, f"{text}: lower {advice}, or raise memory_gb in config/config.yaml"
@@ -460,8 +461,10 @@ def _without(value: object, broken: set[tuple], keys: tuple = ()) -> object:
 
 
 def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> list[memory.Array]:
-    """The large arrays of an experiment of a valid study, largest first."""
+    """The large arrays of a valid experiment, largest first; [] if its sizes are not known."""
     shape = _shape(experiment, study["experiments"], root)
+    if not {*foreign.SIZES} <= {*shape}:
+        return []
     (section,) = sections(study["experiments"][experiment])
     return sorted(memory.plan(shape, study["experiments"][experiment][section], section))[::-1]
 

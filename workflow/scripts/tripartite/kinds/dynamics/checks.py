@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from fractions import Fraction
 
-from ...checks import too_many
+from ...checks import MAX_GROWTH, too_many
 from ...words import Fault
 
 # Longest stable step over the time constant of Runge-Kutta's method of order 4, on the real axis,
@@ -26,6 +26,15 @@ def faults(
     if sample and 0 < tokens * sum(Fraction(str(x)) for x in on) < Fraction(str(sample)):
         text = f"{sample} s is longer than the {total:g} s of {tokens} tokens; lower it"
         yield (*where, "sample_seconds"), text
+    lost, kept = (settings.get(key) for key in ("leak_presynaptic", "leak_hebbian"))
+    growth = 0 if lost is None or kept is None else (lost - kept) * total
+    if growth > MAX_GROWTH:
+        text = (
+            f"{lost} lets the output grow up to exp({growth:.0f}) times in the {total:g} s of "
+            f"{tokens} tokens, wanted exp({MAX_GROWTH}) at most; bring it closer to leak_hebbian "
+            f"({kept})"
+        )
+        yield (*where, "leak_presynaptic"), text
     constants, step = time_constants(settings), settings.get("step_seconds")
     if not constants:
         return

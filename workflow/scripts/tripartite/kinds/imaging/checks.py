@@ -4,9 +4,7 @@ from collections.abc import Iterator
 
 from ...checks import too_many
 from ...words import Fault
-
-MIN_FRAMES, MAX_FRAMES = 20, 20_000  # of an input, whose tokens are known when it is imaged
-MAX_PLANNED = 2_000_000  # frames of as many tokens as an input of these data can have
+from .limits import MAX_PLANNED, MIN_FRAMES
 
 
 def faults(

@@ -9,7 +9,6 @@ import xarray as xr
 from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
-from tripartite.kinds.imaging.checks import MAX_FRAMES, MIN_FRAMES
 from tripartite.kinds.imaging.fluorescence import (
     HYPOTHESES,
     Recording,
@@ -18,6 +17,7 @@ from tripartite.kinds.imaging.fluorescence import (
     record,
     traces,
 )
+from tripartite.kinds.imaging.limits import MAX_FRAMES, MIN_FRAMES
 from tripartite.kinds.imaging.trials import of_sizes
 
 

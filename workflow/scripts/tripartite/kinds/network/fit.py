@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import xarray as xr
 
-from tripartite import declarations, phases
+from tripartite import phases
 from tripartite.attention import log_key_weight
 from tripartite.heads import Head, Heads
 from tripartite.kinds.network import closed_forms, measured
@@ -28,15 +28,16 @@ def fit(
     order: str,
     leak_hebbian: float,
     leak_presynaptic: float,
+    feature_maps: dict,
 ) -> xr.Dataset:
     """Return the neurons each head needs (closed form), and errors and correlations with intervals.
 
     All are over the inputs on which networks were run. Statistics are pooled over queries, inputs
     and seeds, with 95 % intervals over seeds; heads that were not simulated are NaN in them. The
     closed form of the normaliser is for every head, that of the output for the simulated ones; they
-    are NaN for feature maps that have none.
+    are NaN for feature maps that have none, by what is declared of feature_maps.
     """
-    known = declarations.common()["feature_maps"][feature_map].get("closed_forms", [])
+    known = feature_maps[feature_map].get("closed_forms", [])
     has_output = "output" in known and leak_hebbian == leak_presynaptic
     computed = states["computed"]
     read = computed.any(("n_features", "seed", "layer", "head")).values  # [input]
