@@ -11,7 +11,7 @@ import xarray as xr
 import yaml
 
 from conftest import ROOT, project, snakemake
-from tripartite import job, sharing
+from tripartite import job, plan, sharing
 
 NOTHING = "Nothing to be done"
 MINI = {
@@ -112,7 +112,7 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
         packed = {
             name for name in archive.namelist() if not name.startswith(("results/", "config/"))
         }
-    manifest = (ROOT / sharing.MANIFEST).read_text().split()
+    manifest = (ROOT / plan.MANIFEST).read_text().split()
     own = {name for name in manifest if not name.startswith("config/")}
     assert packed - {sharing.METADATA} == own
 

@@ -719,10 +719,7 @@ def test_names_of_inputs_are_strings_and_differ(root):
     with netCDF4.Dataset(root / "my.nc", "a") as dataset:
         dataset.createDimension("letter", 3)
         dataset.createVariable("input", "S1", ("input", "letter"))
-    assert (
-        "input: the names of the inputs must be one string each"
-        in faults(root, {"file": "my.nc"})[0]
-    )
+    assert "input: name 0 is empty; give it a name" in faults(root, {"file": "my.nc"})[0]
 
 
 def test_a_missing_file_is_named(root):
