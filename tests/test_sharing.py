@@ -171,7 +171,8 @@ def test_the_commit_of_a_clone_is_named(tmp_path):
     git = ["git", "-c", "user.name=lab", "-c", "user.email=lab@example.org"]
     for words in (
         ["init"],
-        ["commit", "--allow-empty", "-m", "x", "--date", "2020-01-01T12:00:00"],
+        ["add", "workflow"],
+        ["commit", "-m", "x", "--date", "2020-01-01T12:00:00"],
     ):
         subprocess.run(
             [*git, *words],
