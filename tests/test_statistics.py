@@ -5,8 +5,10 @@ import pytest
 from scipy.stats import binom
 
 from tripartite.statistics import (
+    best_place,
     cluster_bootstrap,
     of_median,
+    over_clusters,
     over_seeds,
     pooled_correlation,
     wilson,
@@ -147,3 +149,42 @@ def test_the_interval_of_a_share_covers():
         np.testing.assert_allclose(
             abs(0.8 - end), 1.959964 * np.sqrt(end * (1 - end) / 400), rtol=1e-6
         )
+
+
+def test_clusters_of_one_axis_are_students():
+    """Of the mean of inputs, the textbook interval, up to the noise of the draws."""
+    from scipy import stats
+
+    rng = np.random.default_rng(6)
+    for n in (2, 3, 5, 8):
+        values = rng.standard_normal((n, 4))
+        estimate, low, high = over_clusters(np.mean, values, [None], rng, n_draws=20000)
+        of_inputs = values.mean(1)
+        wanted = stats.t.interval(0.95, n - 1, loc=of_inputs.mean(), scale=stats.sem(of_inputs))
+        np.testing.assert_allclose([low, high] - estimate, wanted - of_inputs.mean(), rtol=0.03)
+
+
+def test_places_of_one_label_are_one_cluster():
+    """Twelve layers that share the weights of eight heads are eight heads, not 96."""
+    rng = np.random.default_rng(7)
+    heads = rng.standard_normal(8)
+    values = np.tile(heads, 12)
+    shared = over_clusters(np.mean, values, [np.tile(np.arange(8), 12)], rng, n_draws=20000)
+    alone = over_clusters(np.mean, heads, [None], rng, n_draws=20000)
+    np.testing.assert_allclose(shared, alone, rtol=0.05)
+
+
+def test_one_cluster_says_nothing_about_others():
+    rng = np.random.default_rng(8)
+    values = rng.standard_normal((1, 5))
+    estimate, low, high = over_clusters(np.mean, values, [None, None], rng)
+    assert estimate == values.mean() and np.isnan([low, high]).all()
+    assert best_place(np.exp(values), [None], rng) == (int(values.argmin()), 0, 4)
+
+
+def test_the_best_place_is_bracketed():
+    """Places whose errors hardly differ may all be the best; a place far worse may not."""
+    rng = np.random.default_rng(9)
+    errors = np.exp(0.1 * rng.standard_normal((8, 1)) + np.log([3.0, 1.01, 1.0, 2.0]))
+    errors *= np.exp(0.05 * rng.standard_normal((8, 4)))
+    assert best_place(errors, [None], rng)[1:] == (1, 2)

@@ -118,6 +118,11 @@ class Heads:
         layer, head = np.array(self.chosen).T
         return layer, head
 
+    @property
+    def distinct(self) -> np.ndarray:
+        """Number of the set of weights of each chosen head: heads of one number are one cluster."""
+        return self.qkv["distinct_head"].values[self.places]
+
     def stream(self, *names: str | int) -> np.random.Generator:
         """The random numbers of these names that belong to the data."""
         return stream(self.seed, self.data_of, *names)

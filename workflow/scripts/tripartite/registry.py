@@ -66,6 +66,11 @@ class Model:
     tokenizer: str = ""
 
     @property
+    def shared_layers(self) -> bool:
+        """Whether its layers share one set of weights (Lan et al., ICLR 2020)."""
+        return self.architecture == "albert"
+
+    @property
     def file(self) -> str:
         """Its declaration, as messages call it."""
         return f"models/{self.name}.yaml"

@@ -1,13 +1,14 @@
 """Estimates with intervals over independent seeds, or over inputs, heads and seeds.
 
-Values of one seed share its hidden neurons and are dependent; seeds are independent. The interval
-is the delete-one-seed jackknife with Student's t, on a scale where the estimate is nearly normal
-(Efron & Tibshirani, An Introduction to the Bootstrap, 1993, chapter 11). With more than GROUPS
-seeds, groups of equal size are deleted. It needs no random numbers. If inputs and heads are samples
-as well, the interval is a cluster bootstrap.
+Values of one seed share its hidden neurons and are dependent; seeds are independent. Queries of one
+input are dependent as well; inputs are independent. So intervals are over clusters: seeds, inputs,
+heads. All have Student's t on a scale where the estimate is nearly normal. Over seeds alone the
+standard error is the delete-one-seed jackknife (Efron & Tibshirani, An Introduction to the
+Bootstrap, 1993, chapter 11), in groups if there are more than GROUPS seeds; it needs no random
+numbers. docs/intervals.md has the coverage of each kind of interval, as simulated by the tests.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from scipy.special import bdtr, ndtr, ndtri, stdtrit
@@ -120,6 +121,77 @@ def of_median(values: np.ndarray) -> Interval:
     if rank == 0:
         return median, np.full_like(median, np.nan), np.full_like(median, np.nan)
     return median, ordered[..., rank - 1], ordered[..., n - rank]
+
+
+def over_clusters(
+    statistic: Function,
+    values: np.ndarray,
+    clusters: Sequence[np.ndarray | None],
+    rng: np.random.Generator,
+    scale: str = "linear",
+    n_draws: int = 1000,
+) -> Interval:
+    """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
+
+    The first len(clusters) axes of values, such as [input, head, seed, ...], are crossed: every
+    head reads every input. clusters has for each of them the label of every place, where places
+    of one label are one cluster (heads that share their weights), or None if each place is one.
+    The clusters of each axis are resampled by themselves; the variances that this gives, each
+    times n / (n - 1), add up to that of the estimate. They count what is common to two axes twice,
+    so that the interval is rather too wide (Owen, Annals of Applied Statistics 2007). The interval
+    is Student's t with the freedom of Satterthwaite (Biometrics Bulletin 1946), so that an axis of
+    few clusters widens it as much as it contributes. `statistic` maps an array like values to an
+    array or a number, `scale` is as in over_seeds. Both ends are NaN if an axis has one cluster,
+    which says nothing about others.
+    """
+    forward, back = SCALES[scale]
+    estimate = np.asarray(statistic(values), dtype=float)
+    labels = [
+        np.arange(n) if of_axis is None else np.unique(of_axis, return_inverse=True)[1]
+        for n, of_axis in zip(values.shape, clusters)
+    ]
+    counts = [int(of_axis.max()) + 1 for of_axis in labels]
+    if min(counts) < 2:
+        return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
+    variances = []
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):  # an end may be inf
+        for axis, (of_axis, n) in enumerate(zip(labels, counts)):
+            places = [np.flatnonzero(of_axis == label) for label in range(n)]
+            drawn = (
+                np.concatenate([places[i] for i in chosen])
+                for chosen in rng.integers(n, size=(n_draws, n))
+            )
+            draws = np.stack([forward(statistic(np.take(values, x, axis))) for x in drawn])
+            variances.append(draws.var(0) * n / (n - 1))
+        total = np.sum(variances, 0)
+        squares = [np.square(x) / (n - 1) for x, n in zip(variances, counts)]
+        freedom = np.square(total) / np.sum(squares, 0)
+        half = stdtrit(freedom, (1 + LEVEL) / 2) * np.sqrt(total)
+        centre = forward(estimate)
+        low, high = back(centre - half), back(centre + half)
+    return estimate, np.where(total == 0, estimate, low), np.where(total == 0, estimate, high)
+
+
+def best_place(
+    errors: np.ndarray, clusters: Sequence[np.ndarray | None], rng: np.random.Generator
+) -> tuple[int, int, int]:
+    """Place of the least mean error, and the first and last one that may be the best.
+
+    errors [clusters..., place] are positive. A place may be the best if the 95 % interval of the
+    ln of its error over that of the least one holds 0: the ends bracket the best place, and do not
+    depend on how errors between tried places are interpolated. With one cluster on an axis every
+    place may be.
+    """
+    axes = tuple(range(len(clusters)))
+    best = int(errors.mean(axes).argmin())
+
+    def log_ratio(x: np.ndarray) -> np.ndarray:
+        means = x.mean(axes)
+        return np.log(means / means[best])
+
+    _, low, high = over_clusters(log_ratio, errors, clusters, rng)
+    possible = np.flatnonzero(~((low > 0) | (high < 0)))  # true where the ends are NaN
+    return best, int(possible[0]), int(possible[-1])
 
 
 def wilson(share: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from tripartite.foreign import is_drawable
 from tripartite.kinds.data.own_values import absent_values, inverted_mask
 from tripartite.kinds.data.random_heads import random_heads
 from tripartite.pretrained import extraction
-from tripartite.registry import PINS
+from tripartite.registry import PINS, models
 from tripartite.streams import stream
 
 DIMS = ("input", "layer", "head", "token", "d_head")
@@ -126,7 +126,10 @@ def from_model(
         *tensors, text[i, : n_tokens[i]] = extracted[name]
         for array, tensor in zip(arrays.values(), tensors, strict=True):
             array[i, :, :, : n_tokens[i]] = tensor.numpy()
-    return _dataset(arrays, title, inputs, mask, text)
+    found = _dataset(arrays, title, inputs, mask, text)
+    if models()[model].shared_layers:
+        found["distinct_head"][:] = np.arange(n_heads)
+    return found
 
 
 def _dataset(
@@ -148,8 +151,14 @@ def _dataset(
             name: (DIMS, np.where(token, x, np.nan).astype(np.float32))
             for name, x in arrays.items()
         }
+    distinct = np.arange(n_layers * n_heads).reshape(n_layers, n_heads)
     return xr.Dataset(
-        {**variables, "mask": (("input", "token"), mask), "text": (("input", "token"), text)},
+        {
+            **variables,
+            "distinct_head": (("layer", "head"), distinct),
+            "mask": (("input", "token"), mask),
+            "text": (("input", "token"), text),
+        },
         coords={"input": inputs, "layer": np.arange(n_layers), "head": np.arange(n_heads)},
         attrs={"data": title},
     )
