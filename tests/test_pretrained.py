@@ -54,7 +54,7 @@ def contents(model, wheels):
 def test_every_input_is_read(archives, wheels, model):
     declared, inputs = registry.models()[model], contents(model, wheels)
     heads = extract(model, archives[model], inputs)
-    assert len(inputs) >= 4 and heads.keys() == inputs.keys()
+    assert len(inputs) >= 8 and heads.keys() == inputs.keys()
     for name, (*tensors, text) in heads.items():
         assert re.fullmatch(study.NAME, name) and len(text) == tensors[0].shape[2]
         n_tokens = tensors[0].shape[2]
