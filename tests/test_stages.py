@@ -616,3 +616,26 @@ def test_a_balance_of_nothing_names_the_head(named):
         UserError, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
     ):
         run_simulate(empty, attend(empty), n_features=[5], n_seeds=2, **BALANCED)
+
+
+@pytest.mark.parametrize("order", ["bidirectional", "causal"])
+def test_errors_beside_equal_attention(order):
+    """Each query's mean over the values it may read, written out; heads that beat it are counted."""
+    data = random_heads([0.5, 12.0], 3, n_tokens=10, d_head=4)
+    exact = attend(data, order=order)
+    run = run_simulate(data, exact, n_features=[20, 400], n_seeds=3, order=order)
+    found = run_fit(data, exact, run, order=order)
+    errors = np.zeros((3, 2))
+    for i, head in np.ndindex(errors.shape):
+        v = data["v"].values[i, 0, head]
+        outputs = [v[: t + 1 if order == "causal" else 10].mean(0) for t in range(10)]
+        wanted = exact["output"].values[i, 0, head]
+        errors[i, head] = np.linalg.norm(outputs - wanted) / np.linalg.norm(wanted)
+    np.testing.assert_allclose(found["output_error_uniform"][0], errors.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found["output_error_uniform_all"], errors.mean(0).mean(), rtol=1e-5)
+    of_heads = run["output_error"].mean(("seed", "input"))  # [n_features, layer, head]
+    better = (of_heads < errors.mean(0)).sum(("layer", "head"))
+    np.testing.assert_array_equal(found["heads_better_than_uniform"], better)
+    middle = of_heads.median(("layer", "head"))
+    np.testing.assert_allclose(found["output_error_all"], middle, rtol=1e-12)
+    assert (found["output_error_all_low"] < middle).all()
