@@ -139,7 +139,7 @@ def test_trace_draws_the_medians(fits):
 
 
 def test_the_protocol_says_what_the_fit_holds(fits):
-    """A row per experiment; error, r, their intervals and the phase of its smallest and largest m."""
+    """A row per experiment: error, r and phase of its smallest and largest networks."""
     figure = FIGURES["protocol"]({"one": fits["one"], "all": fits["all"]})
     assert len(figure.axes) == 4
     for name, head, left in (("one", 2, figure.axes[0]), ("all", 0, figure.axes[2])):
