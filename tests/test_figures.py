@@ -16,6 +16,7 @@ from tripartite.kinds.network import (
     features_needed,
     phase_diagram,
     predicted_error,
+    protocol,
     trace,
 )
 from tripartite.kinds.symmetries import symmetries
@@ -23,6 +24,7 @@ from tripartite.kinds.symmetries.calibrate import calibrate
 
 FIGURES = {
     "trace": trace.trace,
+    "protocol": protocol.protocol,
     "features_needed": features_needed.features_needed,
     "error_vs_features": error_vs_features.error_vs_features,
     "phase_diagram": phase_diagram.phase_diagram,
@@ -134,6 +136,28 @@ def test_trace_draws_the_medians(fits):
     largest = next(y for label, y in drawn.items() if "$10^{3}$" in label)
     np.testing.assert_array_equal(largest, fit["log_calcium"].sel(n_features=1000))
     assert any("3rd easiest of 3" in text for text in texts(figure))
+
+
+def test_the_protocol_says_what_the_fit_holds(fits):
+    """A row per experiment: error, r and phase of its smallest and largest networks."""
+    figure = FIGURES["protocol"]({"one": fits["one"], "all": fits["all"]})
+    assert len(figure.axes) == 4
+    for name, head, left in (("one", 2, figure.axes[0]), ("all", 0, figure.axes[2])):
+        fit = fits[name].isel(input=0).sel(layer=0, head=head)
+        drawn = {line.get_label(): line.get_ydata() for line in left.lines}
+        np.testing.assert_array_equal(drawn["softmax normaliser"], fit["log_normalizer"])
+        lines = left.get_title(loc="left").split("\n")
+        assert lines[0] == rf"layer 0, head {head}, $\sigma^2 = {float(fit['sigma_squared']):.1f}$"
+        for m, said in zip((100, 1000), lines[1:], strict=True):
+            of_size = fit.sel(n_features=m)
+            phase = str(of_size["phase_of"].values).replace("gaussian", "Gaussian")
+            assert said.startswith(f"$10^{{{np.log10(m):.0f}}}$ neurons ({phase}): median error ")
+            for variable, words in (
+                ("normalizer_error", palette.percent),
+                ("correlation", palette.decimal),
+            ):
+                ends = (words(float(of_size[f"{variable}_{end}"])) for end in ("low", "high"))
+                assert words(float(of_size[variable])) in said and f"[{', '.join(ends)}]" in said
 
 
 def test_errors_are_drawn_with_their_intervals(fits):
@@ -291,6 +315,7 @@ def test_ordinals():
 
 def test_numbers_in_words():
     assert palette.power(5) == "$10^{5}$" and palette.power(4.07) == "$10^{4.1}$"
+    assert palette.decimal(-0.004) == "0.00" and palette.decimal(-0.006) == "-0.01"
     assert palette.percent(0.013) == "1.3 %" and palette.percent(0.999) == "100 %"
 
 

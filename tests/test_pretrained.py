@@ -5,12 +5,14 @@ import re
 import zipfile
 from collections import Counter
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import pytest
 import torch
+import xarray as xr
 import yaml
 from PIL import Image
 
@@ -20,6 +22,7 @@ from tripartite.contracts import UserError
 from tripartite.kinds.data.generate import generate
 from tripartite.pretrained import extraction, tokenizers, transformers
 from tripartite.pretrained.extraction import extract
+from tripartite.streams import stream
 
 WHEELS = {
     "albert": "rxnmapper-0.4.3.whl",
@@ -71,6 +74,60 @@ def test_every_input_is_read(archives, wheels, model):
     )
     alone = extract(model, archives[model], {second: inputs[second]})[second]
     assert all(torch.equal(x, y) for x, y in zip(alone[:3], heads[second]))
+
+
+@pytest.mark.parametrize("model", ["albert", "vit"])
+def test_fresh_weights_change_queries_and_keys_alone(archives, wheels, model):
+    """One set of weights reads all inputs; values are the pretrained ones."""
+    everything = contents(model, wheels)
+    inputs = {name: everything[name] for name in sorted(everything)[:2]}
+    fresh = partial(stream, 0, "a")
+    trained = extract(model, archives[model], inputs)
+    found = extract(model, archives[model], inputs, fresh)
+    last = list(inputs)[-1]
+    alone = extract(model, archives[model], {last: inputs[last]}, fresh)[last]
+    assert all(torch.equal(x, y) for x, y in zip(alone[:3], found[last][:3], strict=True))
+    for name in inputs:
+        (q, k, v, text), (q_trained, k_trained, v_trained, text_trained) = (
+            found[name],
+            trained[name],
+        )
+        assert torch.equal(v, v_trained) and text == text_trained
+        for x, pretrained in ((q, q_trained), (k, k_trained)):
+            assert x.shape == pretrained.shape and x.dtype == torch.float32
+            assert not torch.isclose(x, pretrained).all(-1).any()
+        if model == "vit":  # |q + k|^2 is that of the law for every photograph: 2 * 8 / 3
+            squares = torch.cdist(q.double(), -k.double()).square().mean((-1, -2))
+            assert squares.mean() == pytest.approx(16 / 3, rel=0.1)
+            trained_squares = torch.cdist(q_trained, -k_trained).square().mean((-1, -2))
+            assert trained_squares.median() > 3 * squares.max()
+
+
+def test_fresh_weights_are_of_the_study_and_of_the_experiment(wheels, tmp_path):
+    """Another seed or experiment draws others; what is read with pretrained ones knows no seed."""
+    (tmp_path / "config/studies").mkdir(parents=True)
+    data = {"model": "albert", "inputs": ["wittig"], "query_key_weights": "fresh"}
+    trained = data | {"query_key_weights": "pretrained"}
+    files = [wheels / WHEELS["albert"], ROOT / "config/inputs/reactions/wittig.smi"]
+
+    def made(data, seed=1, name="a"):
+        mine = {"seed": seed, "experiments": {name: {"data": data}}}
+        settings = plan.generate_settings(mine, name, tmp_path, ROOT)
+        return settings, generate(files, **settings)
+
+    settings, found = made(data)
+    assert (settings["seed"], settings["experiment"]) == (1, "a")
+    assert found.attrs["data"] == "ALBERT (RXNMapper), fresh query and key weights"
+    xr.testing.assert_identical(made(data)[1], found)
+    for other in (made(data, seed=2)[1], made(data, name="b")[1]):
+        assert (other["q"] != found["q"]).all() and (other["v"] == found["v"]).all()
+    plain_settings, plain = made(trained)
+    assert not {"seed", "experiment"} & {*plain_settings}
+    del trained["query_key_weights"]
+    xr.testing.assert_identical(made(trained, seed=2)[1], plain)
+    assert plain.attrs["data"] == "ALBERT (RXNMapper)"
+    # twelve layers read other states with one set of weights
+    assert found["distinct_head"].values.tolist() == 12 * [[*range(8)]]
 
 
 def test_tokens_have_names(archives):

@@ -1,13 +1,19 @@
 """Forward passes against torch's own encoder layers, the masked-token head and meaning."""
 
 import io
+import math
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.stats import kstest
 from torch.nn.functional import linear, normalize, scaled_dot_product_attention
 
 from conftest import ROOT
@@ -19,11 +25,13 @@ from tripartite.pretrained.transformers import (
     albert_token_logits,
     bert,
     check_sizes,
+    fresh_queries_keys,
     photograph,
     vit,
     vit_weights,
 )
 from tripartite.registry import PHOTOGRAPHS, models
+from tripartite.streams import stream
 
 # Where torch's encoder layer finds its weights: attention, output, feed-forward up and down, norms.
 ALBERT = (
@@ -335,3 +343,84 @@ def test_photograph():
             white = black + 1 / torch.tensor([0.229, 0.224, 0.225])
             torch.testing.assert_close(pixels[:, 100, 0], white, rtol=1e-6, atol=1e-6)
             assert ((pixels[0, 100] - pixels[0, 100].mean()) > 0).sum() in (111, 112, 113)
+
+
+# Untrained queries and keys.
+
+
+def states(model, d_model, seed=0, n_tokens=3):
+    """Random states [layer + 1, token, d_model] of a model."""
+    drawn = np.random.default_rng(seed).standard_normal((model.layers + 1, n_tokens, d_model))
+    return torch.from_numpy(drawn)
+
+
+@pytest.mark.parametrize("name", ["albert", "minilm", "vit"])
+def test_fresh_queries_and_keys_are_the_loop_over_layers_heads_and_tokens(name):
+    model = replace(DECLARED[name], layers=2, heads=2, d_head=3)
+    rng = partial(stream, 1, "a")
+    hidden = states(model, 5)
+    found = dict(zip(("query", "key"), fresh_queries_keys(model, hidden, rng), strict=True))
+    for part, values in found.items():
+        assert values.shape == (2, 2, 3, 3) and values.dtype == torch.float64
+        for layer, head, token in np.ndindex(2, 2, 3):
+            x = hidden[layer, token].numpy()
+            if name == "vit":  # the only one with a norm between its states and its projections
+                x = (x - x.mean()) / math.sqrt(x.var() + model.eps)
+            numbers = rng(part, 0 if name == "albert" else layer).uniform(-1, 1, (6, 6)) / 5**0.5
+            for i in range(3):
+                row = numbers[head * 3 + i]
+                wanted = (sum(row[:5] * x) + row[5]) / 3**0.25
+                assert float(values[layer, head, token, i]) == pytest.approx(wanted, abs=1e-12)
+
+
+def test_fresh_weights_are_distributed_as_those_of_torch():
+    """Read off from the states 0 and the unit vectors; beside a layer that torch itself makes."""
+    d_model = 64
+    model = replace(DECLARED["minilm"], layers=1, heads=4, d_head=16)
+    hidden = torch.cat([torch.zeros(1, d_model), torch.eye(d_model)]).double()[None]
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(d_model, 64)
+    drawn = [("torch", layer.weight.detach().flatten(), layer.bias.detach())]
+    parts = fresh_queries_keys(model, hidden, partial(stream, 0))
+    for name, x in zip(("query", "key"), parts, strict=True):
+        y = x[0].movedim(0, 1).flatten(1) * 16**0.25  # [token, head * d_head]
+        drawn.append((name, (y[1:] - y[0]).flatten(), y[0]))
+    for name, *weight_and_bias in drawn:
+        for x in weight_and_bias:
+            scaled = x.double().numpy() * d_model**0.5
+            assert np.abs(scaled).max() <= 1 + 1e-6, name
+            assert kstest(scaled, "uniform", (-1, 2)).pvalue > 1e-3, name
+    (_, query, _), (_, key, _) = drawn[1:]
+    assert abs(np.corrcoef(query, key)[0, 1]) < 4 / len(query) ** 0.5
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    scale=st.floats(0.1, 1e4),
+    shift=st.floats(-100, 100),
+)
+def test_fresh_norms_follow_their_law_whatever_was_read(seed, scale, shift):
+    """The law of the docstring, for all 72 heads; scale and mean of the states leave no trace."""
+    model = replace(DECLARED["vit"], eps=0.0)
+    hidden = states(model, 384, seed, 1)
+    q, k = fresh_queries_keys(model, hidden, partial(stream, seed))
+    other = fresh_queries_keys(model, scale * hidden + shift, partial(stream, seed))
+    torch.testing.assert_close(other, (q, k), rtol=1e-7, atol=1e-7)
+    law = (1 + 1 / 384) * 64**0.5 / 3
+    assert law == pytest.approx(2.6736, abs=1e-4)
+    for x in (q, k):
+        norms = x.square().sum(-1).flatten()  # of 72 independent heads
+        assert abs(norms.mean() - law) < 6 * norms.std() / len(norms) ** 0.5
+        entries = x.flatten() * 64**0.25
+        variance = (1 + 1 / 384) / 3  # entries are nearly normal, of this variance
+        assert entries.var() == pytest.approx(variance, rel=6 * (2 / len(entries)) ** 0.5)
+        assert abs(entries.mean()) < 6 * (variance / len(entries)) ** 0.5
+
+
+def test_layers_have_fresh_weights_of_their_own_unless_they_share_theirs():
+    for name, shared in (("albert", True), ("minilm", False), ("vit", False)):
+        model = replace(DECLARED[name], layers=2, heads=2, d_head=3)
+        hidden = states(model, 5)
+        q, k = fresh_queries_keys(model, hidden[:1].expand(3, -1, -1), partial(stream, 0))
+        assert torch.equal(q[0], q[1]) == torch.equal(k[0], k[1]) == shared

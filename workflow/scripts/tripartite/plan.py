@@ -194,7 +194,10 @@ def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
         if os.path.exists(file):
             return {"data": {"file": digest(file)}}
         return {"data": {"file": study_module.recorded_digest(made / name / "qkv.nc", file)}}
-    return {"data": data, **model_settings(data, root)}
+    settings = {"data": data, **model_settings(data, root)}
+    if data.get("query_key_weights") == "fresh":
+        settings |= {"seed": study["seed"], "experiment": name}
+    return settings
 
 
 def model_settings(data: dict, root: Path) -> dict:

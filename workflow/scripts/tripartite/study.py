@@ -32,6 +32,7 @@ WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
 OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
 DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
+OF_MODELS = ("inputs", "query_key_weights")  # settings of data that go with model only
 
 
 # The whole check, as the Snakefile calls it.
@@ -320,11 +321,12 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     data, wrote = experiments[name]["data"], written[name]["data"]
     where = ("experiments", name, "data")
     given = [key for key in DATA_KINDS if key in wrote]
-    if len(given) > 1 or not set(wrote) - {"inputs"}:
+    if len(given) > 1 or not set(wrote) - {*OF_MODELS}:
         got = " and ".join(given) or "none"
         yield where, f"got {got}, wanted exactly one of {', '.join(DATA_KINDS)}"
-    if "inputs" in wrote and given and "model" not in wrote:
-        yield (*where, "inputs"), f"goes with model only, not with {given[0]}; remove it"
+    for key in OF_MODELS:
+        if key in wrote and given and "model" not in wrote:
+            yield (*where, key), f"goes with model only, not with {given[0]}; remove it"
     if "model" in data:
         model, names = data["model"], known_inputs(data["model"], root)
         if "inputs" not in wrote:
@@ -352,6 +354,9 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     if changing and _owns_data({"data": owned}) and given and "model" not in owned:
         text = f"has no model, whose layers {changing[0]} could change"
         yield where, f"{text}; give one, or same_as with one"
+    if changing and owned.get("query_key_weights") == "fresh":
+        text = f"has fresh query and key weights, but {changing[0]} runs the pretrained model"
+        yield where, f"{text}; give data without query_key_weights"
 
 
 def _changes_models(section: str) -> bool:

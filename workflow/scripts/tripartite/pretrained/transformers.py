@@ -19,6 +19,7 @@ import re
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -71,6 +72,7 @@ LAYERS = {
     "bert": (BERT_LAYER, BERT_PARTS),
     "vit": (VIT_LAYER, VIT_PARTS),
 }
+PRE_NORM = ("vit",)  # architectures whose attention reads its input through a layer norm
 
 RESIZED, CROPPED = 256, 224  # pixels
 IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, green, blue of ImageNet
@@ -158,6 +160,35 @@ def vit(
     q, k, v, hidden = _stack(model, layers, x, _pre_norm, attention)
     output = _norm(weights, "layernorm", hidden[-1], model.eps)
     return q, k, v, torch.cat([hidden, output[None]])
+
+
+def fresh_queries_keys(
+    model: Model, hidden: Tensor, rng: Callable[[str, int], np.random.Generator]
+) -> tuple[Tensor, Tensor]:
+    """Return q and k [layer, head, token, d_head] of untrained projections of a model's own states.
+
+    hidden [layer + 1 or more, token, d_model] is what enters each layer. rng gives the random
+    numbers of "query" or "key" in a layer; layers that share their weights share these as well.
+    Weights and biases are uniform within +-d_model^-1/2, as torch.nn.Linear draws them; a layer
+    norm before attention has weight 1 and bias 0. Behind such a norm every entry has mean 0 and
+    variance (1 + 1 / d_model) / 3 over draws, whatever was read, so that after the scaling by
+    d_head^-1/4 the mean of |q|^2 is (1 + 1 / d_model) d_head^1/2 / 3, and so is that of |k|^2.
+    """
+    d_model = hidden.shape[-1]
+    bound, width = d_model**-0.5, model.heads * model.d_head
+    projected: dict[str, list[Tensor]] = {"query": [], "key": []}
+    for i, x in enumerate(hidden[: model.layers]):
+        if model.architecture in PRE_NORM:
+            x = layer_norm(x, x.shape[-1:], eps=model.eps)
+        for part, of_layers in projected.items():
+            numbers = rng(part, 0 if model.shared_layers else i).uniform(
+                -bound, bound, (width, d_model + 1)
+            )
+            drawn = torch.from_numpy(numbers).to(x)
+            y = linear(x, drawn[:, :-1], drawn[:, -1])  # [token, head * d_head]
+            of_layers.append(y.unflatten(-1, (model.heads, -1)).movedim(-2, 0))
+    q, k = (torch.stack(of_layers) / model.d_head**0.25 for of_layers in projected.values())
+    return q, k
 
 
 def vit_weights(model: Model, initialisers: Weights, nodes: list[Node]) -> Weights:

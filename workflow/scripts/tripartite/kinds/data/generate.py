@@ -1,6 +1,7 @@
 """Queries, keys and values of every layer and head, from whatever an experiment names."""
 
 import json
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -32,8 +33,8 @@ def generate(
 
     raw are the files: wheels and texts of a model, or the user's file. data is the experiment's
     section of the study. For a model, title is its name in figures, wheel the package with its
-    weights, and sha256 maps the names of its sources to their hashes; for synthetic data, seed and
-    experiment name the random stream.
+    weights, and sha256 maps the names of its sources to their hashes; for synthetic data and fresh
+    weights, seed and experiment name the random stream.
     """
     if "synthetic" in data:
         return synthetic(**data["synthetic"], seed=seed, experiment=experiment)
@@ -41,7 +42,12 @@ def generate(
         dataset = adopt(job.read_foreign(raw[0]), str(raw[0]))
         check(dataset, "qkv", str(raw[0]))
         return dataset
-    return from_model(raw, **data, title=title, wheel=wheel, sha256=sha256 or {})
+    fresh = None
+    if data.get("query_key_weights") == "fresh":
+        title = f"{title}, fresh query and key weights"
+        fresh = partial(stream, seed, experiment, "fresh")
+    model, inputs = data["model"], data["inputs"]
+    return from_model(raw, model, inputs, title, wheel, sha256 or {}, fresh)
 
 
 def synthetic(
@@ -107,14 +113,18 @@ def from_model(
     title: str,
     wheel: str,
     sha256: dict[str, str],
+    fresh: Callable[[str, int], np.random.Generator] | None,
 ) -> xr.Dataset:
-    """q, k, v of a pretrained transformer reading each input by itself; shorter ones are masked."""
+    """q, k, v of a pretrained transformer reading each input by itself; shorter ones are masked.
+
+    fresh: random numbers for a part and a layer, if queries and keys are to have untrained weights.
+    """
     archives, texts = job.open_sources(raw, sha256)
     if wheel not in archives:
         raise UserError(f"model {model}: its wheel {wheel} is not pinned in {PINS}; add it there")
     try:
         contents = extraction.contents(model, inputs, texts, archives)
-        extracted = extraction.extract(model, archives[wheel], contents)
+        extracted = extraction.extract(model, archives[wheel], contents, fresh)
     except ValueError as error:
         raise UserError(f"model {model}: {error}") from error
     n_tokens = [len(extracted[name][3]) for name in inputs]

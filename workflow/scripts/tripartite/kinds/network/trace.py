@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
@@ -30,9 +31,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
         gridspec_kw={"height_ratios": [2, 1] * n_rows},
     )
     for column, (experiment, fit) in enumerate(fits.items()):
-        read = fit["log_calcium"].notnull().any(("n_features", "layer", "head", "token"))
-        first = int(np.argmax(read.values))  # input on which networks were run
-        shown = fit.isel(input=first)
+        shown = first_read(fit)
         for row, (upper, lower) in enumerate(axes[:, column].reshape(n_rows, 2)):
             if row >= len(heads[experiment]):
                 upper.set_axis_off(), lower.set_axis_off()
@@ -43,8 +42,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
             if column == 0:
                 upper.set_ylabel("ln response,\nln normaliser")
                 lower.set_ylabel("ln(response /\nnormaliser)")
-        name = palette.plain_text(str(shown["input"].values).replace("_", " "))
-        axes[-1, column].set_xlabel(f"token of “{name}”")
+        axes[-1, column].set_xlabel(token_words(shown))
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3 if len(fits) > 1 else 1)
     figure.align_ylabels(axes[:, 0])
@@ -64,10 +62,27 @@ def rank(fit: xr.Dataset, layer: int, head: int) -> tuple[int, int]:
     return int((needed < needed[layer, head]).sum()) + 1, needed.size
 
 
-def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
+def draw_head(upper: Axes, lower: Axes, fit: xr.Dataset, layer: int, head: int) -> None:
     """One head of one input: responses with bands above, their difference to ln Z below."""
+    draw_responses(upper, lower, fit.sel(layer=layer, head=head))
     place, n_heads = rank(fit, layer, head)
     of_head = fit.sel(layer=layer, head=head)
+    needed, r, error = (
+        of_head[name].values.flat[-1]
+        for name in ("log10_features_needed", "correlation", "normalizer_error")
+    )
+    order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
+    upper.set_title(
+        f"{palette.head_name(fit, layer, head)}: {order} of {n_heads}\n"
+        f"10 % rms error takes {palette.power(needed)} neurons\n"
+        f"at {palette.power(np.log10(fit['n_features'].values[-1]))}: $r = {palette.decimal(r)}$, "
+        f"median error {palette.percent(error)}",
+        loc="left",
+    )
+
+
+def draw_responses(upper: Axes, lower: Axes, of_head: xr.Dataset) -> None:
+    """ln of the responses of the smallest and the largest network, with bands, and of Z."""
     exact, sizes = of_head["log_normalizer"].values, of_head["n_features"].values
     tokens = np.arange(len(exact))
     upper.plot(tokens, exact, color=palette.EXACT, linewidth=1.3, label="softmax normaliser")
@@ -80,18 +95,18 @@ def draw_head(upper, lower, fit: xr.Dataset, layer: int, head: int) -> None:
                 tokens, low - shift, high - shift, color=colour, alpha=0.25, linewidth=0
             )
             axis.plot(tokens, middle - shift, color=colour, linewidth=0.9, label=label)
-    needed, r, error = (
-        of_head[name].values.flat[-1]
-        for name in ("log10_features_needed", "correlation", "normalizer_error")
-    )
-    order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
-    upper.set_title(
-        f"{palette.head_name(fit, layer, head)}: {order} of {n_heads}\n"
-        f"10 % rms error takes {palette.power(needed)} neurons\n"
-        f"at {palette.power(np.log10(sizes[-1]))}: $r = {palette.decimal(r)}$, "
-        f"median error {palette.percent(error)}",
-        loc="left",
-    )
+
+
+def first_read(fit: xr.Dataset) -> xr.Dataset:
+    """A fit at the first input on which networks were run."""
+    read = fit["log_calcium"].notnull().any(("n_features", "layer", "head", "token"))
+    return fit.isel(input=int(np.argmax(read.values)))
+
+
+def token_words(shown: xr.Dataset) -> str:
+    """The label of the axis of tokens, for a fit at one input."""
+    name = palette.plain_text(str(shown["input"].values).replace("_", " "))
+    return f"token of “{name}”"
 
 
 def suffix(place: int) -> str:
