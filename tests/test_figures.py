@@ -111,6 +111,26 @@ def test_map_shows_the_numbers(fits):
     assert [f"{x:.1f}" if x < 9.95 else f"{x:.0f}" for x in needed] == numbers
 
 
+def test_a_map_says_how_many_heads_are_within_biology():
+    """Two by three heads, counted by hand; six sets of weights, and three that two layers share."""
+    needed = np.array([[5.0, 5.2, 6.4], [10.1, 10.3, np.nan]])
+    counts = ["1 within a rodent astrocyte", "2 within a human astrocyte", "4 within a human cortex"]
+    own = features_needed.words_of(needed, np.arange(6).reshape(2, 3)).split("\n")
+    assert own == ["6 heads, median $10^{6.4}$", *counts]
+    shared = features_needed.words_of(needed, np.array([[0, 1, 2], [0, 1, 2]])).split("\n")
+    assert shared == ["3 heads × 2 depths, median $10^{6.4}$", *counts]
+
+
+def test_the_bar_of_the_map_marks_biology(fits):
+    """Marks stand at log10 of the numbers, with their names."""
+    bar = features_needed.features_needed(fits).axes[-1]
+    marks = {text.get_text(): text.xy[0] for text in bar.texts}
+    assert {name: 10**place for name, place in marks.items()} == pytest.approx(
+        {"rodent astrocyte": 1.2e5, "human astrocyte": 2e6, "human cortex": 1.6e10}
+    )
+    assert [line.get_xdata()[0] for line in bar.lines] == list(marks.values())
+
+
 def test_heads_are_called_as_the_data_call_them(fits):
     """By the labels of a user's file, at ticks and in legends; without labels by their places."""
     fit = fits["all"]

@@ -12,11 +12,19 @@ from tripartite.figures.panels import grid
 MAX_COLUMNS = 3  # experiments in a row
 LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
 
+# What biology has, by its name on the colour bar and in titles. Synapses in the domain of one
+# astrocyte: 2e4 to 1.2e5 in rodents, 2.7e5 to 2e6 in the human cortex (Bushong et al., J Neurosci
+# 22:183, 2002; Oberheim et al., J Neurosci 29:3276, 2009; the upper ends are taken). Neurons of the
+# human cerebral cortex: 19 % of 86.1e9 (Azevedo et al., J Comp Neurol 513:532, 2009). One contact
+# for each hidden neuron is the least: of synapses, a head has m d_head.
+BIOLOGY = {"rodent astrocyte": 1.2e5, "human astrocyte": 2e6, "human cortex": 1.6e10}
+
 
 def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     """log10 of the neurons for 10 % rms normaliser error, written into each cell of the map.
 
-    Each query has a need of its own; shown is the median over queries and inputs.
+    Each query has a need of its own; shown is the median over queries and inputs. Titles say how
+    many heads need no more neurons than an astrocyte has contacts, and than a cortex has neurons.
     """
     palette.apply()
     n_columns = min(MAX_COLUMNS, len(fits))
@@ -30,7 +38,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     figure, axes = grid(
         len(fits),
         n_columns,
-        lambda n_rows: (width, max(2.4, 0.9 * n_rows + 0.19 * heights.sum())),
+        lambda n_rows: (width, max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum())),
         gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
     )
     norm = mpl.colors.Normalize(*LIMITS)
@@ -50,10 +58,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         )
         words = "no closed form\nfor this feature map"
         if needed.notnull().any():
-            words = (
-                f"median head {palette.power(float(needed.median()))}\n"
-                f"{int((needed <= 5).sum())} of {needed.size} heads with up to $10^5$"
-            )
+            words = words_of(needed.values, fit["distinct_head"].values)
         palette.title_of(axis, fit, words)
         heads, layers = (
             palette.tick_labels(fit, dim, fit[dim].values) for dim in ("head", "layer")
@@ -64,16 +69,43 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         axis.tick_params(length=0)
         axis.set_xlabel("head")
         axis.set_ylabel("layer")
-    figure.colorbar(
+    bar = figure.colorbar(
         mpl.cm.ScalarMappable(norm, "cividis_r"),
         ax=figure.axes,
+        location="bottom",
         extend="both",
-        aspect=25,
+        aspect=60 if n_columns > 1 else 30,
         pad=0.02,
         ticks=range(5, 26, 5),
-        label="log$_{10}$ hidden neurons for 10 % rms\nnormaliser error (median query)",
+        label="log$_{10}$ hidden neurons for 10 % rms normaliser error (median query)",
     )
+    for side, (name, most) in zip(("right", "left", "left"), BIOLOGY.items()):
+        bar.ax.axvline(np.log10(most), ymax=1.6, color="black", linewidth=0.8, clip_on=False)
+        bar.ax.annotate(
+            name,
+            (np.log10(most), 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(-2 if side == "right" else 2, 2),
+            textcoords="offset points",
+            ha=side,
+            fontsize=6,
+        )
     return figure
+
+
+def words_of(needed: np.ndarray, distinct: np.ndarray) -> str:
+    """Title of a map of needs (log10) [layer, head]: the median head, and how many are within what.
+
+    Heads of one number in distinct [layer, head] share their weights.
+    """
+    n_sets = len(np.unique(distinct))
+    heads = f"{needed.size} heads"
+    if n_sets < needed.size:
+        heads = f"{n_sets} heads × {needed.size / n_sets:g} depths"
+    within = (
+        f"{int((needed <= np.log10(most)).sum())} within a {name}" for name, most in BIOLOGY.items()
+    )
+    return "\n".join([f"{heads}, median {palette.power(float(np.nanmedian(needed)))}", *within])
 
 
 def number(x: float) -> str:

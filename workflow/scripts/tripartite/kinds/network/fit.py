@@ -85,6 +85,7 @@ def fit(
                 distinct,
             ),
             **together,
+            "distinct_head": distinct,
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,
             "log_calcium": middle,
