@@ -26,7 +26,7 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
     smallest open.
     """
     palette.apply()
-    figure = plt.figure(figsize=(palette.PAGE, 0.6 + 5.4 * len(fits)))
+    figure = plt.figure(figsize=(palette.PAGE, 0.6 + 5.2 * len(fits)))
     parts = figure.subfigures(len(fits), 1, squeeze=False)[:, 0]
     for part, fit in zip(parts, fits.values()):
         heads = heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
@@ -63,7 +63,7 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
                 handletextpad=0.2,
                 title=title,
             )
-    figure.legend(handles=looks(fits), loc="outside lower center", ncols=3)
+    figure.legend(handles=looks(fits), loc="outside lower center", ncols=2)
     return figure
 
 
@@ -75,7 +75,7 @@ def looks(fits: dict[str, xr.Dataset]) -> list:
     if small != large:
         handles.append(mark(f"$m$ = {small}", color="0.35", fillstyle="none"))
     handles += [
-        mark("more trials than can be afforded, or the interval reaches there", "^", color="0.35"),
+        mark("beyond the trials that can be afforded, or its interval is", "^", color="0.35"),
         mark("simulated frame by frame", "_", color="0.35", markersize=6),
     ]
     return handles
@@ -131,9 +131,7 @@ def draw_trace(axis, fit: xr.Dataset) -> None:
 def draw_shares(axis, fit: xr.Dataset, heads: list) -> None:
     """Variance explained by each alone, and by the normaliser beyond all."""
     names = [str(name) for name in fit["rival"].values]
-    axis.set_title(
-        "share of variance explained, no noise\n(each alone; right: beyond all rivals)", loc="left"
-    )
+    axis.set_title("variance explained, no noise\n(each alone; right: beyond all)", loc="left")
     axis.set_ylim(0, 1.02)
     for rank, place in enumerate(heads):
         network = largest(fit, place)
@@ -182,7 +180,7 @@ def draw_found(axis, fit: xr.Dataset, heads: list, design: str) -> None:
             simulated = of_head["share_simulated"].values
             axis.plot(x, simulated, "_", color=palette.COLOURS[rank], markersize=6)
     axis.axvline(0.5, color="0.75", linewidth=0.6)
-    categories(axis, names)
+    categories(axis, [name.removesuffix(" contacts") for name in names])
 
 
 def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
@@ -190,8 +188,7 @@ def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
     names = [str(name) for name in fit["rival"].values[1:]]
     middle = middle_noise(fit)
     axis.set_title(
-        "trials until the normaliser fits better\nthan one rival, 80 % right "
-        f"(noise {fit['noise'].values[middle]:g})",
+        f"trials until $Z$ fits better\nthan one rival (noise {fit['noise'].values[middle]:g})",
         loc="left",
     )
     for rank, place in enumerate(heads):
