@@ -174,10 +174,8 @@ class Measured(NamedTuple):
     @property
     def effects(self) -> np.ndarray:
         """Coefficients over the standard deviation of their noise [design, astrocyte]."""
-        spread = self.spread[:, None]
-        return np.divide(
-            self.coefficients, spread, out=np.zeros_like(self.coefficients), where=spread > 0
-        )
+        spread, nothing = self.spread[:, None], 0 * self.coefficients
+        return np.divide(self.coefficients, spread, out=nothing, where=spread > 0)
 
 
 def measure(recording: Recording, levels: np.ndarray, noise: Noise, n: np.ndarray) -> Measured:
