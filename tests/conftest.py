@@ -84,7 +84,9 @@ def wheels() -> Path:
 
 def random_heads(sigma_squared, n_inputs, absent=(), **settings):
     """Random q, k, v as generate makes them; absent: pairs (input, token) without a token."""
-    data = synthetic(sigma_squared, n_inputs, **{"seed": 1, "experiment": "a"} | settings)
+    data = synthetic(
+        sigma_squared, n_inputs, **{"value_mean": 0, "seed": 1, "experiment": "a"} | settings
+    )
     for place in absent:
         data["mask"][place] = False
     for name in "qkv":

@@ -1,5 +1,7 @@
 """Neurons that heads need before and after fits to some inputs: a slope chart for each model."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 from tripartite.figures import palette
 from tripartite.figures.panels import interval, line
 
-FILLED = {"marker": "o", "linestyle": "", "color": palette.LARGE, "markersize": 3}
+FILLED: dict[str, Any] = {"marker": "o", "linestyle": "", "color": palette.LARGE, "markersize": 3}
 OPEN = FILLED | {"marker": "s", "markerfacecolor": "white"}
 LIMITS = (2, 25)  # log10 of neurons
 MAX_LOG10_FEW = 5  # of the neurons that are few, as in calibrate
@@ -108,8 +110,8 @@ def draw_parts(axis: Axes, fit: xr.Dataset) -> None:
         )
     axis.set_title("heads worse alone", loc="right", fontsize=6)
     axis.set(ylim=(len(PARTS) - 0.5, -0.5), xlabel="reduction of log$_{10}$ $m$")
-    low, high = axis.get_xlim()
-    axis.set_xlim(low, high + 0.25 * (high - low))  # leaves room for the numbers
+    left, right = axis.get_xlim()
+    axis.set_xlim(left, right + 0.25 * (right - left))  # leaves room for the numbers
 
 
 def _change(x: float) -> str:
