@@ -127,7 +127,7 @@ TINY = {
             "retention": {"n_features": [50], "n_seeds": 2, "leaks": [[0.1, 0.1], [0.2, 0.1]]},
         },
         "imaged": {
-            "data": {"same_as": "small"},
+            "data": {"same_as": "trained"},
             "imaging": {"n_features": [50], "n_seeds": 2, "noise": [1]},
         },
     },
