@@ -238,7 +238,9 @@ def test_the_slope_chart_says_what_is_gained(tmp_path):
     np.testing.assert_allclose(
         [line for line in axis.lines if line.get_marker() == "o"][0].get_ydata(), wanted
     )
-    reduction = float(found["reduction_all"].sel(recipe="fitted normal"))
+    reduction = float(
+        found["reduction_all"].sel(recipe="centred, balanced, width of each direction")
+    )
     assert f"{-reduction:+.1f}".replace("-", "−") in axis.get_xticklabels()[-1].get_text()
 
 

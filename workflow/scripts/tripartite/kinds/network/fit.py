@@ -70,7 +70,13 @@ def fit(
         {
             **closed,
             **{name: tuple(values) for name, values in found.items()},
-            **laws(n_features, closed["sigma_squared"], typical, found["normalizer_ratio"][0]),
+            **laws(
+                n_features,
+                closed["sigma_squared"],
+                typical,
+                found["normalizer_ratio"][0],
+                heads.qkv["distinct_head"].values,
+            ),
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,
             "log_calcium": middle,

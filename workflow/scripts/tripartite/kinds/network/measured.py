@@ -38,6 +38,11 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.mean(_pooled(values), -1)
 
 
+def _between(values: np.ndarray) -> np.ndarray:
+    """Median of the difference between the networks of two seeds, one after the other."""
+    return _median(np.abs(values - np.roll(values, 1, 0)))
+
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale of the interval
     "normalizer_error": (_median, "error", "log"),
@@ -47,6 +52,7 @@ STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale 
     "output_error_rms": (_rms, "output_error", "log"),
     "output_error_other_pool_rms": (_rms, "output_error_other_pool", "log"),
     "output_gain": (_mean, "output_gain", "linear"),
+    "pool_log_ratio": (_between, "log_p", "log"),
     "correlation": (_mean, "fisher_z", "linear"),
 }
 
@@ -101,6 +107,7 @@ def _of_size(
         "ratio": ratio,
         "error": np.abs(ratio - 1),
         "positive": positive,
+        "log_p": log_p,
         "fisher_z": np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))[..., None],
     }
 
