@@ -21,7 +21,7 @@ from tripartite.kinds.learned.learning import (
     outputs_loss,
 )
 from tripartite.network import Hidden, rates
-from tripartite.statistics import Interval, over_clusters
+from tripartite.statistics import Interval, over_clusters, wilson
 from tripartite.symmetries import Symmetry, transform
 
 ORIGINS = ("learned", "random", "fitted random", "uniform")
@@ -112,11 +112,36 @@ def summaries(
             ]
             estimate, low, high = (np.stack(end, -1) for end in zip(*ends))
             found[variable] = estimate, low, high
+        share = f"share_of_heads_{name}"
+        n_heads = np.array([len(np.unique(labels)) for _, labels in of_sizes])
+        found[share] = _within_shares(found[share], n_heads)
     return found
 
 
+def _within_shares(interval: Interval, n: np.ndarray) -> Interval:
+    """An interval of shares [..., n_features] of n [n_features] distinct heads, between 0 and 1.
+
+    It is at least that of as many independent heads (Wilson): where all heads go one way, drawing
+    them again shows no spread.
+    """
+    share, low, high = interval
+    least, most = (
+        np.stack(ends, -1)
+        for ends in zip(*(wilson(share[..., i], max(1, int(n_of))) for i, n_of in enumerate(n)))
+    )
+    low, high = (
+        np.where(np.isfinite(low), x, np.nan)
+        for x in (np.minimum(low, least), np.maximum(high, most))
+    )
+    return share, low.clip(0, 1), high.clip(0, 1)
+
+
 def _over_tests(
-    statistic: Callable, values: np.ndarray, labels: np.ndarray, rng: np.random.Generator, scale: str
+    statistic: Callable,
+    values: np.ndarray,
+    labels: np.ndarray,
+    rng: np.random.Generator,
+    scale: str,
 ) -> Interval:
     """A statistic of values [input, H, seed, origin] and its interval; NaN without any value."""
     if values.size:
