@@ -114,11 +114,11 @@ def summaries(
             found[variable] = estimate, low, high
         share = f"share_of_heads_{name}"
         n_heads = np.array([len(np.unique(labels)) for _, labels in of_sizes])
-        found[share] = _within_shares(found[share], n_heads)
+        found[share] = within_shares(found[share], n_heads)
     return found
 
 
-def _within_shares(interval: Interval, n: np.ndarray) -> Interval:
+def within_shares(interval: Interval, n: np.ndarray) -> Interval:
     """An interval of shares [..., n_features] of n [n_features] distinct heads, between 0 and 1.
 
     It is at least that of as many independent heads (Wilson): where all heads go one way, drawing
