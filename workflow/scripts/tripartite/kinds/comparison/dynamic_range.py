@@ -25,7 +25,7 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
     All at the largest m, for the first heads that were run. Decades are those between the median
     and the highest rate; each mark is a threshold, the open one has none. The error is the root of
     the mean square with its 95 % interval over seeds; floors are those of infinitely many neurons,
-    dotted lines those of equal attention. A ring marks the best threshold, a bar at the foot its
+    dotted lines those of equal attention; bars are cut at a tenth. A ring marks the best threshold, a bar at the foot its
     interval. The band is what neurons have.
     """
     palette.apply()
@@ -76,7 +76,7 @@ def draw_head(axis, fit: xr.Dataset, colour: str, marker: str) -> None:
     axis.plot(decades, middle, color=colour, linewidth=0.9)
     for part, fill in ((finite, colour), (~finite, "white")):
         look = {"markersize": 2.8, "markerfacecolor": fill, "markeredgewidth": 0.7}
-        triple = middle[part], low[part], high[part]
+        triple = middle[part], np.fmax(low, middle / 10)[part], high[part]
         points(axis, decades[part], triple, colour, marker, elinewidth=0.7, **look)
     name = palette.head_name(fit, fit["layer"], fit["head"])
     axis.plot([], [], marker=marker, color=colour, markersize=2.8, label=name)

@@ -29,7 +29,7 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
     variants = list(dict.fromkeys(name for fit in fits.values() for name in fit["variant"].values))
     n_rows = -(-len(variants) // N_COLUMNS)
     n_heads = sum(len(heads_run(fit["mean_square"])) for fit in fits.values())
-    rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.3 * (min(n_heads, MAX_HEADS) - 1))
+    rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.2 * (min(n_heads, MAX_HEADS) - 1))
     figure = plt.figure(figsize=(palette.PAGE, 0.7 + 1.45 * n_rows + rank_height))
     heights = [1.45 * n_rows + 0.4, rank_height]
     curves, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
