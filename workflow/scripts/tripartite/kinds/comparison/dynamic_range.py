@@ -24,8 +24,8 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
 
     All at the largest m, for the first heads that were run. Decades are those between the median
     and the highest rate; each mark is a threshold, the open one has none. The error is the root of
-    the mean square with its 95 % interval over seeds, cut at a tenth; floors are those of infinitely
-    many neurons, dotted lines those of equal attention. A ring marks the best threshold, a bar at
+    the mean square with its 95 % interval over seeds, cut at a tenth; floors are those of infinite
+    networks, dotted lines those of equal attention. A ring marks the best threshold, a bar at
     the foot its interval. The band is what neurons have.
     """
     palette.apply()
