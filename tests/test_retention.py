@@ -207,7 +207,7 @@ def test_gain_output_and_curve_by_loops(data, found):
 
 
 def test_heads_that_were_not_chosen_and_leaks_beyond_numbers(data):
-    """A leak of H that leaves all weight to one key has no fit; if g keeps one, gains are finite."""
+    """A leak of H that leaves all weight to one key has no fit; the gain of g stays finite."""
     leaks = [[1000, 1000], [0, 1000], [1000, 0]]
     one = run(data, heads=[[0, 1]], inputs=["draw-0"], leaks=leaks)
     check(describe(one, "retention"), "retention", "here")
