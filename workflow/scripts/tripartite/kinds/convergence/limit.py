@@ -138,10 +138,10 @@ def _integrals(z: Tensor, u: Tensor, p: Tensor, seconds: float) -> tuple[Tensor,
     def doubling(shortest: float) -> np.ndarray:
         return shortest * 2.0 ** np.arange(max(1, math.ceil(math.log2(longest / shortest))))
 
-    edges = [0, longest, *doubling(0.5)]
+    ends = [0, longest, *doubling(0.5)]
     if longest == seconds:
-        edges += [*(seconds - doubling(min(max(rise, MIN_RISE), 0.5)))]
-    edges = np.unique([edge for edge in edges if 0 <= edge <= longest])
+        ends += [*(seconds - doubling(min(max(rise, MIN_RISE), 0.5)))]
+    edges = np.unique([edge for edge in ends if 0 <= edge <= longest])
     half = torch.from_numpy(np.diff(edges))[:, None] / 2
     nodes, weights = (torch.from_numpy(x) for x in (dynamics.NODES, dynamics.WEIGHTS))
     y = (torch.from_numpy(edges[:-1])[:, None] + half * (1 + nodes)).reshape(-1)

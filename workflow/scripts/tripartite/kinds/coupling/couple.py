@@ -61,12 +61,13 @@ def couple(
     rng = heads.stream("couple", "bootstrap")
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # errors beyond float64
         squares = np.stack([one_seed(i) for i in progress(range(n_seeds), "couple", "seeds")])
-        of_heads = processes.of_heads(squares, rng)  # [layout, strength, (n_features,) head]
-        of_all = processes.of_all(squares, of_heads, heads.distinct, rng)
-        best = processes.best_strengths(squares, kappas, rng)  # [layout, n_features, head]
-        of_heads |= best | processes.laws(
-            tokens, exact, n_features, processes_per_head, laplacians, kappas
-        )
+        errors = processes.of_heads(squares, rng)  # [layout, strength, n_features, head]
+        of_all = processes.of_all(squares, errors, heads.distinct, rng)
+        of_heads: dict[str, np.ndarray | tuple] = {
+            **errors,
+            **processes.best_strengths(squares, kappas, rng),
+            **processes.laws(tokens, exact, n_features, processes_per_head, laplacians, kappas),
+        }
     coords = {"layout": layouts, "strength": kappas, "n_features": n_features}
     results = [
         {name: of_head(values, place) for name, values in of_heads.items()}

@@ -59,6 +59,7 @@ Array = np.ndarray
 
 # Squared errors that are measured, in their order on the last axis.
 ERRORS = ("gain_error", "output_error", "attention_error", "sum_error")
+CHANGES = ("gain", "output")  # of which changes are told
 CLUSTERS = (None, None)  # seed and input
 
 
@@ -156,11 +157,14 @@ def of_heads(squares: Array, rng: np.random.Generator) -> dict[str, Interval]:
     """
     errors = over_clusters(_root_mean, squares, CLUSTERS, rng, "log")
     changes = over_clusters(_change, squares[..., :2], CLUSTERS, rng, "log")
-    found = {name: tuple(x[..., i] for x in errors) for i, name in enumerate(ERRORS)}
-    return found | {
-        name: tuple(x[..., i] for x in changes)
-        for i, name in enumerate(("gain_change", "output_change"))
-    }
+    found = {name: _part(errors, i) for i, name in enumerate(ERRORS)}
+    return found | {f"{name}_change": _part(changes, i) for i, name in enumerate(CHANGES)}
+
+
+def _part(triple: Interval, i: int) -> Interval:
+    """One of the quantities [..., quantity] of an interval."""
+    estimate, low, high = (x[..., i] for x in triple)
+    return estimate, low, high
 
 
 def of_all(
@@ -178,10 +182,10 @@ def of_all(
 
     changes = over_clusters(geometric_mean, heads_first, (distinct, *CLUSTERS), rng, "log")
     found: dict = {}
-    for i, name in enumerate(("gain", "output")):
+    for i, name in enumerate(CHANGES):
         _, low, high = each[f"{name}_change"]
         found |= {
-            f"{name}_change_all": tuple(x[..., i] for x in changes),
+            f"{name}_change_all": _part(changes, i),
             f"{name}_better": (high < 1).sum(-1),
             f"{name}_worse": (low > 1).sum(-1),
         }
@@ -204,14 +208,14 @@ def best_strengths(squares: Array, kappas: Array, rng: np.random.Generator) -> d
     """
     found: dict[str, Interval] = {}
     shape = (squares.shape[2], *squares.shape[4:6])
-    for i, name in enumerate(("gain", "output")):
+    for i, name in enumerate(CHANGES):
         ends = np.full((3, *shape), np.nan)
         for layout, size, head in np.ndindex(shape):
             errors = squares[:, :, layout, :, size, head, i]
             means = errors.mean((0, 1))
             if np.isfinite(means).all() and np.ptp(means) > 1e-12 * means.max():
                 ends[:, layout, size, head] = kappas[[*best_place(errors, CLUSTERS, rng)]]
-        found[f"best_{name}_strength"] = tuple(ends)
+        found[f"best_{name}_strength"] = ends[0], ends[1], ends[2]
     return found
 
 
@@ -283,5 +287,5 @@ def _moments(inputs: list[Tokens], output: Array) -> tuple[Array, Array, Array]:
         scale = log_scale.exp()
         trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
         found.append((log_r, scale * trace, scale * (bias * o).sum(-1)))
-    log_r, trace, bias = (torch.cat(x).numpy() for x in zip(*found))
-    return log_r, trace, bias
+    first, second, third = (torch.cat(x).numpy() for x in zip(*found))
+    return first, second, third

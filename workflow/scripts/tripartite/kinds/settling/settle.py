@@ -44,8 +44,8 @@ def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: in
             of_sizes = hidden.networks(head, draw, n_features)
             networks.append(
                 [
-                    tuple(np.stack([x[part].numpy() for x in of_input]) for part in (0, 2))
-                    for of_input in zip(*of_sizes)
+                    (np.stack([p for p, _, _ in x]), np.stack([o for _, _, o in x]))
+                    for x in zip(*of_sizes)
                 ]
             )
         rng = head.stream("settle")
