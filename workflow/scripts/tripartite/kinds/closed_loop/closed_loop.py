@@ -1,0 +1,2 @@
+from matplotlib.figure import Figure
+def closed_loop(fits): return Figure()
