@@ -18,9 +18,7 @@ from tripartite.kinds.closed_loop.loop import DRIVES, Input, Protocol
 from tripartite.network import Hidden, rates
 
 # ASSUME: as in the simulations that are recorded (kinds/dynamics); H and g grow by h T / 1 s.
-TIMES = Times(
-    tau_hidden=0.01, tau_last=0.01, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=0.2
-)
+TIMES = Times(tau_hidden=0.01, tau_last=0.01, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=0.2)
 
 
 def close(
@@ -87,14 +85,14 @@ def close(
 def cells_of(head: Head, draw: int, m: int) -> list[list[Input]]:
     """Inputs, those that calibrate first, of one network in all orders and with all drives.
 
-    Rates are in units of the largest of any key, and of any query, of the inputs that calibrate.
+    Rates are in units of the largest of any key, and of any query.
     """
     readings = head.calibrating + head.readings
     weights, bias = (torch.cat(parts) for parts in zip(*neurons(head, draw, m)))
     hidden = Hidden(weights, bias)
     logs = [[rates(hidden, x, m)[0] for x in (reading.k, reading.q)] for reading in readings]
-    units = [max(float(x.max()) for x in phase[: len(head.calibrating)]) for phase in zip(*logs)]
-    kernels = [kernel_of(*log_rates, units) for log_rates in logs]
+    units = [max(float(x.max()) for x in phase) for phase in zip(*logs)]
+    kernels = [kernel_of(of_keys, of_queries, units) for of_keys, of_queries in logs]
     return [
         [
             Input(

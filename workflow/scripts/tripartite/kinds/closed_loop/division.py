@@ -1,11 +1,12 @@
 """What divides the output of a head: fits of the readout of calcium, errors, and their intervals.
 
 The readout of calcium C is a gain Gamma = k C^-gamma. k is fitted in every case, so that the unit
-of calcium says nothing; gamma is 1, fitted, or 0: then Gamma is a constant, the control of both. All
-fits minimise the squared error of the output H phi k C^-gamma against exact attention over the
+of calcium says nothing; gamma is 1, fitted, or 0: then Gamma is a constant, the control of both.
+All fits minimise the squared error of the output H phi k C^-gamma against exact attention over the
 queries of the inputs that calibrate, with the synapses that were written there and the calcium at
 the end of reading. A fitted k also makes the output of a noisy network smaller, which lowers its
-error: `algebra_scaled` is the algebra with such a factor.
+error: `algebra_scaled` is the algebra with such a factor. `unit` is no astrocyte at all: synapses
+that are written with weights of 1 / N, in the unit of exp(q . k).
 """
 
 import numpy as np

@@ -12,9 +12,9 @@ The process is driven in both phases (s = 1), or gated as in the paper's algebra
 is divided by what this simulation drives: Gamma = 1 / p, or Gamma = k C^-gamma. A token
 is on for T seconds, while it is written and while it is read.
 
-Within such a period h = phi + b exp(-t / tau_h). So (1), (3), (4) and (5) have closed forms, in which
-rates occur only in scalar products: a network of m neurons costs what its products of rates do.
-What is left is the two variables of (6), by steps of Runge and Kutta, and (2) while reading, a
+Within such a period h = phi + b exp(-t / tau_h). So (1), (3), (4) and (5) have closed forms, in
+which rates occur only in scalar products: a network of m neurons costs what these products do. What
+is left is the two variables of (6), by steps of Runge and Kutta, and (2) while reading, a
 convolution of Gamma with exponentials: Gauss-Legendre weights for a parabola through the two ends
 and the middle of each step. C in the middle is the cubic of Hermite through values and slopes.
 
@@ -226,7 +226,8 @@ def stimuli(
 ) -> np.ndarray:
     """IP3 beyond rest [J, D, network] (uM) in a period; `form` is that of `parts`.
 
-    Networks that have fewer periods stay in their last one.
+    Networks that have fewer periods stay in their last one. All receptors are bound at 1000 uM, and
+    more is not given.
     """
     here = [min(period, x.start.shape[1] - 1) for x in networks]
     start = np.stack([a * x.start[:, k] for a, x, k in zip(drives, networks, here)])  # [n, D]
@@ -235,12 +236,12 @@ def stimuli(
         kept[:, None] * start[:, i] + gains.T @ drive[:, i].T
         for i, (kept, gains) in enumerate(form)
     ]
-    return np.stack(found, 1)
+    return np.minimum(np.stack(found, 1), calcium.MAX_STIMULUS)
 
 
 def rests(ip3: np.ndarray) -> np.ndarray:
     """Whether calcium comes to rest at IP3 [k] (uM)."""
-    return np.isfinite(calcium.resting(MODEL, ip3)[0])
+    return np.isfinite(calcium.resting(MODEL, np.minimum(ip3, calcium.MAX_STIMULUS))[0])
 
 
 def driven(

@@ -16,6 +16,7 @@ from tripartite.kinds.closed_loop.in_time import Process, Schedule, Times, sched
 DRIVES = ("gated", "ungated")
 # ASSUME: p in units of the mean normaliser below which the output is not raised further.
 MIN_PROCESS = 1e-4
+MAX_LOG = 650.0  # of a gain
 SIMULATED = DIVISIONS[2:]  # the algebra is not
 
 
@@ -90,7 +91,7 @@ def driven(
             network = in_time.products(x.kernel, x.plan, seconds, times)
             gated = x.drive == "gated"
             processes.append(in_time.process(network, x.plan, seconds, times, gated))
-            gains.append(protocol.depth / (mean * protocol.growth))
+            gains.append(protocol.depth / protocol.growth / (mean or np.inf))
     every = [x for cell in cells for x in cell]
     plans = [x.plan for x in every]
     found = in_time.driven(processes, plans, gains, protocol.at_rest, protocol.edges, times)
@@ -110,7 +111,9 @@ def of_cell(cell: Sequence[Driven], n_calibrating: int, protocol: Protocol) -> d
     weights = in_time.weights(protocol.edges, protocol.times)
     form = in_time.parts(in_time.nodes(protocol.edges), protocol.times)
     readouts, scale = calibrated(cell[:n_calibrating], protocol, form, weights)
-    tested = [of_input(one, readouts, scale, protocol, form, weights) for one in cell[n_calibrating:]]
+    tested = [
+        of_input(one, readouts, scale, protocol, form, weights) for one in cell[n_calibrating:]
+    ]
     errors = [np.sqrt(x["error_square"].mean(-1)) for x in tested]
     first = tested[0]
     sizes = [np.linalg.norm(one.input.exact, axis=1) for one in cell[n_calibrating:]]
@@ -139,7 +142,7 @@ def of_input(
     gammas = [gamma_process(one, protocol.depth, form)]
     for name in SIMULATED[1:]:
         log_k, power = (part.reshape(shape) for part in (readouts | of_unit)[name])
-        gammas.append(np.exp(log_k - power * log_c))
+        gammas.append(np.exp(np.clip(log_k - power * log_c, -MAX_LOG, MAX_LOG)))
     sums = np.stack([np.einsum("wdj,dnj->wdn", weights, gamma) for gamma in gammas], 2)
     network = in_time.products(x.kernel, plan, protocol.seconds, protocol.times)
     outputs, _ = in_time.outputs(network, plan, x.v, sums, protocol.seconds, protocol.times)
@@ -148,7 +151,7 @@ def of_input(
     outputs = np.concatenate([both, outputs.swapaxes(0, 1)])
     with np.errstate(divide="ignore"):
         log_gain = np.log(sums[0].swapaxes(0, 1) * protocol.growth[:, None] * normalizer)
-    scales = np.log([1.0, scale])[:, None, None] + 0 * log_gain[:2]
+    scales = np.broadcast_to(np.log([1.0, scale])[:, None, None], (2, *log_gain.shape[1:]))
     return {
         "error_square": np.square(outputs - x.exact).sum(-1),
         "log_gain": np.concatenate([scales, log_gain]),
@@ -187,4 +190,5 @@ def calibrated(
 def gamma_process(one: Driven, depth: float, form: list) -> np.ndarray:
     """1 / p [D, N, J], or 1 / p_min where p is less: a gated process begins at 0."""
     process = in_time.at_nodes(one.process, one.input.plan, form)
-    return 1 / np.maximum(process, MIN_PROCESS * depth / one.gain[:, None, None])
+    gain = np.where(one.gain > 0, one.gain, np.finfo(float).tiny)[:, None, None]
+    return 1 / np.maximum(process, MIN_PROCESS * depth / gain)
