@@ -17,6 +17,7 @@ from tripartite.kinds.closed_loop.in_time import MODEL, ORDERS, Times
 from tripartite.kinds.closed_loop.loop import DRIVES, Input, Protocol
 from tripartite.network import Hidden, rates
 
+MAX_LOG_RATE = 100.0  # ASSUME: ln of the highest rate, in units of the highest that calibrates
 # ASSUME: as in the simulations that are recorded (kinds/dynamics); H and g grow by h T / 1 s.
 TIMES = Times(tau_hidden=0.01, tau_last=0.01, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=0.2)
 
@@ -85,13 +86,14 @@ def close(
 def cells_of(head: Head, draw: int, m: int) -> list[list[Input]]:
     """Inputs, those that calibrate first, of one network in all orders and with all drives.
 
-    Rates are in units of the largest of any key, and of any query.
+    Rates are in units of the largest of any key, and of any query, of the inputs that calibrate.
     """
     readings = head.calibrating + head.readings
     weights, bias = (torch.cat(parts) for parts in zip(*neurons(head, draw, m)))
     hidden = Hidden(weights, bias)
     logs = [[rates(hidden, x, m)[0] for x in (reading.k, reading.q)] for reading in readings]
-    units = [max(float(x.max()) for x in phase) for phase in zip(*logs)]
+    n = len(head.calibrating)
+    units = [max(float(x.max()) for x in phase[:n]) for phase in zip(*logs)]
     kernels = [kernel_of(of_keys, of_queries, units) for of_keys, of_queries in logs]
     return [
         [
@@ -111,7 +113,8 @@ def cells_of(head: Head, draw: int, m: int) -> list[list[Input]]:
 
 def kernel_of(of_keys: Tensor, of_queries: Tensor, units: list[float]) -> np.ndarray:
     """Products of rates [2 T, 2 T] of keys and queries, of ln of the rates [T, m] and of units."""
-    scaled = [torch.exp(x - unit) for x, unit in zip((of_keys, of_queries), units)]
+    pairs = zip((of_keys, of_queries), units)
+    scaled = [torch.exp((x - unit).clamp(max=MAX_LOG_RATE)) for x, unit in pairs]
     every = torch.cat(scaled)
     return (every @ every.mT).numpy()
 

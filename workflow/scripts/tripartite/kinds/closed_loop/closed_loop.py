@@ -55,7 +55,7 @@ def closed_loop(fits: dict[str, xr.Dataset]) -> Figure:
             palette.title_of(axis, fit, words)
     for axis in axes[1:].flat:
         low, high = axis.get_ylim()
-        axis.set_ylim(max(low, LIMITS[0]), min(high, LIMITS[1]))
+        axis.set_ylim(min(max(low, LIMITS[0]), 0.45), max(min(high, LIMITS[1]), 1.1))
         palette.few_decades(axis)
     handles = [
         line(words, color=colour, marker=marker, linestyle=style, markersize=3)
