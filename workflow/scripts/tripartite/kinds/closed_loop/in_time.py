@@ -314,6 +314,7 @@ def weights(edges: np.ndarray, times: Times) -> np.ndarray:
     return found
 
 
+@np.errstate(over="ignore", invalid="ignore")  # a causal network may run away
 def outputs(
     network: Products,
     plan: Schedule,

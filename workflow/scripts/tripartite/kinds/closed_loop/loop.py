@@ -17,6 +17,7 @@ DRIVES = ("gated", "ungated")
 # ASSUME: p in units of the mean normaliser below which the output is not raised further.
 MIN_PROCESS = 1e-4
 MAX_LOG = 650.0  # of a gain
+MAX_ERROR = 1e70  # relative; a causal network that writes what it has read may run away
 SIMULATED = DIVISIONS[2:]  # the algebra is not
 
 
@@ -114,15 +115,13 @@ def of_cell(cell: Sequence[Driven], n_calibrating: int, protocol: Protocol) -> d
     tested = [
         of_input(one, readouts, scale, protocol, form, weights) for one in cell[n_calibrating:]
     ]
-    errors = [np.sqrt(x["error_square"].mean(-1)) for x in tested]
     first = tested[0]
-    sizes = [np.linalg.norm(one.input.exact, axis=1) for one in cell[n_calibrating:]]
     with np.errstate(divide="ignore", invalid="ignore"):
         return {
-            "errors": np.array([x / np.sqrt(np.square(s).mean()) for x, s in zip(errors, sizes)]),
+            "errors": np.array([np.sqrt(x["error_square"].mean(-1)) for x in tested]),
             "variances": np.array([x["log_gain"].var(-1) for x in tested]),
             "powers": readouts["calcium_fitted"][1],
-            "error": np.sqrt(first["error_square"]) / sizes[0],
+            "error": np.sqrt(first["error_square"]) / first["size"],
             "log_gain": first["log_gain"],
             "calcium": cell[n_calibrating].calcium[:, :, -1],
             "ip3": first["ip3"],
@@ -133,7 +132,10 @@ def of_cell(cell: Sequence[Driven], n_calibrating: int, protocol: Protocol) -> d
 def of_input(
     one: Driven, readouts: dict, scale: float, protocol: Protocol, form: list, weights: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """Squared error of the output and log gain [division, D, N], and settled IP3 [N] (uM)."""
+    """Squared error of the output and log gain [division, D, N], size and settled IP3 [N] (uM).
+
+    Errors and sizes of the exact output are in units of its root mean square over queries.
+    """
     x, plan = one.input, one.input.plan
     normalizer, algebra = x.algebra()
     log_c, shape = np.log(one.calcium), (-1, 1, 1)
@@ -149,11 +151,14 @@ def of_input(
     both = np.stack([algebra, scale * algebra])[:, None]  # [2, 1, N, E]
     both = np.broadcast_to(both, (2, *outputs[:, 0].shape))
     outputs = np.concatenate([both, outputs.swapaxes(0, 1)])
+    size = np.linalg.norm(x.exact) / len(x.exact) ** 0.5 or np.nan
+    relative = np.clip((outputs - x.exact) / size, -MAX_ERROR, MAX_ERROR)
     with np.errstate(divide="ignore"):
         log_gain = np.log(sums[0].swapaxes(0, 1) * protocol.growth[:, None] * normalizer)
     scales = np.broadcast_to(np.log([1.0, scale])[:, None, None], (2, *log_gain.shape[1:]))
     return {
-        "error_square": np.square(outputs - x.exact).sum(-1),
+        "error_square": np.square(relative).sum(-1),
+        "size": np.linalg.norm(x.exact, axis=1) / size,
         "log_gain": np.concatenate([scales, log_gain]),
         "ip3": protocol.at_rest + one.gain[0] * protocol.growth[0] * normalizer,
     }
