@@ -2,10 +2,12 @@
 
 import math
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
 from conftest import random_heads, run_stage
@@ -14,8 +16,19 @@ from tripartite.contracts import UserError, check
 from tripartite.kinds.comparison.compare_maps import compare_maps
 from tripartite.kinds.comparison.dynamic_range import dynamic_range
 from tripartite.kinds.comparison.feature_maps import feature_maps
-from tripartite.kinds.comparison.moments import moments, moments_over_seeds, normalizer_statistics
-from tripartite.kinds.comparison.ranking import best_threshold, ranks, truncation_gain
+from tripartite.kinds.comparison.moments import (
+    constant_gain_square,
+    moments,
+    moments_over_seeds,
+    normalizer_statistics,
+)
+from tripartite.kinds.comparison.ranking import (
+    DECADES,
+    least_within,
+    of_thresholds,
+    ranks,
+    truncation_gain,
+)
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.network.simulate import simulate
 from tripartite.streams import stream
@@ -103,33 +116,87 @@ def test_ranks_with_ties_and_failures():
     np.testing.assert_array_equal(ranks(np.zeros(3)), [2, 2, 2])
 
 
+THRESHOLDS = np.array([2.0, 10.0, 100.0, np.inf])
+SPANS = np.array([1.0, 1.5, 3.5, 6.0])  # decades of rates below each
+
+
 def test_the_best_threshold_is_in_its_interval():
-    """The truly best of planted thresholds is in the interval in at least 95 % of runs."""
+    """Ends are thresholds that were tried; of clear differences they are the best itself."""
     rng = np.random.default_rng(2)
-    thresholds, means = np.array([2.0, 10.0, 100.0, np.inf]), np.array([2.0, 1.1, 1.0, 1.3])
+    means = np.array([2.0, 1.1, 1.0, 1.3])
     hits = []
-    for _ in range(60):
-        squares = means * rng.lognormal(sigma=0.3, size=(12, 4))
-        best, lowest, highest = best_threshold(squares, thresholds, rng)
-        assert lowest <= best <= highest and {best, lowest, highest} <= set(thresholds)
+    for _ in range(20):
+        inputs = rng.lognormal(sigma=0.2, size=(5, 1, 1))
+        squares = means * inputs * rng.lognormal(sigma=0.3, size=(5, 4, 4))
+        found = of_thresholds(squares, np.ones(5), THRESHOLDS, SPANS, rng)
+        best, lowest, highest = found["best_threshold"]
+        assert lowest <= best <= highest and {best, lowest, highest} <= set(THRESHOLDS)
+        assert dict(zip(THRESHOLDS, SPANS))[best] == found["best_threshold_decades"][0]
         hits.append(lowest <= 100.0 <= highest)
-    assert np.mean(hits) >= 0.95
-    clear = np.array([5.0, 4.0, 3.0, 1.0]) * rng.lognormal(sigma=0.01, size=(12, 4))
-    assert best_threshold(clear, thresholds, rng) == (np.inf, np.inf, np.inf)
+    assert np.mean(hits) >= 0.9
+    clear = np.array([5.0, 4.0, 3.0, 1.0]) * rng.lognormal(sigma=0.01, size=(5, 4, 4))
+    found = of_thresholds(clear, np.ones(5), THRESHOLDS, SPANS, rng)
+    assert found["best_threshold"] == (np.inf,) * 3
+    one = of_thresholds(clear[:1], np.ones(1), THRESHOLDS, SPANS, rng)
+    assert one["best_threshold"] == (np.inf, 2.0, np.inf)  # one input says nothing of others
+    assert np.isnan(one["truncation_gain"][1]) and np.isnan(one["mean_square_in_range"][1]).all()
+
+
+def test_errors_within_decades_and_beside_equal_attention():
+    """At 2, 3 and 4 decades by hand, between thresholds on the line of ln error."""
+    squares = np.broadcast_to([4.0, 2.0, 0.5, 1.0], (3, 3, 4))
+    uniform = np.array([0.5, 1.0, 1.5])
+    found = of_thresholds(squares, uniform, THRESHOLDS, SPANS, np.random.default_rng(0))
+    wanted = [2.0 * 0.25**0.25, 2.0 * 0.25**0.75, 0.5]
+    assert DECADES == (2.0, 3.0, 4.0)
+    for name, scale in (("mean_square_in_range", 1.0), ("in_range_over_uniform", uniform.mean())):
+        np.testing.assert_allclose(found[name][0], np.array(wanted) / scale)
+
+
+@hypothesis.given(
+    pairs=st.lists(st.tuples(st.floats(0, 9), st.floats(0.01, 9)), min_size=1, max_size=7),
+    limits=st.tuples(st.floats(0, 10), st.floats(0, 10)),
+)
+def test_more_decades_never_err_more(pairs, limits):
+    """NaN below the least range; never above any tried threshold within, and falling with more."""
+    decades, squares = np.array(pairs).T
+    less, more = (least_within(squares, decades, limit) for limit in sorted(limits))
+    assert math.isnan(less) == (decades.min() > min(limits))
+    if not math.isnan(less):
+        assert less <= squares[decades <= min(limits)].min()
+        assert squares.min() * (1 - 1e-9) <= more <= less * (1 + 1e-9)
 
 
 def test_the_best_of_equals_gains_nothing():
     """Chosen and evaluated on the same seeds the best of equal thresholds would seem to gain."""
     rng = np.random.default_rng(3)
     thresholds = np.array([*range(2, 10), np.inf])
-    noise = rng.lognormal(sigma=0.5, size=(2000, 10, 9))
-    gains = np.log([truncation_gain(squares, thresholds) for squares in noise])
+    noise = rng.lognormal(sigma=0.5, size=(2000, 1, 10, 9))
+    gains = np.log([truncation_gain(squares, thresholds, rng)[0] for squares in noise])
     assert abs(gains.mean()) < 4 * gains.std() / math.sqrt(2000)
-    naive = np.log(noise.mean(1).min(1) / noise.mean(1)[:, -1]).mean()
+    naive = np.log(noise.mean(2).min(-1) / noise.mean(2)[..., -1]).mean()
     assert naive < -0.2
-    assert math.isnan(truncation_gain(np.ones((4, 3)), np.array([1.0, 2.0, 3.0])))
-    better = np.array([1.0, 0.5, 1.0]) * np.ones((4, 1))
-    assert truncation_gain(better, np.array([1.0, 2.0, np.inf])) == pytest.approx(0.5)
+    assert math.isnan(truncation_gain(np.ones((2, 4, 3)), np.array([1.0, 2.0, 3.0]), rng)[0])
+    better = np.array([1.0, 0.5, 1.0]) * np.ones((2, 4, 1))
+    gain = truncation_gain(better, np.array([1.0, 2.0, np.inf]), rng)
+    np.testing.assert_allclose(gain, 0.5)
+
+
+def test_no_constant_gain_is_better_than_the_best():
+    """The closed form against a search over constants, and 0 where one constant is exact."""
+    rng = np.random.default_rng(4)
+    exact = torch.from_numpy(rng.normal(size=(6, 3)))
+    log_p = torch.from_numpy(rng.normal(size=6))
+    output = exact + 0.3 * torch.from_numpy(rng.normal(size=(6, 3)))
+    network = [(log_p, torch.ones(6), output)]
+    drive = torch.exp(log_p)[:, None] * output
+    tried = [
+        float((c * drive - exact).square().sum() / exact.square().sum())
+        for c in np.linspace(-1, 2, 30001)
+    ]
+    assert constant_gain_square(network, [exact]) == pytest.approx(min(tried), rel=1e-6)
+    same = [(torch.full((6,), 700.0, dtype=torch.float64), torch.ones(6), 3 * exact)]
+    assert constant_gain_square(same, [exact]) == pytest.approx(0, abs=1e-12)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +216,20 @@ def test_the_contract_and_what_maps_leave_out(comparison):
     assert comparison["mean_square"].notnull().all() and comparison["rank"].notnull().all()
     assert (comparison["share_not_positive"].sel(variant="plain") == 0).all()
     np.testing.assert_allclose(comparison["rank"].sum("variant"), 8 * 9 / 2)
+
+
+def test_equal_attention_is_the_mean_of_the_values(low, comparison):
+    """By a loop over heads and inputs; no network divided by the best constant errs above 1."""
+    exact = attend(low)
+    for head in range(2):
+        squares = []
+        for i in range(2):
+            v, o = (x.values[i, 0, head] for x in (low["v"], exact["output"]))
+            squares.append(np.square(v.mean(0) - o).sum() / np.square(o).sum())
+        got = comparison["uniform_error"].sel(head=head, layer=0)
+        assert float(got) == pytest.approx(np.sqrt(np.mean(squares)), rel=1e-6)
+    constant = comparison["constant_gain_mean_square"]
+    assert ((constant >= 0) & (constant <= 1)).all()
 
 
 def test_variants_are_found_by_their_threshold_and_feature_map(comparison, tmp_path):
@@ -244,7 +325,9 @@ def test_the_rank_tells_better_from_worse(low):
     }
     run = compare(low, variants, [2000], n_seeds=6)
     for end in ("", "_low", "_high"):
-        np.testing.assert_array_equal(run[f"rank{end}"].squeeze(), [3, 2, 1])
+        for head in range(2):
+            ranks_of = run[f"rank{end}"].sel(layer=0, head=head).isel(n_features=0)
+            np.testing.assert_array_equal(ranks_of, [3, 2, 1])
     best = run.isel(n_features=0, layer=0)
     assert np.isinf(best["best_threshold"]).all() and (best["truncation_gain"] == 1).all()
     assert (best["best_threshold_note"] == "").all()

@@ -15,7 +15,12 @@ from tripartite.kinds.data.attend import attend
 from tripartite.network import Hidden, sequential
 from tripartite.streams import stream
 
-COORDS = {"ratio": np.array([0.5, 2.0, 4.0]), "n_features": [3, 5], "model": ["a", "b"]}
+COORDS = {
+    "ratio": np.array([0.5, 2.0, 4.0]),
+    "n_features": [3, 5],
+    "model": ["a", "b"],
+    "tolerance": [0.1, 0.05],
+}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +88,7 @@ def test_results_are_put_to_the_places_of_their_heads(data, exact, workers, capf
             **exact,
             **whole,
             **{name: (zero[:2], zero[:2], zero[:2]) for name in sized},
+            "ratio_for_lag": (zero[:2], zero[:2], zero[:2]),
             "total_error": (values, values - 1, values + 1),
             "sd_log_gain_law": zero,
             "sd_log_gain_stale_law": 0.0,

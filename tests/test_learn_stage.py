@@ -1,9 +1,11 @@
 """The stage that trains hidden layers: labels, roles, random networks, resuming, and its figure."""
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
 import xarray as xr
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
 from conftest import assert_drawn_alike, random_heads, run_stage
@@ -15,6 +17,7 @@ from tripartite.kinds.learned import evaluation
 from tripartite.kinds.learned.learn import learn
 from tripartite.kinds.learned.learned_features import learned_features
 from tripartite.streams import stream
+from tripartite.symmetries import fitted
 
 SETTINGS = {
     "n_features": [6, 16],
@@ -72,7 +75,7 @@ def test_the_precision_is_of_the_training_alone(data, learned):
         ("n_features", "seed", "input", "layer", "head")
     )
     assert 1e-9 < differ.sel({"origin": "learned"}) < 1e-2
-    assert (differ.sel({"origin": ["random", "uniform"]}) == 0).all()
+    assert (differ.sel({"origin": ["random", "fitted random", "uniform"]}) == 0).all()
 
 
 def test_random_is_the_network_and_uniform_the_mean(data, learned):
@@ -114,21 +117,94 @@ def test_random_output_is_that_of_the_network(data, learned):
     np.testing.assert_allclose(got.squeeze(), (last - exact).norm() / exact.norm(), rtol=1e-9)
 
 
+def test_fitted_random_is_the_loop_with_what_the_training_inputs_give(data, learned):
+    """Shifts, balance and widths from trained_on alone; KL by the explicit loop over queries."""
+    head, index, m, i = 1, 1, 16, 4
+    inputs = []
+    for name in ("draw-0", "draw-3"):
+        one = data.sel(input=name).isel(layer=0, head=head)
+        inputs.append(tuple(torch.from_numpy(one[x].values).double() for x in "qk"))
+    symmetry, a = fitted(inputs, ["center_keys", "center_queries", "balance"], "fitted_normal")
+    mu, c, balance, a = (x.numpy() for x in (*symmetry, a))
+    present = data["mask"].values[i]
+    q, k = (data[name].values[i, 0, head, present].astype(float) for name in "qk")
+    omega = stream(5, "x", "omega", index, 0, head).standard_normal((16, 4))[:m]
+    weights = np.sqrt(1 - 4 * a) * omega
+    bias = (a * omega**2 + np.log(1 - 4 * a) / 4).sum(1)
+    rates = []
+    for x in ((q - c) @ balance.T, (k - mu) @ np.linalg.inv(balance)):
+        rates.append(np.exp(x @ weights.T + bias - np.square(x).sum(1)[:, None] / 2))
+    kernel = rates[0] @ (rates[1] * np.exp((k - mu) @ c)[:, None]).T
+    a_hat = kernel / kernel.sum(1, keepdims=True)
+    softmax = np.exp(q @ k.T) / np.exp(q @ k.T).sum(1, keepdims=True)
+    kl = (softmax * np.log(softmax / a_hat)).sum(1).mean()
+    place = {"origin": "fitted random", "n_features": m, "seed": index, "head": head}
+    np.testing.assert_allclose(learned["kl"].sel(place).isel(input=i, layer=0), kl, rtol=1e-8)
+
+
+def test_fitted_random_attention_tends_to_softmax():
+    """With many neurons what is fitted leaves attention exact: KL falls like 1 / m to 0."""
+    data = random_heads([0.5], 3, n_tokens=12, d_head=4)
+    few = {"trained_on": ["draw-0"], "validated_on": ["draw-1"], "max_steps": 1}
+    found = run(data, n_features=[100, 20000], n_seeds=2, **few)
+    kl = found["kl"].sel({"origin": ["random", "fitted random"]}).mean(("seed", "input"))
+    assert (kl.sel(n_features=20000) < 1e-4).all()
+    assert (kl.sel(n_features=100) > 50 * kl.sel(n_features=20000)).all()
+
+
 def test_summaries_are_of_the_tests(learned):
+    """Medians of values and of paired ratios, and shares of heads, each by xarray."""
     tests = learned.isel(input=[2, 4])
     over = ("seed", "input", "layer", "head")
-    ratio = np.log10(tests["kl"] / tests["kl"].sel({"origin": "random"}, drop=True))
-    better = tests["kl"] < tests["kl"].sel({"origin": "uniform"}, drop=True)
-    for name, wanted in (
-        ("median_kl", tests["kl"].median(over)),
-        ("median_output_error", tests["output_error"].median(over)),
-        ("log10_kl_ratio", ratio.median(over)),
-    ):
-        np.testing.assert_allclose(learned[name], wanted, rtol=1e-12)
-        assert (learned[f"{name}_low"] <= learned[name]).all()
-        assert (learned[name] <= learned[f"{name}_high"]).all()
-    np.testing.assert_allclose(learned["share_better_than_uniform"], better.mean(over), rtol=1e-12)
-    assert (learned["log10_kl_ratio"].sel({"origin": "random"}) == 0).all()
+    for name in ("kl", "output_error"):
+        ratio = xr.concat(
+            [
+                np.log10(tests[name] / tests[name].sel({"origin": one}, drop=True))
+                for one in evaluation.BASELINES
+            ],
+            xr.DataArray(list(evaluation.BASELINES), dims="baseline"),
+        )
+        share = (ratio.mean(("seed", "input")) < 0).mean(("layer", "head"))
+        itself = xr.zeros_like(share)
+        for one in evaluation.BASELINES:
+            itself.loc[{"origin": one, "baseline": one}] = 0.5
+        for variable, wanted in (
+            (f"median_{name}", tests[name].median(over)),
+            (f"log10_{name}_ratio", ratio.median(over)),
+            (f"share_of_heads_{name}", share + itself),
+        ):
+            wanted = wanted.transpose(*learned[variable].dims)
+            np.testing.assert_allclose(learned[variable], wanted, rtol=1e-9, atol=1e-12)
+            for low, high in ((f"{variable}_low", variable), (variable, f"{variable}_high")):
+                assert (learned[low] <= learned[high]).all()
+
+
+def test_heads_of_one_weight_are_one_cluster():
+    """12 copies of each of 2 heads count as 2 heads, not as 24."""
+    kl = np.ones((4, 1, 3, 5, 24))
+    kl[0] = np.repeat([0.2, 0.3], 12) * np.linspace(0.99, 1.01, 15).reshape(3, 5, 1)
+    widths = []
+    for labels in (np.repeat([0, 1], 12), np.arange(24)):
+        found = evaluation.summaries(kl, kl, labels, lambda name: stream(0, "x", name))
+        _, low, high = (x[0, 0, 0] for x in found["log10_kl_ratio"])
+        assert low <= np.log10(np.sqrt(0.06)) <= high or low <= np.log10(0.25) <= high
+        widths.append(high - low)
+    assert widths[0] > 2 * widths[1] > 0
+
+
+@hypothesis.given(
+    share=st.integers(0, 8), half=st.floats(0, 2), n=st.integers(1, 8), known=st.booleans()
+)
+def test_the_interval_of_a_share_is_one_of_shares(share, half, n, known):
+    """Between 0 and 1, around the share, never without width, and NaN where it is not known."""
+    estimate = np.array([share / 8])
+    ends = [estimate + sign * half if known else np.array([np.nan]) for sign in (-1, 1)]
+    got, low, high = evaluation.within_shares((estimate, *ends), np.array([n]))
+    assert got == estimate
+    if known:
+        assert 0 <= low <= estimate <= high <= 1 and high - low > 0.1
+    else:
+        assert np.isnan(low) and np.isnan(high)
 
 
 class CutOff(dict):
@@ -173,7 +249,7 @@ def test_heads_without_a_result_are_left_out(data, learned):
     assert lost["kl"].sel({"origin": "learned"}).isnull().all()
     assert lost["kl"].sel({"origin": "random"}).notnull().all()
     assert lost["note"].str.startswith("training diverged at step 10: ").all()
-    for name in ("median_kl", "median_kl_low", "log10_kl_ratio", "share_better_than_uniform"):
+    for name in ("median_kl", "median_kl_low", "log10_kl_ratio", "share_of_heads_kl"):
         assert lost[name].isnull().all()
     checkpoint = {}
     run(data, checkpoint, n_features=[6])
@@ -201,8 +277,13 @@ def test_figure(learned, tmp_path):
     fits = {"a": learned, "b": learned.isel(n_features=[1]).assign_attrs(data="other, centred")}
     assert_drawn_alike(learned_features, fits, tmp_path)
     figure = learned_features(fits)
-    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 2
+    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 4
     drawn = figure.axes[0].get_lines()[0]
+    shares = figure.axes[2].get_lines()[0]
+    np.testing.assert_array_equal(
+        shares.get_ydata(),
+        learned["share_of_heads_kl"].sel({"origin": "learned", "baseline": "uniform"}),
+    )
     np.testing.assert_array_equal(
         drawn.get_ydata(), learned["median_kl"].sel({"origin": "learned"})
     )

@@ -126,9 +126,10 @@ def test_exponents_are_fitted_inside_one_phase_alone():
     assert names[:3, 0].tolist() == ["frozen", "anomalous", "anomalous"]
     assert (names[:, 1] == "").all()
     assert found["phase_heads"].tolist() == [0, 0, 1]
-    assert found["heads_in_phase"].tolist() == [[1, 0, 0], *[[0, 1, 0]] * 2, *[[0, 0, 1]] * 5]
+    counts = [[1, *[0] * 7], [0, 1, 1, *[0] * 5], [0, 0, 0, *[1] * 5]]
+    assert found["heads_in_phase"].tolist() == counts
     of_phase = found["normalizer_ratio_in_phase"]  # a head without a phase, or not run, is in none
-    assert of_phase[0, 0] == 0.5 and np.isnan(of_phase[0, 1:]).all()
+    assert of_phase[0, 0] == 0.5 and np.isnan(of_phase[1:, 0]).all()
 
 
 def test_too_few_networks_give_no_numbers_but_reasons():

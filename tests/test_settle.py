@@ -15,7 +15,7 @@ from tripartite.kinds.data.attend import attend
 from tripartite.kinds.settling import lag
 from tripartite.kinds.settling.calcium_speed import calcium_speed
 from tripartite.kinds.settling.lag import autocorrelation, log_gain, relaxed, sd_law
-from tripartite.kinds.settling.settle import MODELS, settle
+from tripartite.kinds.settling.settle import MEASURED, MODELS, settle
 from tripartite.streams import stream
 
 RATIOS = [2.0, 0.1, 0.5, 8.0]
@@ -205,38 +205,72 @@ def test_every_error_by_the_loop(data, settled):
 
 def test_the_ratio_that_is_needed():
     """Error exp(-r): it is as small as e from ln(1 / e) on; humps count until the last."""
-    falls = np.exp(-lag.GRID)
-    ratio, note = lag.ratio_needed(lambda r: np.exp(-r), falls, 0.01)
-    assert ratio == pytest.approx(np.log(100), rel=1e-9) and note == ""
+    levels = np.array([0.5, 0.1, 0.01])
+    falls = np.repeat(np.exp(-lag.GRID)[:, None], 3, 1)
+    np.testing.assert_allclose(lag.crossings(falls, levels), np.log(1 / levels), rtol=2e-3)
+    power = 0.02 * lag.GRID[:, None] ** [-1.0, -0.5]  # a power of the ratio is exact
+    wanted = [0.02 / 0.003, (0.02 / 0.01) ** 2]
+    np.testing.assert_allclose(lag.crossings(power, np.array([0.003, 0.01])), wanted, rtol=1e-12)
+    hump = (lag.GRID * np.exp(-lag.GRID))[:, None]
+    (ratio,) = lag.crossings(hump, np.array([0.1]))
+    assert ratio > 1 and ratio * np.exp(-ratio) == pytest.approx(0.1, rel=5e-3)
+    for curve, level, word in (
+        (falls, 2.0, "smaller at every"),
+        (falls, 0.0, "not known"),
+        (falls * np.nan, 0.1, "not known"),
+        (falls ** (1 / 10), 0.001, "larger up to"),
+    ):
+        assert np.isnan(lag.crossings(curve[:, :1], np.array([level]))).all()
+        assert word in lag.note(curve[:, 0], level)
+    assert lag.note(falls[:, 0], 0.1) == ""
 
-    def hump(r):
-        return r * np.exp(-r)
 
-    ratio, _ = lag.ratio_needed(hump, hump(lag.GRID), 0.1)
-    assert ratio > 1 and hump(ratio) == pytest.approx(0.1, rel=1e-8)
-    for error, word in ((2.0, "smaller at every"), (0.0, "not known")):
-        ratio, note = lag.ratio_needed(lambda r: np.exp(-r), falls, error)
-        assert np.isnan(ratio) and word in note
-    _, note = lag.ratio_needed(lambda r: np.exp(-r / 10), falls ** (1 / 10), 0.001)
-    assert "larger up to" in note
+@given(st.integers(0, 1000), st.integers(1, 4))
+def test_crossings_by_the_loop(seed, n):
+    """The last point above the level, and a straight line between logarithms to the next."""
+    rng = np.random.default_rng(seed)
+    curves = np.exp(rng.normal(size=(len(lag.GRID), n)) - np.linspace(0, 4, len(lag.GRID))[:, None])
+    levels = np.exp(rng.uniform(-6, 2, size=n))
+    for curve, level, found in zip(curves.T, levels, lag.crossings(curves, levels)):
+        above = [i for i, error in enumerate(curve) if error > level]
+        if not above or above[-1] == len(curve) - 1:
+            assert np.isnan(found)
+            continue
+        i = above[-1]
+        (a, b), (x, y) = np.log(curve[i : i + 2] / level), np.log(lag.GRID[i : i + 2])
+        assert found == pytest.approx(np.exp(x + (y - x) * a / (a - b)), rel=1e-9)
+
+
+def test_times_for_a_lag_of_two_queries(data):
+    """Z steps from 1 to 3: the lag errs by (2 / 3) e^-r / (1 - (2 / 3) e^-r) of one output of 2."""
+    exact = [(np.log([1.0, 1.0, 3.0]), np.ones((3, 2)))] * 2
+    found = lag.of_exact(exact, np.array([1.0]), np.random.default_rng(0))
+    ratio, low, high = found["ratio_for_lag"]
+    e = np.array([0.1, 0.05]) * np.sqrt(2)  # one of two outputs errs
+    np.testing.assert_allclose(ratio, np.log(2 / 3 * (1 + e) / e), rtol=2e-3)
+    np.testing.assert_allclose([low, high], [ratio, ratio], rtol=1e-12)  # inputs are equal
 
 
 def test_doubled_squared_error_is_found_on_the_grid():
     """settled^2 (1 + (exp(-r) / .2)^2) has doubled where exp(-r) = .2."""
-    settled = 0.3
-    slow_ = settled * np.sqrt(1 + np.square(np.exp(-lag.GRID) / 0.2))
-    errors = np.concatenate([[settled], slow_])[None, :, None, None]
-    np.testing.assert_allclose(lag._crossings(errors), np.log(5), rtol=5e-3)
-    assert np.isnan(lag._crossings(np.ones_like(errors))).all()
+    settled = 0.3**2
+    slow_ = settled * (1 + np.square(np.exp(-lag.GRID) / 0.2))
+    squares = np.concatenate([[2 * settled], slow_])[None, None, :, None]
+    np.testing.assert_allclose(lag._crossings(squares), np.log(5), rtol=5e-3)
+    assert np.isnan(lag._crossings(np.ones_like(squares))).all()
 
 
 def test_times_are_those_of_the_models(settled):
     times = settled["relaxation_seconds"]
     for name, model in MODELS.items():
         assert float(times.sel(model=name)) == pytest.approx(calcium.relaxation_seconds(*model))
-        assert float(times.sel(model=name)) > 1 > float(times.sel(model="fine process"))
-    ratio = settled["seconds_needed"] / settled["ratio_needed_in_all"]
-    np.testing.assert_allclose((ratio / times).stack(all=ratio.dims).dropna("all"), 1)
+        assert float(times.sel(model=name)) > max(MEASURED.values())
+    for name, seconds in MEASURED.items():
+        assert float(times.sel(model=name)) == seconds
+    for end in ("", "_low", "_high"):
+        ratio = settled[f"seconds_needed{end}"] / settled[f"ratio_for_lag{end}"]
+        np.testing.assert_allclose((ratio / times).stack(all=ratio.dims).dropna("all"), 1)
+    assert (settled["ratio_for_lag"].isel(head=2).diff("tolerance") > 0).all()
 
 
 @pytest.mark.parametrize(("model", "ip3"), [("li_rinzel", 0.2), ("chi", 0.3)])
@@ -293,4 +327,6 @@ def test_figure(settled, tmp_path):
     drawn = [line.get_ydata() for line in second.lines if line.get_marker() == "o"]
     np.testing.assert_array_equal(drawn[0], head["sd_log_gain"])
     drawn = [line.get_xdata() for line in lower.lines if line.get_marker() == "D"]
-    np.testing.assert_array_equal(drawn[0], head["seconds_needed"].isel(n_features=-1))
+    np.testing.assert_array_equal(drawn, head["seconds_needed"].transpose("tolerance", ...))
+    marked = [line.get_xdata()[0] for line in upper.lines if tuple(line.get_ydata()) == (0, 1)]
+    np.testing.assert_array_equal(marked, head["ratio_for_lag"])

@@ -620,7 +620,7 @@ def test_a_balance_of_nothing_names_the_head(named):
 
 @pytest.mark.parametrize("order", ["bidirectional", "causal"])
 def test_errors_beside_equal_attention(order):
-    """Each query's mean over the values it may read, written out; heads that beat it are counted."""
+    """Each query's mean over the values it may read, written out; heads that beat it count."""
     data = random_heads([0.5, 12.0], 3, n_tokens=10, d_head=4)
     exact = attend(data, order=order)
     run = run_simulate(data, exact, n_features=[20, 400], n_seeds=3, order=order)

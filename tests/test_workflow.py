@@ -110,6 +110,15 @@ TINY = {
             "data": {"same_as": "small"},
             "readout": {"operating_points": [0.1, 0.8], "models": ["li_rinzel"]},
         },
+        "closed": {
+            "data": {"same_as": "small"},
+            "closed_loop": {
+                "n_features": 20,
+                "n_seeds": 2,
+                "calibrated_on": ["draw-0"],
+                "durations": [0.1],
+            },
+        },
         "coupled": {
             "data": {"same_as": "small"},
             "coupling": {"n_features": [10, 20], "n_seeds": 2, "strengths": [0, 0.1, 1]},
@@ -127,7 +136,7 @@ TINY = {
             "retention": {"n_features": [50], "n_seeds": 2, "leaks": [[0.1, 0.1], [0.2, 0.1]]},
         },
         "imaged": {
-            "data": {"same_as": "small"},
+            "data": {"same_as": "trained"},
             "imaging": {"n_features": [50], "n_seeds": 2, "noise": [1]},
         },
     },
@@ -146,6 +155,7 @@ TINY = {
         "convergence": {"experiments": ["limit"]},
         "calcium_speed": {"experiments": ["fast"]},
         "calcium_readout": {"experiments": ["graded"]},
+        "closed_loop": {"experiments": ["closed"]},
         "coupling": {"experiments": ["coupled"]},
         "lesions": {"experiments": ["hurt"]},
         "noise": {"experiments": ["hurt"]},

@@ -9,8 +9,9 @@ from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
 from tripartite.kinds.comparison import ranking
 from tripartite.kinds.comparison.hidden_layers import HiddenLayer, output_floors, rate_ranges
-from tripartite.kinds.comparison.moments import of_networks
+from tripartite.kinds.comparison.moments import of_networks, relative_square
 from tripartite.network import Tokens, read
+from tripartite.statistics import Interval, over_clusters
 from tripartite.symmetries import Symmetry, for_map, transform
 
 
@@ -23,6 +24,8 @@ def compare_maps(
     dtype: str,
 ) -> xr.Dataset:
     """Return bias, variance, floor and rank of hidden layers with different feature maps.
+
+    Beside them stand equal attention to all tokens and the best constant gain of each network.
 
     variants are {name: {feature_map, threshold, a}}, the last two as far as the map takes them;
     their order is that of the axis. Every variant, and simulate itself, has the same streams of
@@ -57,22 +60,70 @@ def compare_maps(
         statistics["log10_rate_range"] = rate_ranges(layer, seen, drawn, n_features)
         return statistics, squares
 
-    def one_head(head: Head) -> tuple[dict, np.ndarray]:
-        statistics, squares = zip(*(one_layer(head, layer) for layer in head.each(layers)))
-        return _stacked(statistics), np.stack(squares)  # [variant, n_features, seed]
+    def one_head(head: Head) -> dict:
+        of_variants, squares = zip(*(one_layer(head, layer) for layer in head.each(layers)))
+        statistics = _stacked(of_variants)
+        uniform = np.array(
+            [relative_square(one.v.mean(0), one.output) for one in head.readings]
+        )  # [input]
+        compared = _compared(
+            layers,
+            np.stack(squares, -1),
+            uniform,
+            statistics["log10_rate_range"],
+            head.stream("compare", "bootstrap"),
+        )
+        return statistics | compared
 
-    of_heads = heads.map(one_head, "compare_maps")
-    squares = np.stack([squares for _, squares in of_heads], 2)  # [variant, n_features, head, seed]
-    feature_maps = [layer.feature_map for layer in layers]
+    results = heads.map(one_head, "compare_maps")
+    coords = {
+        "variant": list(variants),
+        "decades": ranking.DECADES,
+        "n_features": n_features,
+    }
+    of_all = {
+        "feature_map": [layer.feature_map for layer in layers],
+        "threshold": np.array([layer.threshold for layer in layers], dtype=float),
+    }
+    return heads.dataset("comparison", heads.placed("comparison", results, coords) | of_all, coords)
+
+
+def _compared(
+    layers: list[HiddenLayer],
+    squares: np.ndarray,
+    uniform: np.ndarray,
+    decades: np.ndarray,
+    rng: np.random.Generator,
+) -> dict:
+    """The layers beside each other and beside equal attention, by the names of variables.
+
+    squares [n_features, input, seed, variant] and uniform [input] are relative square errors,
+    decades [variant, n_features] those between the highest and the median rate.
+    """
     thresholds = np.array([layer.threshold for layer in layers], dtype=float)
-    rng = heads.stream("compare", "bootstrap")
-    rank = ranking.mean_ranks(squares, rng)
-    best = ranking.best_thresholds(squares, feature_maps, thresholds, rng)
-    results = [result | _stacked(sizes) for (result, _), sizes in zip(of_heads, zip(*best))]
-    coords = {"variant": list(variants), "n_features": n_features}
-    of_all = {"rank": rank, "feature_map": feature_maps, "threshold": thresholds}
-    placed = heads.placed("comparison", results, coords)
-    return heads.dataset("comparison", placed | of_all, coords)
+    saturating = [
+        i
+        for i in np.argsort(thresholds, kind="stable")
+        if layers[i].feature_map in ("truncated_performer", "performer")
+    ]
+    of_sizes = [
+        ranking.of_thresholds(
+            x[..., saturating], uniform, thresholds[saturating], of_size[saturating], rng
+        )
+        for x, of_size in zip(squares, decades.T)
+    ]
+    found = _stacked(tuple(of_sizes))
+    for name in ("mean_square_in_range", "in_range_over_uniform"):
+        found[name] = _sizes_last(found[name])
+    ranks = _stacked(tuple({"rank": ranking.rank_interval(x, rng)} for x in squares))["rank"]
+    equal = over_clusters(lambda x: np.sqrt(x.mean(0)), uniform, (None,), rng, "log")
+    return found | {"rank": _sizes_last(ranks), "uniform_error": equal}
+
+
+def _sizes_last(interval: Interval) -> Interval:
+    """An interval [n_features, ...] as [..., n_features]."""
+    estimate, low, high = (np.moveaxis(x, 0, -1) for x in interval)
+    return estimate, low, high
 
 
 def _fitted(head: Head, layer: HiddenLayer, symmetries: list[str]) -> tuple[Symmetry, torch.Tensor]:

@@ -1,119 +1,102 @@
-"""How many decades of firing rate does a head need? Error against the threshold of the rates."""
+"""How many decades of firing rate does a head need, and how many do neurons have?"""
 
 import numpy as np
 import xarray as xr
-from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import NullFormatter
 
 from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, mark, points
+from tripartite.figures.panels import grid, interval, line, mark, points
 
 MAX_HEADS = 4  # of an experiment that fit in a panel
 MAX_COLUMNS = 3
 MIN_FLOOR = 1e-3  # floors below are not drawn
-UNTRUNCATED = 10  # place of the untruncated map, over the highest threshold
+# Decades from the lowest to the highest rate of cortical neurons: .15 to 16 Hz (Attwell &
+# Laughlin, J Cereb Blood Flow Metab 2001), and below .01 to above 50 Hz (Hromadka et al., PLoS Biol
+# 2008).
+CORTEX = (np.log10(16 / 0.15), np.log10(50 / 0.01))
 
 
 def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
-    """Output error and decades of firing rate against the threshold, a column per experiment.
+    """Output error against decades of firing rate below a ceiling, a panel per experiment.
 
-    All at the largest m, for the first heads that were run; the untruncated map stands at the
-    right. The error is the root of the mean square with its 95 % interval over seeds; floors are
-    those of infinitely many neurons; a ring marks the best threshold, a bar at the foot its
-    interval.
+    All at the largest m, for the first heads that were run. Decades are those between the median
+    and the highest rate; each mark is a threshold, the open one has none. The error is the root of
+    the mean square with its 95 % interval over seeds, cut at a tenth; floors are those of infinite
+    networks, dotted lines those of equal attention. A ring marks the best threshold, a bar at
+    the foot its interval. The band is what neurons have.
     """
     palette.apply()
     n_columns = min(MAX_COLUMNS, len(fits))
-    n_rows = -(-len(fits) // n_columns)
-    figure, axes = plt.subplots(
-        2 * n_rows,
-        n_columns,
-        squeeze=False,
-        sharey="row",
-        figsize=(max(palette.COLUMN, palette.PAGE * n_columns / 3), 0.6 + 3.0 * n_rows),
-        gridspec_kw={"height_ratios": [2, 1] * n_rows},
+    width = max(palette.COLUMN, palette.PAGE * n_columns / 3)
+    figure, axes = grid(
+        len(fits), n_columns, lambda n_rows: (width, 0.7 + 2.3 * n_rows), sharex=True, sharey=True
     )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for place, fit in enumerate(fits.values()):
-        row, column = divmod(place, n_columns)
-        upper, lower = axes[2 * row : 2 * row + 2, column]
-        upper.set_axis_on()
-        lower.set_axis_on()
-        draw_experiment(upper, lower, fit)
-        upper.tick_params(labelbottom=False)
-        if column == 0:
-            upper.set_ylabel("relative error of the output")
-            lower.set_ylabel("log$_{10}$ highest /\nmedian rate")
-    for upper in axes[::2, 0]:  # at least a decade, and room for the bars
-        low, high = upper.get_ylim()
-        upper.set_ylim(min(low, high / 10) / (high / low) ** 0.15, high)
-    for lower in axes[1::2, 0]:
-        lower.set_ylim(0)
-    figure.legend(handles=legend(), loc="outside lower center", ncols=4 if n_columns == 3 else 2)
+    for place, (axis, fit) in enumerate(zip(axes, fits.values())):
+        draw_experiment(axis, fit)
+        axis.tick_params(labelleft=True)
+        if place + n_columns >= len(fits):
+            axis.tick_params(labelbottom=True)
+            axis.set_xlabel("log$_{10}$ highest / median firing rate")
+    for axis in axes[::n_columns]:
+        axis.set_ylabel("relative error of the output")
+    low, high = axes[0].get_ylim()  # room for the bars, and at least a decade
+    axes[0].set_ylim(min(low, high / 10) / (high / low) ** 0.12, high)
+    axes[0].set_xlim(0)
+    figure.legend(handles=legend(), loc="outside lower center", ncols=3 if n_columns > 1 else 1)
     return figure
 
 
-def draw_experiment(upper, lower, fit: xr.Dataset) -> None:
-    """Every head of one experiment: errors above, decades of firing rate below."""
+def draw_experiment(axis, fit: xr.Dataset) -> None:
+    """Every head of one experiment."""
     saturating = np.isin(fit["feature_map"].values, ("truncated_performer", "performer"))
     last = fit.isel(n_features=-1, variant=np.flatnonzero(saturating)).sortby("threshold")
-    thresholds = last["threshold"].values
-    finite = np.isfinite(thresholds)
-    palette.title_of(upper, fit, f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}")
-    for axis, scale in ((upper, "log"), (lower, "linear")):
-        axis.set(xscale="log", yscale=scale)
-    if not finite.any():
-        upper.annotate("no thresholds compared", (0.5, 0.5), xycoords="axes fraction", ha="center")
+    palette.title_of(axis, fit, f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}")
+    axis.set(yscale="log")
+    axis.axvspan(*CORTEX, color="0.9", linewidth=0, zorder=0)
+    if not np.isfinite(last["threshold"]).any():
+        axis.annotate("no thresholds compared", (0.5, 0.5), xycoords="axes fraction", ha="center")
         return
-    top = thresholds[finite].max()
     run = np.argwhere(last["mean_square"].notnull().any("variant").values)[:MAX_HEADS]
     for height, ((i, j), colour, marker) in enumerate(zip(run, palette.COLOURS, palette.MARKERS)):
         of_head = last.isel(layer=i, head=j)
-        draw_head(upper, lower, of_head, UNTRUNCATED * top, colour, marker)
-        draw_best(upper, of_head, UNTRUNCATED * top, colour, 0.02 + 0.025 * height)
-    upper.yaxis.set_minor_formatter(NullFormatter())
-    decades = 10.0 ** np.arange(np.ceil(np.log10(thresholds.min() / 1.01)), np.log10(top) + 0.5)
-    names = [*(palette.power(np.log10(x)) for x in decades), "none"]
-    lower.set_xticks([*decades, UNTRUNCATED * top], names)
-    upper.tick_params(axis="x", which="minor", bottom=False)
-    lower.minorticks_off()
-    upper.set_xlim(lower.get_xlim())
-    lower.set_xlabel("threshold of the firing rate")
-    above = (0, 0.06)  # the bars of the best thresholds
-    upper.legend(loc="lower left", bbox_to_anchor=above, handlelength=1.5).set_in_layout(False)
+        draw_head(axis, of_head, colour, marker)
+        draw_best(axis, of_head, colour, 0.02 + 0.025 * height)
+    axis.yaxis.set_minor_formatter(NullFormatter())
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 0.08), handlelength=1.5).set_in_layout(False)
 
 
-def draw_head(upper, lower, fit: xr.Dataset, infinity: float, colour: str, marker: str) -> None:
-    """Error, floor and range of rates of one head; the untruncated map stands at infinity."""
-    thresholds, decades = fit["threshold"].values, fit["log10_rate_range"].values
-    finite = np.isfinite(thresholds)
+def draw_head(axis, fit: xr.Dataset, colour: str, marker: str) -> None:
+    """Error and floor of one head, and the error of equal attention."""
+    decades = fit["log10_rate_range"].values
+    finite = np.isfinite(fit["threshold"].values)
     middle, low, high = (np.sqrt(x.clip(0)) for x in interval(fit, "mean_square"))
-    low = np.fmax(low, middle / 10)  # an interval down to 0 has no place on a log axis
-    x = np.where(finite, thresholds, infinity)
-    for part, style in ((finite, "-"), (~finite, "")):
-        look = {"linestyle": style, "markersize": 2.5, "markeredgewidth": 0}
-        triple = middle[part], low[part], high[part]
-        name = palette.head_name(fit, fit["layer"], fit["head"]) if style else None
-        points(upper, x[part], triple, colour, marker, elinewidth=0.7, label=name, **look)
-        lower.plot(x[part], decades[part], marker=marker, color=colour, **look)
+    axis.plot(decades, middle, color=colour, linewidth=0.9)
+    for part, fill in ((finite, colour), (~finite, "white")):
+        look = {"markersize": 2.8, "markerfacecolor": fill, "markeredgewidth": 0.7}
+        triple = middle[part], np.fmax(low, middle / 10)[part], high[part]
+        points(axis, decades[part], triple, colour, marker, elinewidth=0.7, **look)
+    name = palette.head_name(fit, fit["layer"], fit["head"])
+    axis.plot([], [], marker=marker, color=colour, markersize=2.8, label=name)
     floor = fit["output_floor"].values
     drawn = np.where(floor > MIN_FLOOR, floor, np.nan)[finite]
-    upper.plot(thresholds[finite], drawn, "--", color=colour, linewidth=0.8)
+    axis.plot(decades[finite], drawn, "--", color=colour, linewidth=0.8)
+    axis.axhline(float(fit["uniform_error"]), color=colour, linestyle=":", linewidth=1)
 
 
-def draw_best(axis, fit: xr.Dataset, infinity: float, colour: str, height: float) -> None:
+def draw_best(axis, fit: xr.Dataset, colour: str, height: float) -> None:
     """A ring at the best threshold of one head, and its interval at a height above the foot."""
-    best, *ends = map(float, interval(fit, "best_threshold"))
+    best, *ends = map(float, interval(fit, "best_threshold_decades"))
     if np.isnan(best):
         return
-    error = np.sqrt(fit["mean_square"].values[fit["threshold"].values == best][0])
+    threshold = fit["threshold"].values == float(fit["best_threshold"])
+    error = np.sqrt(fit["mean_square"].values[threshold][0])
     ring = {"marker": "o", "markersize": 6, "markerfacecolor": "none", "markeredgewidth": 0.8}
-    axis.plot(min(best, infinity), error, color=colour, **ring)
+    axis.plot(best, error, color=colour, **ring)
     axis.plot(
-        np.minimum(ends, infinity),
+        ends,
         [height, height],
         "|-",
         color=colour,
@@ -123,12 +106,15 @@ def draw_best(axis, fit: xr.Dataset, infinity: float, colour: str, height: float
     )
 
 
-def legend() -> list[Line2D]:
+def legend() -> list[Line2D | Patch]:
     """What line styles and marks mean."""
     grey = {"color": "0.35"}
     return [
-        line("measured (bars: 95 % over seeds)", marker="o", markersize=2.5, **grey),
+        line("measured, by threshold (bars: 95 % over seeds)", marker="o", markersize=2.8, **grey),
+        mark("no threshold", markersize=2.8, markerfacecolor="white", markeredgewidth=0.7, **grey),
         line("error at $m = \\infty$", linestyle="--", linewidth=0.8, **grey),
+        line("equal attention to all tokens", linestyle=":", linewidth=1, **grey),
         mark("best threshold", markersize=6, markerfacecolor="none", **grey),
         line("its 95 % interval", linewidth=1.2, **grey),
+        Patch(color="0.9", label="cortex, lowest to highest rate: 2.0 and 3.7 decades"),
     ]

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, mark, points
+from tripartite.figures.panels import heads_run, interval, line, mark, points
 
 N_COLUMNS = 4
+MAX_HEADS = 8  # whose ranks have rows of their own
 ERRORS = (1e-3, 30)  # widest axis of relative errors
 DASHES = (0, (3, 1.2))
 
@@ -21,12 +22,14 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
 
     Values are medians over heads, and so are the ends of their 95 % intervals over seeds. A bias is
     drawn where its interval excludes 0 in the median head. The floor is that of infinitely many
-    neurons; ranks are those at the largest m.
+    neurons; thin lines are equal attention, crosses the best constant gain. Ranks are those of each
+    head at the largest m, with 95 % intervals over inputs and seeds.
     """
     palette.apply()
     variants = list(dict.fromkeys(name for fit in fits.values() for name in fit["variant"].values))
     n_rows = -(-len(variants) // N_COLUMNS)
-    rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.3 * (len(fits) - 1))
+    n_heads = sum(len(heads_run(fit["mean_square"])) for fit in fits.values())
+    rank_height = 0.5 + 0.15 * len(variants) * (1 + 0.2 * (min(n_heads, MAX_HEADS) - 1))
     figure = plt.figure(figsize=(palette.PAGE, 0.7 + 1.45 * n_rows + rank_height))
     heights = [1.45 * n_rows + 0.4, rank_height]
     curves, bottom = figure.subfigures(2, 1, squeeze=False, height_ratios=heights).flat
@@ -84,32 +87,39 @@ def draw_variant(axis, fit: xr.Dataset, colour: str, marker: str) -> None:
         )
     floor = median("output_floor")
     axis.plot(m, np.where(floor > ERRORS[0], floor, np.nan), ":", color=colour, linewidth=1.2)
+    axis.axhline(median("uniform_error"), color=colour, linewidth=0.5, alpha=0.7)
+    constant = np.sqrt(median("constant_gain_mean_square"))
+    axis.plot(m, constant, "x", color=colour, markersize=3, markeredgewidth=0.6)
 
 
 def draw_ranks(axis, fits: dict[str, xr.Dataset], variants: list[str]) -> None:
-    """Rank of each variant at the largest m, in the order of the first experiment's ranks."""
-    first = next(iter(fits.values()))["rank"].isel(n_features=-1)
-    order = sorted(
-        variants,
-        key=lambda name: (
-            float(first.sel(variant=name)) if name in first["variant"].values else np.inf
-        ),
-    )
-    for row, (fit, colour, marker) in enumerate(styled(fits)):
-        last = fit.isel(n_features=-1)
-        shift = 0.5 * (row - (len(fits) - 1) / 2) / max(1, len(fits) - 1)
+    """Rank of each variant in each head at the largest m, in the order of the mean ranks."""
+    rows = [
+        (fit.isel(n_features=-1).sel(head), colour, marker)
+        for fit, colour, marker in styled(fits)
+        for head in heads_run(fit["mean_square"])
+    ]
+    seen = {
+        name: [
+            of_head["rank"].sel(variant=name)
+            for of_head, *_ in rows
+            if name in of_head["variant"].values
+        ]
+        for name in variants
+    }
+    order = sorted(variants, key=lambda name: float(np.mean(seen[name])))
+    for row, (of_head, colour, marker) in enumerate(rows):
+        shift = 0.6 * (row - (len(rows) - 1) / 2) / max(1, len(rows) - 1)
         for place, name in enumerate(order):
-            if name in fit["variant"].values:
-                middle, low, high = interval(last.sel(variant=name), "rank")
+            if name in of_head["variant"].values:
+                middle, low, high = interval(of_head.sel(variant=name), "rank")
                 y = place + shift
-                axis.hlines(y, low, high, color=colour, linewidth=0.9)
-                axis.plot(middle, y, marker, color=colour, markersize=3, markeredgewidth=0)
+                axis.hlines(y, low, high, color=colour, linewidth=0.7)
+                axis.plot(middle, y, marker, color=colour, markersize=2.2, markeredgewidth=0)
     axis.set_yticks(range(len(order)), [words(name) for name in order])
     axis.invert_yaxis()
     axis.set(xlim=(0.5, len(variants) + 0.5))
-    axis.set_xlabel(
-        "rank by mean square error at the largest $m$ (1 the best): mean over heads, 95 %"
-    )
+    axis.set_xlabel("rank by mean square error at the largest $m$ (1 the best) in each head, 95 %")
 
 
 def words(name: str) -> str:
@@ -134,4 +144,6 @@ def legend(fits: dict[str, xr.Dataset]) -> list[Line2D]:
             **grey,
         ),
         line("error at $m = \\infty$", linestyle=":", color="0.35", linewidth=1.2),
+        line("equal attention", color="0.35", linewidth=0.5),
+        mark("best constant gain", "x", color="0.35", markeredgewidth=0.6),
     ]

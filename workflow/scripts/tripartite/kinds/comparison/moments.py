@@ -7,29 +7,55 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tripartite.statistics import over_seeds
+from tripartite.statistics import Interval, over_seeds
 
-Interval = tuple[np.ndarray, np.ndarray, np.ndarray]  # an estimate, and the ends of its interval
 Network = list[tuple[Tensor, Tensor, Tensor]]  # ln p, sign of p and output of each input
 
 
 def of_networks(
     networks: Iterable[list[Network]], exact: Sequence[Tensor], log_normalizer: Sequence[Tensor]
 ) -> tuple[dict, np.ndarray]:
-    """Statistics [n_features] of a head by the names of variables, and |E|^2 [n_features, seed].
+    """Statistics [n_features] of a head by the names of variables, and its relative square errors.
 
     networks [seed][n_features]; exact are the outputs [T, E] of softmax attention, log_normalizer
-    its ln Z [T], of each input.
+    its ln Z [T], of each input. The errors |O^ - O|^2 / |O|^2 are [n_features, input, seed].
     """
-    errors, ratios = [], []
+    errors, ratios, undivided = [], [], []
     for of_sizes in networks:
         outputs = [[output for _, _, output in network] for network in of_sizes]
         errors.append(torch.stack([error_vector(one, exact) for one in outputs]))
         ratios.append([normalizer_ratio(network, log_normalizer).numpy() for network in of_sizes])
+        undivided.append([constant_gain_square(network, exact) for network in of_sizes])
     vectors = torch.stack(errors, 1)  # [n_features, seed, error]
     gram = (vectors @ vectors.mT).numpy()  # [n_features, seed, seed]
     statistics = moments_over_seeds(gram) | normalizer_statistics(np.stack(ratios, 1))
-    return statistics, np.diagonal(gram, axis1=-2, axis2=-1)
+    statistics["constant_gain_mean_square"] = over_seeds(
+        lambda x: x.mean(0), np.array(undivided), "log"
+    )
+    of_inputs = vectors.split([one.numel() for one in exact], -1)
+    squares = torch.stack([x.square().sum(-1) for x in of_inputs], 1) * len(exact)
+    return statistics, squares.numpy()
+
+
+def relative_square(output: Tensor, exact: Tensor) -> float:
+    """|O^ - O|^2 / |O|^2 of an output [T, E] of one input."""
+    return float((output - exact).square().sum() / exact.square().sum())
+
+
+def constant_gain_square(network: Network, exact: Sequence[Tensor]) -> float:
+    """Least |c H h - O|^2 / |O|^2 of any constant c in place of 1 / p: mean over inputs.
+
+    The constant is the best one for each input; with <., .> the sum over tokens and coordinates it
+    leaves 1 - <H h, O>^2 / (|H h|^2 |O|^2).
+    """
+    squares = []
+    for (log_p, sign, output), o in zip(network, exact):
+        log_p = log_p.cpu()
+        p = sign.cpu() * torch.exp(log_p - log_p.max())  # the scale does not matter
+        drive = p[:, None] * output.cpu().double()
+        along = (drive * o).sum().square() / (drive.square().sum() * o.square().sum())
+        squares.append(1 - float(along))
+    return max(0.0, sum(squares) / len(squares))
 
 
 def error_vector(outputs: Sequence[Tensor], exact: Sequence[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Write tokens in continuous time, and see how the network approaches its algebra."""
+"""Write and read tokens in continuous time, and see how the network approaches its algebra."""
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ def converge(
 ) -> xr.Dataset:
     """Return errors of continuous time against time constants, and of Runge-Kutta against steps.
 
-    Both time constants are a ratio times the time T of a token. Runge-Kutta's method takes `steps`
-    steps per token, at the middle ratio, in the first head, input and size. Where there is no slope
-    or order, a note says why. UserError where a state is not finite.
+    Time constants are a ratio times the time T for which a token is written, and a query read.
+    Runge-Kutta's method takes `steps` steps per token, at the middle ratio, in the first head,
+    input and size. Where there is no slope or order, a note says why. UserError where a state is
+    not finite.
     """
     rising_ratios, rising_steps = np.sort(np.array(ratios, dtype=float)), np.sort(steps)
     middle_ratio = float(rising_ratios[len(ratios) // 2])
@@ -43,7 +44,7 @@ def converge(
                 for draw in head.each(range(n_seeds))
             ],
             axis=-1,
-        )  # [n_features, input, 4, ratio, seed]
+        )  # [n_features, input, 6, ratio, seed]
         return errors.mean(1).transpose(1, 2, 0, 3)
 
     first = heads.head(*heads.chosen[0])

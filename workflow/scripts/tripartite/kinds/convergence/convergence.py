@@ -15,8 +15,8 @@ ROUNDING = np.finfo(float).eps
 def convergence(fits: dict[str, xr.Dataset]) -> Figure:
     """One row per experiment: error of output and calcium against tau / T, and of Runge-Kutta.
 
-    Points are means over inputs and seeds with 95 % intervals over seeds as bands or bars; dashed
-    lines are laws without free parameters.
+    Points are means over inputs and seeds with 95 % intervals over seeds as bands or bars, open
+    ones what reading adds to the error of the output; lines are laws without free parameters.
     """
     palette.apply()
     figure = plt.figure(figsize=(palette.PAGE, 2.75 * len(fits)))
@@ -26,17 +26,34 @@ def convergence(fits: dict[str, xr.Dataset]) -> Figure:
         largest = fit.isel(n_features=-1)
         for axis, name in zip(axes, ("output_error", "calcium_error")):
             draw(axis, largest, name)
-            axis.set_xlabel(r"time constant $\tau$ / time per token $T$")
+            axis.set(xscale="log", yscale="log")
+            axis.set_xlabel(r"time constants $\tau$ / time per token $T$")
+        draw(axes[0], largest, "reading_error", ":", markerfacecolor="none")
+        errors = positive(largest["output_error"].values)
+        if np.isfinite(errors).any():
+            axes[0].set_ylim(np.nanmin(errors) / 3, np.nanmax(errors) * 3)
         axes[0].set_ylabel(r"output error, $|O - O_0|\,/\,|O_0|$")
         axes[1].set_ylabel(r"calcium error, $|p / p_0 - 1|$")
         draw_integrator(axes[2], fit)
         words = f"Output, $m$ = {int(largest['n_features'])}{slopes(largest)}"
         palette.title_of(axes[0], fit, words)
-        axes[1].set_title("Calcium: the last key is not\nwritten in full", loc="left")
+        axes[1].set_title("Calcium: last key not yet written,\nprocess not yet settled", loc="left")
         axes[2].set_title(order(fit), loc="left")
-        handles, _ = axes[0].get_legend_handles_labels()
-        law = "law, no free parameter (bands: 95 % over seeds)"
-        handles.append(line(law, color=palette.EXACT, linestyle="--", linewidth=0.8))
+        handles, labels = axes[0].get_legend_handles_labels()
+        handles = handles[: len(set(labels))]
+        look = {"color": palette.EXACT, "linewidth": 0.8}
+        law = "law of first order, of writing (bands: 95 % over seeds)"
+        handles.append(line(law, linestyle="--", **look))
+        handles.append(
+            line(
+                "part of reading, and its law",
+                linestyle=":",
+                marker="o",
+                markersize=3,
+                markerfacecolor="none",
+                **look,
+            )
+        )
         row.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure
 
@@ -47,24 +64,20 @@ def slopes(fit: xr.Dataset) -> str:
     if not known.size:
         return ""
     low, high = f"{known.min():.3f}", f"{known.max():.3f}"
-    heads = f"{known.size} heads" if known.size > 1 else "1 head"
-    return f"\nslope {low}" + (f" to {high}" if high != low else "") + f" in {heads}"
+    return f"\nslope {low}" + (f" to {high}" if high != low else "") + " (1 by linearity)"
 
 
-def draw(axis, fit: xr.Dataset, name: str) -> None:
-    """Points per head with its interval, and its law."""
+def draw(axis, fit: xr.Dataset, name: str, style: str = "--", **look: str) -> None:
+    """Points per head with its interval, and its law in that style."""
     ratio, shown = fit["ratio"].values, heads_run(fit["output_error"])[:MAX_HEADS]
     for pair, colour, marker in zip(shown, palette.COLOURS, palette.MARKERS):
         head = fit.sel(pair)
         middle, low, high = map(positive, interval(head, name))
         label = palette.head_name(fit, **pair)
-        if np.isfinite(head["slope"]):
-            label += ": slope {:.3f} ({:.3f} to {:.3f})".format(*interval(head, "slope"))
-        axis.plot(ratio, middle, marker, color=colour, markersize=3, label=label)
+        axis.plot(ratio, middle, marker, color=colour, markersize=3, label=label, **look)
         axis.fill_between(ratio, low, high, color=colour, alpha=0.25, linewidth=0)
         law = positive(head[f"{name}_law"].values)
-        axis.plot(ratio, law, "--", color=colour, linewidth=0.8)
-    axis.set(xscale="log", yscale="log")
+        axis.plot(ratio, law, style, color=colour, linewidth=0.8)
 
 
 def draw_integrator(axis, fit: xr.Dataset) -> None:
@@ -99,7 +112,7 @@ def draw_integrator(axis, fit: xr.Dataset) -> None:
     axis.set_xticks(step, [f"{n:.0f}" for n in step])
     axis.minorticks_off()
     axis.set_xlabel("steps per token")
-    axis.set_ylabel("error of synapses $H$, Runge–Kutta")
+    axis.set_ylabel("error of $H$, Runge–Kutta")
 
 
 def order(fit: xr.Dataset) -> str:

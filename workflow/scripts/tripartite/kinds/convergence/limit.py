@@ -1,10 +1,24 @@
 """The limit of short time constants: errors of continuous time, of Runge-Kutta, and their laws.
 
-All tokens of an input are written from rest, in closed form, each for T = 1 s, with tau_hidden =
-tau_last = ratio T. H and g are then read by the algebra, and what is read is compared with what is
-read from the H and g that the algebra writes.
+All tokens of an input are written from rest, then all queries are read one after another, each for
+T = 1 s, with tau_hidden = tau_last = tau_calcium = tau = ratio T. What the last layer and calcium
+are at the end of each query is compared with the algebra. Writing is in closed form (dynamics.py).
+So is reading, as H and g stay as they are: with z = g . phi and W = H phi of a query, and with the
+drives u and w of the process and of the last layer, g . h and H h, at its start (x = t / tau),
+
+    p(x)    = z + [(p(0) - z) + (u - z) x] e^-x
+    l(X)    = e^-X l(0) + W int_0^X e^(x - X) / p(x) dx + (w - W) e^-X int_0^X dx / p(x),
+
+X = T / tau, where the two integrals are quadratures. Writing makes an error of first order in the
+ratio, reading one of exp(-1 / ratio), which is beyond all orders: if l, p and the drives had
+settled on the query before,
+
+    l(X) - o ~ e^-X {l(0) - o + [X (w - W) - o (X (p(0) - z) + X^2 / 2 (u - z))] / z},   o = W / z,
+
+but for a constant times e^-X, which is small where neighbouring queries differ little.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -18,41 +32,46 @@ from tripartite.statistics import over_seeds
 
 MAX_RATIO = 0.03  # up to here the output error is of first order in the ratio
 MIN_ERROR = 1e-12  # errors below are rounding errors
+MIN_RISE = 1e-9  # least share of calcium at the start of a query that is followed
+MAX_MEMORY = 80.0  # time constants, of which exp(-x) is left
 MAX_TOKENS, MAX_NEURONS = 8, 256  # of a network on which Runge-Kutta's method is tried
 
 
 class Activity(NamedTuple):
-    """What a network is driven with: rates of queries and of keys [T, m], and values [T, E]."""
+    """What a network is driven with: rates of queries and of keys [T, m], and values [T, E].
+
+    Rates of query t are in units of exp(log_unit_t) [T] times that of all keys.
+    """
 
     rates_q: Tensor
     rates_k: Tensor
     v: Tensor
+    log_unit: Tensor
 
 
 def activity(hidden: Hidden, q: Tensor, k: Tensor, v: Tensor) -> Activity:
-    """Rates of hidden neurons over the highest one of each query, and over that of all keys.
-
-    These factors cancel in all errors.
-    """
+    """Rates of hidden neurons over the highest one of each query, and over that of all keys."""
     log_q, log_k = (rates(hidden, x, len(hidden.bias))[0] for x in (q, k))
     highest_q, highest_k = log_q.amax(1, keepdim=True), log_k.max()
-    return Activity(torch.exp(log_q - highest_q), torch.exp(log_k - highest_k), v)
+    rates_q, rates_k = torch.exp(log_q - highest_q), torch.exp(log_k - highest_k)
+    return Activity(rates_q, rates_k, v, highest_q[:, 0] - highest_k)
 
 
 def constants_of(ratio: float) -> dynamics.Constants:
-    """T is 1 s: ratio = tau_hidden / T = tau_last / T; calcium is not read."""
+    """T is 1 s: ratio = tau_hidden / T = tau_last / T = tau_calcium / T."""
     return dynamics.Constants(
-        tau_hidden=ratio, tau_last=ratio, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=1.0
+        tau_hidden=ratio, tau_last=ratio, tau_hebbian=1.0, tau_presynaptic=1.0, tau_calcium=ratio
     )
 
 
 def read_out_errors(network: Activity, ratios: np.ndarray) -> np.ndarray:
-    """Errors of output and calcium, each followed by its law: [4, ratio] of a network on an input.
+    """Errors of output, calcium and reading, each followed by its law: [6, ratio] on an input.
 
     That of the output is |O - O_0| / |O_0|, that of calcium the median of |p / p_0 - 1| over
-    queries. dynamics.Diverged, which names the ratio, where a state is not finite.
+    queries; that of reading compares the output with what the algebra reads from the same H and g.
+    dynamics.Diverged, which names the ratio, where a state is not finite.
     """
-    rates_q, rates_k, v = network
+    rates_q, rates_k, v, log_unit = network
     calcium, output = dynamics.read_out(v.mT @ rates_k, rates_k.sum(0), rates_q)
     change_p, change_o = dynamics.first_order(rates_k, v, rates_q)
     law_o, law_p = float(change_o.norm() / output.norm()), _median(change_p)
@@ -63,10 +82,73 @@ def read_out_errors(network: Activity, ratios: np.ndarray) -> np.ndarray:
             written = dynamics.write(rest, rates_k, v, 1.0, constants_of(ratio))
         except dynamics.Diverged as error:
             raise dynamics.Diverged(f"ratios: {ratio:g}: {error}") from None
-        p, o = dynamics.read_out(written.hebbian, written.presynaptic, rates_q)
-        error_p = _median(p / calcium - 1)
-        errors.append([float(relative_error(o, output)), ratio * law_o, error_p, ratio * law_p])
+        settled = dynamics.read_out(written.hebbian, written.presynaptic, rates_q)[1]
+        p, o, law_reading = read(written, rates_q, log_unit, ratio)
+        error_p, error_o = _median(p / calcium - 1), float(relative_error(o, output))
+        reading = float(relative_error(o, settled)), float(law_reading.norm() / settled.norm())
+        errors.append([error_o, ratio * law_o, error_p, ratio * law_p, *reading])
     return np.array(errors).T
+
+
+def read(
+    written: dynamics.State, rates_q: Tensor, log_unit: Tensor, ratio: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Calcium [T] and last layer [T, E] at the end of each query, and the law of its error [T, E].
+
+    Queries of rates [T, m] are read in turn from the state that was written, as in the header.
+    Rates of query t are in units of exp(log_unit_t) times that of the rates that were written, and
+    calcium in that unit.
+    """
+    seconds = 1 / ratio  # X
+    kept = math.exp(-seconds)
+    z, drive = rates_q @ written.presynaptic, rates_q @ written.hebbian.mT
+    units = torch.exp(-torch.diff(log_unit, prepend=torch.zeros(1).to(log_unit)))
+    u, p = written.presynaptic @ written.hidden, written.calcium
+    w = written.hebbian @ written.hidden
+    starts, ends = [], []
+    for unit, z_t, drive_t in zip(units, z, drive):
+        u, w, p = unit * u, unit * w, unit * p
+        starts.append((u, w, p))
+        p = z_t + kept * ((p - z_t) + (u - z_t) * seconds)
+        u, w = z_t + kept * (u - z_t), drive_t + kept * (w - drive_t)
+        ends.append(p)
+    u, w, p = (torch.stack(x) for x in zip(*starts))
+    late, early = _integrals(z, u, p, seconds)
+    gained = late[:, None] * drive + early[:, None] * (w - drive)
+    last, output = written.last, []
+    for gain in gained:
+        last = kept * last + gain
+        output.append(last)
+    last = torch.stack([written.last, *output[:-1]])
+    o = drive / z[:, None]
+    share = seconds * (w - drive) - o * (seconds * (p - z) + seconds**2 / 2 * (u - z))[:, None]
+    law = kept * (last - o + share / z[:, None])
+    return torch.stack(ends), torch.stack(output), law
+
+
+def _integrals(z: Tensor, u: Tensor, p: Tensor, seconds: float) -> tuple[Tensor, Tensor]:
+    """int_0^X e^(x - X) / p(x) dx and e^-X int_0^X dx / p(x) [T] of the header, X = seconds.
+
+    Gauss and Legendre's quadrature over y = X - x on panels that double from both ends; 0 where p
+    is.
+    """
+    longest = min(seconds, MAX_MEMORY)
+    rise = float((p / torch.maximum(torch.maximum(z, u), p)).nan_to_num(1).min())
+
+    def doubling(shortest: float) -> np.ndarray:
+        return shortest * 2.0 ** np.arange(max(1, math.ceil(math.log2(longest / shortest))))
+
+    ends = [0, longest, *doubling(0.5)]
+    if longest == seconds:
+        ends += [*(seconds - doubling(min(max(rise, MIN_RISE), 0.5)))]
+    edges = np.unique([edge for edge in ends if 0 <= edge <= longest])
+    half = torch.from_numpy(np.diff(edges))[:, None] / 2
+    nodes, weights = (torch.from_numpy(x) for x in (dynamics.NODES, dynamics.WEIGHTS))
+    y = (torch.from_numpy(edges[:-1])[:, None] + half * (1 + nodes)).reshape(-1)
+    x = seconds - y
+    calcium = z[:, None] + ((p - z)[:, None] + (u - z)[:, None] * x) * torch.exp(-x)
+    inverse = (half * weights).reshape(-1) / calcium.masked_fill(calcium <= 0, torch.inf)
+    return inverse @ torch.exp(-y), inverse.sum(1) * math.exp(-seconds)
 
 
 def _median(errors: Tensor) -> float:
@@ -132,7 +214,7 @@ def exponents(x: np.ndarray, errors: np.ndarray, points: str) -> tuple[np.ndarra
 def of_networks(errors: np.ndarray, ratios: np.ndarray) -> list[dict]:
     """Means over seeds of each head, and slopes of the output error in the ratio.
 
-    errors [head, 4, ratio, n_features, seed] as of read_out_errors.
+    errors [head, 6, ratio, n_features, seed] as of read_out_errors.
     """
     small = ratios <= MAX_RATIO
     words = f"ratios of at most {MAX_RATIO}"
@@ -151,6 +233,8 @@ def of_networks(errors: np.ndarray, ratios: np.ndarray) -> list[dict]:
                 "output_error_law": middle[1],
                 "calcium_error": (middle[2], low[2], high[2]),
                 "calcium_error_law": middle[3],
+                "reading_error": (middle[4], low[4], high[4]),
+                "reading_error_law": middle[5],
                 "slope": slope,
                 "slope_note": [note for _, note in notes],
             }

@@ -1,4 +1,4 @@
-"""Couple astrocyte processes of heads by gap junctions: less noise against mixed normalisers."""
+"""Couple astrocyte processes by gap junctions: the error of the gain against that of the output."""
 
 import numpy as np
 import xarray as xr
@@ -7,8 +7,7 @@ from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Heads, progress
 from tripartite.kinds.coupling import processes
-from tripartite.kinds.coupling.gap_junctions import laplacian, rows
-from tripartite.statistics import over_seeds
+from tripartite.kinds.coupling.gap_junctions import junctions, rows
 
 MAX_PROCESSES = 4000  # matrices of all pairs
 
@@ -21,16 +20,18 @@ def couple(
     strengths: list[float],
     n_seeds: int,
 ) -> xr.Dataset:
-    """Return errors of gain and output at each strength, their law, and the best strength.
+    """Return errors of gain and output of each head at each strength, their change, and laws.
 
     n_features are neurons of one process; the neurons of a head are the first ones of its seed.
-    Heads lie in the order in which they are given. Intervals are over seeds. UserError for more
-    than MAX_PROCESSES processes.
+    Heads lie in the order in which they are given. The strength 0, to which changes refer, is
+    always run. Intervals are over seeds and inputs, and over heads where all are pooled. UserError
+    for more than MAX_PROCESSES processes.
     """
-    n = len(heads.chosen) * processes_per_head
+    n_heads = len(heads.chosen)
+    n = n_heads * processes_per_head
     if n > MAX_PROCESSES:
         raise UserError(
-            f"coupling: {len(heads.chosen)} heads of {processes_per_head} processes are {n} "
+            f"coupling: {n_heads} heads of {processes_per_head} processes are {n} "
             f"processes, wanted at most {MAX_PROCESSES}; choose fewer heads, or lower "
             "processes_per_head"
         )
@@ -42,10 +43,10 @@ def couple(
         [np.concatenate([x.output.numpy() for x in head.readings]) for head in chosen],
         [len(x.q) for x in chosen[0].readings],
     )
-    kappas = np.sort(np.array(strengths, dtype=float))
-    junctions = [laplacian(layout, n) for layout in layouts]
+    kappas = np.unique([0.0, *strengths])
+    laplacians = [junctions(layout, n_heads, processes_per_head) for layout in layouts]
 
-    def one_seed(draw: int) -> tuple[np.ndarray, np.ndarray]:
+    def one_seed(draw: int) -> np.ndarray:
         blocks = [
             processes.read_blocks(
                 inputs,
@@ -55,40 +56,29 @@ def couple(
             )
             for head, inputs in zip(chosen, tokens)
         ]
-        return processes.measured_errors(blocks, exact, junctions, kappas)
+        return processes.squared_errors(blocks, exact, laplacians, kappas)
 
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # errors beyond float64
-        errors = [one_seed(draw) for draw in progress(range(n_seeds), "couple", "seeds")]
-        gain, output = (np.stack(x) for x in zip(*errors))
-        noise, mixing, best_law = processes.laws(
-            tokens, exact, n_features, processes_per_head, junctions, kappas
-        )
-        of_heads = {  # [layout, strength, (n_features,) head]
-            "gain_error": over_seeds(lambda x: np.sqrt(x.mean(0)), gain, "log"),
-            "output_error": over_seeds(lambda x: np.sqrt(x.mean((0, -1))), output, "log"),
-            "gain_error_law": np.sqrt(noise + mixing[:, :, None]),
-            "gain_error_noise": np.sqrt(noise),
-            "gain_error_mixing": np.sqrt(mixing),
-        }
-        of_all: dict[str, object] = {
-            "gain_error_all": over_seeds(lambda x: np.sqrt(x.mean((0, -1))), gain, "log"),
-            "output_error_all": over_seeds(lambda x: np.sqrt(x.mean((0, -2, -1))), output, "log"),
-        }
     rng = heads.stream("couple", "bootstrap")
-    for name, squares in (("best", gain), ("best_output", output.mean(-1))):
-        strength, note = processes.best_strength(squares, kappas, rng)
-        of_all |= {f"{name}_strength": strength, f"{name}_note": note}
-    of_all |= {
-        "best_strength_law": best_law,
-        "rows": [rows(layout, n) for layout in layouts],
-        "processes": processes_per_head,
-    }
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # errors beyond float64
+        squares = np.stack([one_seed(i) for i in progress(range(n_seeds), "couple", "seeds")])
+        errors = processes.of_heads(squares, rng)  # [layout, strength, n_features, head]
+        of_all = processes.of_all(squares, errors, heads.distinct, rng)
+        of_heads: dict[str, np.ndarray | tuple] = {
+            **errors,
+            **processes.best_strengths(squares, kappas, rng),
+            **processes.laws(tokens, exact, n_features, processes_per_head, laplacians, kappas),
+        }
     coords = {"layout": layouts, "strength": kappas, "n_features": n_features}
     results = [
         {name: of_head(values, place) for name, values in of_heads.items()}
-        for place in range(len(chosen))
+        for place in range(n_heads)
     ]
-    return heads.dataset("coupling", heads.placed("coupling", results, coords) | of_all, coords)
+    others = {
+        "rows": [rows(layout, n_heads, processes_per_head) for layout in layouts],
+        "processes": processes_per_head,
+    }
+    found = heads.placed("coupling", results, coords)
+    return heads.dataset("coupling", found | of_all | others, coords)
 
 
 def of_head(values: np.ndarray | tuple, place: int) -> np.ndarray | tuple:

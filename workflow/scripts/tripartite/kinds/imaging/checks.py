@@ -1,10 +1,10 @@
-"""Frames that are too many or too few."""
+"""Frames that are too many or too few, and inputs that are too few."""
 
 from collections.abc import Iterator
 
 from ...checks import too_many
 from ...words import Fault
-from .limits import MAX_PLANNED, MIN_FRAMES
+from .limits import MAX_PLANNED, MIN_FRAMES, MIN_INPUTS
 
 
 def faults(
@@ -19,3 +19,8 @@ def faults(
             f"wanted at least {MIN_FRAMES}; lower it, or raise read_seconds"
         )
         yield (*where, "frame_seconds"), text
+    if names is not None and len(names) < MIN_INPUTS:
+        yield (
+            where,
+            f"got data of {len(names)} inputs, wanted at least {MIN_INPUTS}: rivals hold others",
+        )

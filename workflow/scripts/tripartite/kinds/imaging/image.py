@@ -1,7 +1,5 @@
 """Image the astrocyte, and find how many trials tell the normaliser from its rivals."""
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 import xarray as xr
@@ -9,16 +7,19 @@ import xarray as xr
 from tripartite import hidden
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
+from tripartite.kinds.imaging.contacts import Read, log_calcium
 from tripartite.kinds.imaging.fluorescence import (
+    ASTROCYTES,
     HYPOTHESES,
+    Noise,
     Recording,
     frame_filter,
     known_drives,
     record,
     traces,
 )
-from tripartite.kinds.imaging.limits import MAX_FRAMES, MIN_FRAMES
-from tripartite.kinds.imaging.trials import of_sizes
+from tripartite.kinds.imaging.limits import MAX_FRAMES, MIN_FRAMES, MIN_INPUTS
+from tripartite.kinds.imaging.trials import DESIGNS, of_sizes
 
 
 def image(
@@ -31,16 +32,21 @@ def image(
     indicator_decay: float,
     frame_seconds: float,
     noise: list[float],
+    noise_seconds: float,
     most_trials: int,
 ) -> xr.Dataset:
-    """Return what explains the fluorescence, the trials that a test needs, and a recording.
+    """Return what explains the fluorescence, the trials that each design needs, and a recording.
 
-    Times in s; noise are standard deviations of a frame's noise over that of the signal. Intervals
-    are over inputs and seeds (cluster bootstrap). Numbers of trials are NaN beyond most_trials, or
-    where a rival is likelier, and a note says why.
+    Times in s; noise are standard deviations of a frame's noise over that of the signal, and
+    noise_seconds its correlation time. Contacts of rivals hold the next input of the data, those of
+    the astrocyte that controls them the one after. Intervals are over inputs and seeds.
     """
+    if len(heads.names) < MIN_INPUTS:
+        raise UserError(
+            f"imaging: got data of {len(heads.names)} inputs, wanted at least {MIN_INPUTS}"
+        )
     tau = (tau_calcium, indicator_rise, indicator_decay)
-    filters = {}
+    filters = []
     for i in heads.read_inputs:
         n_tokens = heads.n_tokens(i)
         n_frames = int(n_tokens * read_seconds / frame_seconds * (1 + 1e-12))
@@ -50,38 +56,39 @@ def image(
                 f"each, makes {n_frames} frames, wanted {MIN_FRAMES} to {MAX_FRAMES}; change "
                 "read_seconds or frame_seconds"
             )
-        filters[heads.names[i]] = frame_filter(n_tokens, n_frames, read_seconds, frame_seconds, tau)
+        filters.append(frame_filter(n_tokens, n_frames, read_seconds, frame_seconds, tau))
     levels = np.sort(np.array(noise, dtype=float))
+    of_frames = Noise(frame_seconds, noise_seconds)
 
     def one_head(head: Head) -> tuple[dict, dict]:
         """Results of a head, and traces of its first recording with the largest network."""
-        drives = [
-            known_drives(x.q.numpy(), x.k.numpy(), x.log_normalizer.numpy()) for x in head.readings
+        n_inputs = len(heads.names)
+        keys = [heads.reading(i, head.layer, head.head).k.to(head.device) for i in range(n_inputs)]
+        reads = [
+            Read(x.q.to(head.device), i, (i + 1) % n_inputs, (i + 2) % n_inputs)
+            for x, i in zip(head.readings, heads.read_inputs)
         ]
-        # phi(0) is the same for all neurons: what has written keys of 0 pools its mean rate
-        unwritten = [replace(x, k=torch.zeros_like(x.k)) for x in head.readings]
-        pooled = replace(head, readings=unwritten)
+        drives = [
+            known_drives(*(y.cpu().numpy() for y in (x.q, x.k, x.log_normalizer, keys[read.other])))
+            for x, read in zip(head.readings, reads)
+        ]
 
-        def recordings(draw: int) -> list[list[Recording]]:  # [n_features][input]
-            sizes = zip(
-                hidden.networks(head, draw, n_features), hidden.networks(pooled, draw, n_features)
-            )
-            return [
-                [
-                    record(filters[x.name], log_p.numpy(), log_mean.numpy(), known)
-                    for x, known, (log_p, *_), (log_mean, *_) in zip(head.readings, drives, *size)
-                ]
-                for size in sizes
-            ]
+        def recordings(draw: int, m: int) -> list[Recording]:  # [input]
+            order = head.stream("shuffle", draw, m).random((2, m))
+            neurons = (weights.to(head.device) for weights, _ in hidden.neurons(head, draw, m))
+            calcium = log_calcium(neurons, reads, keys, torch.from_numpy(order).to(head.device))
+            return [record(*of_input) for of_input in zip(filters, calcium, drives)]
 
-        of_seeds = [recordings(draw) for draw in head.each(range(n_seeds))]
+        of_seeds = [[recordings(draw, m) for m in n_features] for draw in head.each(range(n_seeds))]
         rng = head.stream("image")
-        found = of_sizes(of_seeds, levels, most_trials, rng)
-        return found, traces(of_seeds[0][-1][0], levels, frame_seconds, rng)
+        found = of_sizes(of_seeds, levels, of_frames, most_trials, rng)
+        return found, traces(of_seeds[0][-1][0], levels, of_frames, rng)
 
     results, of_heads = zip(*heads.map(one_head, "image"))
     coords = {
         "rival": list(HYPOTHESES),
+        "astrocyte": list(ASTROCYTES),
+        "design": list(DESIGNS),
         "noise": levels,
         "n_features": n_features,
         "sample": np.arange(len(of_heads[0]["trace_seconds"])),

@@ -11,48 +11,74 @@ from tripartite.figures.panels import head_words, heads_by, interval, mark, poin
 MAX_HEADS = 4  # drawn, from easy to hard
 ASTROCYTE = "#882255"
 RIVAL = "#E69F00"
-UNREACHED = 2.2  # times the trials that can be afforded: where unknown numbers of trials are drawn
+ROOM = 6.0  # times the trials that can be afforded: the end of the axis
+DESIGN_WORDS = {
+    "beside signals": "test beside signals",
+    "beside contacts": "beside rival contacts too",
+    "two contexts": "difference of two contexts",
+}
 
 
 def imaging(fits: dict[str, xr.Dataset]) -> Figure:
-    """A recording, what explains it, and the trials that tell; per experiment, largest network.
+    """A recording, what explains it, the trials of each design, and what passes for the normaliser.
 
-    Means or numbers of trials with 95 % intervals over inputs and seeds.
+    Means or numbers of trials with 95 % intervals over inputs and seeds; largest network filled,
+    smallest open.
     """
     palette.apply()
-    figure = plt.figure(figsize=(palette.PAGE, 0.5 + 4.6 * len(fits)))
+    figure = plt.figure(figsize=(palette.PAGE, 0.6 + 5.2 * len(fits)))
     parts = figure.subfigures(len(fits), 1, squeeze=False)[:, 0]
     for part, fit in zip(parts, fits.values()):
         heads = heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
+        designs = [str(name) for name in fit["design"].values]
         axes = part.subplot_mosaic(
-            [["trace"] * 3, ["share", "noise", "rival"]],
-            height_ratios=[0.75, 1],
-            width_ratios=[1.15, 1, 1],
+            [
+                ["trace"] * 4,
+                [f"trials {name}" for name in designs] + ["shares"],
+                [f"found {name}" for name in designs] + ["rivals"],
+            ],
+            height_ratios=[0.7, 1, 1],
+            width_ratios=[1, 1, 1, 1.35],
         )
         draw_trace(axes["trace"], fit)
-        draw_shares(axes["share"], fit, heads)
-        draw_trials(axes["noise"], fit, heads)
-        draw_rivals(axes["rival"], fit, heads)
+        for name in designs:
+            draw_trials(axes[f"trials {name}"], fit, heads, name)
+            draw_found(axes[f"found {name}"], fit, heads, name)
+            if name != designs[0]:
+                for axis in (axes[f"trials {name}"], axes[f"found {name}"]):
+                    axis.set_ylabel("")
+                    axis.tick_params(axis="y", labelleft=False)
+        draw_shares(axes["shares"], fit, heads)
+        draw_rivals(axes["rivals"], fit, heads)
         handles = [
             mark(signal_words(fit, place), palette.MARKERS[rank], color=palette.COLOURS[rank])
             for rank, place in enumerate(heads)
         ]
         if handles:
-            size = fit["n_features"].values[-1]
+            title = "heads (s.d. of the signal in ΔF/F of the largest network, 95 % interval)"
             part.legend(
                 handles=handles,
                 loc="outside lower center",
                 ncols=2,
                 handletextpad=0.2,
-                title=f"heads, $m$ = {size} (s.d. of the signal in ΔF/F, 95 % interval)",
+                title=title,
             )
-    unreached = "not reached: more trials than the dotted line, or the rival is likelier too often"
-    handles = [
-        mark("estimate (bars: 95 % over inputs and seeds)", color="0.35"),
-        mark(unreached, color="0.35", fillstyle="none"),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
+    figure.legend(handles=looks(fits), loc="outside lower center", ncols=2)
     return figure
+
+
+def looks(fits: dict[str, xr.Dataset]) -> list:
+    """What fillings, arrows and hatching mean."""
+    sizes = {tuple(int(m) for m in fit["n_features"].values[[0, -1]]) for fit in fits.values()}
+    small, large = sizes.pop() if len(sizes) == 1 else ("smallest", "largest")
+    handles = [mark(f"$m$ = {large} (bars: 95 % over inputs and seeds)", color="0.35")]
+    if small != large:
+        handles.append(mark(f"$m$ = {small}", color="0.35", fillstyle="none"))
+    handles += [
+        mark("beyond the trials that can be afforded, or its interval is", "^", color="0.35"),
+        mark("simulated frame by frame", "_", color="0.35", markersize=6),
+    ]
+    return handles
 
 
 def signal_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
@@ -68,9 +94,9 @@ def largest(fit: xr.Dataset, place: tuple[int, int]) -> xr.Dataset:
 
 
 def draw_trace(axis, fit: xr.Dataset) -> None:
-    """One trial, and what the normaliser and the mean rate predict."""
+    """One trial, and what the normaliser and contacts of another input predict."""
     seconds, noise = fit["trace_seconds"].values, fit["noise"].values
-    middle = int(np.abs(np.log(noise)).argmin())  # nearest to the signal
+    middle = middle_noise(fit)
     name = palette.plain_text(str(fit["trace_input"].values).replace("_", " "))
     place = palette.head_name(fit, fit["trace_layer"], fit["trace_head"])
     palette.title_of(
@@ -89,7 +115,7 @@ def draw_trace(axis, fit: xr.Dataset) -> None:
         ),
         (
             "trace_rival",
-            "mean rate predicts",
+            "contacts of another input predict",
             {"color": RIVAL, "linewidth": 0.8, "linestyle": "--"},
         ),
     ):
@@ -105,10 +131,8 @@ def draw_trace(axis, fit: xr.Dataset) -> None:
 def draw_shares(axis, fit: xr.Dataset, heads: list) -> None:
     """Variance explained by each alone, and by the normaliser beyond all."""
     names = [str(name) for name in fit["rival"].values]
-    axis.set_title(
-        "what explains it, without noise\n(each alone; right: beyond all rivals)", loc="left"
-    )
-    axis.set(ylabel="share of variance explained", ylim=(0, 1.02))
+    axis.set_title("variance explained, no noise\n(each alone; right: beyond all)", loc="left")
+    axis.set_ylim(0, 1.02)
     for rank, place in enumerate(heads):
         network = largest(fit, place)
         ends = zip(interval(network, "r_squared"), interval(network, "partial"))
@@ -119,78 +143,107 @@ def draw_shares(axis, fit: xr.Dataset, heads: list) -> None:
     categories(axis, [*names, "normaliser beyond"])
 
 
-def draw_trials(axis, fit: xr.Dataset, heads: list) -> None:
-    """Trials against noise, of a test beside all rivals."""
-    powers = fit["power_simulated"].isel(n_features=-1).values
-    powers = powers[np.isfinite(powers)]
-    simulated = ""
-    if len(powers):
-        simulated = f"\n(simulated: {100 * powers.min():.0f} to {100 * powers.max():.0f} %)"
-    axis.set_title(f"test beside all rivals, 80 % power{simulated}", loc="left")
+def draw_trials(axis, fit: xr.Dataset, heads: list, design: str) -> None:
+    """Trials of a design against noise."""
+    axis.set_title(f"{DESIGN_WORDS[design]}:\ntrials for 80 % power", loc="left")
     axis.set(xlabel="noise of a frame / signal (s.d.)", ylabel="trials", xscale="log")
     noise = fit["noise"].values
-    for rank, place in enumerate(heads):
-        x = noise * 10 ** (0.25 * beside(rank, heads))
-        draw_counts(axis, fit, x, interval(largest(fit, place), "trials_needed"), rank)
-    axis.set_xlim(noise.min() / 1.6, noise.max() * 1.6)
+    for size, look in networks(fit):
+        for rank, place in enumerate(heads):
+            shift = beside(rank, heads) + (0.06 if size else -0.06)
+            of_head = fit.isel(n_features=size, layer=place[0], head=place[1]).sel(design=design)
+            x = noise * 10 ** (0.8 * shift)
+            draw_counts(axis, fit, x, interval(of_head, "trials_needed"), rank, look)
+    axis.set_xlim(noise.min() / 1.8, noise.max() * 1.8)
     axis.set_xticks(noise, [f"{x:g}" for x in noise])
     axis.minorticks_off()
     afforded(axis, fit)
 
 
-def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
-    """Trials to tell the normaliser from each rival, at the largest noise."""
-    names = [str(name) for name in fit["rival"].values[1:]]
+def draw_found(axis, fit: xr.Dataset, heads: list, design: str) -> None:
+    """Shares of experiments that find the normaliser, by what the contacts hold."""
+    names = [str(name) for name in fit["astrocyte"].values]
+    middle = middle_noise(fit)
     axis.set_title(
-        f"likelier than one rival, 80 % right\n(noise {fit['noise'].values[-1]:g} × signal)",
+        f"found in as many trials, if\ncontacts are (noise {fit['noise'].values[middle]:g}):",
         loc="left",
     )
-    axis.set_ylabel("trials")
+    axis.set(ylabel="share of experiments", ylim=(-0.02, 1.04))
+    for level in (0.025, 0.8):
+        axis.axhline(level, color="0.35", linewidth=0.6, linestyle=":", zorder=0)
+    for size, look in networks(fit):
+        for rank, place in enumerate(heads):
+            of_head = fit.isel(n_features=size, noise=middle, layer=place[0], head=place[1])
+            of_head = of_head.sel(design=design)
+            x = np.arange(len(names)) + beside(rank, heads) + (0.06 if size else -0.06)
+            draw_points(axis, x, interval(of_head, "share_found"), rank, **look)
+            simulated = of_head["share_simulated"].values
+            axis.plot(x, simulated, "_", color=palette.COLOURS[rank], markersize=6)
+    axis.axvline(0.5, color="0.75", linewidth=0.6)
+    categories(axis, [name.removesuffix(" contacts") for name in names])
+
+
+def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
+    """Trials to tell the normaliser from each rival, at the same noise."""
+    names = [str(name) for name in fit["rival"].values[1:]]
+    middle = middle_noise(fit)
+    axis.set_title(
+        f"trials until $Z$ fits better\nthan one rival (noise {fit['noise'].values[middle]:g})",
+        loc="left",
+    )
     for rank, place in enumerate(heads):
-        noisy = largest(fit, place).isel(rival=slice(1, None), noise=-1)
+        of_head = largest(fit, place).isel(rival=slice(1, None), noise=middle)
         x = np.arange(len(names)) + beside(rank, heads)
-        draw_counts(axis, fit, x, interval(noisy, "trials_to_discriminate"), rank)
+        draw_counts(axis, fit, x, interval(of_head, "trials_to_discriminate"), rank, {})
     categories(axis, names)
     afforded(axis, fit)
 
 
-def draw_counts(axis, fit: xr.Dataset, x: np.ndarray, triple: tuple, rank: int) -> None:
-    """Numbers of trials, and open marks above where there is none."""
-    top = UNREACHED * float(fit["most_trials"])
-    middle, low, high = triple
-    draw_points(axis, x, (middle, low, np.minimum(high, top * 2)), rank)
+def middle_noise(fit: xr.Dataset) -> int:
+    """Place of the noise that is nearest to the signal."""
+    return int(np.abs(np.log(fit["noise"].values)).argmin())
+
+
+def networks(fit: xr.Dataset) -> list[tuple[int, dict]]:
+    """Places of the smallest and the largest network, and how their marks look."""
+    last = fit.sizes["n_features"] - 1
+    open_marks = {"fillstyle": "none", "markeredgewidth": 0.7}
+    return [(0, open_marks), (last, {})] if last else [(0, {})]
+
+
+def draw_counts(axis, fit: xr.Dataset, x: np.ndarray, triple: tuple, rank: int, look: dict) -> None:
+    """Numbers of trials; arrows from the lower end of the interval up, where there is none."""
+    top = np.sqrt(ROOM) * float(fit["most_trials"])
+    middle, low, _ = triple
+    draw_points(axis, x, triple, rank, **look)
     none = np.isnan(middle)
-    axis.plot(
-        x[none],
-        np.full(none.sum(), top),
-        palette.MARKERS[rank],
-        color=palette.COLOURS[rank],
-        markersize=3,
-        fillstyle="none",
-        markeredgewidth=0.7,
-    )
+    colour = palette.COLOURS[rank]
+    axis.vlines(x[none], low[none], np.full(none.sum(), top), color=colour, linewidth=0.8)
+    look = {"markeredgewidth": 0.7} | look
+    axis.plot(x[none], np.full(none.sum(), top), "^", color=colour, markersize=3.5, **look)
 
 
-def draw_points(axis, x: np.ndarray, triple: tuple, rank: int) -> None:
+def draw_points(axis, x: np.ndarray, triple: tuple, rank: int, **look) -> None:
     """Estimates of a head with their intervals."""
-    points(axis, x, triple, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3)
+    points(axis, x, triple, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3, **look)
 
 
 def beside(rank: int, heads: list) -> float:
     """Place of a head beside others, in categories."""
-    return 0.17 * (rank - (len(heads) - 1) / 2)
+    return 0.24 * (rank - (len(heads) - 1) / 2) * min(1, 3 / max(1, len(heads)))
 
 
 def categories(axis, names: list[str]) -> None:
     """Names of categories below an axis."""
-    axis.set_xticks(range(len(names)), names, rotation=35, ha="right", rotation_mode="anchor")
+    axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
     axis.set_xlim(-0.5, len(names) - 0.5)
     axis.tick_params(axis="x", length=0)
 
 
 def afforded(axis, fit: xr.Dataset) -> None:
-    """A logarithmic axis from one trial to a line at those that can be afforded, and room above."""
+    """A logarithmic axis from one trial on, hatched beyond those that can be afforded."""
     most = int(fit["most_trials"])
     axis.set_yscale("log")
-    axis.set_ylim(0.8, UNREACHED**2 * most)
-    axis.axhline(most, color="0.35", linewidth=0.6, linestyle=":", zorder=0)
+    axis.set_ylim(0.8, ROOM * most)
+    axis.axhspan(most, ROOM * most, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0)
+    axis.axhline(most, color="0.6", linewidth=0.6, zorder=0)

@@ -1,9 +1,18 @@
 """How many trials tell what drives fluorescence: tests, their power, and what recordings need.
 
 Each hypothesis is a regressor beside a constant. Trials repeat an input in the same network; an
-experiment is one network of random hidden weights that reads one input.
+experiment is one network of random hidden weights that reads one input. Its designs are t tests
+over trials (5 %, two sides) of the coefficient of the normaliser, by least squares in each trial:
 
-ASSUME: the noise of a frame is normal, white, and independent between trials (photons and readout).
+    beside signals    one recording, beside regressors that depend on no contacts
+    beside contacts   one recording, beside these and contacts of another input, or shuffled ones
+    two contexts      two recordings of the same queries, after this input and another one have been
+                      written: their difference, against that of the exact normalisers
+
+What does not depend on what has been written cancels between two contexts.
+
+ASSUME: noise is independent between recordings. ASSUME: an astrocyte of other contacts has the same
+noise in units of its own signal.
 ASSUME: every trial reads the same input; what is found holds for that input.
 """
 
@@ -13,15 +22,18 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import nctdtr, ndtr, stdtrit
 
-from tripartite.kinds.imaging.fluorescence import HYPOTHESES, Recording
-from tripartite.statistics import cluster_bootstrap, wilson
+from tripartite.kinds.imaging.fluorescence import ASTROCYTES, HYPOTHESES, SIGNALS, Noise, Recording
+from tripartite.statistics import Function, Interval, over_clusters, wilson
 
+DESIGNS = ("beside signals", "beside contacts", "two contexts")
 SIGNIFICANCE = 0.05
 POWER = 0.8
 MAX_NONCENTRALITY = 8.0  # times 1 + the critical t, beyond which no test fails
 MIN_NONCENTRALITY = -4.0  # below, none succeeds (1e-5)
-N_EXPERIMENTS = 400  # simulated
-N_DRAWS = 500  # of the bootstrap
+N_EXPERIMENTS = 200  # simulated
+MAX_SIMULATED = 100  # trials of one
+N_DRAWS = 1000  # of each axis of clusters
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(32)
 STILL = "the fluorescence does not vary"
 
 
@@ -75,26 +87,46 @@ def power(effect: np.ndarray, n: np.ndarray) -> np.ndarray:
     return np.where(np.isnan(noncentrality), np.nan, np.where(certain, 1.0, found))
 
 
-def discrimination(
-    clean: np.ndarray, right: np.ndarray, rival: np.ndarray, noise: np.ndarray, n: np.ndarray
-) -> np.ndarray:
-    """Probability that the mean of n trials is likelier under `right` than under `rival`, all [F].
+def both_above(x: np.ndarray, y: np.ndarray, correlation: float) -> np.ndarray:
+    """Probability that two standard normals of a correlation are below x and below y.
 
-    Each is one regressor with a constant, `right` with a slope above 0; noise is the standard
-    deviation of a frame in one trial. With unit directions a and b it is the probability of
-    a.y > |b.y|: a.y - b.y and a.y + b.y, independent normals, are above 0. 0.5 where the two are
-    the same, NaN where one is constant.
+    By Plackett's identity (Biometrika 1954), an integral over arcsines up to that of the
+    correlation; 1e-7 for correlations within +-0.99.
+    """
+    end = np.arcsin(np.clip(correlation, -1, 1)) / 2
+    angle = end * (1 + NODES)
+    x, y = np.clip(x, -40, 40)[..., None], np.clip(y, -40, 40)[..., None]
+    exponent = (x**2 + y**2 - 2 * x * y * np.sin(angle)) / (2 * np.cos(angle) ** 2)
+    together = end * (np.exp(-exponent) * WEIGHTS).sum(-1) / (2 * np.pi)
+    return np.clip(ndtr(x[..., 0]) * ndtr(y[..., 0]) + together, 0, 1)
+
+
+def discrimination(
+    clean: np.ndarray,
+    right: np.ndarray,
+    rival: np.ndarray,
+    levels: np.ndarray,
+    noise: Noise,
+    n: np.ndarray,
+) -> np.ndarray:
+    """Probability [level, n] that least squares fits `right` better than `rival`, all [F].
+
+    Each is one regressor with a constant, `right` with a slope above 0, fitted to the mean of n
+    trials; levels are standard deviations of a frame in one trial. With unit directions a and b
+    it is the probability of a.y > |b.y|, that is, of a.y - b.y and a.y + b.y above 0. 0.5 where
+    the two are the same, NaN where one is constant.
     """
     a, b = (unique_direction(x, np.zeros((len(x), 0))) for x in (right, rival))
-    deviation = np.sqrt(n) / noise
-    with np.errstate(divide="ignore", invalid="ignore"):
-        minus, plus = (
-            ndtr(deviation * ((a + sign * b) @ clean) / np.linalg.norm(a + sign * b))
-            for sign in (-1, 1)
-        )
     if not (a.any() and b.any()):
-        return np.full_like(minus, np.nan)
-    return np.where(min(np.linalg.norm(a - b), np.linalg.norm(a + b)) < 1e-9, 0.5, minus * plus)
+        return np.full((len(levels), len(n)), np.nan)
+    minus, plus = a - b, a + b
+    if min(np.linalg.norm(minus), np.linalg.norm(plus)) < 1e-9:
+        return np.full((len(levels), len(n)), 0.5)
+    spread = [np.sqrt(noise.covariance(x, x)) for x in (minus, plus)]
+    correlation = noise.covariance(minus, plus) / (spread[0] * spread[1])
+    deviation = np.sqrt(n) / levels[:, None]
+    above = [deviation * (x @ clean / sd) for x, sd in zip((minus, plus), spread)]
+    return both_above(above[0], above[1], correlation)
 
 
 def trials_grid(max_trials: int) -> np.ndarray:
@@ -125,41 +157,71 @@ def trials_for(curve: np.ndarray, n: np.ndarray) -> np.ndarray:
 class Measured(NamedTuple):
     """What one recording tells: NaN where its fluorescence does not vary.
 
-    Explained shares of the variance [rival], standard deviation of dF/F, coefficient of the
-    normaliser beside all rivals over that deviation, and curves [rival - 1, noise, n] of
-    `discrimination`.
+    Explained shares of the variance [rival], that of the normaliser beyond all rivals, standard
+    deviation of dF/F. Of each design the weights of frames [F], the coefficient of the normaliser
+    [design, astrocyte] and the standard deviation of its noise [design], both at noise as large as
+    the signal and in units of it. Curves [rival - 1, level, n] of `discrimination`.
     """
 
     shares: list[float]
+    partial: float
     deviation: float
-    effect: float
-    curves: list[np.ndarray]
+    weights: list[np.ndarray]
+    coefficients: np.ndarray
+    spread: np.ndarray
+    curves: np.ndarray
+
+    @property
+    def effects(self) -> np.ndarray:
+        """Coefficients over the standard deviation of their noise [design, astrocyte]."""
+        spread, nothing = self.spread[:, None], 0 * self.coefficients
+        return np.divide(self.coefficients, spread, out=nothing, where=spread > 0)
 
 
-def measure(recording: Recording, noise: np.ndarray, n: np.ndarray) -> Measured:
-    """One recording, with noise over the signal's standard deviation, and n [k] trials."""
-    clean, regressors = recording
-    shares = [r_squared(clean, x[:, None]) for x in regressors.T]
-    deviation = clean.std()
-    if not np.isfinite(shares[0]):
-        nothing = np.full((len(noise), len(n)), np.nan)
-        return Measured(shares, deviation, np.nan, [nothing] * (len(shares) - 1))
-    direction = unique_direction(regressors[:, 0], regressors[:, 1:])
-    curves = [
-        discrimination(clean, regressors[:, 0], rival, noise[:, None] * deviation, n)
-        for rival in regressors.T[1:]
+def measure(recording: Recording, levels: np.ndarray, noise: Noise, n: np.ndarray) -> Measured:
+    """One recording, at levels of noise over the signal's standard deviation, and n [k] trials."""
+    regressors, clean = recording.regressors, recording.first[0]
+    normalizer, rivals = regressors[:, 0], regressors[:, 1:]
+    weights = [
+        unique_direction(normalizer, rivals[:, -len(SIGNALS) :]),
+        unique_direction(normalizer, rivals),
+        unique_direction(recording.difference, rivals[:, :0]),
     ]
-    return Measured(shares, deviation, direction @ clean / deviation, curves)
+    spread = np.sqrt([noise.covariance(x, x) for x in weights] * np.array([1, 1, 2]))
+    shares = [r_squared(clean, x[:, None]) for x in regressors.T]
+    deviations = recording.first.std(-1)
+    if np.isnan(shares[0]):
+        nothing = np.full((len(HYPOTHESES) - 1, len(levels), len(n)), np.nan)
+        unknown = np.full((len(DESIGNS), len(ASTROCYTES)), np.nan)
+        return Measured(shares, np.nan, deviations[0], weights, unknown, spread, nothing)
+    varies = deviations > 0
+    seen = (recording.first, recording.first, recording.first - recording.second)
+    coefficients = np.stack(
+        [
+            np.where(varies, y @ x / np.where(varies, deviations, 1), 0)
+            for x, y in zip(weights, seen)
+        ]
+    )
+    curves = [
+        discrimination(clean, normalizer, rival, levels * deviations[0], noise, n)
+        for rival in rivals.T
+    ]
+    partial = coefficients[1, 0] ** 2 / len(clean)
+    return Measured(shares, partial, deviations[0], weights, coefficients, spread, np.array(curves))
 
 
 def of_sizes(
     recordings: list[list[list[Recording]]],
-    noise: np.ndarray,
+    levels: np.ndarray,
+    noise: Noise,
     max_trials: int,
     rng: np.random.Generator,
 ) -> dict:
     """`summaries` of the recordings [seed][n_features][input] of a head, each [..., n_features]."""
-    sizes = [summaries(list(zip(*of_size)), noise, max_trials, rng) for of_size in zip(*recordings)]
+    sizes = [
+        summaries(list(zip(*of_size)), levels, noise, max_trials, rng)
+        for of_size in zip(*recordings)
+    ]
     return {
         name: tuple(np.stack(x, -1) for x in zip(*(size[name] for size in sizes)))
         if isinstance(value, tuple)
@@ -170,66 +232,100 @@ def of_sizes(
 
 def summaries(
     recordings: list[tuple[Recording, ...]],
-    noise: np.ndarray,
+    levels: np.ndarray,
+    noise: Noise,
     max_trials: int,
     rng: np.random.Generator,
 ) -> dict:
     """Shares, numbers of trials and notes of the recordings [input][seed] of one size of a head.
 
-    Estimates have intervals over inputs and seeds. Numbers of trials [noise] and [rival, noise] are
-    NaN beyond max_trials, and a note says why.
+    Estimates have intervals over inputs and seeds. Numbers of trials [design, level] and
+    [rival, level] are NaN where they or their intervals are beyond max_trials, and a note says so.
     """
     n = trials_grid(max_trials)
-    measured = [measure(x, noise, n) for x in itertools.chain(*recordings)]
-    effects = np.array([x.effect for x in measured])
-    curves = np.array([x.curves for x in measured])  # [recording, rival - 1, noise, n]
-    powers = power(effects[:, None, None] / noise[:, None], n[1:])  # [recording, noise, n - 1]
+    measured = [measure(x, levels, noise, n) for x in itertools.chain(*recordings)]
+    effects = np.array([x.effects for x in measured])  # [recording, design, astrocyte]
+    curves = np.array([x.curves for x in measured])  # [recording, rival - 1, level, n]
+    powers = power(effects[:, :, 0, None, None] / levels[:, None], n[1:])
 
-    def clusters(values: list | np.ndarray) -> np.ndarray:  # [input, seed, ...]
-        return np.reshape(values, (len(recordings), -1, *np.shape(values)[1:]))
+    def over(statistic: Function, values: list | np.ndarray, scale: str) -> Interval:
+        """A statistic of values of recordings, [recording, ...] but given as [input, seed, ...]."""
+        of_clusters = np.reshape(values, (len(recordings), -1, *np.shape(values)[1:]))
+        return over_clusters(statistic, of_clusters, [None, None], rng, scale, N_DRAWS)
 
-    n_frames = [len(x.clean) for x in itertools.chain(*recordings)]
-    means: dict[str, list] = {
-        "r_squared": [x.shares for x in measured],
-        "partial": [x.effect**2 / frames for x, frames in zip(measured, n_frames)],
-        "signal_sd": [x.deviation for x in measured],
-    }
-    found = {
-        name: cluster_bootstrap(lambda x: x.mean((0, 1)), clusters(values), 2, rng, n_draws=N_DRAWS)
-        for name, values in means.items()
-    }
-    needed = _trials(clusters(powers), n[1:], rng)
-    to_discriminate = _trials(clusters(curves), n, rng)
-    shares = simulated_power(effects[:, None] / noise, needed[0], rng)
+    def trials(of: np.ndarray, at: np.ndarray) -> Interval:
+        """Trials at which the mean curve is at 80 %, twice max_trials for all beyond these."""
+        beyond = 2.0 * max_trials
+        middle, low, high = over(
+            lambda x: np.minimum(trials_for(x.mean((0, 1)), at), beyond), of, "log"
+        )
+        unknown = np.isnan(of).any((0, -1))
+        low = np.maximum(low, at[0])
+        return middle, np.where(unknown, np.nan, low), np.where(unknown, np.nan, high)
+
+    def mean(values: list | np.ndarray) -> Interval:
+        """Mean share."""
+        middle, low, high = over(lambda x: x.mean((0, 1)), values, "linear")
+        return middle, np.clip(low, 0, 1), np.clip(high, 0, 1)
+
     still = STILL if np.isnan(effects).any() else ""
-    power_notes = [
-        still or f"more than {max_trials} trials: the power of {max_trials} is {100 * x:.0f} %"
-        for x in powers[:, :, -1].mean(0)
+    needed, told = trials(powers, n[1:]), trials(curves, n)
+    tried = np.where(bool(still), np.nan, np.minimum(needed[0], max_trials))  # [design, level]
+    too_little = [
+        [
+            still or f"more than {max_trials} trials: the power of {max_trials} is {100 * x:.0f} %"
+            for x in of_design
+        ]
+        for of_design in powers[..., -1].mean(0)
     ]
-    rival_notes = [  # with the least noise and all trials
-        still or _why_not_told(rival, ends, max_trials)
+    not_told = [  # with the least noise and all trials
+        [still or _why_not_told(rival, ends, max_trials)]
         for rival, ends in zip(HYPOTHESES[1:], curves[:, :, 0, -1].T)
     ]
-    notes = _where_unknown(to_discriminate[0], np.array(rival_notes)[:, None])
-    low, high = wilson(shares, N_EXPERIMENTS)
-    return found | {
-        "trials_needed": needed,
-        "trials_note": _where_unknown(needed[0], power_notes),
-        "power_simulated": shares,
-        "power_simulated_low": low,
-        "power_simulated_high": high,
+    trials_needed, trials_note = affordable(needed, max_trials, too_little)
+    to_discriminate, discriminate_note = affordable(told, max_trials, not_told)
+    simulated = simulate(
+        measured, levels, noise, np.where(needed[0] > max_trials, np.nan, tried), rng
+    )
+    low, high = wilson(simulated, N_EXPERIMENTS)
+    return {
+        "r_squared": mean([x.shares for x in measured]),
+        "partial": mean([x.partial for x in measured]),
+        "signal_sd": over(lambda x: x.mean((0, 1)), [x.deviation for x in measured], "log"),
+        "trials_needed": trials_needed,
+        "trials_note": trials_note,
+        "trials_tried": tried,
+        "share_found": mean(power(effects.swapaxes(1, 2)[..., None] / levels, tried)),
+        "share_simulated": simulated,
+        "share_simulated_low": low,
+        "share_simulated_high": high,
         "trials_to_discriminate": tuple(_after(np.nan, x) for x in to_discriminate),
-        "discriminate_note": _after("the normaliser itself", notes),
+        "discriminate_note": _after("the normaliser itself", discriminate_note),
     }
 
 
-def _where_unknown(numbers: np.ndarray, notes: np.ndarray | list[str]) -> np.ndarray:
-    """The notes where numbers are NaN, elsewhere empty."""
-    return np.where(np.isnan(numbers), np.asarray(notes, dtype=object), "")
+def affordable(
+    trials: Interval, max_trials: int, reasons: list | np.ndarray
+) -> tuple[Interval, np.ndarray]:
+    """Numbers of trials with intervals, as far as they can be afforded, and notes of the others.
+
+    A number is NaN if it or the upper end of its interval is beyond max_trials, and the note says
+    which; then the upper end is inf, the lower one at most max_trials. reasons: why it is beyond.
+    """
+    middle, low, high = trials
+    beyond, wide = middle > max_trials, high > max_trials
+    estimates = [
+        f"{x:.0f} trials by the estimate, but its interval reaches beyond {max_trials}"
+        for x in middle.flat
+    ]
+    notes = np.where(wide, np.reshape(np.array(estimates, dtype=object), middle.shape), "")
+    notes = np.where(beyond, np.asarray(reasons, dtype=object), notes)
+    ends = np.minimum(low, max_trials), np.where(wide, np.inf, high)
+    return (np.where(beyond | wide, np.nan, middle), *ends), notes
 
 
 def _after(first: float | str, values: np.ndarray) -> np.ndarray:
-    """Values [rival, noise] of all hypotheses, with the first one for the normaliser."""
+    """Values [rival, level] of all hypotheses, with the first one for the normaliser."""
     return np.concatenate([np.full_like(values[:1], first), values])
 
 
@@ -239,39 +335,49 @@ def _why_not_told(rival: str, certainty: np.ndarray, max_trials: int) -> str:
     if constant:
         return f"{rival} is constant in {constant} of {len(certainty)} recordings"
     if likelier:
-        return f"{rival} is likelier in {likelier} of {len(certainty)} recordings"
+        return f"{rival} fits better in {likelier} of {len(certainty)} recordings"
     return f"more than {max_trials} trials"
 
 
-def _trials(curves: np.ndarray, n: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, ...]:
-    """Trials at which the mean of the curves [input, seed, ..., n] reaches 80 %, and interval.
-
-    NaN where it does not; the upper end is inf where it may not.
-    """
-    beyond = 2 * n[-1]
-
-    def trials(values: np.ndarray) -> np.ndarray:
-        return np.minimum(trials_for(values.mean((0, 1)), n), beyond)
-
-    middle, low, high = cluster_bootstrap(trials, curves, 2, rng, n_draws=N_DRAWS)
-    high = np.where(high > n[-1], np.inf, high)
-    return tuple(np.where(middle > n[-1], np.nan, x) for x in (middle, low, high))
-
-
-def simulated_power(
-    effects: np.ndarray, trials: np.ndarray, rng: np.random.Generator
+def simulate(
+    measured: list[Measured],
+    levels: np.ndarray,
+    noise: Noise,
+    trials: np.ndarray,
+    rng: np.random.Generator,
 ) -> np.ndarray:
-    """Share [noise] of simulated experiments whose t test finds the normaliser.
+    """Share [astrocyte, design, level] of simulated experiments whose t test finds the normaliser.
 
-    effects [recording, noise]; an experiment takes one of the recordings, and the coefficient of
-    each of its trials is normal around the effect. NaN where the numbers of trials [noise] are.
+    An experiment draws one of the recordings and the noise of all frames of all its trials, which
+    is added to the signal of each astrocyte; least squares gives the coefficient of each trial. As
+    it is linear, signal and noise are fitted apart. NaN where trials [design, level] are, and
+    beyond MAX_SIMULATED.
     """
-    shares = np.full(len(trials), np.nan)
-    for place in np.flatnonzero(~np.isnan(trials)):
-        n, found = trials[place], 0
-        for effect in rng.choice(effects[:, place], N_EXPERIMENTS):
-            coefficients = effect + rng.standard_normal(int(n))
-            t = coefficients.mean() / coefficients.std(ddof=1) * np.sqrt(n)
-            found += t > stdtrit(n - 1, 1 - SIGNIFICANCE / 2)
-        shares[place] = found / N_EXPERIMENTS
-    return shares
+    known = np.argwhere(trials <= MAX_SIMULATED)  # of NaN false
+    shares = np.full((len(ASTROCYTES), *trials.shape), np.nan)
+    for design, level in known:
+        shares[:, design, level] = 0
+    single, paired = (_most(trials[rows]) for rows in (slice(2), slice(2, 3)))
+    for place in rng.integers(len(measured), size=N_EXPERIMENTS):
+        one = measured[place]
+        first, second = (
+            noise.draw(n, len(one.weights[0]), rng) for n in (max(single, paired), paired)
+        )
+        fitted = [
+            first @ one.weights[0],
+            first @ one.weights[1],
+            (first[:paired] - second) @ one.weights[2],
+        ]
+        for design, level in known:
+            n = int(trials[design, level])
+            of_noise = fitted[design][:n]
+            with np.errstate(invalid="ignore"):  # nothing is fitted
+                mean = one.coefficients[design] / levels[level] + of_noise.mean()
+                t = mean / of_noise.std(ddof=1) * np.sqrt(n)
+            shares[:, design, level] += t > stdtrit(n - 1, 1 - SIGNIFICANCE / 2)
+    return shares / N_EXPERIMENTS
+
+
+def _most(trials: np.ndarray) -> int:
+    """The most trials that are simulated, 0 if none are."""
+    return int(np.max(trials, initial=0, where=trials <= MAX_SIMULATED))

@@ -8,11 +8,14 @@ import xarray as xr
 from torch import Tensor
 
 from tripartite import hidden
+from tripartite.contracts import UserError
 from tripartite.heads import Heads, progress
 from tripartite.kinds.learned import evaluation, learning
 from tripartite.network import Hidden
+from tripartite.symmetries import Symmetry, fitted
 
 OF_ORIGINS = ("kl", "output_error")
+SYMMETRIES = ["center_keys", "center_queries", "balance"]  # of fitted random neurons
 OF_TRAINING = (*OF_ORIGINS, "training_loss", "validation_loss", "best_step", "note")
 
 
@@ -33,7 +36,8 @@ def learn(
     """Return how far trained, random and equal attention are from softmax attention, per input.
 
     Inputs that are in neither trained_on nor validated_on are tests. dtype is that of the training;
-    what comes of it is evaluated in float64. The random neurons are those of simulate.
+    what comes of it is evaluated in float64. The random neurons are those of simulate: plain ones,
+    and normal ones that are fitted to trained_on after queries and keys are centred and balanced.
     checkpoint holds what trainings gave, by size and seed, and is filled as the work goes on, so
     that a job that was cut off can continue; previous is what this function returned for other
     sizes or seeds, whose trainings are not repeated.
@@ -45,6 +49,7 @@ def learn(
         [one for one, its in zip(examples, role) if its == part] for part in ("train", "validate")
     )
     uniform = evaluation.errors(examples, evaluation.uniform_attention)
+    symmetry, a = _fitted(heads, [i for i, part in enumerate(role) if part == "train"])
 
     def one_training(m: int, index: int) -> dict[str, np.ndarray]:
         """Everything of one size and one seed; heads are in the order of heads.chosen."""
@@ -64,9 +69,10 @@ def learn(
             dtype=getattr(torch, dtype),
         )
         learned = evaluation.errors(examples, evaluation.learned_attention(trained))
-        layers = _random_layers(heads, index, m)
-        random = evaluation.errors(examples, evaluation.random_attention(layers))
-        kl, output_error = (np.stack(parts) for parts in zip(learned, random, uniform))
+        plain = evaluation.random_attention(_random_layers(heads, index, m))
+        normal = evaluation.random_attention(_random_layers(heads, index, m, a), symmetry)
+        random = (evaluation.errors(examples, attention) for attention in (plain, normal))
+        kl, output_error = (np.stack(parts) for parts in zip(learned, *random, uniform))
         return {
             "kl": kl,  # [origin, input, H]
             "output_error": output_error,
@@ -91,6 +97,7 @@ def learn(
     of_heads = [{name: x[..., i] for name, x in values.items()} for i in range(len(heads.chosen))]
     coords = {
         "origin": evaluation.ORIGINS,
+        "baseline": evaluation.BASELINES,
         "n_features": n_features,
         "seed": range(n_seeds),
         "step": learning.evaluation_steps(max_steps),
@@ -99,7 +106,7 @@ def learn(
     placed["note"][placed["note"] == "not run"] = ""  # what is not trained does not fail
     kl, output_error = (values[name][:, :, :, role == "test"] for name in OF_ORIGINS)
     summaries = evaluation.summaries(
-        kl, output_error, lambda name: heads.stream("learned", "bootstrap", name)
+        kl, output_error, heads.distinct, lambda name: heads.stream("learned", "bootstrap", name)
     )
     return heads.dataset("learned", placed | summaries | {"role": role}, coords)
 
@@ -117,9 +124,32 @@ def _example(heads: Heads, i: int) -> learning.Example:
     return learning.Example(q, k, v, weights, of_heads("output"))
 
 
-def _random_layers(heads: Heads, index: int, m: int) -> Hidden:
-    """The hidden layers of simulate, of one size and seed: weights [H, m, D] and bias [H, m]."""
-    drawn = (hidden.neurons(heads.head(*pair), index, m) for pair in heads.chosen)
+def _fitted(heads: Heads, training: list[int]) -> tuple[Symmetry, list[Tensor]]:
+    """What is fitted to the inputs that train: symmetries of H heads, and a [D] of each head."""
+    found = []
+    for layer, head in heads.chosen:
+        readings = [heads.reading(i, layer, head) for i in training]
+        try:
+            inputs = [(one.q, one.k) for one in readings]
+            found.append(fitted(inputs, SYMMETRIES, "fitted_normal"))
+        except ValueError as error:
+            raise UserError(f"layer {layer}, head {head}: {error}; leave out this head") from error
+    symmetries, a = zip(*found)
+    return Symmetry(*(torch.stack(parts) for parts in zip(*symmetries))), list(a)
+
+
+def _random_layers(heads: Heads, index: int, m: int, a: list[Tensor] | None = None) -> Hidden:
+    """The hidden layers of simulate, of one size and seed: weights [H, m, D] and bias [H, m].
+
+    a [D] of each head is that of neurons with a fitted normal distribution; plain ones have none.
+    """
+    if a is None:
+        drawn = [hidden.neurons(heads.head(*pair), index, m) for pair in heads.chosen]
+    else:
+        drawn = [
+            hidden.neurons(heads.head(*pair), index, m, "fitted_normal", of_head)
+            for pair, of_head in zip(heads.chosen, a)
+        ]
     layers = [[torch.cat(parts) for parts in zip(*neurons)] for neurons in drawn]
     weights, bias = (torch.stack(parts).to(heads.device) for parts in zip(*layers))
     return Hidden(weights, bias)

@@ -103,13 +103,13 @@ def of_phases(ratio: np.ndarray, inside: list[np.ndarray]) -> dict[str, np.ndarr
     inside has for each phase whether a head is in it, [n_features, point].
     """
     found = [np.where(sizes & np.isfinite(ratio), ratio, np.nan) for sizes in inside]
-    quantiles = np.full((3, len(ratio), len(inside)), np.nan)
+    quantiles = np.full((3, len(inside), len(ratio)), np.nan)
     for phase, values in enumerate(found):
         some = np.isfinite(values).any(1)
-        quantiles[:, some, phase] = np.nanquantile(values[some], (0.1, 0.5, 0.9), axis=1)
+        quantiles[:, phase, some] = np.nanquantile(values[some], (0.1, 0.5, 0.9), axis=1)
     low, middle, high = quantiles
     return {
-        "heads_in_phase": np.stack([np.isfinite(x).sum(1) for x in found], 1),
+        "heads_in_phase": np.stack([np.isfinite(x).sum(1) for x in found]),
         "normalizer_ratio_in_phase": middle,
         "normalizer_ratio_in_phase_q10": low,
         "normalizer_ratio_in_phase_q90": high,

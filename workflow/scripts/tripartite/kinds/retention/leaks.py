@@ -10,7 +10,8 @@ when all are read. The attention of query t to key j is then, with kernel kappa,
     G_t = sum_j a_tj exp(-lambda_H n_j) / sum_j a_tj exp(-lambda_g n_j),
 
 a the attention without leak: 1 for equal leaks, above 1 where the astrocyte forgets faster than the
-synapses that it scales. Leaks are per token here.
+synapses that it scales. So a network with a leak is the same network without, whose attention is
+weighted by age (`log_retained_attention`), and is not run again. Leaks are per token here.
 """
 
 from collections.abc import Sequence
@@ -22,15 +23,14 @@ from scipy.special import logsumexp
 from tripartite.attention import relative_error
 from tripartite.explanation import explain_attention
 from tripartite.network import Leak
-from tripartite.statistics import over_seeds
+from tripartite.statistics import Interval, over_clusters
 
 
 class Shown(NamedTuple):
     """What networks of all sizes with one leak show on one input."""
 
     leak_fitted: list[float]  # [n_features]
-    leak_measured: list[float]  # [n_features]
-    gain: np.ndarray  # [n_features, T], sum of a query's attention weights
+    gain: list[float]  # [n_features], sum of a query's attention weights, median over queries
     output_error: list[float]  # [n_features]
     log_retained: np.ndarray  # [age], of the largest network
     note: list[str]  # [n_features], why no leak is fitted; empty where one is
@@ -43,9 +43,17 @@ def ages(n_tokens: int) -> np.ndarray:
 
 def log_retained_attention(log_kernel: np.ndarray, leak: Leak) -> np.ndarray:
     """ln A [T, N] for ln kappa [T, N] (but for a constant of each query)."""
+    return log_kernel + log_retained(log_kernel, leak)
+
+
+def log_retained(log_kernel: np.ndarray, leak: Leak) -> np.ndarray:
+    """ln A [T, N] less ln kappa [T, N]; for kappa whose rows sum to 1, less ln A without leak.
+
+    It falls with age by the leak of H, whatever kappa is; its height depends on kappa.
+    """
     age = ages(log_kernel.shape[1])
     log_normalizer = logsumexp(log_kernel - leak.presynaptic * age, axis=1, keepdims=True)
-    return log_kernel - leak.hebbian * age - log_normalizer
+    return -leak.hebbian * age - log_normalizer
 
 
 def fitted_leak(weights: np.ndarray, logits: np.ndarray) -> tuple[float, str]:
@@ -64,21 +72,6 @@ def fitted_leak(weights: np.ndarray, logits: np.ndarray) -> tuple[float, str]:
     return fit.estimates["decay"], fit.note
 
 
-def measured_leak(log_ratio: np.ndarray) -> float:
-    """Leak of H: falling slope (least squares) of ln(A with leak / A without) [T, N] on age.
-
-    Each query has its own intercept. NaN where fewer than two keys of a query are known.
-    """
-    known = np.isfinite(log_ratio)
-    known &= known.sum(1, keepdims=True) > 1
-    if not known.any():
-        return np.nan
-    count = known.sum(1, keepdims=True).clip(1)
-    age = np.broadcast_to(ages(log_ratio.shape[1]), log_ratio.shape)
-    x = np.where(known, age - np.where(known, age, 0).sum(1, keepdims=True) / count, 0)
-    return -float((x * np.where(known, log_ratio, 0)).sum() / np.square(x).sum())
-
-
 def by_age(log_ratio: np.ndarray, n_ages: int) -> np.ndarray:
     """Mean over queries of ln(A with leak / A without) [T, N], for 0 to n_ages - 1 later tokens.
 
@@ -90,27 +83,24 @@ def by_age(log_ratio: np.ndarray, n_ages: int) -> np.ndarray:
 
 
 def shown(
-    weights: Sequence[np.ndarray],
-    without: Sequence[np.ndarray],
-    logits: np.ndarray,
-    v: np.ndarray,
-    leak: Leak,
-    n_ages: int,
+    without: Sequence[np.ndarray], logits: np.ndarray, v: np.ndarray, leak: Leak, n_ages: int
 ) -> Shown:
-    """What attention weights with a leak show beside those without, [T, N] for each network.
+    """What networks show with a leak, whose attention weights without it are [T, N] each.
 
     logits are the exact ones [T, N], values v [N, E].
     """
     exact = np.exp(log_retained_attention(logits, leak)) @ v
-    with np.errstate(divide="ignore", invalid="ignore"):  # ln 0: retained less than float64 holds
-        log_ratios = [np.log(ours) - np.log(plain) for ours, plain in zip(weights, without)]
-    fits = [fitted_leak(ours, logits) for ours in weights]
+    with np.errstate(divide="ignore", over="ignore"):  # less than float64 holds, or more
+        log_plain = [np.log(weights) for weights in without]
+        ours = [np.exp(log_retained_attention(x, leak)) for x in log_plain]
+    fits = [fitted_leak(weights, logits) for weights in ours]
+    with np.errstate(over="ignore", invalid="ignore"):
+        errors = [float(relative_error(weights @ v, exact)) for weights in ours]
     return Shown(
         leak_fitted=[leak for leak, _ in fits],
-        leak_measured=[measured_leak(log_ratio) for log_ratio in log_ratios],
-        gain=np.stack([ours.sum(-1) for ours in weights]),
-        output_error=[float(relative_error(ours @ v, exact)) for ours in weights],
-        log_retained=by_age(log_ratios[-1], n_ages),
+        gain=[float(np.median(weights.sum(-1))) for weights in ours],
+        output_error=errors,
+        log_retained=by_age(log_retained(log_plain[-1], leak), n_ages),
         note=[note for _, note in fits],
     )
 
@@ -118,49 +108,41 @@ def shown(
 def laws(logits: list[np.ndarray], leaks: list[Leak], n_ages: int) -> dict[str, np.ndarray]:
     """Exact attention of inputs with logits [T, N]: gain [leak], and what is retained [leak, age].
 
-    Gains are medians over queries and inputs, ln of what is retained are means: NaN for ages that
-    some input does not have.
+    Gains are medians over queries, ln of what is retained are means, and both are means over
+    inputs: NaN for ages that some input does not have.
     """
     gains, curves = [], []
     for of_input in logits:
-        without = log_retained_attention(of_input, Leak())
-        ours = [log_retained_attention(of_input, leak) for leak in leaks]
-        gains.append([np.exp(x).sum(1) for x in ours])
-        curves.append([by_age(x - without, n_ages) for x in ours])
-    return {
-        "gain_law": np.median(np.concatenate(gains, 1), 1),
-        "log_retained_law": np.mean(curves, 0),
-    }
+        plain = log_retained_attention(of_input, Leak())
+        gains.append([np.median(np.exp(log_retained_attention(plain, x)).sum(1)) for x in leaks])
+        curves.append([by_age(log_retained(plain, x), n_ages) for x in leaks])
+    return {"gain_law": np.mean(gains, 0), "log_retained_law": np.mean(curves, 0)}
 
 
 def summaries(
-    runs: Sequence[Sequence[Sequence[Shown]]], token_seconds: float
-) -> dict[str, tuple[np.ndarray, ...]]:
-    """Estimates with intervals over seeds of what a head shows in runs [seed][input][leak].
+    runs: Sequence[Sequence[Sequence[Shown]]], token_seconds: float, rng: np.random.Generator
+) -> dict[str, Interval]:
+    """Means with intervals over seeds and inputs of what a head shows in runs [seed][input][leak].
 
     They are [leak, n_features], leaks in 1/s; log_retained is [leak, age], NaN for ages that some
     input does not have.
     """
 
-    def per_run(name: str) -> np.ndarray:  # [seed, input, leak, n_features or age]
-        return np.array([[[getattr(x, name) for x in leaks] for leaks in run] for run in runs])
+    def mean(name: str, scale: str, unit: float = 1.0) -> Interval:
+        values = [[[getattr(x, name) for x in leaks] for leaks in run] for run in runs]
+        triple = over_clusters(
+            lambda x: x.mean((0, 1)), np.array(values) / unit, [None, None], rng, scale
+        )
+        estimate, low, high = (np.where(np.isfinite(x), x, np.nan) for x in triple)
+        return estimate, low, high
 
-    def mean(values: np.ndarray) -> np.ndarray:
-        return values.mean((0, 1))
-
-    gains = [np.concatenate([[x.gain for x in leaks] for leaks in run], -1) for run in runs]
     with np.errstate(invalid="ignore", over="ignore"):
-        triples = {
-            "leak_fitted": over_seeds(mean, per_run("leak_fitted") / token_seconds, "linear"),
-            "leak_measured": over_seeds(mean, per_run("leak_measured") / token_seconds, "linear"),
-            "gain": over_seeds(lambda x: np.median(x, (0, -1)), np.array(gains), "log"),
-            "output_error": over_seeds(mean, per_run("output_error"), "log"),
-            "log_retained": over_seeds(mean, per_run("log_retained"), "linear"),
+        return {
+            "leak_fitted": mean("leak_fitted", "linear", token_seconds),
+            "gain": mean("gain", "log"),
+            "output_error": mean("output_error", "log"),
+            "log_retained": mean("log_retained", "linear"),
         }
-    return {
-        name: tuple(np.where(np.isfinite(values), values, np.nan) for values in triple)
-        for name, triple in triples.items()
-    }
 
 
 def first_notes(runs: Sequence[Sequence[Sequence[Shown]]]) -> np.ndarray:

@@ -20,8 +20,9 @@ def retain(
 
     leaks are pairs of hebbian and presynaptic (1/s); every token is written for token_seconds, all
     are written before the first is read. Networks get one-hot values, so that their outputs are
-    their attention weights. Where no leak can be fitted, it is NaN and `note` says why. All is NaN
-    for pairs of coordinates that are not in leaks.
+    their attention weights, and run once: a leak weights these by age. Intervals are over seeds and
+    inputs. Where no leak can be fitted, it is NaN and `note` says why. All is NaN for pairs of
+    coordinates that are not in leaks.
     """
     asked = np.array(leaks, dtype=float)
     hebbian, row = np.unique(asked[:, 0], return_inverse=True)
@@ -39,19 +40,17 @@ def retain(
         logits = [x.q.numpy() @ x.k.numpy().T for x in head.readings]
         values = [x.v.numpy() for x in head.readings]
 
-        def weights(draw: int, leak: Leak) -> list:  # [input][n_features] of [T, N]
-            networks = hidden.networks(head, draw, n_features, one_hot=True, leak=leak)
-            return list(zip(*([w.numpy() for _, _, w in network] for network in networks)))
-
         runs = []  # [seed][input][leak]
         for draw in head.each(range(n_seeds)):
-            without = weights(draw, Leak())
-            per_leak = [
-                [shown(*x, leak, n_ages) for x in zip(weights(draw, leak), without, logits, values)]
-                for leak in per_token
-            ]
-            runs.append(list(zip(*per_leak)))
-        estimates = summaries(runs, token_seconds)
+            networks = hidden.networks(head, draw, n_features, one_hot=True)
+            without = zip(*([w.numpy() for _, _, w in network] for network in networks))
+            runs.append(
+                [
+                    [shown(*of_input, leak, n_ages) for leak in per_token]
+                    for of_input in zip(without, logits, values)
+                ]
+            )
+        estimates = summaries(runs, token_seconds, head.stream("retain"))
         return {
             **{name: tuple(map(on_grid, triple)) for name, triple in estimates.items()},
             **{name: on_grid(law) for name, law in laws(logits, per_token, n_ages).items()},

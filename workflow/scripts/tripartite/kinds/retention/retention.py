@@ -17,7 +17,7 @@ MIN_RETAINED = 1e-4  # weight below which nothing is drawn
 def retention(fits: dict[str, xr.Dataset]) -> Figure:
     """Retained weight against age, fitted against true leak, and the gain; a row per experiment.
 
-    Means or medians over inputs and seeds with 95 % intervals over seeds; laws are lines or dashes.
+    Means over inputs and seeds with 95 % intervals over both; laws are lines or dashes.
     """
     palette.apply()
     figure = plt.figure(figsize=(palette.PAGE, 0.35 + 2.65 * len(fits)))
@@ -41,7 +41,7 @@ def retention(fits: dict[str, xr.Dataset]) -> Figure:
             )
     law = "law of exact attention, nothing fitted (dashes in the right panels)"
     handles = [
-        mark("simulated (bars: 95 % over seeds)", color="0.35"),
+        mark("simulated (bars: 95 % over inputs and seeds)", color="0.35"),
         line(law, color="0.35", linewidth=0.9),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
@@ -58,7 +58,7 @@ def asked(fit: xr.Dataset) -> xr.Dataset:
 def draw_ages(axis, fit: xr.Dataset, heads: list) -> None:
     """Attention over that without leak, for equal leaks, of the first head."""
     words = head_words(fit, heads[0]) if heads else "no result"
-    palette.title_of(axis, fit, f"what is retained\n{words}")
+    palette.title_of(axis, fit, f"what is retained (slope by construction)\n{words}")
     axis.set(xlabel="age of the key (s)", ylabel="attention / attention without leak")
     hebbian, presynaptic = fit["leak_hebbian"].values, fit["leak_presynaptic"].values
     equal = spread(np.flatnonzero(hebbian == presynaptic).tolist(), MAX_CURVES)

@@ -8,13 +8,16 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, mark
+from tripartite.figures.panels import interval, line, mark, points
 
 MAX_PANELS = 3  # side by side
 NEEDED = {  # what marks the ratio that is needed, on the map
-    "ratio_needed_in_all": ("o-", "stale calcium doubles the squared error, bars: 95 % over seeds"),
-    "ratio_needed": ("s:", "its gain error alone equals that of the random features"),
+    "ratio_needed_in_all": ("o-", "its lag doubles the squared error"),
+    "ratio_needed": ("s:", "its lag alone errs as much as the random features"),
 }
+STYLES = ("-", "--")  # of tolerances
+LAG, SECONDS = palette.COLOURS[3], palette.COLOURS[1]
+FACES = (SECONDS, "white")  # of tolerances
 NAMES = {"li_rinzel": "Li–Rinzel", "chi": "ChI"}
 MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 
@@ -22,8 +25,9 @@ MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
     """Three panels per head, of the first heads of every experiment.
 
-    Upper: output error against T_r / tau_p and m. Middle: sd of the log gain, and its laws. Lower:
-    reading time per token that calcium models need.
+    Upper: output error against T_r / tau_p and m, and the times from which on the lag is tolerable,
+    by itself or beside the random features. Middle: sd of the log gain, and its laws. Lower:
+    reading time per token that calcium models and measured transients need.
     """
     palette.apply()
     heads = [
@@ -37,8 +41,8 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
         3 * n_blocks,
         n_columns,
         squeeze=False,
-        height_ratios=[1.25, 1, 0.85] * n_blocks,
-        figsize=(palette.PAGE if n_columns > 1 else palette.COLUMN, 0.7 + 5 * n_blocks),
+        height_ratios=[1.25, 1, 1.15] * n_blocks,
+        figsize=(palette.PAGE if n_columns > 1 else palette.COLUMN, 0.8 + 5.4 * n_blocks),
     )
     for axis in axes.flat:
         axis.set_axis_off()
@@ -76,15 +80,26 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
         )
         for look, words in NEEDED.values()
     ]
+    tolerances = heads[0][0]["tolerance"].values
+    handles += [
+        line(f"its lag alone errs by {x:.0%}", color=LAG, linestyle=style, path_effects=outline)
+        for x, style in zip(tolerances, STYLES)
+    ]
     grey = {"color": "0.3", "linewidth": 1}
     fast = "fast limit $e^{-T_r/\\tau_p}\\,\\sqrt{2(1-\\rho_1)}$ sd(ln $Z$)"
     handles += [
-        mark("exact network, bars: 95 % over inputs", color=palette.COLOURS[0]),
+        mark("exact network", color=palette.COLOURS[0]),
         line("law from the correlations of ln $Z$", **grey),
         line(fast, linestyle="--", **grey),
         line("slow limit sd(ln $Z$)", linestyle=":", **grey),
+        *(
+            mark(f"time for a lag error of {x:.0%}", "D", color=SECONDS, markerfacecolor=face)
+            for x, face in zip(tolerances, FACES)
+        ),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if n_columns > 1 else 1)
+    title = "bars: 95 % over inputs, and seeds of networks"
+    ncols = 2 if n_columns > 1 else 1
+    figure.legend(handles=handles, loc="outside lower center", ncols=ncols, title=title)
     return figure
 
 
@@ -116,6 +131,8 @@ def draw_map(axis, fit: xr.Dataset, norm) -> None:
         axis.plot(middle, m, look, color="white", markersize=3.5, path_effects=outline, zorder=4)
         if name == "ratio_needed_in_all":
             axis.hlines(m, low, high, color="white", linewidth=1, path_effects=outline, zorder=3)
+    for style, ratio_for_lag in zip(STYLES, fit["ratio_for_lag"].values):
+        axis.axvline(ratio_for_lag, linestyle=style, color=LAG, path_effects=outline, zorder=3)
     axis.set(xscale="log", yscale="log", xlim=edges[0][[0, -1]], ylim=edges[1][[0, -1]])
     axis.set_yticks(m, [palette.power(np.log10(x)) for x in m])
     axis.minorticks_off()
@@ -145,27 +162,31 @@ def draw_gain(axis, fit: xr.Dataset) -> None:
 
 
 def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
-    """Reading time at the largest m, a line per model."""
-    last = fit.isel(n_features=-1)
+    """Reading time for the tolerable errors of the lag, a line per model or transient."""
     y = np.arange(fit.sizes["model"])[::-1]
-    middle, low, high = interval(last, "seconds_needed")
-    axis.hlines(y, low, high, color=palette.COLOURS[1], linewidth=0.9)
-    axis.plot(middle, y, "D", color=palette.COLOURS[1], markersize=3)
+    known = [np.empty(0)]
+    for place, face in enumerate(FACES):
+        middle, low, high = interval(fit.isel(tolerance=place), "seconds_needed")
+        points(axis, middle, (y, y, y), SECONDS, "D", markerfacecolor=face, zorder=3)
+        axis.hlines(y, low, high, color=SECONDS, linewidth=0.9)
+        known += [x[np.isfinite(x) & (x > 0)] for x in (middle, low, high)]
+        if place == 0:
+            for height, value in zip(y, middle):
+                if np.isfinite(value):
+                    axis.annotate(
+                        f"{value:.2g} s",
+                        (value, height),
+                        xytext=(-4, 0),
+                        textcoords="offset points",
+                        ha="right",
+                        va="center",
+                        fontsize=5.5,
+                    )
+    values = np.concatenate(known)
     axis.set(xscale="log", ylim=(-0.6, len(y) - 0.4))
-    known = [x for x in (*middle, *low, *high) if np.isfinite(x) and x > 0]
-    axis.set_xlim(min(known, default=0.1) / 4, max(known, default=10) * 4)
-    if not np.isfinite(middle).any():
-        axis.annotate("no lower bound", (0.5, 0.5), xycoords="axes fraction", ha="center")
-    for place, value in zip(y, middle):
-        if np.isfinite(value):
-            axis.annotate(
-                f"{value:.2g} s",
-                (value, place),
-                xytext=(0, 3),
-                textcoords="offset points",
-                ha="center",
-                fontsize=6,
-            )
+    axis.set_xlim(min(values, default=0.1) / 15, max(values, default=10) * 2)
+    if not len(values):
+        axis.annotate("no lag", (0.5, 0.5), xycoords="axes fraction", ha="center")
     names = [
         f"{words}, $\\tau$ = {seconds:.2g} s"
         for words, seconds in zip(model_words(fit), fit["relaxation_seconds"].values)
@@ -173,14 +194,13 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     axis.set_yticks(y, names if labels else [""] * len(y), fontsize=6)
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
-    size = palette.power(np.log10(int(last["n_features"])))
-    axis.set_xlabel(f"reading time per token\nneeded (s), $m$ = {size}")
+    axis.set_xlabel("reading time per token (s)")
 
 
 def model_words(fit: xr.Dataset) -> list[str]:
     """What the models of calcium are called."""
     names, points = fit["calcium_model"].values, fit["operating_point"].values
     return [
-        f"{NAMES[name]}, {x:g} µM" if name else str(model)
+        f"{NAMES[name]}, {x:g} µM" if name else f"measured, {model}"
         for model, name, x in zip(fit["model"].values, names, points)
     ]

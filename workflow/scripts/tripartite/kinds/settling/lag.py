@@ -12,23 +12,18 @@ ASSUME: the process is settled on the first query, which does not count.
 ASSUME: H and g are complete before the first query and stay as they are while all are read.
 """
 
-from collections.abc import Callable
-from functools import partial
-
 import numpy as np
-from scipy.optimize import brentq
 
-from tripartite.attention import relative_error
-from tripartite.statistics import cluster_interval, over_seeds
+from tripartite.statistics import over_clusters
 
-SEARCHED = (1e-3, 60.0)  # of T_r / tau_p, in which ratio_needed is searched
-GRID = np.geomspace(*SEARCHED, 121)
+GRID = np.geomspace(1e-3, 60.0, 121)  # of T_r / tau_p, in which times that are needed are searched
+TOLERANCES = np.array([0.1, 0.05])  # of the output, for the lag alone
 MAX_EXPM1 = 30.0  # ln(p / Z) beyond which p / Z - 1 is p / Z
 MIN_ERROR = 1e-12  # errors below are rounding errors
 
 Stream = tuple[
     np.ndarray, np.ndarray
-]  # ln Z or ln p [T], and outputs [T, E], of the queries of an input
+]  # ln Z or ln p [..., T], and outputs [..., T, E], of the queries of an input
 
 
 def relaxed(log_normalizer: np.ndarray, ratio: float) -> np.ndarray:
@@ -68,12 +63,23 @@ def sd_law(sd: float, correlation: np.ndarray, ratio: float) -> float:
     return a * sd * np.sqrt(2 / (1 + a) * max(1 - memory, 0))
 
 
-def output_error(
-    log_p: np.ndarray, output: np.ndarray, exact: np.ndarray, ratio: float = np.inf
-) -> float:
-    """|O^ p / p~ - O| / |O| from the second query on: output [T, E], relaxation p~ of ln p [T]."""
-    gain = np.exp(log_gain(log_p, ratio))[:, None] if ratio < np.inf else 1.0
-    return float(relative_error(gain * output[1:], exact[1:]))
+def squared_errors(stream: Stream, exact: np.ndarray, ratios: np.ndarray) -> np.ndarray:
+    """|O^ p / p~ - O|^2 / |O|^2 from the second query on, [ratio, ...], of networks on an input.
+
+    stream has ln p [..., T] and outputs O^ [..., T, E] of settled networks, whose process relaxes
+    to p~; exact is O [T, E]. A ratio of inf is a settled network.
+    """
+    log_p, output = stream
+    difference = output[..., 1:, :] - exact[1:]
+    settled = np.square(difference).sum(-1)  # [..., T - 1]
+    both = 2 * (output[..., 1:, :] * difference).sum(-1)
+    size = np.square(output[..., 1:, :]).sum(-1)
+    found = []
+    for ratio in ratios:
+        excess = np.expm1(log_gain(log_p, ratio)) if ratio < np.inf else np.zeros_like(settled)
+        found.append((excess**2 * size + excess * both + settled).sum(-1))
+    with np.errstate(invalid="ignore"):  # no output
+        return np.array(found).clip(0) / np.square(exact[1:]).sum()
 
 
 def autocorrelation(x: np.ndarray) -> np.ndarray:
@@ -89,36 +95,47 @@ def autocorrelation(x: np.ndarray) -> np.ndarray:
 
 
 def of_exact(exact: list[Stream], ratios: np.ndarray, rng: np.random.Generator) -> dict:
-    """Statistics of the network without random features per ratio; intervals are over inputs."""
+    """Statistics of the network without random features; intervals are over inputs."""
     longest = max(len(log_z) for log_z, _ in exact)
     gains = np.full((len(exact), longest, len(ratios)), np.nan)  # |Z / p - 1|
-    variance, output, law, of_log_z = [], [], [], []
-    for gain, (log_z, outputs) in zip(gains, exact):
+    variance, law, of_log_z = [], [], []
+    for gain, (log_z, _) in zip(gains, exact):
         logs = np.stack([log_gain(log_z, ratio) for ratio in ratios], -1)  # [T - 1, ratio]
         gain[: len(logs)] = np.abs(np.expm1(logs))
         variance.append(logs.var(0))
-        output.append([output_error(log_z, outputs, outputs, ratio) for ratio in ratios])
         sd, correlation = log_z.std(), autocorrelation(log_z)
         law.append([sd_law(sd, correlation, ratio) for ratio in ratios])
         stale = 2**0.5 * sd * np.sqrt(1 - correlation[0])
         of_log_z.append([np.diff(log_z).var(), sd**2, correlation[0], stale])
     plain = np.array(of_log_z)
     per_input = {
-        "gain_error": (_median, gains),
-        "sd_log_gain": (_root_mean, np.array(variance)),
-        "gain_output_error": (_root_mean, np.square(output)),
-        "sd_log_gain_stale": (_root_mean, plain[:, 0]),
-        "sd_log_normalizer": (_root_mean, plain[:, 1]),
-        "lag_correlation": (lambda x: x.mean(0), plain[:, 2]),
+        "gain_error": (_median, gains, "log"),
+        "sd_log_gain": (_root_mean, np.array(variance), "log"),
+        "gain_output_error": (_root_mean, of_lag(exact, ratios), "log"),
+        "sd_log_gain_stale": (_root_mean, plain[:, 0], "log"),
+        "sd_log_normalizer": (_root_mean, plain[:, 1], "log"),
+        "lag_correlation": (lambda x: x.mean(0), plain[:, 2], "linear"),
+        "ratio_for_lag": (_ratios_for_lag, of_lag(exact, GRID), "log"),
     }
     return {
         **{
-            name: cluster_interval(statistic, values, 1, rng, n_draws=500)
-            for name, (statistic, values) in per_input.items()
+            name: over_clusters(statistic, values, [None], rng, scale)
+            for name, (statistic, values, scale) in per_input.items()
         },
         "sd_log_gain_law": _root_mean(np.square(law)),
         "sd_log_gain_stale_law": _root_mean(np.square(plain[:, 3])),
     }
+
+
+def of_lag(exact: list[Stream], ratios: np.ndarray) -> np.ndarray:
+    """Squared output errors that the stale gain alone gives [input, ratio]."""
+    return np.stack([squared_errors(stream, stream[1], ratios) for stream in exact])
+
+
+def _ratios_for_lag(squares: np.ndarray) -> np.ndarray:
+    """T_r / tau_p from which on the lag errs at most by each of TOLERANCES; [input, GRID]."""
+    curves = np.repeat(_root_mean(squares)[:, None], len(TOLERANCES), 1)
+    return crossings(curves, TOLERANCES)
 
 
 def _median(values: np.ndarray) -> np.ndarray:
@@ -132,89 +149,80 @@ def _root_mean(values: np.ndarray) -> np.ndarray:
     return np.sqrt(values.mean(0))
 
 
-# Networks of random features: statistics over seeds.
+# Networks of random features: statistics over seeds and inputs.
 
 
 def of_networks(
-    networks: list[list[list[Stream]]], exact: list[Stream], ratios: np.ndarray
+    networks: list[list[Stream]],
+    exact: list[Stream],
+    ratios: np.ndarray,
+    rng: np.random.Generator,
 ) -> dict:
     """Output errors of settled and of lagging networks, and the ratios that are needed.
 
-    networks [seed][n_features][input] are streams; intervals are over seeds.
+    networks [seed][input] have ln p [m, T] and outputs [m, T, E]; intervals are over seeds and
+    inputs.
     """
 
-    def errors(sweep: np.ndarray) -> np.ndarray:  # [seed, ratio, n_features, input]
+    def errors(sweep: np.ndarray) -> np.ndarray:  # [seed, input, ratio, m]
         return np.array(
-            [
-                [
-                    [
-                        [output_error(*x, outputs, ratio) for x, (_, outputs) in zip(one, exact)]
-                        for one in of_seed
-                    ]
-                    for ratio in sweep
-                ]
-                for of_seed in networks
-            ]
+            [[squared_errors(x, o, sweep) for x, (_, o) in zip(run, exact)] for run in networks]
         )
 
     settled, lagging, on_grid = errors(np.array([np.inf])), errors(ratios), errors(GRID)
-    with np.errstate(divide="ignore"):  # the ln of no error
-        found = {
-            "random_feature_error": over_seeds(_root_mean_square, settled[:, 0], "log"),
-            "total_error": over_seeds(_root_mean_square, lagging, "log"),
-        }
-    everything = np.concatenate([settled, on_grid], 1)
-    found["ratio_needed_in_all"] = over_seeds(_crossings, everything, "log")
-    gain = partial(_gain_output_error, exact)
-    curve = np.array([gain(ratio) for ratio in GRID])
-    middle, low, high = found["random_feature_error"]
-    needed = [[ratio_needed(gain, curve, x) for x in level] for level in (middle, high, low)]
-    ratio, upper, lower = ([one for one, _ in level] for level in needed)
-    return found | {
-        "ratio_needed": (ratio, upper, lower),  # the larger error needs the smaller ratio
-        "ratio_note": [note for _, note in needed[0]],
+    lag = np.broadcast_to(of_lag(exact, GRID)[None, ..., None], on_grid.shape)
+    values = {
+        "random_feature_error": (_root_mean_square, settled[:, :, 0]),
+        "total_error": (_root_mean_square, lagging),
+        "ratio_needed": (_crossings, np.concatenate([settled, lag], 2)),
+        "ratio_needed_in_all": (_crossings, np.concatenate([2 * settled, on_grid], 2)),
     }
+    found: dict = {
+        name: over_clusters(statistic, x, [None, None], rng, "log")
+        for name, (statistic, x) in values.items()
+    }
+    level, *curve = _root_mean_square(values["ratio_needed"][1])
+    return found | {"ratio_note": [note(*pair) for pair in zip(np.transpose(curve), level)]}
 
 
-def _root_mean_square(values: np.ndarray) -> np.ndarray:
-    """Root mean square over seeds and inputs of values [seed, ..., input]."""
-    return np.sqrt(np.square(values).mean((0, -1)))
+def _root_mean_square(squares: np.ndarray) -> np.ndarray:
+    """Root mean of squares [seed, input, ...]."""
+    return np.sqrt(squares.mean((0, 1)))
 
 
-def ratio_needed(
-    curve: Callable[[float], float], on_grid: np.ndarray, error: float
-) -> tuple[float, str]:
-    """T_r / tau_p from which on curve, known on GRID, stays below error; NaN and a note if none."""
-    if not (np.isfinite(error) and np.isfinite(on_grid).all() and error > MIN_ERROR):
-        return np.nan, "the error of the random features is 0 or not known"
-    above = np.flatnonzero(on_grid > error)
-    if not len(above):
-        words = "the error of the gain is smaller at every T_r / tau_p from"
-        return np.nan, f"{words} {SEARCHED[0]:g} on"
-    if above[-1] == len(GRID) - 1:
-        return np.nan, f"the error of the gain is larger up to T_r / tau_p = {SEARCHED[1]:g}"
-    ends = np.log(GRID[above[-1] : above[-1] + 2])
-    root = brentq(lambda x: curve(np.exp(x)) / error - 1, *ends, xtol=1e-10)
-    return float(np.exp(root)), ""
+def _crossings(squares: np.ndarray) -> np.ndarray:
+    """T_r / tau_p [m] from which on the error at every ratio of GRID is at most the first one.
 
-
-def _crossings(errors: np.ndarray) -> np.ndarray:
-    """T_r / tau_p [m] from which on the total error is at most sqrt(2) times the settled one.
-
-    errors [seed, settled and every ratio of GRID, m, input]; NaN where it is so on all of GRID.
+    squares [seed, input, first and every ratio of GRID, m].
     """
-    mean_square = np.square(errors).mean((0, -1))
-    found = np.full(mean_square.shape[1], np.nan)
-    for size, (settled, *slow) in enumerate(mean_square.T):
-        excess = np.array(slow) / settled - 2 if settled > MIN_ERROR**2 else np.array([])
-        above = np.flatnonzero(excess > 0)
-        if len(above) and above[-1] < len(GRID) - 1:
-            last = slice(above[-1], above[-1] + 2)
-            found[size] = np.exp(np.interp(0, -excess[last], np.log(GRID[last])))
-    return found
+    errors = _root_mean_square(squares)
+    return crossings(errors[1:], errors[0])
 
 
-def _gain_output_error(exact: list[Stream], ratio: float) -> float:
-    """Output error that the stale gain alone gives, root mean square over inputs."""
-    errors = [output_error(log_z, outputs, outputs, ratio) for log_z, outputs in exact]
-    return float(np.sqrt(np.mean(np.square(errors))))
+def crossings(curves: np.ndarray, levels: np.ndarray) -> np.ndarray:
+    """T_r / tau_p [n] from which on curves of errors [GRID, n] stay below levels [n]; or NaN.
+
+    Between ratios of GRID the ln of the error is linear in the ln of the ratio. NaN where `note`
+    says why.
+    """
+    above = curves > levels
+    after = len(GRID) - np.argmax(above[::-1], 0)  # of the last one above
+    known = np.isfinite(curves).all(0) & (levels > MIN_ERROR) & above.any(0) & ~above[-1]
+    place = np.where(known, after, 1) + np.array([[-1], [0]])
+    ends = np.take_along_axis(curves, place, 0)
+    before, behind = np.log(np.maximum(ends, MIN_ERROR)) - np.log(np.maximum(levels, MIN_ERROR))
+    share = before / np.where(known, before - behind, 1)
+    log_ratio = np.log(GRID)[place]
+    return np.where(known, np.exp(log_ratio[0] + share * (log_ratio[1] - log_ratio[0])), np.nan)
+
+
+def note(curve: np.ndarray, level: float) -> str:
+    """Why a curve [GRID] does not cross the level; empty if it does."""
+    if not (np.isfinite(level) and np.isfinite(curve).all() and level > MIN_ERROR):
+        return "the error of the random features is 0 or not known"
+    above = np.greater(curve, level)
+    if not above.any():
+        return f"the error of the gain is smaller at every T_r / tau_p from {GRID[0]:g} on"
+    if above[-1]:
+        return f"the error of the gain is larger up to T_r / tau_p = {GRID[-1]:g}"
+    return ""

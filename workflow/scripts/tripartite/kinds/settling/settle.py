@@ -16,15 +16,18 @@ MODELS = {
     "chi 0.3 uM": ("chi", 0.3),
     "chi 1.2 uM": ("chi", 1.2),
 }
-FINE_PROCESS = 0.1  # ASSUME: s, the fastest calcium transients of fine processes
+# Time constants (s) of calcium transients as measured in processes of astrocytes: rise .1 to .2,
+# decay .2 to 4 (De Pitta et al., Frontiers in Computational Neuroscience 6:98, 2012, table 2, after
+# Di Castro et al. and Panatier et al., 2011).
+MEASURED = {"fastest rise": 0.1, "fastest decay": 0.2, "slowest decay": 4.0}
 
 
 def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: int) -> xr.Dataset:
     """Return the errors that a process of each T_r / tau_p (ratios) makes, and the ratio needed.
 
-    Intervals are over seeds, or over inputs where the network is exact (NaN for one input). Times
-    are those of calcium models at rest, in seconds. UserError for an input of less than MIN_TOKENS
-    tokens.
+    Intervals are over inputs, and over seeds where the network is one of random features (NaN for
+    one input). Times in seconds are those of calcium models at rest, and of measured transients.
+    UserError for an input of less than MIN_TOKENS tokens.
     """
     for i in heads.read_inputs:
         if heads.n_tokens(i) < MIN_TOKENS:
@@ -36,28 +39,35 @@ def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: in
 
     def one_head(head: Head) -> dict:
         exact = [(x.log_normalizer.numpy(), x.output.numpy()) for x in head.readings]
-        networks = [
-            [
-                [(log_p.numpy(), output.numpy()) for log_p, _, output in of_inputs]
-                for of_inputs in hidden.networks(head, draw, n_features)
-            ]
-            for draw in head.each(range(n_seeds))
-        ]
-        of_exact = lag.of_exact(exact, sweep, head.stream("settle"))
-        return of_exact | lag.of_networks(networks, exact, sweep)
+        networks = []  # [seed][input] of all sizes
+        for draw in head.each(range(n_seeds)):
+            of_sizes = hidden.networks(head, draw, n_features)
+            networks.append(
+                [
+                    (np.stack([p for p, _, _ in x]), np.stack([o for _, _, o in x]))
+                    for x in zip(*of_sizes)
+                ]
+            )
+        rng = head.stream("settle")
+        return lag.of_exact(exact, sweep, rng) | lag.of_networks(networks, exact, sweep, rng)
 
-    coords = {"ratio": sweep, "n_features": n_features, "model": [*MODELS, "fine process"]}
-    seconds = [calcium.relaxation_seconds(*model) for model in MODELS.values()] + [FINE_PROCESS]
-    names, points = zip(*MODELS.values(), ("", np.nan))
+    coords = {
+        "ratio": sweep,
+        "n_features": n_features,
+        "model": [*MODELS, *MEASURED],
+        "tolerance": lag.TOLERANCES,
+    }
+    seconds = [calcium.relaxation_seconds(*model) for model in MODELS.values()]
+    names, points = zip(*MODELS.values(), *[("", np.nan)] * len(MEASURED))
     found = heads.table(
         "settling",
         one_head,
         coords,
         calcium_model=list(names),
         operating_point=list(points),
-        relaxation_seconds=seconds,
+        relaxation_seconds=[*seconds, *MEASURED.values()],
     )
     for end in ("", "_low", "_high"):
-        needed = found["relaxation_seconds"] * found[f"ratio_needed_in_all{end}"]
+        needed = found["relaxation_seconds"] * found[f"ratio_for_lag{end}"]
         found[f"seconds_needed{end}"] = needed
     return found
