@@ -117,7 +117,7 @@ def test_scoring_finds_what_a_slow_search_finds():
 
 def test_a_single_parameter_is_found_as_by_a_grid():
     """beta is 1: a uniform share or a decay alone, by the likelihood written out on a fine grid."""
-    weights, logits = simulated(6.0, 30, 1, n_tokens=N)
+    weights, logits = simulated(*random_head(6.0, N, 16), 30, 1)
     for name, place, grid in (
         ("uniform share", 2, np.linspace(0, 0.9, 9001)),
         ("decay", 1, np.linspace(-0.2, 0.2, 8001)),
@@ -204,12 +204,16 @@ def test_what_cannot_be_fitted_is_said(target, logits, name, word):
     assert np.isnan(found.estimates["inverse_temperature"]) and np.isnan(found.log_likelihood)
 
 
-def simulated(sigma_squared, m, seed, n_tokens=64, d_head=16):
-    """Attention weights of a network of m neurons written out, and the logits, both [T, N]."""
+def random_head(sigma_squared, n_tokens, d_head):
+    """Random queries and keys, both [T, D]."""
     settings = {"seed": 3, "experiment": "simulated"}
     data = random_heads([sigma_squared], 1, n_tokens=n_tokens, d_head=d_head, **settings)
-    q, k = (data[name].values[0, 0, 0].astype(float) for name in "qk")
-    omega = np.random.default_rng(seed).standard_normal((m, d_head))
+    return [data[name].values[0, 0, 0].astype(float) for name in "qk"]
+
+
+def simulated(q, k, m, seed):
+    """Attention weights of a network of m neurons written out, and the logits, both [T, N]."""
+    omega = np.random.default_rng(seed).standard_normal((m, q.shape[1]))
     phi_q, phi_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
     weights = phi_q @ phi_k.T
     return weights / weights.sum(1, keepdims=True), q @ k.T
@@ -220,7 +224,7 @@ def test_more_parameters_explain_no_less(sigma_squared):
     """With a share the likelihood has several maxima; the highest is above all simpler fits."""
     age, worst, compared = AGE[:16, -16:], np.inf, 0
     for seed in range(20):
-        weights, logits = simulated(sigma_squared, 10, seed, n_tokens=16)
+        weights, logits = simulated(*random_head(sigma_squared, 16, 16), 10, seed)
         found = {name: explain_attention(weights, logits, age, name) for name in EXPLANATIONS}
         for large, small in (
             ("temperature and key bias", "temperature and decay"),  # a decay is a key bias here
@@ -339,13 +343,10 @@ def test_mean_log_response_has_its_limits():
 @pytest.mark.parametrize(("sigma_squared", "m"), [(1.0, 30), (8.0, 10), (24.0, 300)])
 def test_the_slope_of_logs_has_its_exact_mean(sigma_squared, m):
     """Networks written out, in all three phases: their mean slope within four standard errors."""
-    data = random_heads(
-        [sigma_squared], 1, n_tokens=12, d_head=6, **{"seed": 3, "experiment": "simulated"}
-    )
-    q, k = (data[name].values[0, 0, 0].astype(float) for name in "qk")
+    q, k = random_head(sigma_squared, 12, 6)
     slopes = []
     for seed in range(400):
-        weights, logits = simulated(sigma_squared, m, seed, n_tokens=12, d_head=6)
+        weights, logits = simulated(q, k, m, seed)
         slopes.append(prediction.slope(np.log(weights), logits))
     (wanted,) = prediction.expected_slope(q, k, np.array([np.log(m)]))
     error = np.std(slopes) / np.sqrt(len(slopes))
@@ -372,7 +373,7 @@ def test_the_share_removed_is_that_of_the_divergence():
     for place, name in enumerate(EXPLANATIONS):
         log_p = explain_attention(weights, LOGITS, AGE, name).log_attention
         kl[place] = (weights * (np.log(weights) - log_p)).sum(1).mean()
-    removed = dict(zip(EXPLANATIONS, criteria.share_removed(kl)[:, 0]))
+    removed = dict(zip(EXPLANATIONS, 1 - criteria.divergence_left(kl)[:, 0]))
     assert removed["softmax"] == 0 and removed["temperature"] == pytest.approx(1, abs=1e-9)
     assert removed["uniform"] < 0 < removed["uniform share"] < 1
     assert removed["decay"] < 0.2 and removed["key bias"] < 0.5

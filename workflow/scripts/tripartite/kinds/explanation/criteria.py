@@ -6,7 +6,7 @@ import numpy as np
 
 from tripartite.explanation import EXPLANATIONS, aic, explain_attention
 from tripartite.kinds.explanation.prediction import slope
-from tripartite.statistics import over_clusters
+from tripartite.statistics import Interval, over_clusters
 
 ESTIMATES = ("inverse_temperature", "uniform_share", "decay", "key_bias_sd", "output_gain")
 OTHERS = ("kl", "log_likelihood", "n_parameters")
@@ -85,7 +85,7 @@ def summaries(networks: list[list[list[Explained]]], rng: np.random.Generator) -
     return {
         **{name: tuple(end[place] for end in estimates) for place, name in enumerate(ESTIMATES)},
         "kl": interval(lambda kl: kl, "kl", scale="log"),
-        "divergence_removed": interval(share_removed, "kl"),
+        "divergence_removed": _share_removed(interval(divergence_left, "kl", scale="log")),
         "attended_tokens_needed": interval(
             tokens_needed, "log_likelihood", "n_parameters", scale="log"
         ),
@@ -100,13 +100,19 @@ def summaries(networks: list[list[list[Explained]]], rng: np.random.Generator) -
     }
 
 
-def share_removed(kl: np.ndarray) -> np.ndarray:
-    """Share of the divergence from softmax attention that explanations remove, from kl [e, m].
+def divergence_left(kl: np.ndarray) -> np.ndarray:
+    """Divergence from explanations over that from softmax attention, of kl [e, m].
 
-    Negative where an explanation is farther from the network than softmax attention is.
+    Above 1 where an explanation is farther from the network than softmax attention is.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        return 1 - kl / kl[SOFTMAX]
+        return kl / kl[SOFTMAX]
+
+
+def _share_removed(left: Interval) -> Interval:
+    """One less what is left; the upper end of what is left is the lower one of what is removed."""
+    estimate, low, high = left
+    return 1 - estimate, 1 - high, 1 - low
 
 
 def tokens_needed(log_likelihood: np.ndarray, n_parameters: np.ndarray) -> np.ndarray:

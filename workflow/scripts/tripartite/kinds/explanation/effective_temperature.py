@@ -17,19 +17,19 @@ PREDICTIONS = (  # measured, predicted, look of its marks, words of the legend
         "slope_of_logs",
         "slope_of_logs_predicted",
         {"marker": "^"},
-        "slope of logs; its exact mean",
+        "slope of ln weights, against its exact mean",
     ),
     (
         "inverse_temperature",
         "inverse_temperature_unshifted",
         {"marker": "o", "markerfacecolor": "white"},
-        "likeliest β; random-energy model",
+        "likeliest $\\beta$, against the random-energy model",
     ),
     (
         "inverse_temperature",
         "inverse_temperature_shifted",
         {"marker": "o"},
-        "the same, shift of other heads",
+        "the same, with a shift fitted to other heads",
     ),
 )
 COLOURS = {  # of what is fitted beside β
@@ -73,7 +73,7 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
         handles=handles,
         loc="outside lower center",
         ncols=3,
-        title="middle, right: open or pale with β = 1, full with β fitted",
+        title="middle and right: open or pale with $\\beta$ = 1, full with $\\beta$ fitted",
     )
     return figure
 
@@ -87,7 +87,7 @@ def draw_predictions(axis: Axes, heads: list) -> None:
             x = fitted[predicted].values
             points(axis, x, interval(fitted, measured), colour, elinewidth=0.6, **look)
     axis.set(xlim=(0, 1.2), ylim=(0, 1.2), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    axis.set(xlabel="predicted β", ylabel="measured β")
+    axis.set(xlabel="predicted $\\beta$", ylabel="measured $\\beta$")
 
 
 def draw_removed(axis: Axes, heads: list) -> None:
@@ -111,7 +111,7 @@ def draw_removed(axis: Axes, heads: list) -> None:
     axis.set_yticks(np.arange(len(heads)), labels)
     for label, (_, colour) in zip(axis.get_yticklabels(), heads):
         label.set(color=colour, weight="bold")
-    axis.set(xlim=(-0.25, 1), ylim=(len(heads) - 0.5, -0.5))
+    axis.set(xlim=(-0.3, 1), ylim=(len(heads) - 0.5, -0.5))
     axis.set(xlabel="share of divergence removed", ylabel="head, by its $\\sigma^2$")
 
 
