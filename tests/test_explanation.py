@@ -115,6 +115,17 @@ def test_scoring_finds_what_a_slow_search_finds():
         assert found.log_likelihood == pytest.approx(-slow.fun, abs=1e-8)
 
 
+@pytest.mark.parametrize("name", EXPLANATIONS)
+def test_a_near_start_finds_the_same(name):
+    """Half of the queries, from the estimates of all: as from the start of its own."""
+    weights, logits = simulated(*random_head(6.0, N, 16), 30, 1)
+    near = explain_attention(weights, logits, AGE, name).estimates
+    halves = [x[::2] for x in (weights, logits, AGE)]
+    found, wanted = explain_attention(*halves, name, near), explain_attention(*halves, name)
+    assert found.log_likelihood == pytest.approx(wanted.log_likelihood, abs=1e-6)
+    assert (found.note, wanted.note) == ("", "")
+
+
 def test_a_single_parameter_is_found_as_by_a_grid():
     """beta is 1: a uniform share or a decay alone, by the likelihood written out on a fine grid."""
     weights, logits = simulated(*random_head(6.0, N, 16), 30, 1)
@@ -134,12 +145,14 @@ def test_a_single_parameter_is_found_as_by_a_grid():
         assert found.estimates["inverse_temperature"] == 1
 
 
-def test_a_share_that_only_harms_is_none():
-    """Attention sharper than softmax: the likeliest uniform share is 0, the end of its range."""
+def test_a_share_has_two_ends():
+    """Attention sharper than softmax has a uniform share of 0, and uniform attention one of 1."""
     target = attention(1.5, 0, 0, 0 * BIAS)
     found = explain_attention(target, LOGITS, AGE, "uniform share")
     assert found.note == "" and found.estimates["uniform_share"] == 0
     assert np.isnan(found.errors["uniform_share"])
+    uniform = explain_attention(np.full((N, N), 1 / N), LOGITS, AGE, "uniform share")
+    assert uniform.note == "" and uniform.estimates["uniform_share"] == pytest.approx(1, abs=1e-6)
     softmax = explain_attention(target, LOGITS, AGE, "softmax")
     assert found.log_likelihood == softmax.log_likelihood
 
@@ -379,6 +392,23 @@ def test_the_share_removed_is_that_of_the_divergence():
     assert removed["decay"] < 0.2 and removed["key bias"] < 0.5
 
 
+def test_biases_fitted_to_noise_do_not_serve_other_queries():
+    """Noise of each query and key removes itself where it is fitted; biases of keys remain."""
+    noise = 0.5 * np.random.default_rng(7).standard_normal((N, N))
+    for log_weights, serves in ((LOGITS + noise, False), (LOGITS + BIAS + 0.1 * noise, True)):
+        weights = np.exp(log_weights)
+        weights /= weights.sum(1, keepdims=True)
+        left = {}
+        for name in ("softmax", "key bias"):
+            fit = explain_attention(weights, LOGITS, AGE, name)
+            others = criteria.unfitted_likelihood(weights, LOGITS, AGE, name, fit.estimates)
+            entropy = (weights * np.log(weights)).sum()
+            left[name] = entropy - np.array([fit.log_likelihood, others])
+        removed = 1 - left["key bias"] / left["softmax"]
+        assert removed[1] < removed[0] and (removed[1] > 0.8 if serves else removed[1] < 0)
+        assert left["softmax"][0] == pytest.approx(left["softmax"][1])  # nothing is fitted
+
+
 @hypothesis.given(
     st.lists(st.floats(-50, -1), min_size=5, max_size=5),
     st.permutations([0, 0, 1, 2, 9]),
@@ -456,6 +486,9 @@ def test_what_explanations_remove_and_which_is_likeliest(explained):
         removed.sel(explanation="temperature and key bias")
         >= removed.sel(explanation="temperature")
     ).all()
+    gap = (removed - explained["divergence_removed_unfitted"]).sel(explanation=fitted.explanation)
+    assert ((gap > 0) | gap.isnull()).all() and gap.isel(n_features=1).notnull().all()
+    assert gap.isnull().sum() <= 2  # mixtures, for half of the queries of ten neurons
     share = explained["share_best"]
     np.testing.assert_allclose(share.sum("explanation"), 1)
     with_bias = share.sel(explanation=["key bias", "temperature and key bias"]).sum("explanation")
@@ -519,7 +552,7 @@ def test_the_figure_draws_what_was_found(explained, tmp_path):
         temperature["slope_of_logs_predicted"].transpose("head", ...),
     )
     drawn = {float(x.get_xdata()[0]) for x in middle.lines if x.get_marker() == "o"}
-    removed = explained["divergence_removed"].isel(n_features=-1)
+    removed = explained["divergence_removed_unfitted"].isel(n_features=-1)
     wanted = removed.drop_sel(explanation=["uniform", "softmax"]).values.ravel()
     assert drawn == set(wanted)
     share = explained["share_best"].isel(n_features=-1).mean(("layer", "head"))

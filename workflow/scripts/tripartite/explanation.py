@@ -88,17 +88,23 @@ class NoMaximum(Exception):
 
 
 def explain_attention(
-    target: np.ndarray, logits: np.ndarray, age: np.ndarray, explanation: str
+    target: np.ndarray,
+    logits: np.ndarray,
+    age: np.ndarray,
+    explanation: str,
+    near: dict | None = None,
 ) -> Fit:
     """Fit one of EXPLANATIONS to target [T, N], of logits and ages [T, N] of the keys (tokens).
 
+    near: estimates from which scoring starts, such as those of a part of the same queries, so that
+    no other maximum is searched.
     Queries without any weight do not count. NaN and a note where the data leave a parameter open,
     where the weights are sharper than any temperature, or where scoring does not end.
     """
     free, n_keys = EXPLANATIONS[explanation], target.shape[1]
     n_parameters = len(_scalars(free)) + ("key_bias" in free) * (n_keys - 1)  # biases have mean 0
     try:
-        best, errors = _best(Observed(target, logits, age), explanation)
+        best, errors = _best(Observed(target, logits, age), explanation, near)
     except NoMaximum as reason:
         unknown = dict.fromkeys(SCALARS, math.nan) | {"key_bias": np.full(n_keys, np.nan)}
         nowhere = np.full(target.shape, np.nan)
@@ -162,14 +168,16 @@ def score(here: Point, observed: Observed, names: Sequence[str]) -> tuple[np.nda
     return np.concatenate([gradient, of_bias]), whole
 
 
-def _best(observed: Observed, explanation: str) -> tuple[Point, dict]:
+def _best(observed: Observed, explanation: str, near: dict | None) -> tuple[Point, dict]:
     """The explanation of highest likelihood, and standard errors of its parameters by name."""
     free = EXPLANATIONS[explanation]
     errors = dict.fromkeys(SCALARS, 0.0) | {"key_bias": np.zeros(observed.target.shape[1])}
     start = errors | {"inverse_temperature": float(explanation != "uniform")}
     if not free:
         return point(start, observed), errors
-    if free == ("uniform_share",):  # concave as well: ln of a linear function
+    if near is not None:
+        start = near
+    elif free == ("uniform_share",):  # concave as well: ln of a linear function
         if _is_uniform(point(start, observed).log_p):
             raise NoMaximum(OPEN)
         start |= {"uniform_share": FIRST_SHARES[1]}
@@ -217,7 +225,7 @@ def _maximum(
             here = point(here.values | {"uniform_share": SMALL_SHARE}, observed)
             continue
         higher = _higher(here, observed, names, step)
-        if higher is None:  # within rounding
+        if higher is None:  # within rounding, or the share is at its upper end
             return here, names, covariance
         here = higher
         if abs(here.values["inverse_temperature"]) > MAX_BETA:
@@ -237,11 +245,11 @@ def _rises_with_a_share(here: Point, target: np.ndarray) -> bool:
 def _higher(
     here: Point, observed: Observed, names: Sequence[str], step: np.ndarray
 ) -> Point | None:
-    """The point after the step, or after the first part of it that is not lower; None if none."""
+    """The point after the step, or after the first part of it that is higher; None if none."""
     size = 1.0
     for _ in range(MAX_HALVINGS):
         tried = point(_moved(here.values, names, size * step), observed)
-        if tried.log_likelihood >= here.log_likelihood:
+        if tried.log_likelihood > here.log_likelihood:
             return tried
         size /= 2
     return None

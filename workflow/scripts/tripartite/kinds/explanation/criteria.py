@@ -4,12 +4,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripartite.explanation import EXPLANATIONS, aic, explain_attention
+from tripartite.explanation import (
+    EXPLANATIONS,
+    aic,
+    explain_attention,
+    likelihood,
+    log_explained_attention,
+)
 from tripartite.kinds.explanation.prediction import slope
 from tripartite.statistics import Interval, over_clusters
 
 ESTIMATES = ("inverse_temperature", "uniform_share", "decay", "key_bias_sd", "output_gain")
-OTHERS = ("kl", "log_likelihood", "n_parameters")
+OTHERS = ("kl", "kl_unfitted", "log_likelihood", "n_parameters")
 SOFTMAX = list(EXPLANATIONS).index("softmax")
 # ASSUME: weights of one query stand for so many attended tokens. No experiment says how many, so
 # the criterion is reported for each.
@@ -50,12 +56,36 @@ def explain_network(
             "key_bias_sd": fitted.estimates["key_bias"].std(),
             "output_gain": (output * explained).sum() / (np.square(explained).sum() or np.nan),
             "kl": float(entropy.mean()) - fitted.log_likelihood / len(weights),
+            "kl_unfitted": float(entropy.mean())
+            - unfitted_likelihood(weights, logits, age, explanation, fitted.estimates)
+            / len(weights),
             "log_likelihood": fitted.log_likelihood,
             "n_parameters": fitted.n_parameters,
         }
         for name in values:
             values[name][place] = found[name]
     return Explained(values, slope(log_weights, logits), note)
+
+
+def unfitted_likelihood(
+    weights: np.ndarray, logits: np.ndarray, age: np.ndarray, explanation: str, near: dict
+) -> float:
+    """Log likelihood of each second query by the fit to the others, and the other way round.
+
+    near has the estimates from all queries. NaN where one of the halves cannot be fitted. Other
+    arguments are as of explain_network.
+    """
+    total = 0.0
+    for first in (0, 1):
+        fitted_to, rest = slice(first, None, 2), slice(1 - first, None, 2)
+        fit = explain_attention(
+            weights[fitted_to], logits[fitted_to], age[fitted_to], explanation, near
+        )
+        if fit.note:
+            return np.nan
+        log_p, _ = log_explained_attention(fit.estimates, logits[rest], age[rest])
+        total += likelihood(weights[rest], log_p)
+    return total
 
 
 def summaries(networks: list[list[list[Explained]]], rng: np.random.Generator) -> dict:
@@ -86,6 +116,9 @@ def summaries(networks: list[list[list[Explained]]], rng: np.random.Generator) -
         **{name: tuple(end[place] for end in estimates) for place, name in enumerate(ESTIMATES)},
         "kl": interval(lambda kl: kl, "kl", scale="log"),
         "divergence_removed": _share_removed(interval(divergence_left, "kl", scale="log")),
+        "divergence_removed_unfitted": _share_removed(
+            interval(divergence_left, "kl_unfitted", scale="log")
+        ),
         "attended_tokens_needed": interval(
             tokens_needed, "log_likelihood", "n_parameters", scale="log"
         ),

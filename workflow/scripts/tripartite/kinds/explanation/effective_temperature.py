@@ -91,7 +91,7 @@ def draw_predictions(axis: Axes, heads: list) -> None:
 
 
 def draw_removed(axis: Axes, heads: list) -> None:
-    """Share of the divergence that explanations remove: a row for each head, a line for each."""
+    """Share that explanations remove in queries they were not fitted to: lines in a head's row."""
     for place, (head, _) in enumerate(heads):
         largest = head.isel(n_features=-1)
         for track, name in enumerate(TRACKS):
@@ -99,7 +99,7 @@ def draw_removed(axis: Axes, heads: list) -> None:
             fitted = name if name == TEMPERATURE else f"{TEMPERATURE} and {name}"
             for explanation in dict.fromkeys((name, fitted)):
                 middle, low, high = interval(
-                    largest.sel(explanation=explanation), "divergence_removed"
+                    largest.sel(explanation=explanation), "divergence_removed_unfitted"
                 )
                 face = COLOURS[name] if explanation == fitted else "white"
                 axis.plot([low, high], [y, y], color=COLOURS[name], linewidth=0.6)
@@ -112,7 +112,10 @@ def draw_removed(axis: Axes, heads: list) -> None:
     for label, (_, colour) in zip(axis.get_yticklabels(), heads):
         label.set(color=colour, weight="bold")
     axis.set(xlim=(-0.3, 1), ylim=(len(heads) - 0.5, -0.5))
-    axis.set(xlabel="share of divergence removed", ylabel="head, by its $\\sigma^2$")
+    axis.set(
+        xlabel="share of divergence removed (queries not fitted to)",
+        ylabel="head, by its $\\sigma^2$",
+    )
 
 
 def draw_likeliest(axis: Axes, fit: xr.Dataset) -> None:
