@@ -113,7 +113,7 @@ def draw_removed(axis: Axes, heads: list) -> None:
         label.set(color=colour, weight="bold")
     axis.set(xlim=(-0.3, 1), ylim=(len(heads) - 0.5, -0.5))
     axis.set(
-        xlabel="share of divergence removed (queries not fitted to)",
+        xlabel="share of divergence removed\n(in queries it was not fitted to)",
         ylabel="head, by its $\\sigma^2$",
     )
 
