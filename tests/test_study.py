@@ -72,6 +72,7 @@ def test_defaults_are_filled_in(root):
                         "n_inputs": 4,
                         "n_tokens": 64,
                         "d_head": 16,
+                        "value_mean": 0,
                     }
                 },
                 "network": {
