@@ -155,7 +155,7 @@ def layers(model: Model, weights: Weights) -> list[Layer]:
     """The layers of a model, in order; ALBERT's is the same each time."""
     prefix, parts = LAYERS[model.architecture]
     block = _pre_norm if model.architecture == "vit" else _post_norm
-    found = []
+    found: list[Layer] = []
     for i in range(model.layers):
         layer = _layer(weights, prefix.format(i), parts)
         if model.architecture == "vit":

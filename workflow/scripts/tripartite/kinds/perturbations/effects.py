@@ -65,9 +65,9 @@ def _measured(net: Network, output: Array) -> dict[str, float]:
     cosine = along / np.sqrt(square * np.square(output).sum(1))
     cosine = cosine[np.isfinite(cosine)]  # of queries at which the network is not silent
     return {
-        "unperturbed": relative_error(net.output, net.exact),
-        "output_error": relative_error(output, net.exact),
-        "added_error": relative_error(output, net.output),
+        "unperturbed": float(relative_error(net.output, net.exact)),
+        "output_error": float(relative_error(output, net.exact)),
+        "added_error": float(relative_error(output, net.output)),
         "gain": float(np.median(gain)),
         "sd_log_gain": log_gain.std() if len(log_gain) > 1 else math.nan,
         "direction": cosine.mean() if len(cosine) else math.nan,
@@ -119,7 +119,7 @@ def summaries(
         "log",
     )
     # the law is a factor on the error without perturbations
-    factor = found.pop("total_factor")
+    factor = np.asarray(found.pop("total_factor"))
     found["output_error_law"] = factor * found["output_error_unperturbed"][0]
     return found
 
