@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 
 import hypothesis
+import numpy as np
 import pytest
 
 from stage import grouped
@@ -83,7 +84,9 @@ def wheels() -> Path:
 
 def random_heads(sigma_squared, n_inputs, absent=(), **settings):
     """Random q, k, v as generate makes them; absent: pairs (input, token) without a token."""
-    data = synthetic(sigma_squared, n_inputs, **{"seed": 1, "experiment": "a"} | settings)
+    data = synthetic(
+        sigma_squared, n_inputs, **{"value_mean": 0, "seed": 1, "experiment": "a"} | settings
+    )
     for place in absent:
         data["mask"][place] = False
     for name in "qkv":
@@ -94,6 +97,10 @@ def random_heads(sigma_squared, n_inputs, absent=(), **settings):
 def run_stage(function, data, settings, exact=None, device="cpu", workers=1, **others):
     """Call a stage on the heads that settings choose, as stage.py does; exact: its attention.nc."""
     of_heads = {key: settings[key] for key in SETTINGS if key in settings}
+    if "distinct_head" not in data:
+        shape = data.sizes["layer"], data.sizes["head"]
+        numbers = np.arange(np.prod(shape)).reshape(shape)
+        data = data.assign(distinct_head=(("layer", "head"), numbers))
     exact = attend(data) if exact is None else exact
     heads = Heads(data, exact, **of_heads, device=device, workers=workers)
     rest = {key: value for key, value in settings.items() if key not in of_heads}

@@ -13,6 +13,7 @@ from tripartite.kinds.symmetries.calibrate import calibrate
 from tripartite.kinds.symmetries.recipes import RECIPES
 
 SETTINGS = {"calibrated_on": ["a"]}
+SHOWN = ["plain", "centred", "centred, balanced", "centred, balanced, width of each direction"]
 
 
 @pytest.fixture(scope="module")
@@ -54,13 +55,20 @@ def test_reductions_are_paired(found):
     plain = found.sel(recipe="plain")
     for name in ("reduction", "reduction_low", "reduction_high", "reduction_all", "lost"):
         assert (plain[name] == 0).all()
-    reduction = found["reduction"].sel(recipe=["centred", "centred, balanced", "fitted normal"])
+    reduction = found["reduction"].sel(recipe=SHOWN[1:])
     assert (reduction.diff("recipe") > 0).all() and (reduction > 0).all()
+    step = found["reduction_step"].sel(recipe=["centred", "balanced"])
+    np.testing.assert_array_equal(step, found["reduction_all"].sel(recipe=step["recipe"]))
+    counts = found["heads_better"] + found["heads_worse"]
+    assert (counts <= 2).all() and not counts.sel(recipe="plain")
     assert (found["reduction_low"] <= found["reduction"]).all()
     assert (found["reduction"] <= found["reduction_high"]).all()
     needed = found["log10_features_needed"].isel(input=[1, 2])
     changes = (needed.sel(recipe="plain") - needed).median(("input", "layer", "head"))
     np.testing.assert_allclose(found["reduction_all"], changes, atol=1e-12)
+    of_queries = (needed.sel(recipe="plain") - needed).mean("input")
+    of_queries = of_queries.transpose(*found["reduction"].dims)
+    np.testing.assert_allclose(found["reduction"], of_queries, atol=1e-12)
     lost = needed - found["log10_features_needed_own"].isel(input=[1, 2])
     np.testing.assert_allclose(found["lost"], lost.median(("input", "layer", "head")), atol=1e-12)
 
@@ -82,7 +90,8 @@ def test_one_tested_input_and_one_head_have_no_interval_over_them(qkv):
     one = qkv.isel(input=[0, 1], head=[0])
     found = run_stage(calibrate, one, SETTINGS)
     check(found, "symmetries", "here")
-    assert found["reduction_all_low"].isnull().all() and found["reduction"].notnull().all()
+    assert found["reduction_all_low"].isnull().all() and found["reduction_low"].isnull().all()
+    assert found["reduction"].notnull().all()
 
 
 def test_the_fitted_distribution_is_a_density_of_weights():

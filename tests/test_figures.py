@@ -207,8 +207,12 @@ def test_the_phase_diagram_draws_every_network(fits):
 
 def test_predicted_errors_are_those_of_the_fits(fits):
     figure = FIGURES["predicted_error"]({"all": fits["all"]})
+    points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
+    (equal,) = (line for line in figure.axes[0].lines if line.get_linestyle() == ":")
+    uniform = np.log10(float(fits["all"]["output_error_uniform_all"]))
+    assert equal.get_ydata()[0] == pytest.approx(uniform)
     filled, hollow = (
-        [line for line in figure.axes[0].lines if line.get_markerfacecolor() == face]
+        [line for line in points if line.get_markerfacecolor() == face]
         for face in (palette.COLOURS[0], "none")
     )
     x, y = (np.concatenate([line.get_data()[i] for line in (*hollow, *filled)]) for i in (0, 1))
@@ -238,7 +242,9 @@ def test_the_slope_chart_says_what_is_gained(tmp_path):
     np.testing.assert_allclose(
         [line for line in axis.lines if line.get_marker() == "o"][0].get_ydata(), wanted
     )
-    reduction = float(found["reduction_all"].sel(recipe="fitted normal"))
+    reduction = float(
+        found["reduction_all"].sel(recipe="centred, balanced, width of each direction")
+    )
     assert f"{-reduction:+.1f}".replace("-", "−") in axis.get_xticklabels()[-1].get_text()
 
 

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.special import log_ndtr, ndtr
+from scipy.special import log_ndtr, logsumexp, ndtr, ndtri_exp
 
 from tripartite import phases
 from tripartite.kinds.network.laws import laws
-from tripartite.statistics import cluster_bootstrap
+from tripartite.statistics import over_clusters
 
 LOG_M = np.log([10, 100, 1000, 1e4, 1e5])
 
@@ -42,12 +42,32 @@ def test_a_power_law_is_found_exactly():
     assert np.isnan(phases.slopes(LOG_M[:2], errors[:, :2])).all()
 
 
-def test_two_power_laws_are_found_exactly():
-    x = np.linspace(0, 10, 11)
-    y = 1 - 0.1 * x - 0.4 * np.maximum(x - 6, 0)
-    place, before, after = phases.crossover(x, np.stack([y, 3 * y]))
-    np.testing.assert_allclose(place, 6, atol=0.03)
-    np.testing.assert_allclose([before, after], [[-0.1, -0.3], [-0.5, -1.5]], atol=0.01)
+def test_two_networks_in_the_gaussian_phase_differ_by_the_closed_form():
+    rng = np.random.default_rng(7)
+    m, sigma_squared = 3000, 1.0
+    z = np.sqrt(sigma_squared) * rng.standard_normal((2, 1500, m))
+    log_p = np.log(np.exp(z - sigma_squared / 2).mean(-1))
+    law = phases.pool_log_ratio(np.log(m), np.array(sigma_squared))
+    np.testing.assert_allclose(np.median(np.abs(log_p[0] - log_p[1])), law, rtol=0.06)
+
+
+def test_two_frozen_networks_differ_by_a_logistic_law():
+    """The largest of m normal numbers, drawn by its distribution: the law is the limit of large m.
+
+    Networks of 300 neurons differ by 13 % less, as several rates share the response.
+    """
+    rng = np.random.default_rng(8)
+    for log_m, low, high in ((1e5, 0.98, 1.02), (np.log(1e4), 1.0, 1.1)):
+        largest = -ndtri_exp(np.log(rng.exponential(size=(2, 20000))) - log_m)
+        sigma = 2 * np.sqrt(2 * log_m)
+        law = phases.pool_log_ratio(np.array(log_m), np.array(sigma**2))
+        measured = np.median(sigma * np.abs(largest[0] - largest[1]))
+        assert low < measured / law < high
+    sigma, m = 5.0, 300
+    log_p = logsumexp(sigma * rng.standard_normal((2, 4000, m)), axis=-1)
+    law = phases.pool_log_ratio(np.log(m), np.array(sigma**2))
+    assert 0.82 < np.median(np.abs(log_p[0] - log_p[1])) / law < 0.92
+    assert np.isnan(phases.pool_log_ratio(np.log(1000.0), np.array([6.0, np.nan]))).all()
 
 
 def planted(rng, exponents, noise=0.2):
@@ -64,38 +84,17 @@ def planted(rng, exponents, noise=0.2):
 
 @pytest.mark.slow
 def test_planted_exponents_lie_in_their_intervals():
-    """Bootstrap over inputs, heads and seeds: 95 % of 200 intervals hold the planted exponent.
+    """Over inputs, heads and seeds: 95 % of 200 intervals hold the planted exponent.
 
-    Axes of 6, 8 and 10 clusters; the crossed bootstrap is a little too wide, never too narrow.
+    Axes of 6, 8 and 10 clusters; crossed intervals are a little too wide, never too narrow.
     """
     rng = np.random.default_rng(3)
     hits = 0
     for _ in range(200):
         slopes = phases.slopes(LOG_M, planted(rng, -0.5))
-        _, low, high = cluster_bootstrap(np.mean, slopes, 3, rng, n_draws=300)
+        _, low, high = over_clusters(np.mean, slopes, [None] * 3, rng, n_draws=300)
         hits += bool(low <= -0.5 <= high)
     assert 0.91 <= hits / 200 <= 0.995  # binomial sd is .015
-
-
-@pytest.mark.slow
-def test_planted_crossovers_lie_in_their_intervals():
-    rng, hits = np.random.default_rng(4), np.zeros(3)
-    x = np.log(np.geomspace(10, 1e5, 9))
-    truth = np.array([np.log(2000), -0.15, -0.5])
-    line = truth[1] * x + (truth[2] - truth[1]) * np.maximum(x - truth[0], 0)
-    for _ in range(60):
-        errors = (
-            line + 0.15 * rng.standard_normal((4, 20, 9)) + 0.05 * rng.standard_normal((4, 1, 1))
-        )
-        found = cluster_bootstrap(
-            lambda values: np.stack(phases.crossover(x, values.mean((0, 1)))),
-            errors,
-            2,
-            rng,
-            n_draws=200,
-        )
-        hits += (found[1] <= truth) & (truth <= found[2])
-    assert (hits / 60 >= 0.87).all()  # binomial sd of 95 % is .028; too wide is no fault
 
 
 def test_collapse_is_moved_back():
@@ -111,7 +110,8 @@ def test_exponents_are_fitted_inside_one_phase_alone():
     rng = np.random.default_rng(5)
     typical = typical + 0.01 * rng.standard_normal((8, 2, 5, 1, 3))
     typical[..., 2] = np.nan
-    found = laws(m, sigma_squared, typical, np.ones((8, 1, 3)))
+    ratio = np.ones((8, 1, 3)) * [0.5, 1.0, np.nan]
+    found = laws(m, sigma_squared, typical, ratio, np.arange(3)[None])
     exponent, notes = found["exponent"][0][:, 0], found["exponent_note"][:, 0]  # [phase, head]
     np.testing.assert_allclose(exponent[2, 0], -0.5, atol=0.02)
     assert np.isnan(exponent[:2, 0]).all()
@@ -126,29 +126,19 @@ def test_exponents_are_fitted_inside_one_phase_alone():
     assert names[:3, 0].tolist() == ["frozen", "anomalous", "anomalous"]
     assert (names[:, 1] == "").all()
     assert found["phase_heads"].tolist() == [0, 0, 1]
-    assert found["crossover_note"][0, 0] == "" and found["crossover_note"][0, 2] != ""
-    assert found["exponent_after"][0][0, 0] < -0.4 < found["exponent_before"][0][0, 0]
+    assert found["heads_in_phase"].tolist() == [[1, 0, 0], *[[0, 1, 0]] * 2, *[[0, 0, 1]] * 5]
+    of_phase = found["normalizer_ratio_in_phase"]  # a head without a phase, or not run, is in none
+    assert of_phase[0, 0] == 0.5 and np.isnan(of_phase[0, 1:]).all()
 
 
 def test_too_few_networks_give_no_numbers_but_reasons():
-    """NaN with a reason, and no warning: for two sizes, heads without error, one law for all."""
+    """NaN with a reason, and no warning: for two sizes, heads without error."""
     rng = np.random.default_rng(6)
-    many = np.array([10, 30, 90, 270, 810, 2430])
-    one_law = -0.5 * np.log(many)[:, None, None, None, None]
-    for m, typical, word in (
-        (
-            np.array([10, 100]),
-            rng.standard_normal((2, 1, 3, 1, 1)),
-            "2 numbers of neurons, 5 needed",
-        ),
-        (
-            np.array([10, 100, 1000]),
-            np.full((3, 1, 3, 1, 1), -np.inf),
-            "not simulated, or without any error",
-        ),
-        (many, one_law + 0.1 * rng.standard_normal((6, 2, 5, 1, 1)), "one power law serves"),
+    for m, typical in (
+        (np.array([10, 100]), rng.standard_normal((2, 1, 3, 1, 1))),
+        (np.array([10, 100, 1000]), np.full((3, 1, 3, 1, 1), -np.inf)),
     ):
-        found = laws(m, np.ones((1, 1)), typical, np.ones((len(m), 1, 1)))
-        assert np.isnan(found["log10_crossover"]).all() and word in found["crossover_note"][0, 0]
+        found = laws(m, np.ones((1, 1)), typical, np.ones((len(m), 1, 1)), np.zeros((1, 1)))
+        assert np.isnan(found["phase_exponent"]).all()
         assert np.isnan(found["collapse_shift"]).all()
         assert "3 of 2 needed" in found["collapse_note"]

@@ -6,7 +6,7 @@ import scipy.stats
 import torch
 import xarray as xr
 
-from conftest import run_fit, run_simulate
+from conftest import random_heads, run_fit, run_simulate
 from test_contracts import qkv as random_qkv
 from tripartite import job, network
 from tripartite.contracts import UserError, check
@@ -40,7 +40,9 @@ def states(qkv, attention):
 
 def test_synthetic_norms_and_independence():
     """|q|^2 = |k|^2 = sigma^2 / 2 exactly, |q + k|^2 = sigma^2 on average, v standard normal."""
-    data = synthetic([0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, seed=1, experiment="a")
+    data = synthetic(
+        [0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, value_mean=0, seed=1, experiment="a"
+    )
     check(data, "qkv", "here")
     assert (data["text"] == "").all()
     for name in "qk":
@@ -56,7 +58,9 @@ def test_synthetic_norms_and_independence():
     v = data["v"].values
     assert abs(v.mean()) < 0.02 and abs(v.std() - 1) < 0.02
     assert np.abs(np.corrcoef(data["q"].values.reshape(6, -1)) - np.eye(6)).max() < 0.1
-    other = synthetic([0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, seed=1, experiment="b")
+    other = synthetic(
+        [0.5, 2.0], n_inputs=3, n_tokens=200, d_head=16, value_mean=0, seed=1, experiment="b"
+    )
     assert not np.allclose(data["q"], other["q"])
 
 
@@ -212,7 +216,9 @@ def test_correlation_is_that_of_single_networks(qkv, attention, states):
 
 def test_the_rms_has_an_interval_only_where_it_can_be_sampled():
     """m > R^2: at low norm always, at large norm never."""
-    data = synthetic([0.5, 30.0], n_inputs=1, n_tokens=6, d_head=4, seed=2, experiment="r")
+    data = synthetic(
+        [0.5, 30.0], n_inputs=1, n_tokens=6, d_head=4, value_mean=0, seed=2, experiment="r"
+    )
     exact = attend(data)
     run = run_simulate(data, exact, n_features=[100, 1000], n_seeds=3)
     found = run_fit(data, exact, run).isel(layer=0)
@@ -262,7 +268,9 @@ def test_features_needed_is_the_median_over_queries_of_the_double_sum(qkv, atten
 @pytest.mark.parametrize("sigma_squared", [0.25, 0.5, 1.0])
 def test_low_norm_heads_follow_the_closed_form(sigma_squared):
     """The measured mean square error is (R - 1) / m within its own standard error over seeds."""
-    data = synthetic([sigma_squared], n_inputs=2, n_tokens=24, d_head=8, seed=3, experiment="low")
+    data = synthetic(
+        [sigma_squared], n_inputs=2, n_tokens=24, d_head=8, value_mean=0, seed=3, experiment="low"
+    )
     exact = attend(data)
     sizes = [50, 500]
     run = run_simulate(data, exact, n_features=sizes, n_seeds=200)
@@ -401,7 +409,9 @@ def test_symmetries_are_fitted_to_the_named_inputs_alone(named):
 
 def test_balanced_heads_follow_their_closed_form():
     """R of transformed queries and keys with gains is the variance measured on other inputs."""
-    data = synthetic([0.5], n_inputs=2, n_tokens=24, d_head=8, seed=4, experiment="low")
+    data = synthetic(
+        [0.5], n_inputs=2, n_tokens=24, d_head=8, value_mean=0, seed=4, experiment="low"
+    )
     data["q"] += 0.15  # something to centre
     data["k"] -= 0.1
     exact = attend(data)
@@ -428,7 +438,9 @@ def test_balanced_heads_follow_their_closed_form():
 )
 def test_outputs_follow_their_closed_form(feature_map, order):
     """Squared errors of outputs with the own and another pool, and gains: 300 networks."""
-    data = synthetic([0.5], n_inputs=2, n_tokens=16, d_head=8, seed=4, experiment="low")
+    data = synthetic(
+        [0.5], n_inputs=2, n_tokens=16, d_head=8, value_mean=2, seed=4, experiment="low"
+    )
     data["q"] += 0.1
     exact = attend(data, **order)
     settings = BALANCED | {"calibrated_on": ["draw-1"], "feature_map": feature_map} | order
@@ -446,6 +458,30 @@ def test_outputs_follow_their_closed_form(feature_map, order):
     error = float(gain.std("seed", ddof=1)) / 300**0.5
     assert abs(float(gain.mean()) - float(found["output_gain_closed_form"])) < 4 * error
     assert float(found["phase_of"].item() == "gaussian") and found["sigma_squared"] < 1
+
+
+def test_what_values_have_in_common_costs_only_with_another_pool():
+    """A constant added to V: absolute errors with the own pool stay, with another they grow.
+
+    The closed forms and the networks themselves, of the same draws of queries, keys and neurons.
+    """
+    found = []
+    for value_mean in (0, 3):
+        data = random_heads([0.5], 2, n_tokens=16, d_head=8, value_mean=value_mean)
+        exact = attend(data)
+        run = run_simulate(data, exact, n_features=[400], n_seeds=100)
+        norm = float(np.log10(np.linalg.norm(exact["output"].values, axis=(-2, -1))).mean())
+        fit = run_fit(data, exact, run).squeeze()
+        found.append(
+            {
+                name: np.array([fit[f"log10_{name}_rms_closed_form"], np.log10(fit[f"{name}_rms"])])
+                + norm
+                for name in ("output_error", "output_error_other_pool")
+            }
+        )
+    without, with_mean = found
+    np.testing.assert_allclose(with_mean["output_error"], without["output_error"], atol=0.01)
+    assert (with_mean["output_error_other_pool"] > without["output_error_other_pool"] + 0.4).all()
 
 
 def test_what_the_states_say_of_outputs(qkv, attention, states):
@@ -580,3 +616,26 @@ def test_a_balance_of_nothing_names_the_head(named):
         UserError, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
     ):
         run_simulate(empty, attend(empty), n_features=[5], n_seeds=2, **BALANCED)
+
+
+@pytest.mark.parametrize("order", ["bidirectional", "causal"])
+def test_errors_beside_equal_attention(order):
+    """Each query's mean over the values it may read, written out; heads that beat it are counted."""
+    data = random_heads([0.5, 12.0], 3, n_tokens=10, d_head=4)
+    exact = attend(data, order=order)
+    run = run_simulate(data, exact, n_features=[20, 400], n_seeds=3, order=order)
+    found = run_fit(data, exact, run, order=order)
+    errors = np.zeros((3, 2))
+    for i, head in np.ndindex(errors.shape):
+        v = data["v"].values[i, 0, head]
+        outputs = [v[: t + 1 if order == "causal" else 10].mean(0) for t in range(10)]
+        wanted = exact["output"].values[i, 0, head]
+        errors[i, head] = np.linalg.norm(outputs - wanted) / np.linalg.norm(wanted)
+    np.testing.assert_allclose(found["output_error_uniform"][0], errors.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(found["output_error_uniform_all"], errors.mean(0).mean(), rtol=1e-5)
+    of_heads = run["output_error"].mean(("seed", "input"))  # [n_features, layer, head]
+    better = (of_heads < errors.mean(0)).sum(("layer", "head"))
+    np.testing.assert_array_equal(found["heads_better_than_uniform"], better)
+    middle = of_heads.median(("layer", "head"))
+    np.testing.assert_allclose(found["output_error_all"], middle, rtol=1e-12)
+    assert (found["output_error_all_low"] < middle).all()

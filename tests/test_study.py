@@ -519,8 +519,8 @@ def test_models_and_inputs_that_do_not_exist(root):
     assert faults(root, {"model": "vit", "inputs": ["coffe"]}) == [
         line(
             f"{where}.inputs",
-            "for vit, 'coffe' is unknown; choose one of hopper, chelsea, coffee, rocket; "
-            "did you mean coffee?",
+            "for vit, 'coffe' is unknown; choose one of hopper, chelsea, coffee, rocket, "
+            "astronaut, hubble_deep_field, retina, camera; did you mean coffee?",
         )
     ]
     assert faults(root, {"model": "minilm"}) == [

@@ -46,6 +46,16 @@ def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Ten
     return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
 
 
+def uniform_attention(v: Tensor, causal: bool = False) -> Tensor:
+    """Output [T, E] of equal attention to all values v [T, E] that a query may read.
+
+    What is left of attention without queries and keys; with the network, the weakest baseline.
+    """
+    if not causal:
+        return v.mean(0, keepdim=True).expand_as(v)
+    return v.cumsum(0) / torch.arange(1, len(v) + 1, dtype=v.dtype)[:, None]
+
+
 def relative_error(output: Array, exact: Array) -> Array:
     """|O^ - O| / |O| (Frobenius norm) of outputs [T, E], tensors or arrays; NaN where O is 0."""
     norm: Callable = np.linalg.norm if isinstance(exact, np.ndarray) else Tensor.norm

@@ -23,7 +23,6 @@ from scipy.special import log_ndtr, ndtri
 PHASES = ("frozen", "anomalous", "gaussian")
 MIN_REACH = -4.0  # of b_m - sigma; farther off the shape was not checked
 MIN_POINTS = 3  # sizes of network on a power law
-MIN_POINTS_TWO = 5  # and on two of them
 
 
 def phase(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
@@ -65,21 +64,19 @@ def slopes(log_m: np.ndarray, log_error: np.ndarray) -> np.ndarray:
     return np.where(np.isfinite(log_error).all(-1), np.nan_to_num(log_error) @ weights, np.nan)
 
 
-def crossover(
-    log_m: np.ndarray, log_error: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Two power laws that meet: ln of the m where they do, and exponents before and after [...].
+def pool_log_ratio(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
+    """Median of |ln p / p'| for the responses of two networks of other neurons; shapes broadcast.
 
-    log_error [..., n] at log_m [n], n at least MIN_POINTS_TWO. Least squares over a grid of meeting
-    points, each of which leaves two sizes on either side.
+    In the Gaussian phase both are normal with variance (R - 1) / m, and the median is that of their
+    difference. In the frozen phase the largest rate carries a response: with u = sqrt(2 ln m) the
+    largest of m normal numbers is Gumbel with the scale 1 / u (Leadbetter, Lindgren and Rootzen,
+    1983), so that ln p / p' is logistic with the scale sigma / u, to leading order in ln m: its
+    median is ln 3 times that. There the scale is above 1, and the mean of p / p' does not exist.
+    NaN in the anomalous phase, where neither holds.
     """
-    grid = np.linspace(log_m[1], log_m[-2], 201)
-    bent = np.maximum(log_m - grid[:, None], 0)  # [grid, n]
-    design = np.stack([np.ones_like(bent), np.broadcast_to(log_m, bent.shape), bent], -1)
-    solver = np.linalg.pinv(design)  # [grid, 3, n]
-    coefficients = np.einsum("gcn,...n->...gc", solver, log_error)
-    fitted = np.einsum("gnc,...gc->...gn", design, coefficients)
-    misfit = np.square(fitted - log_error[..., None, :]).sum(-1)
-    best = misfit.argmin(-1)
-    chosen = np.take_along_axis(coefficients, best[..., None, None], -2)[..., 0, :]
-    return grid[best], chosen[..., 1], chosen[..., 1] + chosen[..., 2]
+    normal = -ndtri(0.25) * np.sqrt(2 * np.expm1(np.minimum(sigma_squared, 700.0)) * np.exp(-log_m))
+    largest = np.log(3) * np.sqrt(sigma_squared / (2 * log_m))
+    phase_of = phase(log_m, sigma_squared)
+    frozen, gaussian = PHASES.index("frozen"), PHASES.index("gaussian")
+    found = np.where(phase_of == gaussian, normal, np.where(phase_of == frozen, largest, np.nan))
+    return np.where(np.isnan(sigma_squared), np.nan, found)

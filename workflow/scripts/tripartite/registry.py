@@ -42,6 +42,10 @@ PHOTOGRAPHS = {
     "chelsea": ("scikit-image", "skimage/data/chelsea.png"),
     "coffee": ("scikit-image", "skimage/data/coffee.png"),
     "rocket": ("scikit-image", "skimage/data/rocket.jpg"),
+    "astronaut": ("scikit-image", "skimage/data/astronaut.png"),
+    "hubble_deep_field": ("scikit-image", "skimage/data/hubble_deep_field.jpg"),
+    "retina": ("scikit-image", "skimage/data/retina.jpg"),
+    "camera": ("scikit-image", "skimage/data/camera.png"),
 }
 INSTALLED = "matplotlib"
 

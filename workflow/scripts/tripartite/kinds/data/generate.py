@@ -49,12 +49,13 @@ def synthetic(
     n_inputs: int,
     n_tokens: int,
     d_head: int,
+    value_mean: float,
     seed: int,
     experiment: str,
 ) -> xr.Dataset:
     """One layer with one random head per sigma^2."""
     rng = partial(stream, seed, experiment, "synthetic")
-    arrays = random_heads(sigma_squared, n_inputs, n_tokens, d_head, rng)
+    arrays = random_heads(sigma_squared, n_inputs, n_tokens, d_head, value_mean, rng)
     digits = len(str(n_inputs - 1))
     return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 

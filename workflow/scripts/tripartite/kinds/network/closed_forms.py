@@ -92,7 +92,7 @@ def of_networks(
         "log10_features_needed_q90": np.quantile(needed, 0.9, -1),
         **{f"log10_{name}_closed_form": x - log10_m / 2 for name, x in log10_errors.items()},
         "output_gain_closed_form": 1 + outputs.gain / 10**log10_m,
-        "sigma_squared": _log_r(log_variance.median(-1).values.numpy()),
+        "sigma_squared": _log_r(np.median(log_variance.numpy(), -1)),
     }
 
 

@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from tripartite import phases
-from tripartite.attention import log_key_weight
+from tripartite.attention import log_key_weight, relative_error, uniform_attention
 from tripartite.heads import Head, Heads
 from tripartite.kinds.network import closed_forms, measured
 from tripartite.kinds.network.closed_forms import UNKNOWN, OutputErrors, Pairs
@@ -44,16 +44,20 @@ def fit(
     simulated = computed.any(("n_features", "seed", "input")).values  # [layer, head]
     heads = replace(heads, inputs=[heads.names[i] for i in np.flatnonzero(read)])
 
-    def one_head(head: Head) -> tuple[torch.Tensor, OutputErrors]:
+    def one_head(head: Head) -> tuple[torch.Tensor, OutputErrors, list[float]]:
         pairs = pairs_seen(head, states, order == "causal", leak_presynaptic)
         variances = [closed_forms.log_variance(one, feature_map, known) for one in pairs]
         outputs = UNKNOWN
         if has_output and simulated[head.layer, head.head]:
             of_inputs = [(x.v, x.output) for x in head.readings]
             outputs = closed_forms.output_errors(pairs, *zip(*of_inputs))
-        return torch.cat(variances), outputs
+        uniform = [
+            float(relative_error(uniform_attention(x.v, order == "causal"), x.output))
+            for x in head.readings
+        ]
+        return torch.cat(variances), outputs, uniform
 
-    variances, of_outputs = zip(*heads.map(one_head, "fit"))
+    variances, of_outputs, uniform = zip(*heads.map(one_head, "fit"))
     log_variance = torch.stack(variances).unflatten(0, simulated.shape)  # [layer, head, query]
     outputs = OutputErrors(*np.array(of_outputs).T.reshape(-1, *simulated.shape))
     n_features, log_z = states["n_features"].values, heads.attention["log_normalizer"].values
@@ -63,6 +67,9 @@ def fit(
     found, share_not_positive = measured.statistics(observed, log_z, mask)
     for name in RMS:
         found[name][1:, ~closed_forms.is_sampled(n_features, log_variance)] = np.nan
+    distinct, of_inputs = heads.qkv["distinct_head"].values, np.flatnonzero(read & mask.any(1))
+    equal = np.array(uniform).T.reshape(-1, *simulated.shape)  # [input, layer, head]
+    together = measured.beside_uniform(observed, equal, distinct, of_inputs)
     typical = measured.typical_errors(observed, log_z, mask)
     low, middle, high = measured.quantiles(observed, mask)
     return heads.dataset(
@@ -70,7 +77,14 @@ def fit(
         {
             **closed,
             **{name: tuple(values) for name, values in found.items()},
-            **laws(n_features, closed["sigma_squared"], typical, found["normalizer_ratio"][0]),
+            **laws(
+                n_features,
+                closed["sigma_squared"],
+                typical,
+                found["normalizer_ratio"][0],
+                distinct,
+            ),
+            **together,
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,
             "log_calcium": middle,

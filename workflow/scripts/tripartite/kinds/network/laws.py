@@ -6,24 +6,28 @@ See tripartite/phases.py. A point is a head; its typical error is the median ove
 import numpy as np
 
 from tripartite import phases
-from tripartite.statistics import cluster_bootstrap
+from tripartite.statistics import over_clusters
 from tripartite.streams import stream
 
 NOT_RUN = "not simulated, or without any error"
 NO_PHASE = "no closed form tells the phase of this feature map"
-ONE_LAW = "one power law serves: the exponents before and after do not differ"
 GAUSSIAN = phases.PHASES.index("gaussian")
 
 
 def laws(
-    n_features: np.ndarray, sigma_squared: np.ndarray, typical: np.ndarray, ratio: np.ndarray
+    n_features: np.ndarray,
+    sigma_squared: np.ndarray,
+    typical: np.ndarray,
+    ratio: np.ndarray,
+    distinct: np.ndarray,
 ) -> dict[str, object]:
     """The variables of fit.nc that tell laws; of those with an interval, estimate, low and high.
 
     sigma_squared [layer, head] is NaN without a closed form; typical [n_features, input, draw,
-    layer, head] is the ln of typical errors; ratio [n_features, layer, head] is p / Z.
+    layer, head] is the ln of typical errors; ratio [n_features, layer, head] is p / Z; heads of one
+    number in distinct [layer, head] share their weights, and are one cluster.
     """
-    of_heads, log_m = sigma_squared.shape, np.log(n_features)
+    of_heads, log_m, distinct = sigma_squared.shape, np.log(n_features), distinct.ravel()
     sigma_squared, typical, ratio = (
         x.reshape(*x.shape[:-2], -1) for x in (sigma_squared, typical, ratio)
     )  # [..., point]
@@ -33,31 +37,34 @@ def laws(
         reach = phases.reach(log_m[:, None], sigma_squared)
     inside = [known & (index == phase) for phase in range(len(phases.PHASES))]
     found = [
-        exponents(log_m, typical, sizes & run, stream(0, "bootstrap", "exponent", name))
+        exponents(log_m, typical, sizes & run, distinct, stream(0, "bootstrap", "exponent", name))
         for name, sizes in zip(phases.PHASES, inside)
     ]
     of_points, of_phase, n_heads = zip(*found)
-    meeting, meeting_note = crossovers(log_m, typical, run)
-    shift, shift_note = collapse(reach, ratio, (index < GAUSSIAN) & run)
-    intervals = {"exponent": np.stack(of_points, 1)} | meeting  # [3, ..., point]
+    shift, shift_note = collapse(reach, ratio, (index < GAUSSIAN) & run, distinct)
     others = {
         "phase_of": np.where(known, np.array(phases.PHASES)[index], "").astype(object),
         "reach": reach,
         "exponent_note": np.array([_exponent_notes(sizes, run, known) for sizes in inside]),
-        "crossover_note": meeting_note,
+        "pool_log_ratio_law": phases.pool_log_ratio(log_m[:, None], sigma_squared),
     }  # [..., point]
     return {
-        **{name: tuple(x.reshape(*x.shape[:-1], *of_heads)) for name, x in intervals.items()},
+        "exponent": tuple(np.stack(of_points, 1).reshape(3, len(inside), *of_heads)),
         **{name: x.reshape(*x.shape[:-1], *of_heads) for name, x in others.items()},
         "phase_exponent": tuple(np.stack(of_phase, 1)),
         "phase_heads": np.array(n_heads),
+        **of_phases(ratio, inside),
         "collapse_shift": shift,
         "collapse_note": shift_note,
     }
 
 
 def exponents(
-    log_m: np.ndarray, typical: np.ndarray, inside: np.ndarray, rng: np.random.Generator
+    log_m: np.ndarray,
+    typical: np.ndarray,
+    inside: np.ndarray,
+    distinct: np.ndarray,
+    rng: np.random.Generator,
 ) -> tuple[np.ndarray, np.ndarray, int]:
     """Exponents of typical errors [n_features, input, draw, point] over the sizes inside one phase.
 
@@ -76,8 +83,8 @@ def exponents(
     if not len(points):
         return of_points, np.full(3, np.nan), 0
     found = found[..., points]
-    of_points[:, points] = cluster_bootstrap(lambda x: x.mean((0, 1)), found, 2, rng)
-    of_all = cluster_bootstrap(np.mean, np.moveaxis(found, 2, 1), 3, rng)  # [input, point, draw]
+    of_points[:, points] = over_clusters(lambda x: x.mean((0, 1)), found, [None, None], rng)
+    of_all = over_clusters(np.mean, found, [None, None, distinct[points]], rng)
     return of_points, np.array(of_all), len(points)
 
 
@@ -90,34 +97,27 @@ def _exponent_notes(inside: np.ndarray, run: np.ndarray, known: np.ndarray) -> n
     return np.where(known, np.where(run, notes, NOT_RUN), NO_PHASE).astype(object)
 
 
-def crossovers(
-    log_m: np.ndarray, typical: np.ndarray, run: np.ndarray
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Where two power laws of the typical error meet [3, point], and why they do not [point].
+def of_phases(ratio: np.ndarray, inside: list[np.ndarray]) -> dict[str, np.ndarray]:
+    """p / Z [n_features, point] of the heads of each phase: their number, and what spans them.
 
-    NaN where one law serves.
+    inside has for each phase whether a head is in it, [n_features, point].
     """
-    values = np.full((3, 3, len(run)), np.nan)  # what, estimate and its ends, point
-    note = f"{len(log_m)} numbers of neurons, {phases.MIN_POINTS_TWO} needed"
-    notes, points = np.where(run, note, NOT_RUN).astype(object), np.flatnonzero(run)
-    if len(log_m) >= phases.MIN_POINTS_TWO and len(points):
-
-        def meeting(x: np.ndarray) -> np.ndarray:  # [input, draw, point, n_features]
-            place, before, after = phases.crossover(log_m, x.mean((0, 1)))
-            return np.stack([place / np.log(10), before, after, after - before])
-
-        by_point = np.moveaxis(typical[..., points], 0, -1)
-        rng = stream(0, "bootstrap", "crossover")
-        found = np.stack(cluster_bootstrap(meeting, by_point, 2, rng, n_draws=500), 1)
-        one_law = ~(found[3, 1] * found[3, 2] > 0)  # the change of the exponent may be 0
-        values[:, :, points] = np.where(one_law, np.nan, found[:3])
-        notes[points] = np.where(one_law, ONE_LAW, "")
-    names = ("log10_crossover", "exponent_before", "exponent_after")
-    return dict(zip(names, values)), notes
+    found = [np.where(sizes & np.isfinite(ratio), ratio, np.nan) for sizes in inside]
+    quantiles = np.full((3, len(ratio), len(inside)), np.nan)
+    for phase, values in enumerate(found):
+        some = np.isfinite(values).any(1)
+        quantiles[:, some, phase] = np.nanquantile(values[some], (0.1, 0.5, 0.9), axis=1)
+    low, middle, high = quantiles
+    return {
+        "heads_in_phase": np.stack([np.isfinite(x).sum(1) for x in found], 1),
+        "normalizer_ratio_in_phase": middle,
+        "normalizer_ratio_in_phase_q10": low,
+        "normalizer_ratio_in_phase_q90": high,
+    }
 
 
 def collapse(
-    reach: np.ndarray, ratio: np.ndarray, outside: np.ndarray
+    reach: np.ndarray, ratio: np.ndarray, outside: np.ndarray, distinct: np.ndarray
 ) -> tuple[tuple[float, float, float], str]:
     """The shift of ln Phi(b_m - sigma) that fits p / Z, with its interval, and why there is none.
 
@@ -139,5 +139,6 @@ def collapse(
 
     networks = np.stack([reach, log_ratio, usable], -1)[:, points].swapaxes(0, 1)
     rng = stream(0, "bootstrap", "collapse")
-    estimate, low, high = cluster_bootstrap(shift, networks, 1, rng, n_draws=500)
+    clusters = [distinct[points]]
+    estimate, low, high = over_clusters(shift, networks, clusters, rng, n_draws=500)
     return (float(estimate), float(low), float(high)), ""

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tripartite.statistics import over_seeds, pooled_correlation
+from tripartite.statistics import Interval, over_clusters, over_seeds, pooled_correlation
+from tripartite.streams import stream
 
 
 class Observed(NamedTuple):
@@ -38,6 +39,11 @@ def _mean(values: np.ndarray) -> np.ndarray:
     return np.mean(_pooled(values), -1)
 
 
+def _between(values: np.ndarray) -> np.ndarray:
+    """Median of the difference between the networks of two seeds, one after the other."""
+    return _median(np.abs(values - np.roll(values, 1, 0)))
+
+
 Statistic = Callable[[np.ndarray], np.ndarray]
 STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale of the interval
     "normalizer_error": (_median, "error", "log"),
@@ -47,6 +53,7 @@ STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale 
     "output_error_rms": (_rms, "output_error", "log"),
     "output_error_other_pool_rms": (_rms, "output_error_other_pool", "log"),
     "output_gain": (_mean, "output_gain", "linear"),
+    "pool_log_ratio": (_between, "log_p", "log"),
     "correlation": (_mean, "fisher_z", "linear"),
 }
 
@@ -101,8 +108,43 @@ def _of_size(
         "ratio": ratio,
         "error": np.abs(ratio - 1),
         "positive": positive,
+        "log_p": log_p,
         "fisher_z": np.arctanh(np.clip(r, -1 + 1e-15, 1 - 1e-15))[..., None],
     }
+
+
+def beside_uniform(
+    observed: Observed, uniform: np.ndarray, distinct: np.ndarray, inputs: np.ndarray
+) -> dict[str, np.ndarray | Interval]:
+    """Output errors of the simulated heads together, and those of equal attention.
+
+    uniform [input, layer, head] are relative errors of equal attention for the inputs of the given
+    places, distinct [layer, head] numbers of sets of weights. Medians over heads of means over
+    inputs and seeds, with intervals over inputs and distinct heads; NaN where no network was run.
+    """
+    rng = stream(0, "bootstrap", "output_error")
+    n_sizes, run = len(observed.draw), observed.computed.any((0, 1, 2))  # [layer, head]
+    of_size, better = np.full((3, n_sizes), np.nan), np.zeros(n_sizes, dtype=np.int64)
+    for size, draws in enumerate(observed.draw):
+        seeds = np.flatnonzero(draws >= 0)
+        errors = observed.output_error[size][np.ix_(seeds, inputs)].mean(0)[:, run]
+        if errors.size:
+            of_size[:, size] = _median_head(errors, distinct[run], rng)
+            better[size] = (errors.mean(0) < uniform[:, run].mean(0)).sum()
+    together = _median_head(uniform[:, run], distinct[run], rng) if run.any() else (np.nan,) * 3
+    return {
+        "output_error_all": tuple(of_size),
+        "heads_better_than_uniform": better,
+        "output_error_uniform": uniform.mean(0),
+        "output_error_uniform_all": together,
+    }
+
+
+def _median_head(errors: np.ndarray, distinct: np.ndarray, rng: np.random.Generator) -> Interval:
+    """Median over heads of the mean over inputs of errors [input, head], with its interval."""
+    return over_clusters(
+        lambda x: np.median(x.mean(0)), errors, [None, distinct], rng, "log", n_draws=500
+    )
 
 
 def typical_errors(observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import interval, mark
+from tripartite.figures.panels import interval, line, mark
 
 LIMITS = (-2.2, 2.2)  # log10 of relative errors
 DEFICIT = (-4, 1)  # log10 of 1 - gain
@@ -23,8 +23,8 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
     """One point per size and head, filled where m > R^2 (of the rms): there the theory must hold.
 
     Left and middle: rms relative error of the output, predicted from the exact covariance and
-    measured, with 95 % intervals over seeds (where m > R^2). Right: by how much the output is too
-    short.
+    measured, with 95 % intervals over seeds (where m > R^2); dotted, the error of equal attention
+    to all tokens, median over heads. Right: by how much the output is too short.
     """
     palette.apply()
     figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.4))
@@ -43,6 +43,8 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
                 predicted[gaussian], low[gaussian], high[gaussian], color=colour, linewidth=0.5
             )
             draw(axis, predicted, middle, run, gaussian, colour, marker)
+            equal = float(fit["output_error_uniform_all"])
+            axis.axhline(np.log10(equal), color=colour, linewidth=0.6, linestyle=":", zorder=0)
         axis.set(xlim=LIMITS, ylim=LIMITS, xlabel="log$_{10}$ error, predicted", aspect="equal")
         axis.set_title(words, loc="left")
         say_beyond(axis, beyond)
@@ -56,6 +58,7 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
     handles += [
         mark("$m > R^2$", **look),
         mark("$m < R^2$", markerfacecolor="none", markeredgewidth=0.5, **look),
+        line("equal attention to all tokens (median head)", color="0.35", linestyle=":"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2)
     return figure

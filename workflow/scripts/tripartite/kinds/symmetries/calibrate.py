@@ -4,15 +4,14 @@ import numpy as np
 import xarray as xr
 
 from tripartite.heads import Head, Heads
-from tripartite.kinds.symmetries.recipes import RECIPES, log10_needed
-from tripartite.statistics import cluster_bootstrap, of_median
+from tripartite.kinds.symmetries.recipes import BEFORE, RECIPES, log10_needed
+from tripartite.statistics import Interval, over_clusters
 from tripartite.streams import stream
 
 MAX_LOG10_FEW = 5.0  # of the neurons that are few
 NOT_FITTED = {
     "log10_features_needed": np.nan,
     "log10_features_needed_own": np.nan,
-    "reduction": (np.nan,) * 3,
 }
 
 
@@ -20,9 +19,9 @@ def calibrate(heads: Heads) -> xr.Dataset:
     """Return the neurons that each head needs by each recipe, and the paired reductions.
 
     Recipes are fitted to the inputs that calibrate, and for comparison to each other input by
-    itself. All numbers are the closed form's; intervals are over queries for one head, over inputs
-    and heads for all of them. A head to which a recipe cannot be fitted is NaN, and `note` says
-    why.
+    itself. All numbers are the closed form's; intervals are over the tested inputs for one head,
+    over them and distinct heads for all. A head to which a recipe cannot be fitted is NaN, and
+    `note` says why.
     """
     tested = heads.read_inputs
 
@@ -40,39 +39,50 @@ def calibrate(heads: Heads) -> xr.Dataset:
                 ]
         except ValueError as error:
             return NOT_FITTED | {"note": str(error)}
-        of_queries = np.array([np.concatenate([x[i] for i in tested]) for x in needed])
         return {
             "log10_features_needed": [[np.median(x) for x in of_inputs] for of_inputs in needed],
             "log10_features_needed_own": own,
-            "reduction": of_median(of_queries[0] - of_queries),
             "note": "",
         }
 
     coords = {"recipe": [*RECIPES]}
     found = heads.placed("symmetries", heads.map(one_head, "calibrate"), coords)
     needed = found["log10_features_needed"][:, tested]  # [recipe, input, layer, head]
+    places, fitted = heads.places, found["note"][heads.places] == ""
     on_others, on_itself = (
-        x[..., found["note"] == ""] for x in (needed, found["log10_features_needed_own"][:, tested])
+        x[:, :, *places][..., fitted]
+        for x in (needed, found["log10_features_needed_own"][:, tested])
     )  # [recipe, input, head]
+    gained, distinct = on_others[:1] - on_others, heads.distinct[fitted]
+    before = np.array([list(RECIPES).index(BEFORE.get(name, name)) for name in RECIPES])
+    of_heads = np.full((3, len(RECIPES), *found["note"].shape), np.nan)
+    rng = stream(0, "bootstrap", "reduction")
+    of_heads[:, :, *(x[fitted] for x in places)] = over_clusters(
+        lambda x: x.mean(0), np.moveaxis(gained, 1, 0), [None], rng
+    )
     others = {
         "role": ["tested" if i in tested else "calibrated" for i in range(len(heads.names))],
         "heads_with_few": (np.median(needed, 1) <= MAX_LOG10_FEW).sum((1, 2)),
-        "reduction_all": over_heads(on_others[:1] - on_others, "reduction_all"),
-        "lost": over_heads(on_others - on_itself, "lost"),
+        "reduction": tuple(of_heads),
+        "reduction_all": over_heads(gained, distinct, "reduction_all"),
+        "reduction_step": over_heads(on_others[before] - on_others, distinct, "reduction_step"),
+        "heads_better": (of_heads[1] > 0).sum((1, 2)),
+        "heads_worse": (of_heads[2] < 0).sum((1, 2)),
+        "lost": over_heads(on_others - on_itself, distinct, "lost"),
     }
     return heads.dataset("symmetries", found | others, coords)
 
 
-def over_heads(values: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def over_heads(values: np.ndarray, distinct: np.ndarray, name: str) -> Interval:
     """Median over inputs and heads of values [recipe, input, head], with its interval.
 
-    NaN where there is one input and one head.
+    Heads of one number in distinct [head] share their weights. NaN without heads.
     """
-    if not values.size or max(values.shape[1:]) == 1:
+    if not values.size:
         return (np.full(len(values), np.nan),) * 3
-    return cluster_bootstrap(
+    return over_clusters(
         lambda x: np.median(x, (0, 1)),
         np.moveaxis(values, 0, -1),
-        2,
+        [None, distinct],
         stream(0, "bootstrap", name),
     )

@@ -12,10 +12,21 @@ RECIPES: dict[str, Recipe] = {  # what is fitted: symmetries, feature map
     "keys centred": (["center_keys"], "performer"),
     "centred": (CENTER, "performer"),
     "balanced": (["balance"], "performer"),
+    "one width": ([], "generalized_positive"),
+    "width of each direction": ([], "fitted_normal"),
     "centred, balanced": ([*CENTER, "balance"], "performer"),
-    "generalized alone": ([], "generalized_positive"),
-    "generalized": ([*CENTER, "balance"], "generalized_positive"),
-    "fitted normal": ([*CENTER, "balance"], "fitted_normal"),
+    "centred, balanced, one width": ([*CENTER, "balance"], "generalized_positive"),
+    "centred, balanced, width of each direction": ([*CENTER, "balance"], "fitted_normal"),
+}
+BEFORE = {  # of recipes that add one thing to another: the other one
+    "keys centred": "plain",
+    "centred": "plain",
+    "balanced": "plain",
+    "one width": "plain",
+    "width of each direction": "plain",
+    "centred, balanced": "centred",
+    "centred, balanced, one width": "centred, balanced",
+    "centred, balanced, width of each direction": "centred, balanced, one width",
 }
 
 Input = tuple[Tensor, Tensor, Tensor]  # q and k [T, D], and ln of the normaliser [T]
