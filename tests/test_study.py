@@ -1441,24 +1441,25 @@ def test_ablation_needs_a_model(root):
         experiments = {"a": {"data": data, "ablation": ablation}, **others}
         return faults_of(root, json.dumps({"experiments": experiments}))
 
-    two = ALBERT | {"inputs": ["wittig", "diels_alder"]}
+    two = ALBERT | {"inputs": ["wittig", "suzuki_coupling"]}
     text = "has no model, whose layers ablation could change; give one, or same_as with one"
     others = {
         name: {"data": data, "network": NETWORK} for name, data in (("b", two), ("c", SYNTHETIC))
     }
-    fitted = {"calibrated_on": ["diels_alder"]}
+    fitted = {"calibrated_on": ["suzuki_coupling"]}
     assert lines(two, fitted) == lines({"same_as": "b"}, fitted, **others) == []
-    assert lines(SYNTHETIC, fitted)[0] == line("experiments.a.data", text)
-    assert lines({"same_as": "c"}, fitted, **others)[0] == line("experiments.a.data", text)
+    drawn = {"calibrated_on": ["draw-0"]}
+    assert lines(SYNTHETIC, drawn) == [line("experiments.a.data", text)]
+    assert lines({"same_as": "c"}, drawn, **others) == [line("experiments.a.data", text)]
     assert "is missing" in lines(two, {})[0] and len(lines(two, {})) == 1
-    got = lines(two, {"calibrated_on": ["diels_aldr"]})
-    assert "'diels_aldr' is unknown" in got[0] and "did you mean diels_alder" in got[0]
-    (got,) = lines(two, fitted | {"inputs": ["diels_alder"]})
-    assert "'diels_alder' is in calibrated_on; test on other inputs" in got
+    got = lines(two, {"calibrated_on": ["suzuki_couplin"]})
+    assert "'suzuki_couplin' is unknown" in got[0] and "did you mean suzuki_coupling" in got[0]
+    (got,) = lines(two, fitted | {"inputs": ["suzuki_coupling"]})
+    assert "'suzuki_coupling' is in calibrated_on; test on other inputs" in got
     assert lines(two, fitted | {"inputs": ["wittag"]}) == [
         line(
             "experiments.a.ablation.inputs",
-            "'wittag' is unknown; choose one of wittig, diels_alder; did you mean wittig?",
+            "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?",
         )
     ]
 
