@@ -66,7 +66,7 @@ def dose_responses(fits: dict[str, xr.Dataset], group: str, n_columns: int) -> F
         ),
     ]
     if group == "noise" and has_bits:
-        words = "bits needed for at most √2 times the error before, and their range"
+        words = "bits needed (error at most √2 times) and range"
         handles.append(line(words, marker="|", markersize=5, **look))
     figure.legend(
         handles=handles,
