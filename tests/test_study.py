@@ -1463,22 +1463,26 @@ def test_ablation_needs_a_model(root):
         experiments = {"a": {"data": data, "ablation": ablation}, **others}
         return faults_of(root, json.dumps({"experiments": experiments}))
 
+    two = ALBERT | {"inputs": ["wittig", "suzuki_coupling"]}
     text = "has no model, whose layers ablation could change; give one, or same_as with one"
     others = {
-        name: {"data": data, "network": NETWORK} for name, data in (("b", ALBERT), ("c", SYNTHETIC))
+        name: {"data": data, "network": NETWORK} for name, data in (("b", two), ("c", SYNTHETIC))
     }
-    assert lines(ALBERT, {}) == lines({"same_as": "b"}, {}, **others) == []
-    assert lines(SYNTHETIC, {}) == [line("experiments.a.data", text)]
-    assert lines({"same_as": "c"}, {}, **others) == [line("experiments.a.data", text)]
-    assert lines(ALBERT, {"kinds": ["knockout_non"]}) == [
+    fitted = {"calibrated_on": ["suzuki_coupling"]}
+    assert lines(two, fitted) == lines({"same_as": "b"}, fitted, **others) == []
+    drawn = {"calibrated_on": ["draw-0"]}
+    assert lines(SYNTHETIC, drawn) == [line("experiments.a.data", text)]
+    assert lines({"same_as": "c"}, drawn, **others) == [line("experiments.a.data", text)]
+    assert "is missing" in lines(two, {})[0] and len(lines(two, {})) == 1
+    got = lines(two, {"calibrated_on": ["suzuki_couplin"]})
+    assert "'suzuki_couplin' is unknown" in got[0] and "did you mean suzuki_coupling" in got[0]
+    (got,) = lines(two, fitted | {"inputs": ["suzuki_coupling"]})
+    assert "'suzuki_coupling' is in calibrated_on; test on other inputs" in got
+    assert lines(two, fitted | {"inputs": ["wittag"]}) == [
         line(
-            "experiments.a.ablation.kinds",
-            "'knockout_non' is unknown; choose one of knockout_none, knockout_mean, "
-            "knockout_lagged; did you mean knockout_none?",
+            "experiments.a.ablation.inputs",
+            "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?",
         )
-    ]
-    assert lines(ALBERT, {"inputs": ["wittag"]}) == [
-        line("experiments.a.ablation.inputs", "'wittag' is unknown; choose one of wittig")
     ]
 
 
