@@ -15,7 +15,7 @@ NEEDED = {  # what marks the ratio that is needed, on the map
     "ratio_needed_in_all": ("o-", "stale calcium doubles the squared error, bars: 95 % over seeds"),
     "ratio_needed": ("s:", "its gain error alone equals that of the random features"),
 }
-NAMES = {"li_rinzel": "Li–Rinzel", "chi": "ChI"}
+NAMES = {"li_rinzel_nest": "Li–Rinzel (NEST)", "li_rinzel_stimberg": "Li–Rinzel (Stimberg)"}
 MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 
 
