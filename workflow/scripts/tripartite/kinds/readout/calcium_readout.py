@@ -176,7 +176,7 @@ def draw_spread(axis: Axes, fit: xr.Dataset) -> None:
     for readout, colour in COLOURS.items():
         for noise, style in shown_noises(fit):
             y = only["spread_left"].sel(readout=readout, noise=noise)
-            axis.plot(x, y, style, color=colour, marker=".", markersize=1.5)
+            axis.plot(x, y, style, color=colour)
     axis.set_ylim(0, 1.25)
 
 
