@@ -261,7 +261,7 @@ def test_an_oscillation_lives_up_to_its_ends_and_not_beyond(model):
         for stimulus in np.geomspace(end * np.exp(-0.1 * sign), inside, 9):
             cycle = calcium.limit_cycle(model, stimulus, cycle.state)
         assert np.isfinite(cycle.period)
-        beyond = end * np.exp(0.01 * sign)
+        beyond = end * np.exp(0.02 * sign)
         assert np.ptp(settles(model, beyond, cycle.state, 6000)) < 1e-2
 
 
@@ -286,7 +286,7 @@ def test_regimes_are_those_of_starts_at_random(model):
     c, regimes = calcium.answer(model, stimuli)
     seen = set()
     for stimulus, rest, regime in zip(stimuli, c, regimes):
-        if np.nanmin(np.abs(np.log(stimulus / np.array([*marks, np.inf])))) < 0.05:
+        if np.nanmin(np.abs(np.log(stimulus / np.array([*marks, 1e9])))) < 0.05:
             continue  # transients are long there
         n = calcium.CALCIUM_MODELS[model].n_variables
         starts = rng.uniform(0, 1, (4, n))
@@ -332,7 +332,7 @@ def test_chi_keeps_its_own_ip3():
 CASES = {
     "li_rinzel_nest": [0.3, 0.5, 0.5, 0.2],
     "li_rinzel_stimberg": [0.3, 0.7, 0.7, 0.7],
-    "chi": [0.1, 9.0, 9.0, 1.8],
+    "chi": [0.1, 40.0, 40.0, 0.1],
     "g_chi": [0.6, 0.3, 0.0, 1.0],
 }
 

@@ -164,6 +164,7 @@ CALCIUM_MODELS = {
     "chi": Model(STIMBERG, RING, None, "source of IP3", (0.02, 1.8)),
     "g_chi": Model(FIGURE_2, SYNAPSE, GLUTAMATE, "glutamate", (0.001, 10.0)),
 }
+STIMULI = {name: model.stimulus for name, model in CALCIUM_MODELS.items()}
 REGIMES = ("rest", "bistable", "oscillates")
 STATE_VARIABLES = ("calcium C", "gate h", "IP3 I", "bound receptors Gamma")
 
