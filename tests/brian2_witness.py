@@ -38,7 +38,7 @@ LI_RINZEL_PARAMETERS = {
     "Km_SERCA": 0.1 * UM,
 }
 
-CHI = """
+CELL = """
 dC/dt = J_r + J_l - J_p : mmolar
 dh/dt = (h_inf - h) / tau_h : 1
 J_r = Omega_C * m_inf**3 * h**3 * (C_T - (1 + rho_A) * C) : mmolar/second
@@ -49,7 +49,7 @@ h_inf = Q_2 / (Q_2 + C) : 1
 tau_h = 1 / (O_2 * (Q_2 + C)) : second
 Q_2 = d_2 * (I + d_1) / (I + d_3) : mmolar
 """
-CHI_PARAMETERS = {
+CELL_PARAMETERS = {
     "O_P": 0.9 * UM * PER_S,
     "K_P": 0.05 * UM,
     "C_T": 2.0 * UM,
@@ -63,14 +63,30 @@ CHI_PARAMETERS = {
     "d_5": 0.08 * UM,
 }
 
-G_CHI = """
-dGamma/dt = O_N * Y * (1 - Gamma) - Omega_N * (1 + zeta * C / (C + K_KC)) * Gamma : 1
-dI/dt = O_beta * Gamma + J_delta - J_3K - Omega_5P * I : mmolar
+TURNOVER = """
+dI/dt = J_in + J_delta - J_3K - Omega_5P * I : mmolar
 J_delta = O_delta / (1 + I / kappa_delta) * C**2 / (C**2 + K_delta**2) : mmolar/second
 J_3K = O_3K * C**4 / (C**4 + K_D**4) * I / (I + K_3K) : mmolar/second
+"""
+CHI = """
+J_in = Omega_5P * I_ex : mmolar/second
+I_ex : mmolar
+"""
+CHI_PARAMETERS = CELL_PARAMETERS | {
+    "O_delta": 0.6 * UM * PER_S,
+    "kappa_delta": 1.5 * UM,
+    "K_delta": 0.1 * UM,
+    "Omega_5P": 0.05 * PER_S,
+    "K_D": 0.7 * UM,
+    "K_3K": 1.0 * UM,
+    "O_3K": 4.5 * UM * PER_S,
+}
+G_CHI = """
+dGamma/dt = O_N * Y * (1 - Gamma) - Omega_N * (1 + zeta * C / (C + K_KC)) * Gamma : 1
+J_in = O_beta * Gamma : mmolar/second
 Y : mmolar
 """
-G_CHI_PARAMETERS = CHI_PARAMETERS | {
+G_CHI_PARAMETERS = CELL_PARAMETERS | {
     "K_P": 0.1 * UM,
     "O_beta": 5 * UM * PER_S,
     "O_N": 0.3 * PER_UM_S,
@@ -86,9 +102,10 @@ G_CHI_PARAMETERS = CHI_PARAMETERS | {
     "O_3K": 4.5 * UM * PER_S,
 }
 WITNESSES = {  # equations, parameters, and the name of the stimulus
-    "li_rinzel": (LI_RINZEL, LI_RINZEL_PARAMETERS, "ip3"),
-    "chi": (CHI + "I : mmolar\n", CHI_PARAMETERS, "I"),
-    "g_chi": (CHI + G_CHI, G_CHI_PARAMETERS, "Y"),
+    "li_rinzel_nest": (LI_RINZEL, LI_RINZEL_PARAMETERS, "ip3"),
+    "li_rinzel_stimberg": (CELL + "I : mmolar\n", CELL_PARAMETERS, "I"),
+    "chi": (CELL + TURNOVER + CHI, CHI_PARAMETERS, "I_ex"),
+    "g_chi": (CELL + TURNOVER + G_CHI, G_CHI_PARAMETERS, "Y"),
 }
 
 
@@ -99,8 +116,10 @@ def trajectory(model: str, state: list[float], stimuli: list[float]) -> list[flo
     equations, parameters, stimulus = WITNESSES[model]
     cell = b2.NeuronGroup(1, equations, method="rk4", namespace=parameters)
     cell.C, cell.h = state[0] * UM, state[1]
+    if model in ("chi", "g_chi"):
+        cell.I = state[2] * UM
     if model == "g_chi":
-        cell.I, cell.Gamma = state[2] * UM, state[3]
+        cell.Gamma = state[3]
     monitor = b2.StateMonitor(cell, "C", record=True, dt=100 * b2.ms)
     network = b2.Network(cell, monitor)
     for value in stimuli:

@@ -2,23 +2,34 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 from math import erf, exp, log, sqrt
+from statistics import mean, median
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from matplotlib import pyplot as plt
 
 from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
-from tripartite import declarations, job
+from tripartite import job, knockouts
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
-from tripartite.kinds.ablation.ablate import ablate
+from tripartite.kinds.ablation.ablate import ablate, dynamics
 from tripartite.kinds.ablation.ablation import ablation
-from tripartite.kinds.ablation.knocked_out import KNOCKOUTS, chance, without_astrocytes
+from tripartite.kinds.ablation.knocked_out import (
+    KNOCKOUTS,
+    Queries,
+    chance,
+    pooled,
+    queries,
+    without_astrocytes,
+)
 from tripartite.kinds.data.generate import generate
-from tripartite.pretrained import transformers
+from tripartite.pretrained import extraction, transformers
 from tripartite.registry import models
 
 KINDS = list(KNOCKOUTS)
@@ -26,23 +37,21 @@ WORDS, WIDTH, HEADS, LAYERS = 9, 6, 2, 3
 SMALL = replace(models()["minilm"], heads=HEADS, layers=LAYERS)
 
 
-def read(wheels, inputs=("wittig", "amide_coupling"), kinds=KINDS, **changes):
+TESTING, CALIBRATING = ["wittig", "amide_coupling"], ["suzuki_coupling", "diels_alder"]
+
+
+def read(wheels, inputs=TESTING, **changes):
     wheel = wheels / WHEELS["albert"]
-    texts = [ROOT / f"config/inputs/reactions/{name}.smi" for name in inputs]
+    texts = [ROOT / f"config/inputs/reactions/{name}.smi" for name in [*inputs, *CALIBRATING]]
     given = {"model": "albert", "title": "ALBERT", "wheel": "rxnmapper", "inputs": list(inputs)}
-    given |= {"sha256": {wheel.stem: job.file_digest(wheel)}, "kinds": kinds, "workers": 1}
-    given |= changes
+    given |= {"sha256": {wheel.stem: job.file_digest(wheel)}, "workers": 1}
+    given |= {"calibrated_on": CALIBRATING} | changes
     return ablate([wheel, *texts], **given)
 
 
 @pytest.fixture(scope="module")
 def found(wheels):
     return read(wheels, workers=2)
-
-
-def test_every_knockout_can_be_asked_for():
-    kinds = declarations.kinds()["ablation"].settings["properties"]["kinds"]
-    assert kinds["items"]["enum"] == kinds["default"] == KINDS
 
 
 # The equations.
@@ -68,8 +77,18 @@ def small():
     return {name: torch.from_numpy(rng.standard_normal(shape)) for name, shape in shapes.items()}
 
 
-def one_by_one(weights, ids, kind, lesioned):
-    """BERT token by token and head by head in plain Python; states [layer + 1][token]."""
+def best(z, outputs):
+    """The best constant for outputs z o, by its normal equation in plain Python."""
+    squares = [sum(x * x for x in o) for o in outputs]
+    above = sum(a * a * s for a, s in zip(z, squares))
+    return above / sum(a * s for a, s in zip(z, squares))
+
+
+def one_by_one(weights, ids, kind, lesioned, fitted):
+    """BERT token by token and head by head in plain Python; states [layer + 1][token].
+
+    fitted: z and outputs of calibrating queries by layer and head.
+    """
     w = {name: x.numpy() for name, x in weights.items()}
 
     def norm(name, x):
@@ -99,15 +118,22 @@ def one_by_one(weights, ids, kind, lesioned):
         for head in range(HEADS):
             own = slice(head * WIDTH // HEADS, (head + 1) * WIDTH // HEADS)
             z = [sum(exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) for b in k) for a in q]
-            for t, a in enumerate(q):
-                drive = sum(
-                    exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) * c[own] for b, c in zip(k, v)
-                )
+            drives = [
+                sum(exp(a[own] @ b[own] / sqrt(WIDTH / HEADS)) * c[own] for b, c in zip(k, v))
+                for a in q
+            ]
+            here = [drive / one for drive, one in zip(drives, z)]
+            other = fitted[i, head]
+            for t, drive in enumerate(drives):
                 divided_by = z[t]
                 if i in lesioned:
                     divided_by = {
-                        "knockout_none": 1,
-                        "knockout_mean": sum(z) / len(z),
+                        "knockout_one": 1,
+                        "knockout_tokens": len(xs),
+                        "knockout_mean": mean(other[0]),
+                        "knockout_median": median(other[0]),
+                        "knockout_best": best(*other),
+                        "knockout_best_here": best(z, here),
                         "knockout_lagged": z[max(t - 1, 0)],
                     }[kind]
                 outputs[t] += list(drive / divided_by)
@@ -126,38 +152,96 @@ def one_by_one(weights, ids, kind, lesioned):
     return np.array(states)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.fixture
+def calibrated():
+    """Queries by layer, as the code has them, and z and outputs by layer and head; 7 queries."""
+    rng = np.random.default_rng(3)
+    z, o = rng.uniform(1, 9, (LAYERS, HEADS, 7)), rng.standard_normal((LAYERS, HEADS, 7, 3))
+    found = [Queries(np.log(a), np.square(b).sum(-1)) for a, b in zip(z, o)]
+    return found, {
+        (i, head): (list(z[i, head]), list(o[i, head]))
+        for i in range(LAYERS)
+        for head in range(HEADS)
+    }
+
+
 @pytest.mark.parametrize("lesioned", [[], [0], [1, 2], [0, 1, 2]])
-def test_states_are_those_of_a_plain_loop(small, kind, lesioned):
+def test_states_are_those_of_a_plain_loop(small, lesioned, calibrated):
+    """All kinds side by side, from the intact states below the first lesion."""
     ids, seen = [3, 1, 4, 1, 5], {}
-    attention = without_astrocytes(kind, lesioned, seen)
-    hidden = transformers.bert(SMALL, small, ids, attention)[3].numpy()
-    np.testing.assert_allclose(
-        hidden, one_by_one(small, ids, kind, lesioned), rtol=1e-9, atol=1e-11
-    )
+    attention = without_astrocytes(lesioned, calibrated[0], seen)
+    first = lesioned[0] if lesioned else 0
+    x = transformers.bert(SMALL, small, ids)[3][first]
+    states = []
+    for layer, run in enumerate(transformers.layers(SMALL, small)[first:], first):
+        x = run(x, partial(attention, layer))[0]
+        states.append(x.expand(len(KINDS), -1, -1))
+    for place, kind in enumerate(KINDS):
+        wanted = one_by_one(small, ids, kind, lesioned, calibrated[1])[first + 1 :]
+        got = [x[place].numpy() for x in states]
+        np.testing.assert_allclose(got, wanted, rtol=1e-9, atol=1e-11)
     assert bool(seen) == bool(lesioned)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_head_keeps_its_direction_and_gains_z_over_p(kind):
-    """G14; where all queries have one normaliser, its mean and its past are as good as itself."""
+def test_a_head_keeps_its_direction_and_gains_z_over_p(calibrated):
+    """G14; where all queries have one normaliser, the best constant and the past are as good."""
     rng = torch.Generator().manual_seed(1)
-    q, k, v = torch.randn(3, 2, 5, 4, generator=rng, dtype=torch.float64)
+    q, k, v = torch.randn(3, HEADS, 5, 4, generator=rng, dtype=torch.float64)
     seen = {}
-    changed = without_astrocytes(kind, [7], seen)(7, q, k, v)
-    exact = transformers.softmax_attention(7, q, k, v)
+    changed = without_astrocytes([2], calibrated[0], seen)(2, q, k, v)
+    exact = transformers.softmax_attention(2, q, k, v)
     z = (q @ k.mT).exp().sum(-1)
-    p = {
-        "knockout_none": torch.ones_like(z),
-        "knockout_mean": z.mean(-1, keepdim=True).expand_as(z),
-        "knockout_lagged": torch.cat([z[:, :1], z[:, :-1]], -1),
-    }[kind]
-    torch.testing.assert_close(changed, (z / p)[..., None] * exact, rtol=1e-12, atol=0)
-    torch.testing.assert_close(seen["log_gain"], (z / p).log(), rtol=1e-12, atol=1e-14)
-    same = without_astrocytes(kind, [0], seen)(0, q[:, :1].expand_as(q), k, v)
-    gain = 1 if kind != "knockout_none" else z[:, :1, None]
+    assert changed.shape == (len(KINDS), HEADS, 5, 4)
+    torch.testing.assert_close(changed, seen["log_gain"].exp()[..., None] * exact)
+    lagged = z / torch.cat([z[:, :1], z[:, :-1]], -1)
+    torch.testing.assert_close(seen["log_gain"][-1].exp(), lagged, rtol=1e-12, atol=0)
+    torch.testing.assert_close(seen["log_gain"][0].exp(), z, rtol=1e-12, atol=0)
+    for kind, head in itertools.product(range(len(KINDS)), range(HEADS)):
+        error = torch.linalg.norm(changed[kind, head] - exact[head])
+        wanted = float(error / torch.linalg.norm(exact[head]))
+        assert float(seen["head_error"][kind, head]) == pytest.approx(wanted, rel=1e-12)
+    constants = [i for i, kind in enumerate(KNOCKOUTS.values()) if kind.constant]
+    least = seen["head_error"][KINDS.index("knockout_best_here")]
+    assert (least <= seen["head_error"][constants] + 1e-12).all()
+    same = without_astrocytes([0], calibrated[0], {})(0, q[:, :1].expand_as(q), k, v)
     output = transformers.softmax_attention(0, q[:, :1].expand_as(q), k, v)
-    torch.testing.assert_close(same, gain * output, rtol=1e-12, atol=1e-14)
+    for kind in ("knockout_best_here", "knockout_lagged"):
+        torch.testing.assert_close(same[KINDS.index(kind)], output, rtol=1e-12, atol=1e-14)
+
+
+@given(st.integers(0, 2**32), st.integers(1, 9), st.floats(-60, 60))
+def test_no_constant_is_better_than_the_best(seed, n, unit):
+    """Least squares against neighbours and by the normal equation; a unit is only a factor."""
+    rng = np.random.default_rng(seed)
+    log_z, squares = rng.normal(0, 2, n), rng.exponential(size=n)
+    best = knockouts.log_best_constant(log_z, squares)
+
+    def error(log_c):
+        return (np.square(np.exp(log_z - log_c) - 1) * squares).sum()
+
+    assert error(best) <= min(error(best + 1e-3), error(best - 1e-3))
+    z = np.exp(log_z)
+    c = (np.square(z) * squares).sum() / (z * squares).sum()
+    assert float(best) == pytest.approx(log(c), abs=1e-9)
+    moved = knockouts.log_best_constant(log_z + unit, squares)
+    assert float(moved) == pytest.approx(float(best) + unit, abs=1e-9)
+    assert knockouts.log_best_constant(log_z, 0 * squares) <= log_z.max() + 1e-12
+
+
+def test_dynamics_by_hand():
+    """The constant that is best on average is compared, not that of each input; 1 is worst."""
+    cosines = np.zeros((2, len(KINDS), 2))
+    place = {kind: i for i, kind in enumerate(KINDS)}
+    cosines[:, place["knockout_best"]] = [[0.8, 0.2], [0.6, 0.1]]
+    cosines[:, place["knockout_mean"]] = [[0.9, 0.1], [0.4, 0.1]]
+    cosines[:, place["knockout_lagged"]] = [[0.95, 0.0], [0.95, 0.0]]
+    got = dynamics(cosines)
+    assert list(got["best_constant"]) == ["knockout_best", "knockout_best"]
+    np.testing.assert_allclose(got["dynamics_adds"][0], [0.3, 0.85])
+    np.testing.assert_allclose(got["late_costs"][0], [-0.25, 0.15])
+    half = 12.7062 * 0.1 * sqrt(2) / 2  # t of one degree of freedom, standard error of 2
+    low, high = (end[0] for end in got["late_costs"][1:])
+    np.testing.assert_allclose([low, high], [-0.25 - half * sqrt(2), -0.25 + half * sqrt(2)], 1e-4)
 
 
 def test_chance_is_the_mean_over_pairs():
@@ -178,15 +262,16 @@ def test_what_it_returns(found):
 def test_only_what_comes_after_a_lesion_changes(found):
     for column, lesion in enumerate(found["lesion"].values[:-1]):
         cosine = found["cosine"].sel(lesion=lesion)
-        np.testing.assert_allclose(cosine[:, :column], 1, rtol=1e-12)
+        assert (cosine[:, :column] == 1).all()
         assert (cosine[:, column:] < 0.999).all()
     first, every = (found["cosine"].sel(lesion=name)[:, 0] for name in ("0", "all"))
     np.testing.assert_array_equal(first, every)
     assert (found["top_token_kept"] >= 0).all() and (found["top_token_kept"] <= 1).all()
 
 
-def test_gains_are_those_of_the_heads_own_normalisers(found, wheels):
-    wheel, inputs = wheels / WHEELS["albert"], ["wittig", "amide_coupling"]
+def test_constants_are_those_of_calibrating_inputs(found, wheels):
+    """Gains and errors of heads by plain loops, from the queries and keys of the data stage."""
+    wheel, inputs = wheels / WHEELS["albert"], [*CALIBRATING, *TESTING]
     qkv = generate(
         [wheel, *(ROOT / f"config/inputs/reactions/{name}.smi" for name in inputs)],
         {"model": "albert", "inputs": inputs},
@@ -195,32 +280,91 @@ def test_gains_are_those_of_the_heads_own_normalisers(found, wheels):
         sha256={wheel.stem: job.file_digest(wheel)},
     )
     for layer, head in [(0, 2), (5, 7), (11, 0)]:
-        medians, spreads = [], []
-        for i in range(2):
-            q, k = (
-                qkv[x].values[i, layer, head, qkv["mask"].values[i]].astype(float) for x in "qk"
+        z, outputs = [], []
+        for i in range(4):
+            q, k, v = (
+                qkv[x].values[i, layer, head, qkv["mask"].values[i]].astype(float) for x in "qkv"
             )
-            log_z = np.array([log(sum(exp(a @ b) for b in k)) for a in q])
-            medians.append(np.median(log_z))
-            spreads.append(log_z.std())
-        own = found.sel(layer=layer, head=head)
-        none, mean = (own.sel(perturbation=kind) for kind in KINDS[:2])
-        assert float(none["median_log_gain"]) == pytest.approx(np.mean(medians), abs=1e-4)
-        assert float(none["sd_log_gain"]) == pytest.approx(np.mean(spreads), abs=1e-4)
-        assert float(mean["sd_log_gain"]) == pytest.approx(float(none["sd_log_gain"]), abs=1e-12)
+            z.append([sum(exp(a @ b) for b in k) for a in q])
+            weights = np.array([[exp(a @ b) for b in k] for a in q]) / np.array(z[-1])[:, None]
+            outputs.append(weights @ v)
+        fitted = z[0] + z[1]
+        constants = {
+            "knockout_one": [1, 1],
+            "knockout_tokens": [len(z[2]), len(z[3])],
+            "knockout_mean": [mean(fitted)] * 2,
+            "knockout_median": [median(fitted)] * 2,
+            "knockout_best": [best(fitted, [*outputs[0], *outputs[1]])] * 2,
+            "knockout_best_here": [best(z[i], outputs[i]) for i in (2, 3)],
+        }
+        for kind, values in constants.items():
+            own = found.sel(layer=layer, head=head, perturbation=kind)
+            log_gain = [np.log(np.array(z[i]) / c) for i, c in zip((2, 3), values)]
+            errors = [
+                np.linalg.norm(np.expm1(gain)[:, None] * outputs[i]) / np.linalg.norm(outputs[i])
+                for i, gain in zip((2, 3), log_gain)
+            ]
+            medians = mean(float(np.median(gain)) for gain in log_gain)
+            assert float(own["median_log_gain"]) == pytest.approx(medians, abs=2e-4)
+            spread = mean(float(gain.std()) for gain in log_gain)
+            assert float(own["sd_log_gain"]) == pytest.approx(spread, abs=1e-4)
+            assert float(own["head_error"]) == pytest.approx(float(mean(errors)), rel=1e-3)
 
 
-def test_numbers_depend_neither_on_workers_nor_on_other_kinds(found, wheels):
-    some = ["knockout_lagged", "knockout_none"]
-    again = read(wheels, kinds=some)
-    assert list(again["perturbation"].values) == some[::-1]  # in the order of KNOCKOUTS
+def test_numbers_are_those_of_whole_passes(found, wheels):
+    """Every lesion of one kind read from its first layer, with plain attention in all layers."""
+    wheel = wheels / WHEELS["albert"]
+    archives, _ = job.open_sources([wheel], {wheel.stem: job.file_digest(wheel)})
+    transformer = extraction.open_model("albert", archives["rxnmapper"], torch.float64)
+    texts = {
+        name: (ROOT / f"config/inputs/reactions/{name}.smi").read_bytes()
+        for name in (*CALIBRATING, *TESTING)
+    }
+    calibrating = [
+        [queries(*qkv[:2], transformers.softmax_attention(0, *qkv)) for qkv in zip(*states[:3])]
+        for states in (transformer.read(texts[name]) for name in CALIBRATING)
+    ]
+    for lesion in ("4", "all"):
+        place, cosines, kept = KINDS.index("knockout_mean"), [], []
+        for name in TESTING:
+
+            def attention(layer, q, k, v, lesion=lesion):
+                output = transformers.softmax_attention(layer, q, k, v)
+                if lesion not in ("all", str(layer)):
+                    return output
+                z = pooled([one[layer] for one in calibrating]).log_z
+                p = torch.from_numpy(np.exp(z).mean(-1))[:, None, None]
+                return (q @ k.mT).exp().sum(-1, keepdim=True) / p * output
+
+            states = transformer.read(texts[name], attention)[3][-1]
+            whole = transformer.read(texts[name])[3][-1]
+            cosines.append(torch.cosine_similarity(states, whole, dim=-1).mean())
+            top, was = (transformer.token_logits(x).argmax(-1) for x in (states, whole))
+            kept.append((top == was).double().mean())
+        own = found.sel(lesion=lesion).isel(perturbation=place)
+        assert float(own["cosine"][-1]) == pytest.approx(float(sum(cosines) / 2), rel=1e-9)
+        assert float(own["top_token_kept"]) == pytest.approx(float(sum(kept) / 2), rel=1e-9)
+
+
+def test_the_finding_is_of_the_best_constant(found):
+    """On a real model: what is named is the best, and its loss is what dynamics adds."""
+    for lesion in found["lesion"].values:
+        own = found.sel(lesion=lesion).isel(layer=-1)
+        named = own["cosine"].sel(perturbation=own["best_constant"].item())
+        assert float(named) == float(own["cosine"].where(own["constant"]).max())
+        assert float(own["dynamics_adds"]) == pytest.approx(1 - float(named), abs=1e-12)
+        late = float(named - own["cosine"].sel(perturbation="knockout_lagged"))
+        assert float(own["late_costs"]) == pytest.approx(late, abs=1e-12)
+
+
+def test_numbers_do_not_depend_on_workers_and_calibrating_inputs_are_not_tested(found, wheels):
+    again = read(wheels, inputs=[*CALIBRATING, *TESTING])
     for name in again:
-        here = {"perturbation": some} if "perturbation" in found[name].dims else {}
-        np.testing.assert_array_equal(again[name].sel(here), found[name].sel(here))
+        np.testing.assert_array_equal(again[name], found[name])
 
 
 def test_one_input_has_no_interval(found, wheels, tmp_path):
-    one = read(wheels, inputs=["wittig"], kinds=["knockout_mean"])
+    one = read(wheels, inputs=["wittig"])
     assert np.isfinite(one["cosine"]).all() and np.isnan(one["cosine_low"]).all()
     job.save(one, tmp_path / "ablation.nc", {"data": "ALBERT", "settings": {}})
     np.testing.assert_array_less(found["cosine_low"] - 1e-12, found["cosine"])
@@ -235,15 +379,16 @@ def test_bad_input_is_one_line(wheels):
 
 def test_figure(found, tmp_path):
     silent = found.assign(top_token_kept=found["top_token_kept"] * np.nan)
-    fits = {
-        "a": found,
-        "b": silent.sel(perturbation=["knockout_lagged"]).assign_attrs(data="x $^$ y"),
-    }
+    fits = {"a": found, "b": silent.assign_attrs(data="x $^$ y")}
     assert_drawn_alike(ablation, fits, tmp_path)
     figure = ablation(fits)
     assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 8
-    output = figure.axes[2]
-    wanted = found["cosine"].sel(perturbation="knockout_mean").values[:, -1]
-    assert any(np.array_equal(line.get_ydata(), wanted) for line in output.lines)
+    output, dynamic = figure.axes[2:4]
+    for kind in KINDS:
+        wanted = found["cosine"].sel(perturbation=kind).values[:, -1]
+        assert any(np.array_equal(line.get_ydata(), wanted) for line in output.lines)
+    for name in ("dynamics_adds", "late_costs"):
+        wanted = found[name].values
+        assert any(np.array_equal(line.get_ydata(), wanted) for line in dynamic.lines)
     assert output.get_xticklabels()[-1].get_text() == "all"
     plt.close("all")

@@ -368,7 +368,7 @@ ONCE_FAILED = {
     ),
     "calcium at rest": one(
         "readout",
-        {"models": ["li_rinzel"], "operating_points": [1.8e-5, 0.05], "depths": [1e-6, 10]},
+        {"models": ["li_rinzel_nest"], "n_operating_points": 2, "calibrated_on": ["draw-0"]},
         sigma_squared=[1],
         n_inputs=2,
         n_tokens=4,

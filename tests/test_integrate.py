@@ -243,7 +243,7 @@ def test_calcium_model_is_driven(data, monkeypatch, traces):
 
     monkeypatch.setattr(calcium, "drive", drive)
     p = traces["bidirectional"]["calcium"].values
-    for model, wanted in (("li_rinzel", 0.7 + 0.3 * p / p.mean()), ("g_chi", p / p.mean())):
+    for model, wanted in (("li_rinzel_nest", 0.7 + 0.3 * p / p.mean()), ("g_chi", p / p.mean())):
         found = run(data, calcium=model)
         np.testing.assert_allclose(given[model], wanted, rtol=1e-12)
         np.testing.assert_allclose(found["intracellular"], 2 * wanted, rtol=1e-12)
@@ -254,9 +254,10 @@ def test_calcium_model_is_driven(data, monkeypatch, traces):
 
     monkeypatch.setattr(calcium, "drive", diverge)
     with pytest.raises(
-        UserError, match="^dynamics: calcium: li_rinzel: calcium is not finite at 3 s; lower sample"
+        UserError,
+        match="^dynamics: calcium: li_rinzel_nest: calcium is not finite at 3 s; lower sample",
     ):
-        run(data, calcium="li_rinzel")
+        run(data, calcium="li_rinzel_nest")
 
 
 def test_one_query_with_nearly_all_of_the_response_is_told_in_a_line():
@@ -272,7 +273,7 @@ def test_one_query_with_nearly_all_of_the_response_is_told_in_a_line():
     assert np.isfinite(intracellular("g_chi", response[:300], 0.1)).all()
 
 
-@pytest.mark.parametrize("model", ["li_rinzel", "g_chi"])
+@pytest.mark.parametrize("model", ["li_rinzel_nest", "g_chi"])
 def test_real_calcium_is_finite(data, model):
     found = run(data, calcium=model, sample_seconds=0.25)
     assert (found["intracellular"] > 0).all() and (found["intracellular"] < 2).all()

@@ -1,5 +1,7 @@
 """The stage that perturbs networks, and its figures: numbers by hand, names, and drawing."""
 
+import math
+
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
@@ -9,6 +11,7 @@ from tripartite import job
 from tripartite.contracts import check, describe
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
+from tripartite.kinds.perturbations.effects import least_bits
 from tripartite.kinds.perturbations.lesions import lesions
 from tripartite.kinds.perturbations.noise import noise
 from tripartite.kinds.perturbations.perturb import perturb
@@ -18,7 +21,7 @@ from tripartite.streams import stream
 
 DOSES = {
     "neurons": [0.5, 0.2],
-    "knockout_none": [1],
+    "knockout_constant": [0.3, 1],
     "knockout_mean": [1],
     "knockout_lagged": [2],
     "astrocyte_inputs": [0.5],
@@ -76,12 +79,13 @@ def test_what_it_returns(found):
     )
     one = found.sel(head=[0, 2])
     used = one["tried"]
-    for name in ("output_error", "added_error", "gain", "sd_log_gain", "direction"):
+    for name in ("output_error", "error_ratio", "added_error", "gain", "sd_log_gain", "direction"):
         low, middle, high = (one[name + end].where(used) for end in ("_low", "", "_high"))
         kept = np.isfinite(low)
         assert ((low <= middle) & (middle <= high)).where(kept, True).all(), name
         assert (np.isnan(middle) == ~used).all(), name
-    assert one["added_error_low"].notnull().sum() == used.sum() * 2 * 2
+    ends = one["added_error_low"].notnull().where(used & (one["added_error"] > 0))
+    assert ends.sum() == (used.sum() - 1) * 2 * 2  # no synapse lost: an error of 0 has no logarithm
     laws = (
         "added_error_law",
         "output_error_law",
@@ -127,7 +131,7 @@ def test_numbers_by_hand(data, found):
             total.append(np.linalg.norm(new - softmax) / np.linalg.norm(softmax))
             before.append(np.linalg.norm(o - softmax) / np.linalg.norm(softmax))
             added.append(np.linalg.norm(new - o) / np.linalg.norm(o))
-            gains += list((new * o).sum(1) / (o * o).sum(1))
+            gains.append(np.median((new * o).sum(1) / (o * o).sum(1)))
     one = found.sel(perturbation="neurons", dose=dose, n_features=m, layer=0, head=head)
     for name, values in (
         ("output_error", total),
@@ -135,9 +139,62 @@ def test_numbers_by_hand(data, found):
         ("added_error", added),
     ):
         assert float(one[name]) == pytest.approx(np.sqrt(np.mean(np.square(values))), rel=1e-6)
-    assert float(one["gain"]) == pytest.approx(np.median(gains), rel=1e-6)
+    assert float(one["gain"]) == pytest.approx(np.mean(gains), rel=1e-6)
+    ratio = np.sqrt(np.mean(np.square(total)) / np.mean(np.square(before)))
+    assert float(one["error_ratio"]) == pytest.approx(ratio, rel=1e-6)
     law = np.sqrt(1 / 0.8) * one["output_error_unperturbed"]
     assert float(one["output_error_law"]) == pytest.approx(float(law), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    "ratios, wanted",
+    [
+        ([3, 1.2, 1, 1], 4),
+        ([1, 1, 1, 1], 2),
+        ([3, 1.2, 2, 1], 8),  # from there on, not once
+        ([3, 3, 3, 1.5], math.inf),
+        ([3, math.nan, 1, 1], math.nan),
+    ],
+)
+def test_least_bits(ratios, wanted):
+    """Against a loop, and by eye; bits that were tried are 2, 4, 6 and 8."""
+    bits = np.array([2, 4, 6, 8])
+    got = float(least_bits(bits, np.array(ratios)[:, None], 1.4)[0])
+    assert got == wanted or (math.isnan(got) and math.isnan(wanted))
+    if not math.isnan(wanted):
+        serve = [b for i, b in enumerate(bits) if max(ratios[i:]) <= 1.4]
+        assert got == min(serve, default=math.inf)
+
+
+def test_bits_are_those_of_the_ratio(data, found):
+    """The number and its range from error_ratio alone, a criterion after the other."""
+    settings = SETTINGS | {"n_features": [50]}
+    bits = run(data, {"stochastic": [1, 3, 5, 8, 12], "neurons": [0.5]}, **settings)
+    for limit in (1.1, math.sqrt(2)):
+        for head in (0, 2):
+            one = bits.sel(perturbation="stochastic", n_features=50, layer=0, head=head)
+            own = one.isel(dose=one["tried"].values)
+            for end in ("", "_low", "_high"):
+                ratio = own[f"error_ratio{end}"].values
+                serve = [b for i, b in enumerate(own["dose"].values) if ratio[i:].max() <= limit]
+                got = float(one[f"bits_needed{end}"].sel(tolerated=limit))
+                assert got == min(serve, default=math.inf)
+            ends = [
+                float(one[f"bits_needed{x}"].sel(tolerated=limit)) for x in ("_low", "", "_high")
+            ]
+            assert ends == sorted(ends) and ends[1] < 12
+    assert bits["bits_needed"].sel(perturbation="neurons").isnull().all()
+    never = run(data, {"nearest": [1]}, n_features=[20])
+    assert np.isinf(never["bits_needed"].sel(head=[0, 2], tolerated=1.1)).all()
+
+
+def test_one_input_has_no_interval(data, found):
+    one = run(data, {"neurons": [0.5], "nearest": [4]}, inputs=["draw-0"])
+    of_heads = one.sel(head=[0, 2])
+    for name in ("output_error", "error_ratio", "gain", "bits_needed"):
+        assert of_heads[f"{name}_low"].isnull().all() and of_heads[f"{name}_high"].isnull().all()
+    assert of_heads["error_ratio"].sel(perturbation="neurons", dose=0.5).notnull().all()
+    assert of_heads["bits_needed"].sel(perturbation="nearest").notnull().all()
 
 
 def test_laws_hold_at_low_norms(data, found):
@@ -152,7 +209,7 @@ def test_laws_hold_at_low_norms(data, found):
         np.testing.assert_allclose(at["added_error"], at["added_error_law"], rtol=tolerance)
     half = one.sel(perturbation="astrocyte_inputs", dose=0.5)
     assert float(half["gain_law"]) == pytest.approx(2) and abs(half["gain"] - 2) < 0.3
-    for kind in ("knockout_none", "knockout_mean", "knockout_lagged", "astrocyte_inputs"):
+    for kind in ("knockout_constant", "knockout_mean", "knockout_lagged", "astrocyte_inputs"):
         np.testing.assert_allclose(one["direction"].sel(perturbation=kind, dose=DOSES[kind]), 1)
     bounds = one.sel(perturbation="facilitation", dose=DOSES["facilitation"])
     assert (bounds["gain_law_low"] <= bounds["gain"]).all()

@@ -1,5 +1,6 @@
 """Lesions and noise: each against an obvious version, each law against many draws, and bounds."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -63,7 +64,8 @@ def test_it_is_the_network():
 @pytest.mark.parametrize(
     "kind, dose, wanted",
     [
-        ("knockout_none", 2.5, lambda p: [2.5] * len(p)),
+        ("knockout_constant", 2.5, None),
+        ("knockout_constant", 1, None),
         ("knockout_mean", 0.3, lambda p: [x + 0.3 * (sum(p) / len(p) - x) for x in p]),
         ("knockout_mean", 0, lambda p: p),
         ("knockout_lagged", 3, lambda p: [p[max(t - 3, t if t < 3 else 0)] for t in range(len(p))]),
@@ -74,15 +76,60 @@ def test_knockouts(kind, dose, wanted):
     """p' by its words; the output is p / p' times what it was, in the same direction."""
     net = drawn()[-1]
     p = np.exp(net.log_calcium)
+    law, z = PERTURBATIONS[kind].law(net, dose), np.exp(net.log_normalizer)
+    if wanted is None:
+
+        def wanted(x):
+            """The dose times the best constant for the outputs, of the network or exact."""
+            outputs = net.output if len(x) and x[0] == p[0] else net.exact
+            squares = [sum(a * a for a in o) for o in outputs]
+            above = sum(a * a * s for a, s in zip(x, squares))
+            return [dose * above / sum(a * s for a, s in zip(x, squares))] * len(x)
+
     changed, output = perturbed(net, kind, dose)
     np.testing.assert_allclose(changed / net.p * p, wanted(list(p)), rtol=1e-12)
     np.testing.assert_allclose(output, (p / wanted(list(p)))[:, None] * net.output, rtol=1e-10)
-    law, z = PERTURBATIONS[kind].law(net, dose), np.exp(net.log_normalizer)
     gain = z / wanted(list(z))
     np.testing.assert_allclose(law.gain, gain, rtol=1e-12)
     error = np.linalg.norm((gain - 1)[:, None] * net.exact) / np.linalg.norm(net.exact)
     assert math.sqrt(law.added) == pytest.approx(error, rel=1e-9, abs=1e-12)
     assert law.log_gain_variance == pytest.approx(np.log(gain).var(), abs=1e-12)
+
+
+@settings(max_examples=60)
+@given(st.integers(0, 2**32), st.integers(2, 9), st.floats(0.1, 10), st.floats(1e-3, 1e3))
+def test_a_constant_costs_by_closed_form_in_any_unit(seed, n, dose, unit):
+    """1 - a (2 / dose - 1 / dose^2), a = <g|o|^2> / <|o|^2> at the best one; not of the unit."""
+    rng = np.random.default_rng(seed)
+    q, k, v, omega = (rng.normal(size=(rows, 3)) for rows in (n, n, n, 5))
+    net = built(q, k, v, omega)
+    law = PERTURBATIONS["knockout_constant"].law
+    squares, z = np.square(net.exact).sum(1), np.exp(net.log_normalizer)
+    kept = (z * squares).sum() ** 2 / ((z * z * squares).sum() * squares.sum())
+    wanted = 1 - kept * (2 / dose - 1 / dose**2)
+    assert law(net, dose).added == pytest.approx(wanted, abs=1e-9)
+    assert law(net, 1).added <= law(net, dose).added + 1e-12
+    scaled = dataclasses.replace(net, log_normalizer=net.log_normalizer + math.log(unit))
+    assert law(scaled, dose).added == pytest.approx(law(net, dose).added, rel=1e-9)
+    _, before = perturbed(net, "knockout_constant", dose)
+    faster = dataclasses.replace(net, log_rates_k=net.log_rates_k + math.log(unit))
+    np.testing.assert_allclose(perturbed(faster, "knockout_constant", dose)[1], before, rtol=1e-8)
+
+
+def test_a_gain_of_knockouts_is_an_identity_and_that_of_lost_contacts_a_mean():
+    """What law_holds says: one draw against many, of one network."""
+    net = drawn(60)[-1]
+    own = {"identity": [], "in expectation, to first order in 1/m": []}
+    for kind, dose in (("knockout_lagged", 1), ("astrocyte_inputs", 0.5)):
+        draws = []
+        for seed in range(300):
+            p, output = perturbed(net, kind, dose, seed)
+            np.testing.assert_allclose(output, (net.p / p)[:, None] * net.output, rtol=1e-9)
+            draws.append(net.p / p)
+        own[PERTURBATIONS[kind].law_holds] = np.array(draws)
+    same, spread = own.values()
+    assert (same == same[0]).all() and spread.std(0).min() > 0.05
+    assert abs(1 / (1 / spread).mean(0) - 2).max() < 0.1  # the calcium is half on average
 
 
 def test_dead_neurons_leave_a_smaller_network():

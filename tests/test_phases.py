@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 from scipy.special import log_ndtr, logsumexp, ndtr, ndtri_exp
 
-from tripartite import phases
+from conftest import random_heads
+from tripartite import phases, theory
 from tripartite.kinds.network.laws import laws
 from tripartite.statistics import over_clusters
 
@@ -22,16 +24,44 @@ def test_reach_is_the_distance_of_the_largest_draw():
     np.testing.assert_allclose(ndtr(-(reach + 2)), 1e-5, rtol=1e-9)
 
 
-@pytest.mark.parametrize(
-    ("log_m", "sigma"), [(np.log(1000), 3.5), (np.log(1000), 5.0), (np.log(1e4), 6.0)]
-)
-def test_typical_response_to_one_pair(log_m, sigma):
-    """G16: outside the Gaussian phase the median of networks is 1 to 4.6 times Phi(b_m - sigma)."""
+@pytest.mark.parametrize(("m", "largest"), [(10, 9.6), (100, 5.6), (1000, 4.4)])
+def test_typical_response_to_one_pair(m, largest):
+    """G16: the median of networks over Phi(b_m - sigma), as it stands in `collapse_shift`.
+
+    It is 1 at the border of the Gaussian phase, rises with sigma, and is largest at MIN_REACH.
+    """
     rng = np.random.default_rng(1)
-    m = int(round(np.exp(log_m)))
-    ratios = [np.exp(sigma * rng.standard_normal(m) - sigma**2 / 2).mean() for _ in range(400)]
-    shape = ndtr(phases.reach(np.array(log_m), np.array(sigma**2)))
-    assert 1 < np.median(ratios) / shape < 4.6
+    sigma_squared = np.linspace(np.log(m) / 2, 60, 200)
+    reach = phases.reach(np.log(m), sigma_squared)
+    inside = sigma_squared[reach > phases.MIN_REACH]
+    z = rng.standard_normal((1500, m))
+    factors = []
+    for square in inside[np.linspace(0, len(inside) - 1, 12).astype(int)]:
+        typical = np.median(np.exp(np.sqrt(square) * z - square / 2).mean(1))
+        factors.append(typical / ndtr(phases.reach(np.log(m), square)))
+    assert 1 < min(factors) < 2 and max(factors) == pytest.approx(largest, rel=0.15)
+    assert np.argmax(factors) > 8
+
+
+@pytest.mark.parametrize(("m", "wanted"), [(10, 70), (100, 11), (1000, 5)])
+def test_typical_response_to_a_sum_over_keys(m, wanted):
+    """By this factor the shape is too low for a head of 16 keys and sigma^2 = 25."""
+    data = random_heads([18.0], 4, n_tokens=16, d_head=16)
+    rng = np.random.default_rng(2)
+    ratios, log_r = [], []
+    for i in range(4):
+        q, k = (data[name].values[i, 0, 0].astype(float) for name in "qk")
+        log_z = logsumexp(q @ k.T, axis=1)
+        given = [torch.from_numpy(x) for x in (q, k, log_z, np.zeros((1, 16)))]
+        log_r.append(theory.log_second_moment(*given).numpy())
+        for _ in range(40):
+            omega = rng.standard_normal((m, 16))
+            of_q, of_k = (np.exp(x @ omega.T - np.square(x).sum(1)[:, None] / 2) for x in (q, k))
+            ratios.append(of_q @ of_k.sum(0) / m / np.exp(log_z))
+    sigma_squared = np.median(log_r)
+    assert sigma_squared == pytest.approx(25, rel=0.02)
+    factor = np.median(ratios) / ndtr(phases.reach(np.log(m), sigma_squared))
+    assert factor == pytest.approx(wanted, rel=0.15)
 
 
 def test_a_power_law_is_found_exactly():

@@ -273,7 +273,7 @@ def test_times_are_those_of_the_models(settled):
     assert (settled["ratio_for_lag"].isel(head=2).diff("tolerance") > 0).all()
 
 
-@pytest.mark.parametrize(("model", "ip3"), [("li_rinzel", 0.2), ("chi", 0.3)])
+@pytest.mark.parametrize(("model", "ip3"), [("li_rinzel_nest", 0.2), ("li_rinzel_stimberg", 0.3)])
 def test_calcium_relaxes_with_the_time_of_its_model(model, ip3):
     """Integrated calcium after a small step of IP3: its last deviation falls by exp(-t / tau)."""
     tau = calcium.relaxation_seconds(model, ip3)

@@ -72,6 +72,7 @@ def test_defaults_are_filled_in(root):
                         "n_inputs": 4,
                         "n_tokens": 64,
                         "d_head": 16,
+                        "value_mean": 0,
                     }
                 },
                 "network": {
@@ -849,7 +850,7 @@ KNOWN = {
     "order": ["bidirectional", "causal"],
     "loss": ["weights", "outputs"],
     "smaller": ["nested", "blocks", "disjoint"],
-    "calcium": ["linear", "li_rinzel", "g_chi"],
+    "calcium": ["linear", "li_rinzel_nest", "g_chi"],
     "inputs": ["wittig", "suzuki_coupling", "diels_alder"],
     "draws": ["draw-0", "draw-1", "draw-2", "draw-3"],
 }
@@ -879,7 +880,7 @@ TYPED = [
     ("device", "CUDA", "cuda"),
     ("device", "Cpu", "cpu"),
     ("network", "N-Features", "n_features"),
-    ("calcium", "Li-Rinzel", "li_rinzel"),
+    ("calcium", "Li-Rinzel NEST", "li_rinzel_nest"),
     ("calcium", "GChI", "g_chi"),
     ("inputs", "Diels Alder", "diels_alder"),
     ("synthetic", "sigmaSquared", "sigma_squared"),
@@ -1104,7 +1105,7 @@ BIOLOGY = [
     {"dynamics": DYNAMICS},
     {"convergence": {"n_features": [100], "ratios": [0.1, 0.01, 0.001]}},
     {"settling": {"n_features": [100], "ratios": [0.1, 1, 10]}},
-    {"readout": {"operating_points": [0.1, 0.7]}},
+    {"readout": {"calibrated_on": ["draw-0"]}},
     {"coupling": {"n_features": [10, 100], "strengths": [0, 1, 10]}},
     {"perturbations": {"kinds": {"neurons": [0.1], "nearest": [1, 8]}, "n_features": [100]}},
     {"retention": {"n_features": [100], "leaks": [[0, 0], [0.1, 0.05]]}},
@@ -1398,14 +1399,15 @@ def test_valid_sections(root, section):
             "got [0.1], wanted a list of at least three different numbers from 1e-9 to 100",
         ),
         (
-            {"readout": {"operating_points": [0.1, 0.7], "models": ["lirinzel"]}},
+            {"readout": {"calibrated_on": ["draw-0"], "models": ["lirinzel_nest"]}},
             "a.readout.models",
-            "'lirinzel' is unknown; choose one of li_rinzel, chi, g_chi; did you mean li_rinzel?",
+            "'lirinzel_nest' is unknown; choose one of li_rinzel_nest, li_rinzel_stimberg, chi, "
+            "g_chi; did you mean li_rinzel_nest?",
         ),
         (
-            {"readout": {"operating_points": [0.1, 20]}},
-            "a.readout.operating_points",
-            "20 is over the limit of 10; choose at most 10",
+            {"readout": {"calibrated_on": ["draw-0"], "n_operating_points": 2000}},
+            "a.readout.n_operating_points",
+            "2000 is over the limit of 1000; choose at most 1000",
         ),
         (
             {"perturbations": {"kinds": {"neuron": [0.1]}, "n_features": [100]}},
@@ -1462,22 +1464,26 @@ def test_ablation_needs_a_model(root):
         experiments = {"a": {"data": data, "ablation": ablation}, **others}
         return faults_of(root, json.dumps({"experiments": experiments}))
 
+    two = ALBERT | {"inputs": ["wittig", "suzuki_coupling"]}
     text = "has no model, whose layers ablation could change; give one, or same_as with one"
     others = {
-        name: {"data": data, "network": NETWORK} for name, data in (("b", ALBERT), ("c", SYNTHETIC))
+        name: {"data": data, "network": NETWORK} for name, data in (("b", two), ("c", SYNTHETIC))
     }
-    assert lines(ALBERT, {}) == lines({"same_as": "b"}, {}, **others) == []
-    assert lines(SYNTHETIC, {}) == [line("experiments.a.data", text)]
-    assert lines({"same_as": "c"}, {}, **others) == [line("experiments.a.data", text)]
-    assert lines(ALBERT, {"kinds": ["knockout_non"]}) == [
+    fitted = {"calibrated_on": ["suzuki_coupling"]}
+    assert lines(two, fitted) == lines({"same_as": "b"}, fitted, **others) == []
+    drawn = {"calibrated_on": ["draw-0"]}
+    assert lines(SYNTHETIC, drawn) == [line("experiments.a.data", text)]
+    assert lines({"same_as": "c"}, drawn, **others) == [line("experiments.a.data", text)]
+    assert "is missing" in lines(two, {})[0] and len(lines(two, {})) == 1
+    got = lines(two, {"calibrated_on": ["suzuki_couplin"]})
+    assert "'suzuki_couplin' is unknown" in got[0] and "did you mean suzuki_coupling" in got[0]
+    (got,) = lines(two, fitted | {"inputs": ["suzuki_coupling"]})
+    assert "'suzuki_coupling' is in calibrated_on; test on other inputs" in got
+    assert lines(two, fitted | {"inputs": ["wittag"]}) == [
         line(
-            "experiments.a.ablation.kinds",
-            "'knockout_non' is unknown; choose one of knockout_none, knockout_mean, "
-            "knockout_lagged; did you mean knockout_none?",
+            "experiments.a.ablation.inputs",
+            "'wittag' is unknown; choose one of wittig, suzuki_coupling; did you mean wittig?",
         )
-    ]
-    assert lines(ALBERT, {"inputs": ["wittag"]}) == [
-        line("experiments.a.ablation.inputs", "'wittag' is unknown; choose one of wittig")
     ]
 
 

@@ -93,7 +93,7 @@ TINY = {
                 "n_features": 20,
                 "head": [0, 0],
                 "input": "draw-0",
-                "calcium": "li_rinzel",
+                "calcium": "li_rinzel_nest",
                 "token_seconds": 0.1,
                 "read_seconds": 0.3,
             },
@@ -108,7 +108,11 @@ TINY = {
         },
         "graded": {
             "data": {"same_as": "small"},
-            "readout": {"operating_points": [0.1, 0.8], "models": ["li_rinzel"]},
+            "readout": {
+                "calibrated_on": ["draw-0"],
+                "n_operating_points": 8,
+                "models": ["li_rinzel_nest"],
+            },
         },
         "closed": {
             "data": {"same_as": "small"},

@@ -6,27 +6,45 @@ Calcium C of the cytosol (uM) and the share h of receptors that are not inactiva
     dh/dt = O_2 (Q_2 (1 - h) - C h)
     m = I / (I + d_1) C / (C + d_5),    Q_2 = d_2 (I + d_1) / (I + d_3)
 
-(Li and Rinzel 1994). `li_rinzel` has the parameters of NEST's astrocyte_lr_1994 (its rates are per
-ms, and 1000 times as large per s: rate_IP3R 0.006 is Omega_C 6, rate_L 0.00011 Omega_L 0.11,
-rate_SERCA 0.0009 O_P 0.9, k_IP3R 0.0002 O_2 0.2; concentrations in uM and ratio_ER_cyt, rho_A, are
-the same), `chi` those of the networks of Stimberg et al. (2019), after De Pitta et al. (2009); both
-are driven by IP3. `g_chi` has those of their figure 2 and is driven by glutamate Y (uM), which
-binds a share Gamma of the receptors; IP3 is a variable:
+(Li and Rinzel 1994). Where IP3 is a variable, it is made by phospholipases and broken down by a
+kinase and a phosphatase (De Pitta et al. 2009):
 
-    dGamma/dt = O_N Y (1 - Gamma) - Omega_N (1 + zeta C / (C + K_KC)) Gamma
-    dI/dt = O_beta Gamma + O_delta / (1 + I / kappa_delta) C^2 / (C^2 + K_delta^2)
+    dI/dt = J_in + O_delta / (1 + I / kappa_delta) C^2 / (C^2 + K_delta^2)
             - O_3K C^4 / (C^4 + K_D^4) I / (I + K_3K) - Omega_5P I
 
-A state is an array [n, ...] of C, h and, for g_chi, I and Gamma; time is in seconds. The steady
-states are a curve with C as its parameter: h, the stimulus and all else follow from C in closed
-form. So no steady state is missed, and folds and Hopf points are roots along the curve.
+The models, and what drives each of them, its stimulus (uM):
 
-ASSUME: the cell rests in its stable steady state of least calcium.
+    li_rinzel_nest      C and h; IP3 is clamped. NEST's astrocyte_lr_1994 (its rates are per ms, and
+                        1000 times as large per s: rate_IP3R 0.006 is Omega_C 6, rate_L 0.00011
+                        Omega_L 0.11, rate_SERCA 0.0009 O_P 0.9, k_IP3R 0.0002 O_2 0.2;
+                        concentrations in uM and ratio_ER_cyt, rho_A, are the same)
+    li_rinzel_stimberg  C and h; IP3 is clamped. Constants of the networks of Stimberg et al. (2019)
+    chi                 C, h and I. The same cell with its own IP3, driven by an exogenous source
+                        J_in = Omega_5P I_ex: I_ex is the IP3 that the source alone would hold
+                        against the phosphatase. Constants of their figure 5, the ring of
+                        astrocytes, whose largest source (F_ex, 0.09 uM/s) is an I_ex of 1.8 uM
+    g_chi               C, h, I and the share Gamma of bound receptors, with J_in = O_beta Gamma,
+                        driven by glutamate Y. Constants of their figure 2
+
+    dGamma/dt = O_N Y (1 - Gamma) - Omega_N (1 + zeta C / (C + K_KC)) Gamma
+
+(Stimberg, Goodman, Brette, De Pitta: Modeling neuron-glia interactions with the Brian 2 simulator;
+its figures are Brian2's examples example_5_astro_ring and example_2_gchi_astrocyte.)
+
+A state is an array [n, ...] of C, h, I and Gamma, as many as the model has; time is in seconds. The
+steady states are a curve with C as its parameter: h, the stimulus and all else follow from C in
+closed form. So no steady state is missed, and folds and Hopf points are roots along the curve.
+
+At a stimulus calcium rests, oscillates, or is bistable: what it does then depends on where it
+started, because a stable steady state stands beside an oscillation or another one.
+
+ASSUME: where it is bistable, `resting` means the stable steady state of least calcium.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import NamedTuple
 
 import numpy as np
 from scipy.integrate import solve_ivp
@@ -40,8 +58,10 @@ TOLERANCE = {"rtol": 1e-9, "atol": 1e-11}
 MAX_STIMULUS = 1e3  # uM
 STIMULUS_ROUNDING = 1e-9  # uM, a stimulus that is less below 0 is 0
 MIN_CYCLE = 1e-3  # uM, calcium that varies less is steady
-MAX_SETTLING = 4000.0  # s, given to an oscillation to settle
+MAX_SETTLING = 2000.0  # s, given to an oscillation to settle
 CYCLE_START = (0.1, 0.8, 0.5, 0.0)  # a state far from steady states
+CYCLE_TRIALS = 16  # stimuli at which oscillations are looked for
+CYCLE_STEPS = (0.1, 5e-4)  # of ln stimulus, first and last, to which the ends are known
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,10 +82,9 @@ class Cell:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Receptor:
-    """Parameters of the equations of IP3 and Gamma."""
+class Turnover:
+    """Parameters of the equation of IP3."""
 
-    o_beta: float  # uM/s, highest rate of IP3 from bound receptors (phospholipase C beta)
     o_delta: float  # uM/s, highest rate of IP3 from phospholipase C delta
     kappa_delta: float  # uM, IP3 that halves that rate
     k_delta: float  # uM, calcium at which that rate is at half
@@ -73,6 +92,13 @@ class Receptor:
     k_d: float  # uM, calcium at which that rate is at half
     k_3k: float  # uM, IP3 at which that rate is at half
     omega_5p: float  # 1/s, rate of degradation by the 5-phosphatase
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Receptor:
+    """Parameters of the equation of Gamma."""
+
+    o_beta: float  # uM/s, highest rate of IP3 from bound receptors (phospholipase C beta)
     o_n: float  # 1/(uM s), rate at which glutamate binds
     omega_n: float  # 1/s, rate at which it unbinds
     zeta: float  # 1, what high calcium adds to that rate, over omega_n
@@ -92,7 +118,7 @@ NEST = Cell(
     d_5=0.08234,
     o_2=0.2,
 )
-NETWORKS = Cell(
+STIMBERG = Cell(
     omega_c=6.0,
     omega_l=0.1,
     c_t=2.0,
@@ -105,23 +131,41 @@ NETWORKS = Cell(
     d_5=0.08,
     o_2=0.2,
 )
-FIGURE_2 = replace(NETWORKS, k_p=0.1)
-RECEPTOR = Receptor(
-    o_beta=5.0,
-    o_delta=0.2,
-    kappa_delta=1.5,
-    k_delta=0.3,
-    o_3k=4.5,
-    k_d=0.5,
-    k_3k=1.0,
-    omega_5p=0.1,
-    o_n=0.3,
-    omega_n=0.5,
-    zeta=10.0,
-    k_kc=0.5,
+FIGURE_2 = replace(STIMBERG, k_p=0.1)
+RING = Turnover(
+    o_delta=0.6, kappa_delta=1.5, k_delta=0.1, o_3k=4.5, k_d=0.7, k_3k=1.0, omega_5p=0.05
 )
-CALCIUM_MODELS = {"li_rinzel": (NEST, None), "chi": (NETWORKS, None), "g_chi": (FIGURE_2, RECEPTOR)}
-STIMULI = {"li_rinzel": "IP3", "chi": "IP3", "g_chi": "glutamate"}
+SYNAPSE = Turnover(
+    o_delta=0.2, kappa_delta=1.5, k_delta=0.3, o_3k=4.5, k_d=0.5, k_3k=1.0, omega_5p=0.1
+)
+GLUTAMATE = Receptor(o_beta=5.0, o_n=0.3, omega_n=0.5, zeta=10.0, k_kc=0.5)
+
+
+class Model(NamedTuple):
+    """The parts of a model, and its stimulus."""
+
+    cell: Cell
+    turnover: Turnover | None  # None where IP3 is clamped
+    receptor: Receptor | None  # None where IP3 has an exogenous source
+    stimulus: str
+    span: tuple[float, float]  # uM, stimuli that are of interest
+
+    @property
+    def n_variables(self) -> int:
+        """How many variables a state has."""
+        return 2 + (self.turnover is not None) + (self.receptor is not None)
+
+
+# ASSUME: the spans go from where calcium hardly answers to beyond all that happens; chi's to its
+# published source; g_chi's includes 6 uM, the mean glutamate of Stimberg's figure 2.
+CALCIUM_MODELS = {
+    "li_rinzel_nest": Model(NEST, None, None, "IP3", (0.05, 2.5)),
+    "li_rinzel_stimberg": Model(STIMBERG, None, None, "IP3", (0.05, 2.5)),
+    "chi": Model(STIMBERG, RING, None, "source of IP3", (0.02, 1.8)),
+    "g_chi": Model(FIGURE_2, SYNAPSE, GLUTAMATE, "glutamate", (0.001, 10.0)),
+}
+STIMULI = {name: model.stimulus for name, model in CALCIUM_MODELS.items()}
+REGIMES = ("rest", "bistable", "oscillates")
 STATE_VARIABLES = ("calcium C", "gate h", "IP3 I", "bound receptors Gamma")
 
 
@@ -156,8 +200,8 @@ def rates_of_change(model: str, state: np.ndarray, stimulus: np.ndarray) -> np.n
 
 def _slopes(model: str, state: Sequence | np.ndarray, stimulus: float | np.ndarray) -> list:
     """Those derivatives of arrays or of plain numbers: the equations as they stand."""
-    cell, receptor = CALCIUM_MODELS[model]
-    c, h, ip3 = state[0], state[1], stimulus if receptor is None else state[2]
+    cell, turnover, receptor, *_ = CALCIUM_MODELS[model]
+    c, h, ip3 = state[0], state[1], stimulus if turnover is None else state[2]
     m = ip3 / (ip3 + cell.d_1) * c / (c + cell.d_5)
     q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
     store = cell.c_t - (1 + cell.rho_a) * c
@@ -166,21 +210,29 @@ def _slopes(model: str, state: Sequence | np.ndarray, stimulus: float | np.ndarr
         (cell.omega_c * (m * h) ** 3 + cell.omega_l) * store - pump,
         cell.o_2 * (q_2 * (1 - h) - c * h),
     ]
-    if receptor is not None:
-        gamma = state[3]
-        production, degradation, unbinding = _turnover(receptor, c, ip3)
-        slopes += [
-            receptor.o_beta * gamma + production - degradation,
-            receptor.o_n * stimulus * (1 - gamma) - unbinding * gamma,
-        ]
-    return slopes
+    if turnover is None:
+        return slopes
+    lost = _lost(turnover, c, ip3)
+    if receptor is None:
+        return [*slopes, turnover.omega_5p * stimulus - lost]
+    gamma = state[3]
+    return [
+        *slopes,
+        receptor.o_beta * gamma - lost,
+        receptor.o_n * stimulus * (1 - gamma) - _unbinding(receptor, c) * gamma,
+    ]
 
 
-def _turnover(r: Receptor, c: np.ndarray, ip3: float | np.ndarray) -> tuple[np.ndarray, ...]:
-    """IP3 made by phospholipase C delta and IP3 degraded (uM/s), and the unbinding rate (1/s)."""
-    production = r.o_delta / (1 + ip3 / r.kappa_delta) * c**2 / (c**2 + r.k_delta**2)
-    degradation = r.o_3k * c**4 / (c**4 + r.k_d**4) * ip3 / (ip3 + r.k_3k) + r.omega_5p * ip3
-    return production, degradation, r.omega_n * (1 + r.zeta * c / (c + r.k_kc))
+def _lost(t: Turnover, c: np.ndarray, ip3: float | np.ndarray) -> np.ndarray:
+    """IP3 degraded, less that made by phospholipase C delta (uM/s)."""
+    production = t.o_delta / (1 + ip3 / t.kappa_delta) * c**2 / (c**2 + t.k_delta**2)
+    kinase = t.o_3k * c**4 / (c**4 + t.k_d**4) * ip3 / (ip3 + t.k_3k)
+    return kinase + t.omega_5p * ip3 - production
+
+
+def _unbinding(r: Receptor, c: np.ndarray) -> np.ndarray:
+    """Rate (1/s) at which glutamate unbinds."""
+    return r.omega_n * (1 + r.zeta * c / (c + r.k_kc))
 
 
 def curve(model: str, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -189,17 +241,20 @@ def curve(model: str, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     The stimulus is negative or not finite where C is steady at none. dC/dt = 0 gives m h as a
     function of C; with h = Q_2 / (Q_2 + C) it is linear in IP3.
     """
-    cell, receptor = CALCIUM_MODELS[model]
+    cell, turnover, receptor, *_ = CALCIUM_MODELS[model]
     store = cell.c_t - (1 + cell.rho_a) * c
     flux = cell.o_p * c**2 / (c**2 + cell.k_p**2) / store - cell.omega_l
     y = (flux / cell.omega_c) ** (1 / 3) * (c + cell.d_5) / c
     ip3 = y * (cell.d_1 * cell.d_2 + c * cell.d_3) / (cell.d_2 - y * (cell.d_2 + c))
     q_2 = cell.d_2 * (ip3 + cell.d_1) / (ip3 + cell.d_3)
     h = q_2 / (q_2 + c)
-    if receptor is None:
+    if turnover is None:
         return ip3, np.stack([c, h])
-    production, degradation, unbinding = _turnover(receptor, c, ip3)
-    gamma = (degradation - production) / receptor.o_beta
+    lost = _lost(turnover, c, ip3)
+    if receptor is None:
+        return lost / turnover.omega_5p, np.stack([c, h, ip3])
+    gamma = lost / receptor.o_beta
+    unbinding = _unbinding(receptor, c)
     return unbinding * gamma / (receptor.o_n * (1 - gamma)), np.stack([c, h, ip3, gamma])
 
 
@@ -232,7 +287,7 @@ def _branches(model: str) -> tuple[np.ndarray, ...]:
 
     They meet at folds.
     """
-    cell, receptor = CALCIUM_MODELS[model]
+    cell, turnover, receptor, *_ = CALCIUM_MODELS[model]
 
     def flux(c: float) -> float:  # what the pump takes up and the leak does not lose
         store = cell.c_t - (1 + cell.rho_a) * c
@@ -243,8 +298,10 @@ def _branches(model: str) -> tuple[np.ndarray, ...]:
     c = least + np.geomspace(CURVE_BEGIN, most - least, CURVE_POINTS, endpoint=False)
     stimulus, state = curve(model, c)
     real = stimulus >= 0
+    if turnover is not None:
+        real &= state[2] >= 0
     if receptor is not None:
-        real &= (state[2] >= 0) & (state[3] < 1)
+        real &= state[3] < 1
     places = np.flatnonzero(real)
     first = places[0]
     if first > 0:  # where no stimulus is needed
@@ -266,7 +323,15 @@ def steady_states(model: str, stimulus: float | np.ndarray) -> tuple[np.ndarray,
     The growth rate is the largest real part of the eigenvalues: the state is stable where it is
     negative. NaN where a branch does not reach.
     """
-    stimulus = np.atleast_1d(np.asarray(stimulus, dtype=float))
+    c = _states(model, np.atleast_1d(np.asarray(stimulus, dtype=float)))
+    growth = np.full(c.shape, np.nan)
+    known = np.isfinite(c)
+    growth[known] = _growth(model, c[known])
+    return c, growth
+
+
+def _states(model: str, stimulus: np.ndarray) -> np.ndarray:
+    """C (uM) of every steady state [branch, k] at stimuli [k] (uM); NaN beyond a branch."""
     found = []
     for part in _branches(model):
         on_part = curve(model, part)[0]
@@ -282,11 +347,7 @@ def steady_states(model: str, stimulus: float | np.ndarray) -> tuple[np.ndarray,
             if np.abs(step).max() < 1e-15:
                 break
         found.append(c)
-    c = np.array(found)
-    growth = np.full(c.shape, np.nan)
-    known = np.isfinite(c)
-    growth[known] = _growth(model, c[known])
-    return c, growth
+    return np.array(found)
 
 
 @cache
@@ -344,9 +405,75 @@ def resting(model: str, stimulus: float | np.ndarray) -> tuple[np.ndarray, np.nd
     return np.where(np.isfinite(c), c, np.nan), np.where(np.isfinite(c), growth, np.nan)
 
 
+@cache
+def _stable_ranges(model: str) -> tuple[tuple[float, float], ...]:
+    """Ranges of C (uM) whose steady states are stable: stability changes at bifurcations only."""
+    hopf = [b.c for b in bifurcations(model) if b.kind == "hopf"]
+    found = []
+    for part in _branches(model):
+        ends = [part[0], *(c for c in hopf if part[0] < c < part[-1]), part[-1]]
+        found += [
+            (float(low), float(high))
+            for low, high in zip(ends, ends[1:])
+            if _growth(model, np.array([(low + high) / 2]))[0] < 0
+        ]
+    return tuple(found)
+
+
+def answer(model: str, stimulus: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C (uM) of the resting state at stimuli [k] (uM), NaN where none is stable, and the regime.
+
+    The regime [k] is a place in REGIMES: calcium comes to rest from every start; it is bistable,
+    with an oscillation or another stable steady state beside the resting one; it oscillates.
+    """
+    c = _states(model, stimulus)
+    stable = np.zeros(c.shape, dtype=bool)
+    for low, high in _stable_ranges(model):
+        stable |= (c >= low) & (c <= high)
+    first, last = oscillation(model)
+    alone = (stable.sum(0) == 1) & ~((stimulus >= first) & (stimulus <= last))
+    regime = np.where(stable.any(0), np.where(alone, 0, 1), 2)
+    c = np.where(stable, c, np.inf).min(0)
+    return np.where(np.isfinite(c), c, np.nan), regime
+
+
+@cache
+def oscillation(model: str) -> tuple[float, float]:
+    """Lowest and highest stimulus (uM) at which an oscillation lives; NaN if there is none.
+
+    Oscillations are looked for from CYCLE_START throughout the model's span, and one is continued
+    downwards and upwards, each from the last one, by steps that are halved from where it is lost.
+    """
+    tried = np.geomspace(*CALCIUM_MODELS[model].span, CYCLE_TRIALS)
+    cycles = [(x, limit_cycle(model, x)) for x in tried]
+    living = [(x, cycle) for x, cycle in cycles if np.isfinite(cycle.period)]
+    if not living:
+        return np.nan, np.nan
+    begin, cycle = living[len(living) // 2]
+    return _continued(model, begin, cycle, -1), _continued(model, begin, cycle, 1)
+
+
+def _continued(model: str, stimulus: float, cycle: Cycle, sign: int) -> float:
+    """The last stimulus (uM) to which a cycle is continued, upwards for sign 1, else downwards."""
+    step, is_lost = CYCLE_STEPS[0], False
+    while step > CYCLE_STEPS[1]:
+        tried = stimulus * np.exp(sign * step)
+        found = limit_cycle(model, tried, cycle.state)
+        if np.isfinite(found.period) and tried < MAX_STIMULUS:
+            stimulus, cycle = tried, found
+        else:
+            is_lost = True
+        step /= 2 if is_lost else 1
+    return float(stimulus)
+
+
 def exponent(model: str, stimulus: np.ndarray) -> np.ndarray:
     """alpha = d ln C / d ln stimulus at rest, at stimuli [k] (uM); NaN where no state is stable."""
-    c = resting(model, stimulus)[0]
+    return exponent_of(model, stimulus, resting(model, stimulus)[0])
+
+
+def exponent_of(model: str, stimulus: np.ndarray, c: np.ndarray) -> np.ndarray:
+    """The same of C [k] (uM) that is steady at the stimuli; NaN where C is."""
     found = np.full(c.shape, np.nan)
     known = np.isfinite(c)
     stimulus = np.broadcast_to(stimulus, c.shape)
@@ -364,11 +491,7 @@ def limit_cycle(model: str, stimulus: float, start: np.ndarray | None = None) ->
 
     It is simulated until two successive periods and heights agree to 1e-6.
     """
-    state = (
-        np.array(CYCLE_START[: 2 if CALCIUM_MODELS[model][1] is None else 4])
-        if start is None
-        else start
-    )
+    state = np.array(CYCLE_START[: CALCIUM_MODELS[model].n_variables]) if start is None else start
     nothing = Cycle(period=np.nan, lowest=np.nan, highest=np.nan, state=state)
     begin, span = 0.0, 100.0
 

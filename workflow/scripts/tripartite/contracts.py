@@ -10,7 +10,7 @@ import xarray as xr
 
 from tripartite.declarations import axes, variables
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 
 class UserError(ValueError):

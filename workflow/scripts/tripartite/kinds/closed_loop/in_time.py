@@ -33,7 +33,7 @@ from scipy.signal import lfilter
 
 from tripartite import calcium
 
-MODEL = "li_rinzel"
+MODEL = "li_rinzel_nest"
 MAX_STEP = 0.25  # s, of calcium, stable to 0.4: no state relaxes faster than 6.6 / s
 ORDERS = ("bidirectional", "causal")
 POINTS, SHARES = np.polynomial.legendre.leggauss(12)

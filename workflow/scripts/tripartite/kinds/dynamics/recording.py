@@ -25,7 +25,7 @@ MAX_TOKENS, MAX_NEURONS = 12, 6  # recorded are the neurons that fire most at th
 # ASSUME: the process drives a calcium model around an operating point at which calcium is graded,
 # by its activation relative to the mean, x: IP3 of 0.7 + 0.3 x for Li-Rinzel, glutamate of 1 x for
 # G-ChI (uM).
-STIMULUS = {"li_rinzel": (0.7, 0.3), "g_chi": (0.0, 1.0)}
+STIMULUS = {"li_rinzel_nest": (0.7, 0.3), "g_chi": (0.0, 1.0)}
 
 Arrays = dict[str, np.ndarray]
 

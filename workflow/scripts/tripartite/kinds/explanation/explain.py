@@ -7,18 +7,18 @@ import xarray as xr
 from tripartite import hidden, theory
 from tripartite.explanation import EXPLANATIONS
 from tripartite.heads import Head, Heads
-from tripartite.kinds.explanation.criteria import explain_network, summaries
-from tripartite.kinds.explanation.prediction import fitted_shift, predicted
+from tripartite.kinds.explanation.criteria import ATTENDED_TOKENS, explain_network, summaries
+from tripartite.kinds.explanation.prediction import expected_slope, fitted_shifts, predicted
 
 
 def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
-    """Return the parameters of each explanation, how well it explains, and the predicted beta.
+    """Return the parameters of each explanation, what it removes, and the predicted beta.
 
     Networks of plain positive features get one-hot values, so that their outputs are their
-    attention weights. Estimates are means over inputs and seeds with 95 % intervals over both
-    (cluster bootstrap). Where a network cannot be explained, its head is NaN at that size, and
-    `note` says why.
+    attention weights. Estimates are means over inputs and seeds with 95 % intervals over both.
+    Where a network cannot be explained, its head is NaN at that size, and `note` says why.
     """
+    log_m = np.log(n_features)
 
     def one_head(head: Head) -> dict:
         logits = [(x.q @ x.k.T).numpy() for x in head.readings]
@@ -40,18 +40,26 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
             )
             for x in head.readings
         ]
-        return summaries(networks) | {"sigma_squared": float(torch.cat(log_r).median())}
+        slopes = [expected_slope(x.q.numpy(), x.k.numpy(), log_m) for x in head.readings]
+        return summaries(networks, head.stream("bootstrap")) | {
+            "sigma_squared": float(np.median(torch.cat(log_r).numpy())),
+            "slope_of_logs_predicted": np.mean(slopes, 0),
+        }
 
     results = heads.map(one_head, "explain")
-    log_m, place = np.log(n_features), list(EXPLANATIONS).index("temperature")
+    place = list(EXPLANATIONS).index("temperature")
     sigma_squared = np.array([found["sigma_squared"] for found in results])
     measured = np.stack([found["inverse_temperature"][0][place] for found in results], -1)
-    shift, note = fitted_shift(log_m, sigma_squared, measured)
-    moved, unmoved = (predicted(log_m, sigma_squared, x) for x in (shift[0], 0.0))
-    for found, *predictions in zip(results, moved.T, unmoved.T):
-        names = ("inverse_temperature_predicted", "inverse_temperature_unshifted")
+    shift, of_others, note = fitted_shifts(log_m, sigma_squared, measured, heads.distinct)
+    shifted, unshifted = (predicted(log_m, sigma_squared, x) for x in (of_others, 0.0))
+    for found, *predictions in zip(results, shifted.T, unshifted.T):
+        names = ("inverse_temperature_shifted", "inverse_temperature_unshifted")
         found |= dict(zip(names, predictions))
-    coords = {"explanation": list(EXPLANATIONS), "n_features": n_features}
+    coords = {
+        "attended_tokens": list(ATTENDED_TOKENS),
+        "explanation": list(EXPLANATIONS),
+        "n_features": n_features,
+    }
     values = heads.placed("explanation", results, coords)
     return heads.dataset(
         "explanation", values | {"reach_shift": shift, "reach_shift_note": note}, coords

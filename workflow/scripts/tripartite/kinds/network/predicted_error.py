@@ -43,8 +43,8 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
                 predicted[gaussian], low[gaussian], high[gaussian], color=colour, linewidth=0.5
             )
             draw(axis, predicted, middle, run, gaussian, colour, marker)
-            equal = float(fit["output_error_uniform_all"])
-            axis.axhline(np.log10(equal), color=colour, linewidth=0.6, linestyle=":", zorder=0)
+            if 0 < (equal := float(fit["output_error_uniform_all"])) < np.inf:
+                axis.axhline(np.log10(equal), color=colour, linewidth=0.6, linestyle=":", zorder=0)
         axis.set(xlim=LIMITS, ylim=LIMITS, xlabel="log$_{10}$ error, predicted", aspect="equal")
         axis.set_title(words, loc="left")
         say_beyond(axis, beyond)

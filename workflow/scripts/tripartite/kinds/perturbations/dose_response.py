@@ -55,6 +55,7 @@ def dose_responses(fits: dict[str, xr.Dataset], group: str, n_columns: int) -> F
     bases = {
         str(basis) for fit in fits.values() for basis in of_group(fit, group)["law_basis"].values
     }
+    has_bits = any(fit["bits_needed"].notnull().any() for fit in fits.values())
     handles = [
         mark("simulated (bars: 95 %)", color="0.35"),
         Patch(color="0.35", alpha=0.18, linewidth=0, label="error before, against softmax (95 %)"),
@@ -64,10 +65,13 @@ def dose_responses(fits: dict[str, xr.Dataset], group: str, n_columns: int) -> F
             if basis in bases
         ),
     ]
+    if group == "noise" and has_bits:
+        words = "bits needed (error at most √2 times) and range"
+        handles.append(line(words, marker="|", markersize=5, **look))
     figure.legend(
         handles=handles,
         loc="outside lower center",
-        ncols=4,
+        ncols=3 if group == "noise" else 4,
         columnspacing=1,
         title="added error: change of the output over the output before, "
         "$|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
@@ -134,6 +138,7 @@ def draw_doses(axis, fit: xr.Dataset, heads: Places, name: str) -> None:
         axis.vlines(dose, low, high, color=colour, linewidth=0.8)
         axis.plot(dose, middle, palette.MARKERS[rank], color=colour, markersize=2.8)
         draw_law(axis, own, colour)
+        draw_bits(axis, own, rank)
         if drawn != "gain":
             _, below, above = map(drawable, interval(own, "output_error_unperturbed"))
             axis.axhspan(below, above, color=colour, alpha=0.15, linewidth=0)
@@ -165,8 +170,22 @@ def draw_law(axis, own: xr.Dataset, colour: str) -> None:
     axis.plot(dose, drawable(law), style, markersize=12, color=colour, linewidth=0.9, zorder=1.5)
 
 
+def draw_bits(axis, own: xr.Dataset, rank: int) -> None:
+    """Bits that one head needs, and their range, above the axis; a range to inf has no end."""
+    needed, low, high = (float(x[-1]) for x in interval(own, "bits_needed"))  # of the largest error
+    if np.isnan(needed):
+        return
+    last = own["dose"].values[-1] + 1
+    height = 0.03 + 0.045 * rank  # of the panel
+    look = {"color": palette.COLOURS[rank], "transform": axis.get_xaxis_transform()}
+    if not np.isnan(low):
+        axis.plot(np.minimum([low, high], last), [height] * 2, linewidth=1.2, **look)
+    if np.isfinite(needed):
+        axis.plot(needed, height, "|", markersize=5, **look)
+
+
 def draw_gains(axis, fit: xr.Dataset, heads: Places, names: list[str]) -> None:
-    """Median gain at the largest dose of each; thin lines are one sd of ln gain over queries."""
+    """Gain at the largest dose of each; thin lines are one sd of ln gain over queries."""
     labels = []
     for place, name in enumerate(names):
         one = fit.sel(perturbation=name).isel(n_features=-1)

@@ -9,6 +9,6 @@ from tripartite.kinds.perturbations.dose_response import dose_responses
 def lesions(fits: dict[str, xr.Dataset]) -> Figure:
     """Dose and response of every lesion, a panel each, and the gain; experiments in rows.
 
-    Root mean squares over inputs and seeds with 95 % intervals over seeds; laws are lines.
+    Root mean squares over inputs and seeds with 95 % intervals over both; laws are lines.
     """
     return dose_responses(fits, "lesions", n_columns=4)

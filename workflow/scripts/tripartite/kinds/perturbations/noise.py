@@ -9,7 +9,7 @@ from tripartite.kinds.perturbations.dose_response import dose_responses
 def noise(fits: dict[str, xr.Dataset]) -> Figure:
     """Dose and response of every kind of noise, a panel each; experiments in rows.
 
-    Root mean squares over inputs and seeds with 95 % intervals over seeds; laws are lines. Noise
-    matters from the dose at which it adds more than the band.
+    Root mean squares over inputs and seeds with 95 % intervals over both; laws are lines. Noise
+    matters from the dose at which it adds more than the band; bits that are needed stand below.
     """
     return dose_responses(fits, "noise", n_columns=3)

@@ -7,7 +7,7 @@ from tripartite import hidden
 from tripartite.heads import Head, Heads, Reading
 from tripartite.kinds.perturbations import effects
 from tripartite.kinds.perturbations.perturbations import Network, log_rates
-from tripartite.kinds.perturbations.registry import PERTURBATIONS, WORDS
+from tripartite.kinds.perturbations.registry import PERTURBATIONS, ROUNDED, WORDS
 from tripartite.streams import stream
 
 
@@ -18,7 +18,7 @@ def perturb(
 
     kinds maps names of PERTURBATIONS to doses; where one was not tried at the dose of another,
     numbers are NaN. Hidden weights are those of simulate's plain networks. Intervals are over
-    seeds.
+    seeds and inputs, and NaN for a single input.
     """
     names = [name for name in PERTURBATIONS if name in kinds]
     doses = np.unique([float(dose) for of_kind in kinds.values() for dose in of_kind])
@@ -43,6 +43,15 @@ def perturb(
         table[tried] = values
         return table
 
+    def bits_needed(ratio: np.ndarray) -> np.ndarray:
+        """Bits [perturbation, tolerated, n_features] of a ratio [perturbation, dose, ...]."""
+        table = np.full((len(names), len(effects.TOLERATED), len(n_features)), np.nan)
+        for row, name in enumerate(names):
+            if name in ROUNDED:
+                own = doses[tried[row]], ratio[row, tried[row]]
+                table[row] = [effects.least_bits(*own, limit) for limit in effects.TOLERATED]
+        return table
+
     def one_head(head: Head) -> dict:
         with np.errstate(all="ignore"):  # outputs beyond float64 are inf, of silent networks NaN
             of_draws = []
@@ -50,13 +59,20 @@ def perturb(
                 neurons = hidden.neurons(head, draw, n_features[-1])
                 weights = np.concatenate([omega.numpy() for omega, _ in neurons])
                 of_draws.append([of_input(head, x, draw, weights) for x in head.readings])
-            found = effects.summaries(of_draws)
-        unperturbed = tuple(x[0] for x in found.pop("output_error_unperturbed"))
-        return {
+            found = effects.summaries(of_draws, head.stream("perturb", "intervals"))
+        unperturbed = found.pop("output_error_unperturbed")
+        tables = {
             name: tuple(map(placed, x)) if isinstance(x, tuple) else placed(x)
             for name, x in found.items()
-        } | {"output_error_unperturbed": unperturbed}
+        }
+        bits = tuple(map(bits_needed, tables["error_ratio"]))
+        return tables | {"output_error_unperturbed": unperturbed, "bits_needed": bits}
 
     words = {word: [getattr(PERTURBATIONS[name], word) for name in names] for word in WORDS}
-    coords = {"perturbation": names, "dose": doses, "n_features": n_features}
+    coords = {
+        "perturbation": names,
+        "dose": doses,
+        "tolerated": effects.TOLERATED,
+        "n_features": n_features,
+    }
     return heads.table("perturbations", one_head, coords, tried=tried, **words)

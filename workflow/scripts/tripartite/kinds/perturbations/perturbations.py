@@ -27,7 +27,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy.special import logsumexp
 
-from tripartite.knockouts import constant, lagged, log_mean, towards_mean
+from tripartite.knockouts import lagged, log_best_constant, log_mean, towards_mean
 
 Array = np.ndarray
 Changed = tuple[Array, Array]  # p' [T] and O' [T, E]
@@ -81,6 +81,25 @@ class Network:
         return np.exp(np.minimum(self.log_rates_q - self.query_scale[:, None], MAX_LOG_RATE))
 
     @cached_property
+    def square_phi_q(self) -> Array:
+        return np.square(self.phi_q)  # [T, m]
+
+    @cached_property
+    def relative_rates(self) -> Array:
+        """Rates of the queries over the mean rate of queries and neurons [T, m]."""
+        return np.exp(self.log_rates_q - self.log_mean_rate)
+
+    @cached_property
+    def log_mean_rate(self) -> float:
+        return float(logsumexp(self.log_rates_q) - math.log(self.log_rates_q.size))
+
+    @cached_property
+    def shares(self) -> tuple[Array, float]:
+        """Of neurons in the calcium: sum of squares [T], and summed variance over queries."""
+        share = self.phi_q * (self.g / self.p[:, None])
+        return np.square(share).sum(1), float(share.var(0).sum())
+
+    @cached_property
     def p(self) -> Array:
         return self.phi_q @ self.g  # [T]
 
@@ -103,13 +122,18 @@ class Network:
     @cached_property
     def spread(self) -> float:
         """sum_ta |y_ta|^2 / p_t^2."""
-        return float(((self.parts * np.square(self.phi_q)).sum(1) / np.square(self.p)).sum())
+        return float(((self.parts * self.square_phi_q).sum(1) / np.square(self.p)).sum())
+
+    @cached_property
+    def spike_spread(self) -> Array:
+        """sum_a |H_a - O_t g_a|^2 phi_a(q_t) / p_t^2 [T]."""
+        return (self.parts * self.phi_q).sum(1) / np.square(self.p)
 
     @cached_property
     def synaptic_spread(self) -> Array:
         """sum_ia H_ia^2 phi_a(q_t)^2 / p_t^2 [T]."""
         own = np.square(self.hebbian).sum(0)
-        return np.square(self.phi_q) @ own / np.square(self.p)
+        return self.square_phi_q @ own / np.square(self.p)
 
     @cached_property
     def size(self) -> float:
@@ -159,24 +183,36 @@ def _with_gain(net: Network, gain: Array) -> Changed:
 # The astrocyte is knocked out: p' is a function of ln p, and the law applies it to ln Z.
 
 
-def _knockout(log_changed: Callable[[Array, float], Array]) -> tuple[Perturbed, Expected]:
-    """O' = (p / p') O exactly (any p'); the law is that of exact attention, without parameters."""
+def _knockout(log_changed: Callable[[Array, Array, float], Array]) -> tuple[Perturbed, Expected]:
+    """O' = (p / p') O exactly (any p'); the law is that of exact attention, without parameters.
+
+    log_changed maps ln p [T], |O|^2 [T] and the dose to ln p' [T].
+    """
 
     def perturbed(net: Network, dose: float, rng: np.random.Generator) -> Changed:
-        return _with_gain(net, np.exp(net.log_calcium - log_changed(net.log_calcium, dose)))
+        squares = np.square(net.output).sum(1)
+        return _with_gain(
+            net, np.exp(net.log_calcium - log_changed(net.log_calcium, squares, dose))
+        )
 
     def law(net: Network, dose: float) -> Law:
-        log_gain = net.log_normalizer - log_changed(net.log_normalizer, dose)
-        gain, size = np.exp(log_gain), np.square(net.exact).sum(1)
+        size = np.square(net.exact).sum(1)
+        log_gain = net.log_normalizer - log_changed(net.log_normalizer, size, dose)
+        gain = np.exp(log_gain)
         added = (np.square(gain - 1) * size).sum() / (size.sum() or math.nan)
         return Law(float(added), gain, log_gain_variance=float(log_gain.var()))
 
     return perturbed, law
 
 
-knockout_none, law_knockout_none = _knockout(constant)
-knockout_mean, law_knockout_mean = _knockout(towards_mean)
-knockout_lagged, law_knockout_lagged = _knockout(lagged)
+def _constant(log_p: Array, squares: Array, dose: float) -> Array:
+    """p' = dose times the constant that serves best, of whatever unit p is."""
+    return np.full_like(log_p, math.log(dose) + log_best_constant(log_p, squares))
+
+
+knockout_constant, law_knockout_constant = _knockout(_constant)
+knockout_mean, law_knockout_mean = _knockout(lambda log_p, _, dose: towards_mean(log_p, dose))
+knockout_lagged, law_knockout_lagged = _knockout(lambda log_p, _, dose: lagged(log_p, dose))
 
 
 # Lesions of neurons, contacts and synapses.
@@ -203,11 +239,10 @@ def law_astrocyte_inputs(net: Network, dose: float) -> Law:
     """Gain 1 / (1 - c); its variance by the delta method, c m of m drawn without replacement."""
     c = n_lost(net.m, dose) / net.m
     odds = c / (1 - c) * net.m / max(net.m - 1, 1)
-    share = net.phi_q * net.g / net.p[:, None]  # of a neuron in the calcium [T, m]
+    squares, between = net.shares
     size = np.square(net.output).sum(1)
-    variance = odds * (np.square(share).sum(1) - 1 / net.m) / (1 - c) ** 2
+    variance = odds * (squares - 1 / net.m) / (1 - c) ** 2
     added = ((c / (1 - c)) ** 2 * size.sum() + (variance * size).sum()) / net.size
-    between = float(share.var(0).sum())
     return Law(float(added), np.full(len(size), 1 / (1 - c)), log_gain_variance=odds * between)
 
 
@@ -271,7 +306,7 @@ def synaptic_noise(net: Network, dose: float, rng: np.random.Generator) -> Chang
 
 def law_synaptic_noise(net: Network, dose: float) -> Law:
     """Exact: the sd of each output is s |phi(q)| / p."""
-    squares = (np.square(net.phi_q).sum(1) / np.square(net.p)).sum()
+    squares = (net.square_phi_q.sum(1) / np.square(net.p)).sum()
     variance = dose**2 * np.square(net.hebbian).mean() * len(net.hebbian)  # of all outputs
     added = variance * squares / net.size
     return Law(float(added), np.ones(len(net.p)))
@@ -281,22 +316,18 @@ def poisson(net: Network, dose: float, rng: np.random.Generator) -> Changed:
     """Neurons spike while a query is read; synapses and astrocyte hear the same Poisson counts."""
     # ASSUME: all queries are read for the same time, in which a neuron of the mean rate over
     # queries and neurons is expected to spike dose times.
-    expected = np.exp(math.log(dose) + net.log_rates_q - _log_mean_rate(net))
+    expected = dose * net.relative_rates
     counts = rng.poisson(np.minimum(expected, MAX_SPIKES)).astype(float)
-    counts = np.where(expected > MAX_SPIKES, expected, counts)
-    unit = np.exp(_log_mean_rate(net) - math.log(dose) - net.query_scale)[:, None]  # phi of a spike
+    if expected.max() > MAX_SPIKES:
+        counts = np.where(expected > MAX_SPIKES, expected, counts)
+    unit = np.exp(net.log_mean_rate - math.log(dose) - net.query_scale)[:, None]  # phi of a spike
     return _divided(counts @ net.hebbian.T * unit, counts @ net.g * unit[:, 0])
 
 
 def law_poisson(net: Network, dose: float) -> Law:
     """Delta method: the variance of a count is its mean."""
-    unit = np.exp(_log_mean_rate(net) - math.log(dose) - net.query_scale)
-    squares = unit * (net.parts * net.phi_q).sum(1) / np.square(net.p)
-    return Law(float(squares.sum()) / net.size, np.ones(len(net.p)))
-
-
-def _log_mean_rate(net: Network) -> float:
-    return float(logsumexp(net.log_rates_q) - math.log(net.log_rates_q.size))
+    unit = np.exp(net.log_mean_rate - math.log(dose) - net.query_scale)
+    return Law(float((unit * net.spike_spread).sum()) / net.size, np.ones(len(net.p)))
 
 
 def heterogeneity(net: Network, dose: float, rng: np.random.Generator) -> Changed:
@@ -323,7 +354,7 @@ def law_stochastic(net: Network, dose: float) -> Law:
     for x in (net.hebbian, net.g[None]):
         place, step, _ = levels(x, dose)
         rest = place - np.floor(place)
-        squares.append(np.square(net.phi_q) @ (step**2 * rest * (1 - rest)).sum(0))  # [T]
+        squares.append(net.square_phi_q @ (step**2 * rest * (1 - rest)).sum(0))  # [T]
     total = squares[0] + np.square(net.output).sum(1) * squares[1]
     return Law(float((total / np.square(net.p)).sum()) / net.size, np.ones(len(net.p)))
 
@@ -337,7 +368,7 @@ def law_nearest(net: Network, dose: float) -> Law:
     """None: errors go with the rates. Uniform errors would have the variance step^2 / 12."""
     step_h, step_g = (levels(x, dose)[1] for x in (net.hebbian, net.g))
     per_neuron = len(net.hebbian) * step_h**2 + np.square(net.output).sum(1) * step_g**2
-    squares = per_neuron / 12 * np.square(net.phi_q).sum(1) / np.square(net.p)
+    squares = per_neuron / 12 * net.square_phi_q.sum(1) / np.square(net.p)
     return Law(added_uniform=float(squares.sum()) / net.size)
 
 

@@ -22,20 +22,23 @@ class Perturbation:
     dose_scale: str = "linear"  # or log, or integer
     drawn: str = "added_error"  # variable that is drawn against the dose
     law_basis: str = "network"  # or attention, or rounding: what the law is made of
+    law_holds: str = "in expectation, to first order in 1/m"  # how far the law is one
     gain_label: str = ""  # beside its gain; without one, gains are not drawn
 
 
+ROUNDED = ("stochastic", "nearest")  # whose doses are bits
 WORDS = tuple(field.name for field in fields(Perturbation) if field.type is str)
 
 PERTURBATIONS = {
-    "knockout_none": Perturbation(
-        function=perturbations.knockout_none,
-        law=perturbations.law_knockout_none,
+    "knockout_constant": Perturbation(
+        function=perturbations.knockout_constant,
+        law=perturbations.law_knockout_constant,
         group="lesions",
         title="calcium held constant",
-        dose_label="constant calcium $p'$",
+        dose_label="constant / best constant",
         dose_scale="log",
         law_basis="attention",
+        law_holds="identity",
         gain_label="constant",
     ),
     "knockout_mean": Perturbation(
@@ -45,6 +48,7 @@ PERTURBATIONS = {
         title="calcium drawn to its mean",
         dose_label="share of its variation lost",
         law_basis="attention",
+        law_holds="identity",
         gain_label="mean",
     ),
     "knockout_lagged": Perturbation(
@@ -55,6 +59,7 @@ PERTURBATIONS = {
         dose_label="lag (tokens)",
         dose_scale="integer",
         law_basis="attention",
+        law_holds="identity",
         gain_label="earlier",
     ),
     "astrocyte_inputs": Perturbation(
@@ -72,6 +77,7 @@ PERTURBATIONS = {
         title="synapses without astrocyte",
         dose_label="share of synapses outside $f$",
         gain_label="no sheath",
+        law_holds="in expectation",
     ),
     "synapses": Perturbation(
         function=perturbations.synapses,
@@ -79,6 +85,7 @@ PERTURBATIONS = {
         group="lesions",
         title="synapses are lost",
         dose_label="share of synapses lost $c$",
+        law_holds="in expectation",
     ),
     "neurons": Perturbation(
         function=perturbations.neurons,
@@ -95,6 +102,7 @@ PERTURBATIONS = {
         title="noise of synapses",
         dose_label="sd of noise / rms synapse",
         dose_scale="log",
+        law_holds="in expectation",
     ),
     "poisson": Perturbation(
         function=perturbations.poisson,
@@ -129,6 +137,7 @@ PERTURBATIONS = {
         dose_label="bits per synapse",
         dose_scale="integer",
         law_basis="rounding",
+        law_holds="no law",
     ),
     "facilitation": Perturbation(
         function=perturbations.facilitation,
@@ -138,5 +147,6 @@ PERTURBATIONS = {
         dose_label="largest $U\\varphi$ of a key",
         dose_scale="log",
         drawn="gain",
+        law_holds="bounds",
     ),
 }

@@ -3,39 +3,54 @@
 import numpy as np
 import xarray as xr
 
+from tripartite.calcium import CALCIUM_MODELS
 from tripartite.heads import Head, Heads
 from tripartite.kinds.readout import curves, gain
 
-CURVE_POINTS = 100  # of each curve of a model
-MIN_STIMULUS = 0.01  # uM, curves begin there or below
+CURVE_POINTS, CYCLES = 100, 32  # of each curve of a model, and of its oscillations
 
 
 def respond(
-    heads: Heads, models: list[str], operating_points: list[float], depths: list[float]
+    heads: Heads,
+    models: list[str],
+    normalizer_shares: list[float],
+    n_operating_points: int,
+    calcium_noise: list[float],
+    vesicles: list[float],
 ) -> xr.Dataset:
     """Return steady states and oscillations of the models, and how well they normalise each head.
 
-    operating_points are I_0, and depths what a head's mean Z adds to it (uM of IP3, of glutamate
-    for g_chi). gamma is fitted to the first half of the inputs (of the queries, for one input) and
-    tried on the second. Intervals are over inputs, NaN where there is only one. `note` says why
-    there is no number.
+    Operating points lie throughout the span of each model, with each of the normalizer_shares.
+    Powers and the best operating points are fitted to the inputs that calibrate and tried on the
+    others, over which intervals are. `note` and `best_note` say why there is no number.
     """
-    rests, added = (np.sort(np.array(x, dtype=float)) for x in (operating_points, depths))
-    at_mean = rests + added[:, None]  # [added_stimulus, operating_point]
-    lowest, highest = min(MIN_STIMULUS, at_mean.min() / 2), max(2.0, 1.2 * at_mean.max())
-    stimulus = np.geomspace(lowest, highest, CURVE_POINTS)
+    shares = np.sort(np.array(normalizer_shares, dtype=float))
+    noises = [gain.Noise(), *map(gain.Noise, sorted(calcium_noise))]
+    noises += [gain.Noise(vesicles=n) for n in sorted(vesicles, reverse=True)]
+    points = {
+        model: np.geomspace(*CALCIUM_MODELS[model].span, n_operating_points) for model in models
+    }
 
     def one_head(head: Head) -> dict:
-        log_z = [x.log_normalizer.numpy() for x in head.readings]
-        return gain.of_head(log_z, models, added, rests, head.stream("respond"))
+        fitted, tested = (
+            [x.log_normalizer.numpy() for x in readings]
+            for readings in (head.calibrating, head.readings)
+        )
+        return gain.of_head(fitted, tested, points, shares, noises, head.stream("respond"))
 
-    of_models = [curves.of_model(model, stimulus, at_mean) for model in models]
+    of_models = [curves.of_model(model, CURVE_POINTS, CYCLES, points[model]) for model in models]
     values = {name: np.array([found[name] for found in of_models]) for name in of_models[0]}
     coords = {
+        "readout": gain.READOUTS,
+        "noise": [noise.name for noise in noises],
         "model": models,
         "curve_place": np.arange(CURVE_POINTS),
-        "stimulus": stimulus,
-        "added_stimulus": added,
-        "operating_point": rests,
+        "cycle_place": np.arange(CYCLES),
+        "normalizer_share": shares,
+        "operating_point": np.arange(n_operating_points),
+    }
+    values |= {
+        "calcium_noise": np.array([noise.calcium for noise in noises]),
+        "vesicles": np.array([noise.vesicles for noise in noises]),
     }
     return heads.table("readout", one_head, coords, **values)

@@ -18,7 +18,7 @@ NEEDED = {  # what marks the ratio that is needed, on the map
 STYLES = ("-", "--")  # of tolerances
 LAG, SECONDS = palette.COLOURS[3], palette.COLOURS[1]
 FACES = (SECONDS, "white")  # of tolerances
-NAMES = {"li_rinzel": "Li–Rinzel", "chi": "ChI"}
+NAMES = {"li_rinzel_nest": "Li–Rinzel (NEST)", "li_rinzel_stimberg": "Li–Rinzel (Stimberg)"}
 MIN_DRAWN = 1e-4  # share of the largest below which nothing is drawn
 
 

@@ -11,10 +11,10 @@ from tripartite.kinds.settling import lag
 MIN_TOKENS = 3  # of an input, for a correlation of neighbours
 # ASSUME: the IP3 of these models follows its drive at once; below and above their oscillations.
 MODELS = {
-    "li_rinzel 0.2 uM": ("li_rinzel", 0.2),
-    "li_rinzel 0.7 uM": ("li_rinzel", 0.7),
-    "chi 0.3 uM": ("chi", 0.3),
-    "chi 1.2 uM": ("chi", 1.2),
+    "li_rinzel_nest 0.2 uM": ("li_rinzel_nest", 0.2),
+    "li_rinzel_nest 0.7 uM": ("li_rinzel_nest", 0.7),
+    "li_rinzel_stimberg 0.3 uM": ("li_rinzel_stimberg", 0.3),
+    "li_rinzel_stimberg 1.2 uM": ("li_rinzel_stimberg", 1.2),
 }
 # Time constants (s) of calcium transients as measured in processes of astrocytes: rise .1 to .2,
 # decay .2 to 4 (De Pitta et al., Frontiers in Computational Neuroscience 6:98, 2012, table 2, after
