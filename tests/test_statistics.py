@@ -6,8 +6,6 @@ from scipy.stats import binom
 
 from tripartite.statistics import (
     best_place,
-    cluster_bootstrap,
-    of_median,
     over_clusters,
     over_seeds,
     pooled_correlation,
@@ -89,53 +87,13 @@ def test_one_seed_is_an_error():
         over_seeds(lambda x: x.mean(0), np.zeros((1, 3)), "linear")
 
 
-def test_bootstrap_of_one_axis_is_as_wide_as_student():
-    """Means of 8 normal clusters: 95 % of expanded percentile intervals hold the true mean."""
-    rng = np.random.default_rng(3)
-    hits = [
-        low <= 0 <= high
-        for _ in range(400)
-        for _, low, high in [
-            cluster_bootstrap(np.mean, rng.standard_normal(8), 1, rng, n_draws=400)
-        ]
-    ]
-    assert 0.92 < np.mean(hits) < 0.98  # binomial sd is .011
-
-
-def test_bootstrap_of_crossed_clusters_is_not_too_narrow():
-    """Every head reads every input: few inputs and few heads vary independently."""
-    rng = np.random.default_rng(4)
-    hits = []
-    for _ in range(300):
-        values = rng.standard_normal((6, 1, 1)) + rng.standard_normal((1, 9, 1))
-        values = values + rng.standard_normal((6, 9, 5))
-        _, low, high = cluster_bootstrap(np.mean, values, 3, rng, n_draws=300)
-        hits.append(low <= 0 <= high)
-    assert 0.92 < np.mean(hits)
-    _, alone_low, alone_high = cluster_bootstrap(np.mean, values[:, 0, 0], 1, rng)
-    assert alone_low < alone_high
-
-
-def test_bootstrap_is_reproducible_and_needs_clusters():
+def test_intervals_over_clusters_are_reproducible():
     values = np.arange(12.0).reshape(3, 4)
     one, other = (
-        cluster_bootstrap(lambda x: x.mean((0, 1)), values, 2, np.random.default_rng(1))
+        over_clusters(lambda x: x.mean((0, 1)), values, [None, None], np.random.default_rng(1))
         for _ in "ab"
     )
     np.testing.assert_array_equal(one, other)
-    with pytest.raises(ValueError, match="at least 2 clusters"):
-        cluster_bootstrap(np.mean, np.ones((1, 1, 5)), 2, np.random.default_rng(1))
-
-
-def test_interval_of_a_median_is_exact():
-    """Order statistics with a coverage of at least 95 %; one rank narrower it would be less."""
-    rng = np.random.default_rng(5)
-    for n, exact in ((6, 1 - 2 * 0.5**6), (20, 0.95861), (201, 0.9579)):
-        median, low, high = of_median(rng.exponential(size=(20000, n)))
-        covered = ((low <= np.log(2)) & (np.log(2) <= high)).mean()
-        assert covered == pytest.approx(exact, abs=0.006)
-    median, low, high = of_median(np.arange(5.0))
-    assert median == 2 and np.isnan(low) and np.isnan(high)
 
 
 def test_the_interval_of_a_share_covers():

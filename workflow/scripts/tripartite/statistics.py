@@ -11,7 +11,7 @@ numbers. docs/intervals.md has the coverage of each kind of interval, as simulat
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from scipy.special import bdtr, ndtr, ndtri, stdtrit
+from scipy.special import ndtri, stdtrit
 
 LEVEL = 0.95  # of confidence
 GROUPS = 100  # at most, of the jackknife
@@ -63,64 +63,6 @@ def pooled_correlation(x: np.ndarray, y: np.ndarray) -> np.ndarray:
         deviations.append(np.where(varies, deviation, np.nan))
     dx, dy = deviations
     return np.clip((dx * dy).sum(-1) / np.sqrt((dx * dx).sum(-1) * (dy * dy).sum(-1)), -1, 1)
-
-
-def cluster_bootstrap(
-    statistic: Function,
-    values: np.ndarray,
-    n_axes: int,
-    rng: np.random.Generator,
-    n_draws: int = 2000,
-) -> Interval:
-    """Return estimate, low and high of `statistic` with a 95 % interval over crossed clusters.
-
-    The first n_axes axes of values, such as [input, head, seed, ...], are crossed clusters: every
-    head reads every input. Each axis is resampled independently of the others (pigeonhole
-    bootstrap: Owen, Annals of Applied Statistics 2007). The interval is the expanded percentile
-    interval (Hesterberg, The American Statistician 2015), as wide as Student's t for the shortest
-    axis of more than one cluster; an axis of one cluster adds nothing to it. `statistic` maps an
-    array like values to an array or a number. ValueError if all axes have one cluster.
-    """
-    lengths = values.shape[:n_axes]
-    if max(lengths, default=1) < 2:
-        raise ValueError(f"an interval needs at least 2 clusters, got shape {lengths}")
-    fewest = min(n for n in lengths if n > 1)
-
-    def resampled() -> np.ndarray:
-        return values[np.ix_(*(rng.integers(n, size=n) for n in lengths))]
-
-    draws = np.stack([statistic(resampled()) for _ in range(n_draws)])
-    tail = ndtr(-np.sqrt(fewest / (fewest - 1)) * stdtrit(fewest - 1, (1 + LEVEL) / 2))
-    low, high = np.quantile(draws, [tail, 1 - tail], axis=0)
-    return np.asarray(statistic(values)), low, high
-
-
-def cluster_interval(
-    statistic: Function,
-    values: np.ndarray,
-    n_axes: int,
-    rng: np.random.Generator,
-    n_draws: int = 2000,
-) -> Interval:
-    """As cluster_bootstrap, but if all axes have one cluster, the ends of the interval are NaN."""
-    if max(values.shape[:n_axes]) > 1:
-        return cluster_bootstrap(statistic, values, n_axes, rng, n_draws)
-    estimate = np.asarray(statistic(values))
-    return estimate, np.full_like(estimate, np.nan), np.full_like(estimate, np.nan)
-
-
-def of_median(values: np.ndarray) -> Interval:
-    """Median of values [..., n] with its exact interval of at least 95 % for independent values.
-
-    The ends are order statistics, by the binomial distribution of the number of values below the
-    median. They are NaN for fewer than 6 values, which have no such interval.
-    """
-    n = values.shape[-1]
-    rank = int((bdtr(np.arange(n), n, 0.5) <= (1 - LEVEL) / 2).sum())  # of the lower end, from 1
-    median, ordered = np.median(values, -1), np.sort(values, -1)
-    if rank == 0:
-        return median, np.full_like(median, np.nan), np.full_like(median, np.nan)
-    return median, ordered[..., rank - 1], ordered[..., n - rank]
 
 
 def over_clusters(
