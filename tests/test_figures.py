@@ -114,7 +114,8 @@ def test_map_shows_the_numbers(fits):
 def test_a_map_says_how_many_heads_are_within_biology():
     """Two by three heads, counted by hand; six sets of weights, and three that two layers share."""
     needed = np.array([[5.0, 5.2, 6.4], [10.1, 10.3, np.nan]])
-    counts = ["1 within a rodent astrocyte", "2 within a human astrocyte", "4 within a human cortex"]
+    within = {"rodent astrocyte": 1, "human astrocyte": 2, "human cortex": 4}
+    counts = [f"{n} within a {name}" for name, n in within.items()]
     own = features_needed.words_of(needed, np.arange(6).reshape(2, 3)).split("\n")
     assert own == ["6 heads, median $10^{6.4}$", *counts]
     shared = features_needed.words_of(needed, np.array([[0, 1, 2], [0, 1, 2]])).split("\n")
