@@ -8,14 +8,13 @@ import xarray as xr
 from torch import Tensor
 
 from tripartite import hidden
-from tripartite.contracts import UserError
 from tripartite.heads import Heads, progress
 from tripartite.kinds.learned import evaluation, learning
 from tripartite.network import Hidden
 from tripartite.symmetries import Symmetry, fitted
 
 OF_ORIGINS = ("kl", "output_error")
-SYMMETRIES = ["center_keys", "center_queries", "balance"]  # of fitted random neurons
+CENTER = ["center_keys", "center_queries"]  # of fitted random neurons, and balance
 OF_TRAINING = (*OF_ORIGINS, "training_loss", "validation_loss", "best_step", "note")
 
 
@@ -125,15 +124,18 @@ def _example(heads: Heads, i: int) -> learning.Example:
 
 
 def _fitted(heads: Heads, training: list[int]) -> tuple[Symmetry, list[Tensor]]:
-    """What is fitted to the inputs that train: symmetries of H heads, and a [D] of each head."""
+    """What is fitted to the inputs that train: symmetries of H heads, and a [D] of each head.
+
+    A head to which no balance can be fitted is centred alone.
+    """
     found = []
-    for layer, head in heads.chosen:
-        readings = [heads.reading(i, layer, head) for i in training]
+    for place in heads.chosen:
+        readings = [heads.reading(i, *place) for i in training]
+        inputs = [(one.q, one.k) for one in readings]
         try:
-            inputs = [(one.q, one.k) for one in readings]
-            found.append(fitted(inputs, SYMMETRIES, "fitted_normal"))
-        except ValueError as error:
-            raise UserError(f"layer {layer}, head {head}: {error}; leave out this head") from error
+            found.append(fitted(inputs, [*CENTER, "balance"], "fitted_normal"))
+        except ValueError:
+            found.append(fitted(inputs, CENTER, "fitted_normal"))
     symmetries, a = zip(*found)
     return Symmetry(*(torch.stack(parts) for parts in zip(*symmetries))), list(a)
 
