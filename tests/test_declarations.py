@@ -8,6 +8,7 @@ import shutil
 import sys
 
 import pytest
+import xarray as xr
 import yaml
 
 import stage
@@ -66,6 +67,16 @@ def test_axes_have_one_order_and_every_variable_its_words():
             assert spec.means and spec.dtype in declarations.DTYPES
             assert bool(spec.units) == (spec.dtype not in ("str", "bool")), (name, variable)
         assert file.does.endswith("."), name
+
+
+def test_every_axis_can_be_selected_by_its_name():
+    """fit.sel(tolerance=.1) would be the tolerance of the lookup itself."""
+    taken = {
+        *inspect.signature(xr.Dataset.sel).parameters,
+        *inspect.signature(xr.Dataset.isel).parameters,
+    }
+    for name in declarations.files():
+        assert not {*declarations.axes(name)} & taken, name
 
 
 STAGES = [file for kind in declarations.kinds().values() for file in kind.files.values()]

@@ -19,7 +19,7 @@ COORDS = {
     "ratio": np.array([0.5, 2.0, 4.0]),
     "n_features": [3, 5],
     "model": ["a", "b"],
-    "tolerance": [0.1, 0.05],
+    "lag_error": [0.1, 0.05],
 }
 
 

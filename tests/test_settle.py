@@ -270,7 +270,7 @@ def test_times_are_those_of_the_models(settled):
     for end in ("", "_low", "_high"):
         ratio = settled[f"seconds_needed{end}"] / settled[f"ratio_for_lag{end}"]
         np.testing.assert_allclose((ratio / times).stack(all=ratio.dims).dropna("all"), 1)
-    assert (settled["ratio_for_lag"].isel(head=2).diff("tolerance") > 0).all()
+    assert (settled["ratio_for_lag"].isel(head=2).diff("lag_error") > 0).all()
 
 
 @pytest.mark.parametrize(("model", "ip3"), [("li_rinzel_nest", 0.2), ("li_rinzel_stimberg", 0.3)])
@@ -327,6 +327,6 @@ def test_figure(settled, tmp_path):
     drawn = [line.get_ydata() for line in second.lines if line.get_marker() == "o"]
     np.testing.assert_array_equal(drawn[0], head["sd_log_gain"])
     drawn = [line.get_xdata() for line in lower.lines if line.get_marker() == "D"]
-    np.testing.assert_array_equal(drawn, head["seconds_needed"].transpose("tolerance", ...))
+    np.testing.assert_array_equal(drawn, head["seconds_needed"].transpose("lag_error", ...))
     marked = [line.get_xdata()[0] for line in upper.lines if tuple(line.get_ydata()) == (0, 1)]
     np.testing.assert_array_equal(marked, head["ratio_for_lag"])

@@ -80,7 +80,7 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
         )
         for look, words in NEEDED.values()
     ]
-    tolerances = heads[0][0]["tolerance"].values
+    tolerances = heads[0][0]["lag_error"].values
     handles += [
         line(f"its lag alone errs by {x:.0%}", color=LAG, linestyle=style, path_effects=outline)
         for x, style in zip(tolerances, STYLES)
@@ -166,7 +166,7 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
     y = np.arange(fit.sizes["model"])[::-1]
     known = [np.empty(0)]
     for place, face in enumerate(FACES):
-        middle, low, high = interval(fit.isel(tolerance=place), "seconds_needed")
+        middle, low, high = interval(fit.isel(lag_error=place), "seconds_needed")
         points(axis, middle, (y, y, y), SECONDS, "D", markerfacecolor=face, zorder=3)
         axis.hlines(y, low, high, color=SECONDS, linewidth=0.9)
         known += [x[np.isfinite(x) & (x > 0)] for x in (middle, low, high)]

@@ -55,7 +55,7 @@ def settle(heads: Heads, ratios: list[float], n_features: list[int], n_seeds: in
         "ratio": sweep,
         "n_features": n_features,
         "model": [*MODELS, *MEASURED],
-        "tolerance": lag.TOLERANCES,
+        "lag_error": lag.TOLERANCES,
     }
     seconds = [calcium.relaxation_seconds(*model) for model in MODELS.values()]
     names, points = zip(*MODELS.values(), *[("", np.nan)] * len(MEASURED))
