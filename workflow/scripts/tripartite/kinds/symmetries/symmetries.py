@@ -53,8 +53,8 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     for axis, fit in zip(below, fits.values()):
         draw_parts(axis, fit)
     below[0].set_yticks(np.arange(len(PARTS)), list(PARTS))
-    handles = [line("alone", **FILLED), line("added to those above it", **OPEN)]
-    below[0].legend(handles=handles, loc="lower right", fontsize=5.5).set_in_layout(False)
+    handles = [line("alone", **FILLED), line("added to those above it (in order)", **OPEN)]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     for axis, fit in zip(axes, fits.values()):
         fit = fit.sel(recipe=list(SHOWN))
         tested = fit["role"].values == "tested"
