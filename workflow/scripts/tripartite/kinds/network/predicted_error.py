@@ -27,7 +27,7 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
     to all tokens, median over heads. Right: by how much the output is too short.
     """
     palette.apply()
-    figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.4))
+    figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.8))
     styles = list(zip(fits.values(), cycle(palette.COLOURS), cycle(palette.MARKERS)))
     for axis, (name, words) in zip(axes, PANELS.items()):
         beyond = 0

@@ -184,7 +184,7 @@ def draw_seconds(axis, fit: xr.Dataset, labels: bool) -> None:
                     )
     values = np.concatenate(known)
     axis.set(xscale="log", ylim=(-0.6, len(y) - 0.4))
-    axis.set_xlim(min(values, default=0.1) / 15, max(values, default=10) * 2)
+    axis.set_xlim(min(values, default=0.1) / 60, max(values, default=10) * 2)
     if not len(values):
         axis.annotate("no lag", (0.5, 0.5), xycoords="axes fraction", ha="center")
     names = [
