@@ -250,6 +250,18 @@ def test_the_phase_diagram_draws_every_network(fits):
     assert "6 beyond →" in texts(FIGURES["phase_diagram"]({"all": far}))
 
 
+def test_two_pools_are_drawn_by_their_law(fits):
+    fit = fits["all"]
+    axis = FIGURES["predicted_error"]({"all": fit}).axes[2]
+    points = [line for line in axis.lines if line.get_linestyle() == "None"]
+    law = fit["pool_log_ratio_law"].values
+    shown = np.isfinite(law) & fit["pool_log_ratio"].notnull().values
+    assert shown.any()
+    for i, wanted in ((0, law), (1, fit["pool_log_ratio"].values)):
+        drawn = np.concatenate([line.get_data()[i] for line in points])
+        np.testing.assert_allclose(np.sort(drawn), np.sort(wanted[shown]))
+
+
 def test_predicted_errors_are_those_of_the_fits(fits):
     figure = FIGURES["predicted_error"]({"all": fits["all"]})
     points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]

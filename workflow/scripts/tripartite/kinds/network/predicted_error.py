@@ -12,7 +12,7 @@ from tripartite.figures import palette
 from tripartite.figures.panels import interval, line, mark
 
 LIMITS = (-2.2, 2.2)  # log10 of relative errors
-DEFICIT = (-4, 1)  # log10 of 1 - gain
+RATIOS = (1e-2, 30)  # of ln p / p'
 PANELS = {
     "output_error_rms": "The astrocyte pools the neurons\nwhose synapses it scales",
     "output_error_other_pool_rms": "It pools other neurons\n(broken locality)",
@@ -24,10 +24,11 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
 
     Left and middle: rms relative error of the output, predicted from the exact covariance and
     measured, with 95 % intervals over seeds (where m > R^2); dotted, the error of equal attention
-    to all tokens, median over heads. Right: by how much the output is too short.
+    to all tokens, median over heads. Right: by how much the responses of two networks differ, which
+    is what another pool costs; plain weights alone.
     """
     palette.apply()
-    figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.8))
+    figure, axes = plt.subplots(1, 3, figsize=(palette.PAGE, 3.6))
     styles = list(zip(fits.values(), cycle(palette.COLOURS), cycle(palette.MARKERS)))
     for axis, (name, words) in zip(axes, PANELS.items()):
         beyond = 0
@@ -49,7 +50,7 @@ def predicted_error(fits: dict[str, xr.Dataset]) -> Figure:
         axis.set_title(words, loc="left")
         say_beyond(axis, beyond)
     axes[0].set_ylabel("log$_{10}$ rms error of the output, measured")
-    draw_gain(axes[2], styles)
+    draw_pools(axes[2], styles)
     handles = [
         mark(label, marker, color=colour, markersize=3.5)
         for label, (_, colour, marker) in zip(palette.labels(fits), styles)
@@ -69,28 +70,20 @@ def sampled(fit: xr.Dataset) -> np.ndarray:
     return fit["output_error_rms_low"].notnull().values
 
 
-def draw_gain(axis, styles: list) -> None:
-    """1 - gain, on a log axis: what is 0 within its interval is not seen there."""
-    axis.plot(DEFICIT, DEFICIT, color=palette.EXACT, linewidth=0.8, zorder=0)
-    beyond = 0
+def draw_pools(axis, styles: list) -> None:
+    """|ln p / p'| of two networks against its law, which is for plain hidden weights."""
+    axis.plot(RATIOS, RATIOS, color=palette.EXACT, linewidth=0.8, zorder=0)
     for fit, colour, marker in styles:
-        with np.errstate(divide="ignore", invalid="ignore"):
-            predicted = np.log10(1 - fit["output_gain_closed_form"].values)
-            middle, high, low = np.log10(np.subtract(1, interval(fit, "output_gain")))
-        run = np.isfinite(predicted) & np.isfinite(middle) & np.isfinite(low)
-        beyond += int((predicted[run] > DEFICIT[1]).sum())
-        gaussian = run & sampled(fit)
-        axis.vlines(predicted[gaussian], low[gaussian], high[gaussian], color=colour, linewidth=0.5)
-        draw(axis, predicted, middle, run, gaussian, colour, marker)
-    axis.set(
-        xlim=DEFICIT,
-        ylim=DEFICIT,
-        aspect="equal",
-        xlabel="log$_{10}$ (1 − gain), predicted",
-        ylabel="log$_{10}$ (1 − gain), measured",
-    )
-    axis.set_title("The output is too short:\nattention is flattened", loc="left")
-    say_beyond(axis, beyond)
+        if fit.attrs.get("feature_map", "performer") != "performer":
+            continue
+        law, gaussian = fit["pool_log_ratio_law"].values, fit["phase_of"].values == "gaussian"
+        middle, low, high = interval(fit, "pool_log_ratio")
+        run = (law > 0) & np.isfinite(middle)
+        axis.vlines(law[run], low[run], high[run], color=colour, linewidth=0.3)
+        draw(axis, law, middle, run, gaussian & run, colour, marker)
+    axis.set(xscale="log", yscale="log", xlim=RATIOS, ylim=RATIOS, aspect="equal")
+    axis.set(xlabel="|ln $p/p'$|, predicted", ylabel="|ln $p/p'$|, measured (median)")
+    axis.set_title("Responses $p$, $p'$ of two pools\n(filled: normal; hollow: frozen)", loc="left")
 
 
 def say_beyond(axis, beyond: int) -> None:
