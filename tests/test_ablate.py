@@ -12,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from scipy.optimize import minimize_scalar
 
 from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
@@ -24,6 +25,7 @@ from tripartite.kinds.ablation.knocked_out import (
     KNOCKOUTS,
     Queries,
     chance,
+    constants_inside,
     pooled,
     queries,
     without_astrocytes,
@@ -133,6 +135,7 @@ def one_by_one(weights, ids, kind, lesioned, fitted):
                         "knockout_mean": mean(other[0]),
                         "knockout_median": median(other[0]),
                         "knockout_best": best(*other),
+                        "knockout_best_inside": INSIDE[i][head],
                         "knockout_best_here": best(z, here),
                         "knockout_lagged": z[max(t - 1, 0)],
                     }[kind]
@@ -152,6 +155,10 @@ def one_by_one(weights, ids, kind, lesioned, fitted):
     return np.array(states)
 
 
+INSIDE = [[1.5 + layer + head / 2 for head in range(HEADS)] for layer in range(LAYERS)]
+LOG_INSIDE = [np.log(of_layer) for of_layer in INSIDE]
+
+
 @pytest.fixture
 def calibrated():
     """Queries by layer, as the code has them, and z and outputs by layer and head; 7 queries."""
@@ -169,7 +176,7 @@ def calibrated():
 def test_states_are_those_of_a_plain_loop(small, lesioned, calibrated):
     """All kinds side by side, from the intact states below the first lesion."""
     ids, seen = [3, 1, 4, 1, 5], {}
-    attention = without_astrocytes(lesioned, calibrated[0], seen)
+    attention = without_astrocytes(lesioned, calibrated[0], LOG_INSIDE, seen)
     first = lesioned[0] if lesioned else 0
     x = transformers.bert(SMALL, small, ids)[3][first]
     states = []
@@ -188,7 +195,7 @@ def test_a_head_keeps_its_direction_and_gains_z_over_p(calibrated):
     rng = torch.Generator().manual_seed(1)
     q, k, v = torch.randn(3, HEADS, 5, 4, generator=rng, dtype=torch.float64)
     seen = {}
-    changed = without_astrocytes([2], calibrated[0], seen)(2, q, k, v)
+    changed = without_astrocytes([2], calibrated[0], LOG_INSIDE, seen)(2, q, k, v)
     exact = transformers.softmax_attention(2, q, k, v)
     z = (q @ k.mT).exp().sum(-1)
     assert changed.shape == (len(KINDS), HEADS, 5, 4)
@@ -203,10 +210,34 @@ def test_a_head_keeps_its_direction_and_gains_z_over_p(calibrated):
     constants = [i for i, kind in enumerate(KNOCKOUTS.values()) if kind.constant]
     least = seen["head_error"][KINDS.index("knockout_best_here")]
     assert (least <= seen["head_error"][constants] + 1e-12).all()
-    same = without_astrocytes([0], calibrated[0], {})(0, q[:, :1].expand_as(q), k, v)
+    same = without_astrocytes([0], calibrated[0], LOG_INSIDE, {})(0, q[:, :1].expand_as(q), k, v)
     output = transformers.softmax_attention(0, q[:, :1].expand_as(q), k, v)
     for kind in ("knockout_best_here", "knockout_lagged"):
         torch.testing.assert_close(same[KINDS.index(kind)], output, rtol=1e-12, atol=1e-14)
+
+
+def test_constants_of_the_changed_model_are_fitted_layer_by_layer(small):
+    """Each by a scalar search, on the outputs that layers before it leave in two inputs."""
+    layers = transformers.layers(SMALL, small)
+    states = [transformers.bert(SMALL, small, ids)[3][0] for ids in ([3, 1, 4, 1, 5], [2, 6, 5])]
+    found = constants_inside(layers, states)
+
+    def divided(layer, seen, q, k, v):
+        output, z = transformers.softmax_attention(layer, q, k, v), (q @ k.mT).exp().sum(-1)
+        seen.append((z, output))
+        return output * (z / torch.from_numpy(found[layer]).exp()[:, None])[..., None]
+
+    def error(z, output, log_c):
+        return float(((z / exp(log_c) - 1)[:, None] * output).square().sum())
+
+    for layer, run in enumerate(layers):
+        seen = []
+        states = [run(x, partial(divided, layer, seen))[0] for x in states]
+        z, outputs = torch.cat([x for x, _ in seen], -1), torch.cat([x for _, x in seen], -2)
+        for head in range(HEADS):
+            of_head = partial(error, z[head], outputs[head])
+            log_c = float(minimize_scalar(of_head, bracket=(-1, 3)).x)
+            assert float(found[layer][head]) == pytest.approx(log_c, abs=1e-5)
 
 
 @given(st.integers(0, 2**32), st.integers(1, 9), st.floats(-60, 60))

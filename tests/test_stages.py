@@ -5,6 +5,8 @@ import pytest
 import scipy.stats
 import torch
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 
 from conftest import random_heads, run_fit, run_simulate
 from test_contracts import qkv as random_qkv
@@ -14,6 +16,7 @@ from tripartite.features import FEATURE_MAPS, draw_neurons
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import adopt, synthetic
 from tripartite.kinds.network.arrangement import arrangement, networks_of
+from tripartite.kinds.network.measured import of_best_constant
 from tripartite.kinds.network.networks import read_batch
 from tripartite.streams import stream
 
@@ -639,3 +642,18 @@ def test_errors_beside_equal_attention(order):
     middle = of_heads.median(("layer", "head"))
     np.testing.assert_allclose(found["output_error_all"], middle, rtol=1e-12)
     assert (found["output_error_all_low"] < middle).all()
+
+
+@given(st.lists(st.floats(-20, 20), min_size=1, max_size=30))
+def test_no_constant_has_a_smaller_median_error(log_z):
+    """Against a search over constants; an even number of queries takes the larger middle one."""
+    log_z = np.array(log_z)
+    least = float(of_best_constant(log_z))
+    constants = np.concatenate([log_z, np.linspace(-25, 25, 401)])
+    errors = np.abs(np.exp(constants[:, None] - log_z) - 1)
+    middle = np.sort(errors, -1)[:, len(log_z) // 2]
+    assert least <= middle.min() + 1e-9
+    ordered, n = np.sort(log_z), len(log_z) // 2 + 1
+    start = min(range(len(log_z) - n + 1), key=lambda i: ordered[i + n - 1] - ordered[i])
+    best = 2 / (np.exp(-ordered[start]) + np.exp(-ordered[start + n - 1]))
+    assert np.sort(np.abs(best / np.exp(log_z) - 1))[n - 1] == pytest.approx(least, abs=1e-6)

@@ -15,6 +15,7 @@ from tripartite.contracts import UserError
 from tripartite.heads import dataset, progress
 from tripartite.kinds.ablation import knocked_out
 from tripartite.kinds.ablation.knocked_out import KNOCKOUTS, cosine
+from tripartite.knockouts import log_best_constant
 from tripartite.pretrained import extraction
 from tripartite.pretrained.transformers import softmax_attention
 from tripartite.statistics import over_seeds
@@ -52,12 +53,15 @@ def ablate(
     try:
         contents = extraction.contents(model, [*calibrated_on, *inputs], texts, archives)
         transformer = extraction.open_model(model, archives[wheel], torch.float64)
-        calibrating = [queries_of(transformer.read(contents[name])) for name in calibrated_on]
+        read = [transformer.read(contents[name]) for name in calibrated_on]
         intact = {name: transformer.read(contents[name])[3] for name in inputs}
     except (ValueError, KeyError) as error:
         raise UserError(f"model {model}: {error}") from error
+    calibrating = [queries_of(states) for states in read]
     n_layers, n_heads = len(transformer.layers), calibrating[0][0].log_z.shape[0]
     fitted = [knocked_out.pooled([one[layer] for one in calibrating]) for layer in range(n_layers)]
+    best = [log_best_constant(*one) for one in fitted]
+    inside = knocked_out.constants_inside(transformer.layers, [states[3][0] for states in read])
     whole = {name: knocked_out.of_layers(hidden, n_layers) for name, hidden in intact.items()}
     lesions = [*map(str, range(n_layers)), ALL]
 
@@ -66,7 +70,8 @@ def ablate(
         name, lesion = case
         changed = range(n_layers) if lesion == ALL else [int(lesion)]
         seen: dict[str, Tensor] = {}
-        attention = knocked_out.without_astrocytes(changed, fitted, seen)
+        constants = inside if lesion == ALL else best
+        attention = knocked_out.without_astrocytes(changed, fitted, constants, seen)
         x, cosines = intact[name][changed[0]], torch.ones(len(KNOCKOUTS), n_layers).double()
         for layer in range(changed[0], n_layers):  # all that comes before is intact
             x = transformer.layers[layer](x, partial(attention, layer))[0]  # [kind, token, d_model]

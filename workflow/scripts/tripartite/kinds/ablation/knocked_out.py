@@ -8,12 +8,14 @@ measured here.
 
 What the astrocyte's dynamics is good for shows beside constants, which have a unit and no dynamics.
 They are fitted to other inputs of the whole model, so that nothing of the tested input is in them;
-but for the best constant of the very input, which no astrocyte could know before it has read it.
+one of them anew in each layer of the changed model, whose states are others; and one to the very
+input, which no astrocyte could know before it has read it.
 """
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,35 +40,43 @@ class Queries(NamedTuple):
 class Knockout:
     """What an astrocyte responds instead, and what its head does then."""
 
-    # Queries of the input and of calibrating ones -> ln p', shaped [head, token] or [head]
-    log_response: Callable[[Queries, Queries], Array]
+    # Queries of the input and of calibrating ones, and ln of the best constant [head] for these in
+    # the changed model -> ln p', shaped [head, token] or [head]
+    log_response: Callable[[Queries, Queries, Array], Array]
     label: str  # in figures
     constant: bool = True  # whether p' is the same for all queries
 
 
 KNOCKOUTS = {
     "knockout_one": Knockout(
-        log_response=lambda own, fitted: np.zeros(len(own.log_z)), label="1 (a choice of unit)"
+        log_response=lambda own, fitted, inside: np.zeros(len(own.log_z)),
+        label="1 (a choice of unit)",
     ),
     "knockout_tokens": Knockout(
-        log_response=lambda own, fitted: np.full(len(own.log_z), math.log(own.log_z.shape[-1])),
+        log_response=lambda own, fitted, inside: np.full(
+            len(own.log_z), math.log(own.log_z.shape[-1])
+        ),
         label="number of tokens",
     ),
     "knockout_mean": Knockout(
-        log_response=lambda own, fitted: log_mean(fitted.log_z), label="mean of $Z$"
+        log_response=lambda own, fitted, inside: log_mean(fitted.log_z), label="mean of $Z$"
     ),
     "knockout_median": Knockout(
-        log_response=lambda own, fitted: np.median(fitted.log_z, -1), label="median of $Z$"
+        log_response=lambda own, fitted, inside: np.median(fitted.log_z, -1), label="median of $Z$"
     ),
     "knockout_best": Knockout(
-        log_response=lambda own, fitted: log_best_constant(*fitted), label="best constant"
+        log_response=lambda own, fitted, inside: log_best_constant(*fitted), label="best constant"
+    ),
+    "knockout_best_inside": Knockout(
+        log_response=lambda own, fitted, inside: inside,
+        label="best constant, fitted in the changed model",
     ),
     "knockout_best_here": Knockout(
-        log_response=lambda own, fitted: log_best_constant(*own),
+        log_response=lambda own, fitted, inside: log_best_constant(*own),
         label="best constant of the input itself",
     ),
     "knockout_lagged": Knockout(
-        log_response=lambda own, fitted: lagged(own.log_z, 1),
+        log_response=lambda own, fitted, inside: lagged(own.log_z, 1),
         label="$Z$ of the token before",
         constant=False,
     ),
@@ -83,14 +93,49 @@ def pooled(inputs: list[Queries]) -> Queries:
     return Queries(*(np.concatenate(x, -1) for x in zip(*inputs)))
 
 
+def constants_inside(
+    layers: Sequence[Callable[..., tuple[Tensor, ...]]], states: list[Tensor]
+) -> list[Array]:
+    """ln of the best constants [head] of each layer, as all layers lose their astrocytes.
+
+    Fitted to inputs with these states [token, d_model] before the first layer: each layer to what
+    it reads when those before it are divided by their constants.
+    """
+    found: list[Array] = []
+    for layer, run in enumerate(layers):
+        seen: list[Queries] = []
+        for x in states:
+            run(x, partial(_watched, layer, seen))
+        found.append(log_best_constant(*pooled(seen)))
+        states = [run(x, partial(_divided, layer, found[-1]))[0] for x in states]
+    return found
+
+
+def _watched(layer: int, seen: list[Queries], q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention that leaves its queries in `seen`."""
+    output = softmax_attention(layer, q, k, v)
+    seen.append(queries(q, k, output))
+    return output
+
+
+def _divided(layer: int, log_constant: Array, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention that is divided by a constant [head] in place of its normaliser."""
+    log_gain = torch.logsumexp(q @ k.mT, -1) - torch.from_numpy(log_constant)[:, None]
+    return log_gain.exp()[..., None] * softmax_attention(layer, q, k, v)
+
+
 def without_astrocytes(
-    lesioned: Container[int], fitted: list[Queries], seen: dict[str, Tensor]
+    lesioned: Container[int],
+    fitted: list[Queries],
+    inside: list[Array],
+    seen: dict[str, Tensor],
 ) -> Attention:
     """Softmax attention whose heads in some layers have lost their astrocytes, in every way.
 
     Outputs [kind, head, token, d_head] of a lesioned layer are those of each of KNOCKOUTS; q, k and
     v may be of one state for all kinds, or have the axis as well. fitted are the queries of the
-    calibrating inputs in each layer. Of the last lesioned layer, `seen` is given log_gain [kind,
+    calibrating inputs in each layer, inside the ln of their best constants [head] in the changed
+    model. Of the last lesioned layer, `seen` is given log_gain [kind,
     head, token], head_error [kind, head], the relative error of each head's output, and
     attended_cosine [kind], that of the outputs of all heads side by side with what they would have
     been: mean over tokens.
@@ -106,7 +151,9 @@ def without_astrocytes(
         log_p = np.empty(shape)  # [kind, head, token]
         for place, kind in enumerate(KNOCKOUTS.values()):
             one = Queries(log_z[place], squares[place])
-            log_p[place] = kind.log_response(one, fitted[layer]).reshape(shape[1], -1)
+            log_p[place] = kind.log_response(one, fitted[layer], inside[layer]).reshape(
+                shape[1], -1
+            )
         seen["log_gain"] = torch.from_numpy(log_z - log_p)
         gain = seen["log_gain"].exp()
         size = torch.from_numpy(squares.copy())

@@ -7,7 +7,9 @@ would have,
 
     O^ = 1/P sum_b (z_b / p_b) o_b,    p = M z,    M = (I + kappa L)^-1.
 
-One head whose processes are coupled strongly is the network of all its neurons.
+One head whose processes are coupled strongly is the network of all its neurons: no better than the
+mean of its blocks, each divided by its own response, as the block that responds most outweighs the
+others.
 
 Two errors. That of the gain, p_b / Z - 1, says how well calcium follows the normaliser; coupling
 averages its noise. The output sees it only as far as the numerator does not share it: the attention

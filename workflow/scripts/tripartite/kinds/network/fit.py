@@ -85,6 +85,9 @@ def fit(
                 distinct,
             ),
             **together,
+            "normalizer_error_constant": measured.of_best_constant(
+                np.moveaxis(log_z, 0, 2)[..., mask]
+            ),
             "distinct_head": distinct,
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,

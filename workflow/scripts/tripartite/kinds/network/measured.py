@@ -53,6 +53,7 @@ STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale 
     "output_error_rms": (_rms, "output_error", "log"),
     "output_error_other_pool_rms": (_rms, "output_error_other_pool", "log"),
     "output_gain": (_mean, "output_gain", "linear"),
+    "other_pool_cost": (_median, "other_pool_cost", "log"),
     "pool_log_ratio": (_between, "log_p", "log"),
     "correlation": (_mean, "fisher_z", "linear"),
 }
@@ -104,7 +105,10 @@ def _of_size(
         name: np.moveaxis(getattr(of_size, name)[:, inputs][:, :, layer, head], 1, -1)
         for name in ("output_error", "output_gain", "output_error_other_pool")
     }
+    with np.errstate(divide="ignore", invalid="ignore"):  # an error may be 0
+        cost = outputs["output_error_other_pool"] / outputs["output_error"]
     return (layer, head), outputs | {
+        "other_pool_cost": cost,
         "ratio": ratio,
         "error": np.abs(ratio - 1),
         "positive": positive,
@@ -145,6 +149,18 @@ def _median_head(errors: np.ndarray, distinct: np.ndarray, rng: np.random.Genera
     return over_clusters(
         lambda x: np.median(x.mean(0)), errors, [None, distinct], rng, "log", n_draws=500
     )
+
+
+def of_best_constant(log_normalizer: np.ndarray) -> np.ndarray:
+    """Least median of |c / Z - 1| that a constant c leaves, of ln Z [..., query].
+
+    |c / Z - 1| <= e holds for the queries with ln Z in a window of width ln((1 + e) / (1 - e)), so
+    that the narrowest window with half of the queries tells e.
+    """
+    ordered = np.sort(log_normalizer, -1)
+    n = ordered.shape[-1] // 2 + 1
+    width = (ordered[..., n - 1 :] - ordered[..., : ordered.shape[-1] - n + 1]).min(-1)
+    return np.tanh(width / 2)
 
 
 def typical_errors(observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray) -> np.ndarray:

@@ -40,6 +40,8 @@ def protocol(fits: dict[str, xr.Dataset]) -> Figure:
         name, sigma_squared = palette.head_name(fit, layer, head), float(shown["sigma_squared"])
         if np.isfinite(sigma_squared):
             name += rf", $\sigma^2 = {sigma_squared:.1f}$"
+        constant = palette.percent(float(shown["normalizer_error_constant"]))
+        name += f"; median error of the best constant {constant}"
         said = [size_words(shown.sel(n_features=m)) for m in dict.fromkeys(sizes[[0, -1]])]
         palette.title_of(left, fit, "\n".join([name, *said]))
         left.set_ylabel("ln response,\nln normaliser")
