@@ -168,7 +168,9 @@ def test_the_protocol_says_what_the_fit_holds(fits):
         drawn = {line.get_label(): line.get_ydata() for line in left.lines}
         np.testing.assert_array_equal(drawn["softmax normaliser"], fit["log_normalizer"])
         lines = left.get_title(loc="left").split("\n")
-        assert lines[0] == rf"layer 0, head {head}, $\sigma^2 = {float(fit['sigma_squared']):.1f}$"
+        sigma, constant = map(float, (fit["sigma_squared"], fit["normalizer_error_constant"]))
+        assert lines[0].startswith(rf"layer 0, head {head}, $\sigma^2 = {sigma:.1f}$; ")
+        assert lines[0].endswith(f"best constant {palette.percent(constant)}")
         for m, said in zip((100, 1000), lines[1:], strict=True):
             of_size = fit.sel(n_features=m)
             phase = str(of_size["phase_of"].values).replace("gaussian", "Gaussian")
