@@ -16,6 +16,7 @@ def qkv(n_tokens=3, **changes):
     variables = {name: (dims, rng.standard_normal(shape, dtype=np.float32)) for name in "qkv"}
     variables["mask"] = (("input", "token"), np.ones((2, n_tokens), dtype=bool))
     variables["text"] = (("input", "token"), np.full((2, n_tokens), "", dtype=object))
+    variables["distinct_head"] = (("layer", "head"), np.arange(2)[None])
     coords = {"input": ["a", "b"], "layer": np.arange(1), "head": np.arange(2)}
     return xr.Dataset(variables | changes, coords=coords)
 

@@ -503,7 +503,8 @@ def test_data_has_exactly_one_source(root):
 
 def test_fresh_weights_are_of_models_and_of_no_whole_transformer(root):
     where = "experiments.a.data"
-    fresh = ALBERT | {"query_key_weights": "fresh"}
+    inputs = {"inputs": ["wittig", "suzuki_coupling"]}
+    fresh = ALBERT | inputs | {"query_key_weights": "fresh"}
     assert faults(root, fresh) == faults(root, ALBERT | {"query_key_weights": "pretrained"}) == []
     assert faults(root, SYNTHETIC | {"query_key_weights": "fresh"}) == [
         line(f"{where}.query_key_weights", "goes with model only, not with synthetic; remove it")
@@ -514,12 +515,12 @@ def test_fresh_weights_are_of_models_and_of_no_whole_transformer(root):
             "'frsh' is unknown; choose one of pretrained, fresh; did you mean fresh?",
         )
     ]
-    whole = {"data": {"same_as": "a"}, "ablation": {}}
+    whole = {"data": {"same_as": "a"}, "ablation": {"calibrated_on": ["suzuki_coupling"]}}
     text = "has fresh query and key weights, but ablation runs the pretrained model"
     assert faults(root, fresh, b=whole) == [
         line("experiments.b.data", f"{text}; give data without query_key_weights")
     ]
-    assert faults(root, ALBERT, b=whole) == []
+    assert faults(root, ALBERT | inputs, b=whole) == []
 
 
 def test_models_and_inputs_that_do_not_exist(root):

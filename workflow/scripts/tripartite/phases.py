@@ -78,7 +78,8 @@ def pool_log_ratio(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:
     NaN in the anomalous phase, where neither holds.
     """
     normal = -ndtri(0.25) * np.sqrt(2 * np.expm1(np.minimum(sigma_squared, 700.0)) * np.exp(-log_m))
-    largest = np.log(3) * np.sqrt(sigma_squared / (2 * log_m))
+    with np.errstate(divide="ignore", invalid="ignore"):  # a single neuron
+        largest = np.log(3) * np.sqrt(sigma_squared / (2 * log_m))
     phase_of = phase(log_m, sigma_squared)
     frozen, gaussian = PHASES.index("frozen"), PHASES.index("gaussian")
     found = np.where(phase_of == gaussian, normal, np.where(phase_of == frozen, largest, np.nan))

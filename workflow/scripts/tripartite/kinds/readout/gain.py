@@ -43,6 +43,7 @@ SAFE_SHARE = 0.95  # of them, on the fitted inputs, at an operating point that m
 READOUTS = ("C", "C^gamma")
 REST = calcium.REGIMES.index("rest")
 SAME = "the normaliser does not vary"
+MAX_LOG = 700.0  # of ln Z over its mean, beyond which a stimulus is not told apart
 MANY = 400.0  # vesicles from which on the moments of ln K are a series
 
 
@@ -188,7 +189,7 @@ def at_point(
     Beside them regimes [regime, input], the numbers of queries in each, and the law of alpha_Z.
     """
     x, fits = queries.x, queries.fits
-    from_z = share * mean_stimulus * np.exp(x)
+    from_z = share * mean_stimulus * np.exp(np.minimum(x, MAX_LOG))
     stimulus = (1 - share) * mean_stimulus + from_z
     c, regime = calcium.answer(model, stimulus)
     rests = regime == REST

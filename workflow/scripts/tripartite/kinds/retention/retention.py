@@ -93,7 +93,7 @@ def draw_leaks(axis, fit: xr.Dataset, heads: list) -> None:
     positive = true[true > 0]
     if not heads or not len(positive):
         return
-    near = positive.min() / 2  # below, the axis is linear
+    near = max(positive.min() / 2, true.max() * 1e-9)  # below, the axis is linear
     diagonal = np.append(0, np.geomspace(near, true.max() * 1.5, 100))
     axis.plot(diagonal, diagonal, color="0.35", linewidth=0.9)
     for rank, (layer, head) in enumerate(heads):

@@ -154,7 +154,7 @@ def draw_gain(axis, fit: xr.Dataset) -> None:
     top = np.nanmax([*law, *high, *middle, 0], initial=0)
     if top > MIN_DRAWN:  # equal queries have no stale gain
         shown = middle[middle > MIN_DRAWN * top]
-        axis.set(yscale="log", ylim=(shown.min() / 2, 2 * top))
+        axis.set(yscale="log", ylim=(min(shown, default=MIN_DRAWN * top) / 2, 2 * top))
     axis.xaxis.set_major_formatter("{x:g}")
     axis.minorticks_off()
     axis.set_xlabel("reading time per token $T_r/\\tau_p$")
