@@ -485,7 +485,7 @@ def test_a_damaged_result_is_refused(finished):
 def test_verify_walks_from_the_figures_to_the_data(finished):
     """Valid files that do not belong together are detected, and so are figures of other data."""
     done = snakemake(finished, "verify", "--config", "study=tiny")
-    assert "80 files are whole, were made as the study asks for" in done.stdout
+    assert "84 files are whole, were made as the study asks for" in done.stdout
     small = finished / "results/tiny/small"
     other = job.load(small / "qkv.nc")
     other["q"][:] *= 2

@@ -43,7 +43,7 @@ SAFE_SHARE = 0.95  # of them, on the fitted inputs, at an operating point that m
 READOUTS = ("C", "C^gamma")
 REST = calcium.REGIMES.index("rest")
 SAME = "the normaliser does not vary"
-MAX_LOG = 700.0  # of ln Z over its mean, beyond which a stimulus is not told apart
+MAX_LOG = 600.0  # of ln Z over its mean, beyond which a stimulus is not told apart
 MANY = 400.0  # vesicles from which on the moments of ln K are a series
 
 
@@ -191,6 +191,7 @@ def at_point(
     x, fits = queries.x, queries.fits
     from_z = share * mean_stimulus * np.exp(np.minimum(x, MAX_LOG))
     stimulus = (1 - share) * mean_stimulus + from_z
+    part = np.divide(from_z, stimulus, out=np.full_like(x, share), where=stimulus > 0)
     c, regime = calcium.answer(model, stimulus)
     rests = regime == REST
     shape = len(queries.of_input), 7, len(READOUTS), len(noises)
@@ -204,7 +205,7 @@ def at_point(
     if fit.sum() < MIN_SHARE * fits.sum() or not test.any():
         return found
     local = calcium.exponent_of(model, stimulus[test], c[test])
-    found["law"] = np.median(local * from_z[test] / stimulus[test])
+    found["law"] = np.median(local * part[test])
     log_c = np.log(np.where(rests, c, 1.0))
     for j, noise in enumerate(noises):
         found["power"][j] = best_power(x[fit], log_c[fit], noise)
