@@ -11,7 +11,7 @@ import xarray as xr
 from tripartite import large
 from tripartite.declarations import axes, variables
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class UserError(ValueError):
@@ -26,7 +26,8 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     """
     wanted, along = variables(contract), axes(contract)
     coordinates = [name for name, spec in wanted.items() if spec.coordinate]
-    dataset = dataset[list(wanted)].set_coords(coordinates).copy()
+    there = [name for name, spec in wanted.items() if name in dataset or not spec.optional]
+    dataset = dataset[there].set_coords(coordinates).copy()
     for name in map(str, dataset.variables):
         spec = wanted.get(name) or along.get(name)
         if spec:
@@ -57,6 +58,8 @@ def check_form(dataset: xr.Dataset, contract: str, where: str) -> None:
     for name, spec in wanted.items():
         dims = ", ".join(spec.dims.split())
         if name not in dataset.variables:
+            if spec.optional:
+                continue
             breaches.append(f"{name}: missing, wanted dims ({dims})")
             continue
         got = dataset[name]
@@ -72,19 +75,21 @@ def check_form(dataset: xr.Dataset, contract: str, where: str) -> None:
 
 
 def _qkv_values(qkv: xr.Dataset) -> list[str]:
-    """Breaches where an input has no token, and the first value of q, k, v that is not finite."""
+    """Breaches where an input has no token, and the first value at a token that is not finite."""
     mask = qkv["mask"].values
     breaches = [
         f"mask: input {qkv['input'].values[i]} has no token" for i in np.flatnonzero(~mask.any(1))
     ]
-    for name in ("q", "k", "v"):
+    for name in ("q", "k", "v", "model_output"):
+        if name not in qkv:
+            continue
         values = qkv[name].variable
         place, count = large.search(values, mask, lambda block: ~np.isfinite(block))
         if count:
             i, layer, head, token, d = place
             breaches.append(
                 f"{name}: {values[place].values} at input {qkv['input'].values[i]}, layer {layer}, "
-                f"head {head}, token {token}, d_head {d} ({count} such values); every value at a "
-                "token must be finite"
+                f"head {head}, token {token}, {values.dims[-1]} {d} ({count} such values); every "
+                "value at a token must be finite"
             )
     return breaches

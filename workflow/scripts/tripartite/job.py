@@ -99,7 +99,7 @@ def content_digest(dataset: xr.Dataset) -> str:
         if is_text:
             digest.update(json.dumps([str(value) for value in variable.values.ravel()]).encode())
         for index in () if is_text else large.blocks(variable.shape, variable.dtype.itemsize):
-            digest.update(np.ascontiguousarray(variable[index].values))
+            digest.update(np.ascontiguousarray(variable[index].values).data)
     left_out = ("content_digest", "processor")
     attrs = {key: str(value) for key, value in dataset.attrs.items() if key not in left_out}
     digest.update(json.dumps(attrs, sort_keys=True).encode())
@@ -151,7 +151,7 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
 
 
 def read_foreign(path: Path, room: large.Room = np.empty) -> xr.Dataset:
-    """A user's q, k, v and mask as stored, names of inputs, and labels of layers and heads.
+    """What a user's file holds, as kinds/data/kind.yaml describes it (data, file).
 
     Values are not masked or scaled: with a fill value of 0, true zeros would be lost. room: of a
     shape and a dtype, gives an array to be filled. UserError with one line per fault of the file.
@@ -161,7 +161,16 @@ def read_foreign(path: Path, room: large.Room = np.empty) -> xr.Dataset:
     except foreign.Refused as refusal:
         faults = [f"{path}: {line}" for line in str(refusal).splitlines()]
         raise UserError("\n".join(faults)) from None
-    return xr.Dataset(arrays, {"input": header["inputs"], **header["labels"]})
+    arrays = {
+        name: (dims if name in ("q", "k", "mask") else foreign.VALUE_DIMS, values, attributes)
+        for name, (dims, values, attributes) in arrays.items()
+    }
+    if header["orders"]:
+        arrays["order"] = ("layer", np.array(header["orders"], dtype=object))
+    if "text" in header:
+        arrays["text"] = (("input", "token"), np.array(header["text"], dtype=object))
+    coords = {"input": header["inputs"], **header["labels"]}
+    return xr.Dataset(arrays, coords, {"dtype": header["dtype"]})
 
 
 def _read(path: Path) -> tuple[xr.Dataset, str]:
@@ -261,12 +270,13 @@ def _large(dataset: xr.Dataset) -> list[str]:
 def _append(dataset: xr.Dataset, path: Path, compressed: dict[str, Any]) -> None:
     """Add variables to a netCDF file as to_netcdf would, but in blocks."""
     with netCDF4.Dataset(path, "a") as file:
-        for name, array in dataset.data_vars.items():
+        for name in dataset.data_vars:
+            array: Any = dataset[name].variable
             for dim, size in array.sizes.items():
                 if dim not in file.dimensions:
                     file.createDimension(dim, size)
-            variable = file.createVariable(
-                name,
+            variable: Any = file.createVariable(
+                str(name),
                 array.dtype,
                 array.dims,
                 fill_value=np.nan if array.dtype.kind == "f" else False,
@@ -276,7 +286,7 @@ def _append(dataset: xr.Dataset, path: Path, compressed: dict[str, Any]) -> None
             variable.setncatts(array.attrs)
             variable.set_auto_maskandscale(False)
             for index in large.blocks(array.shape, array.dtype.itemsize):
-                variable[index or ...] = array.variable[index].values
+                variable[index] = array[index].values
 
 
 def room(folder: Path, shape: tuple[int, ...], dtype: Any) -> Any:

@@ -4,6 +4,7 @@ Arrays may be larger than memory: they are asked for parts of themselves only.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -45,8 +46,7 @@ def absent_values(
         if value and value == value and value not in reasons:
             reasons[value] = f"is {value:g}, which the attribute {key} marks as missing,"
     for value, reason in reasons.items():
-        wanted = values.dtype.type(value)
-        place, count = large.search(values, mask, lambda block, wanted=wanted: block == wanted)
+        place, count = large.search(values, mask, partial(np.equal, values.dtype.type(value)))
         if count:
             i, layer, head, token, d = place
             yield (

@@ -36,7 +36,8 @@ def observed(states: xr.Dataset, size: int, simulated: np.ndarray) -> Observed:
         parts = [variable[:, :, layer].values[seeds][:, :, simulated[layer]] for layer in layers]
         return np.concatenate(parts, 2)
 
-    return Observed(*map(of_points, Observed._fields[:-1]), draw[seeds])
+    values = {name: of_points(name) for name in Observed._fields if name != "draw"}
+    return Observed(**values, draw=draw[seeds])
 
 
 def _pooled(values: np.ndarray) -> np.ndarray:
@@ -104,7 +105,7 @@ def _values(
     [seed, point, query], of outputs [seed, point, input].
     """
     inputs = np.flatnonzero(mask.any(1))
-    run = observed.computed[:, inputs].all((0, 1))
+    run = np.asarray(observed.computed[:, inputs].all((0, 1)))
     log_p, sign = (
         np.moveaxis(values, 1, -2)[:, run][..., mask]
         for values in (observed.log_calcium, observed.calcium_sign)
@@ -209,6 +210,6 @@ def quantiles(observed: Observed, mask: np.ndarray) -> np.ndarray:
     """
     log_p = np.where(observed.calcium_sign > 0, observed.log_calcium, np.nan)
     found = np.full((3, *log_p.shape[1:]), np.nan)
-    run = observed.computed.all(0)[..., None] & mask[:, None, :]  # [input, point, token]
+    run = np.asarray(observed.computed.all(0))[..., None] & mask[:, None, :]  # as [..., token]
     found[:, run] = np.quantile(log_p[:, run], (0.1, 0.5, 0.9), axis=0)
     return found
