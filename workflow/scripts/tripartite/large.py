@@ -7,6 +7,7 @@ as part of its dataset; job.save writes it in blocks. job.load leaves large arra
 import math
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from xarray.backends import BackendArray
 from xarray.core import indexing
 
 LARGE_BYTES = 1 << 27  # an array with more is not held
-BLOCK_BYTES = 1 << 24  # of a large array that are held at a time, if a head is not larger
+BLOCK_BYTES = 1 << 22  # of a large array that are held at a time, if a head is not larger
 
 Room = Callable[[tuple[int, ...], Any], Any]  # of shape and dtype, such as np.empty
 
@@ -24,7 +25,7 @@ Room = Callable[[tuple[int, ...], Any], Any]  # of shape and dtype, such as np.e
 def blocks(shape: tuple[int, ...], itemsize: int) -> Iterator[tuple]:
     """Indices that cut an array, in C order, into blocks of at most BLOCK_BYTES."""
     n_bytes, n_axes = math.prod(shape) * itemsize, 0
-    while n_bytes > BLOCK_BYTES:
+    while n_bytes > BLOCK_BYTES and n_axes < len(shape):
         n_bytes //= shape[n_axes]
         n_axes += 1
     if not n_axes:
@@ -82,6 +83,7 @@ class OnDisk(BackendArray):
     def __init__(self, shape: tuple[int, ...], dtype: Any, folder: Path) -> None:
         self.shape, self.dtype = tuple(shape), np.dtype(dtype)
         self._file = tempfile.TemporaryFile(dir=folder)
+        weakref.finalize(self, self._file.close)
         n_bytes = math.prod(self.shape) * self.dtype.itemsize
         if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
             os.posix_fallocate(self._file.fileno(), 0, n_bytes)
