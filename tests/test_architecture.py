@@ -12,10 +12,20 @@ from conftest import ROOT
 from tripartite import declarations
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}  # labels and files
+DOORS = {  # labels and files
+    "about",
+    "agreement",
+    "contracts",
+    "heads",
+    "hidden",
+    "job",
+    "large",
+    "sharing",
+}
 LIGHT = {  # read by every parse of the Snakefile
     "checks",
     "declarations",
+    "duration",
     "foreign",
     "locks",
     "memory",

@@ -270,6 +270,19 @@ def test_stages_on_large_files_give_the_same_and_read_one_head_at_a_time(
         assert one.attrs["content_digest"] != ""
 
 
+def test_shards_of_large_files_are_put_together(tmp_path, data, small_limits):
+    saved(tmp_path, data)
+    wanted, parts = simulate(tmp_path, 1), []
+    settings = json.loads(wanted.attrs["settings"])
+    for part in (1, 2):
+        parts.append(tmp_path / f"shards/2/{part}/states.nc")
+        inputs = [tmp_path / "qkv.nc", tmp_path / "attention.nc"]
+        stage.run("simulate", inputs, parts[-1:], settings, "code", "cpu", 1, f"{part}/2")
+    stage.put_together(parts, tmp_path / "whole/states.nc")
+    got = job.load(tmp_path / "whole/states.nc")
+    xr.testing.assert_identical(got.load().drop_attrs(), wanted.load().drop_attrs())
+
+
 def test_many_threads_read_one_file(tmp_path, data, small_limits):
     path, _ = saved(tmp_path, data)
     wanted = data["q"].values
@@ -359,7 +372,7 @@ def test_time_goes_with_what_is_computed():
 
 def test_a_long_study_says_how_long_it_takes(tmp_path, monkeypatch):
     """Only files that are missing count; heads that are computed side by side share the cores."""
-    own = {"data": {"file": "my.nc"}, "network": NETWORK | {"heads": "all", "inputs": "all"}}
+    own = {"data": {"file": "my.nc"}, "network": NETWORK | {"n_features": [10_000]}}
     chosen = {"experiments": {"mine": own}}
     header = {"sizes": SHAPE | {"layers": 4, "tokens": 500}, "inputs": ["a", "b"], "faults": []}
     monkeypatch.setattr(foreign, "header", lambda path: header)

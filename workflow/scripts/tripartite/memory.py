@@ -9,6 +9,15 @@ Each kind declares what they hold (`memory` in its kind.yaml):
     rates      the firing rates of a whole network at once
     training   the features of all heads at once
 
+Measured peaks of all stages beside what is requested (snakefile.memory_mb), with 2 inputs of 2000
+tokens, d_head and d_value 128, sizes 100, 300 and 1000 and 4 seeds, causal; the last line is vit of
+the default study:
+
+    layers x heads   simulated    requested    generate  attend  simulate   fit
+    16 x 16          4 heads      2595 MB           538    1228      1414     -
+    1 x 8            1 head       2577 MB           464     562       568  1616
+    12 x 6 (257, 64) all          2344 MB           783     771       818   812
+
 This module imports no large package, because every parse of the Snakefile imports it.
 """
 
@@ -153,6 +162,11 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         what = f"quantiles of the states of all heads ({n_sizes} n_features x {queries}, 6 copies)"
         advice = "the number of n_features or inputs"
         arrays.append(Array(6 * 8 * n_sizes * n_queries, what, advice))
+        what = (
+            f"the covariances of one head ({tokens} tokens x {widths[1]} x {widths[1]} d_value, 2 "
+        )
+        n_bytes = 2 * 8 * tokens * widths[1] ** 2
+        arrays.append(Array(n_bytes, f"{what}copies)", "the number of tokens"))
         what = f"the symmetries of all heads ({layers} layers x {heads} heads x {widths[0]} x "
         what += f"{widths[0]} d_head, 4 copies)"
         n_bytes = 4 * 8 * layers * heads * widths[0] ** 2
