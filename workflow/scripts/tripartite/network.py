@@ -37,8 +37,6 @@ import functools
 import math
 import sys
 import threading
-import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -46,11 +44,10 @@ import torch
 from torch import Tensor
 
 from tripartite.features import Activation, exponential, linear
+from tripartite.lse_attention import attention_with_lse
 
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, neurons x tokens; fastest as measured
 GPU_BLOCK_BYTES = 1 << 27  # on other devices, of all sequences of a batch
-COMPILING = 1 << 40  # softmax weights whose time on a GPU is about that of a compilation
-MAX_COMPILED = 8  # torch compiles a function for no more shapes than that
 TOKEN_BLOCK = 512  # tokens at a time
 CAUSAL_CHUNK = 64  # tokens at a time, in causal order
 CAUSAL_BLOCK = 2048  # neurons at a time, in causal order
@@ -193,8 +190,8 @@ def read(
     neurons yields weights [..., n, D] and bias [..., n] in order; they are converted to the dtype
     and device of the inputs, their leading axes broadcast to those of the inputs. Networks with
     overlapping ranges share neurons. Returns ln|p| [..., T] in float64, the sign of p, and the
-    output [..., T, E] without skip connection, for each range and
-    input. Rows of missing tokens (log_gain -inf) have no meaning.
+    output [..., T, E] without skip connection, for each range and input. Rows of missing tokens
+    (log_gain -inf) have no meaning.
     """
     if not causal:
         inputs, leak = [_leaked(tokens, leak) for tokens in inputs], NO_LEAK
@@ -321,7 +318,8 @@ def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partia
     on_cpu = tokens.q.device.type == "cpu"
     if safe and on_cpu and tokens.q.dim() == 2:
         return direct
-    return attention_calls if hidden.activation is exponential else log_space
+    wide = on_cpu and tokens.v.shape[-1] > 2 * tokens.k.shape[-1]  # flash makes keys as wide
+    return attention_calls if hidden.activation is exponential and not wide else log_space
 
 
 def log_range(tokens: Tokens, hidden: Hidden) -> float:
@@ -341,14 +339,14 @@ def _block(n: int, keys: Tensor) -> int:
     """
     n_tokens, at_once = min(keys.shape[-2], TOKEN_BLOCK), BLOCK_BYTES
     if keys.device.type != "cpu":
-        n_tokens, at_once = keys.shape[:-1].numel(), _device_block_bytes(keys.device)
+        n_tokens, at_once = keys.shape[:-1].numel(), device_block_bytes(keys.device)
     size = math.ceil(n / max(1, round(n * n_tokens * keys.element_size() / at_once)))
     return min(n, math.ceil(size / 64) * 64)
 
 
 @functools.cache
-def _device_block_bytes(device: torch.device) -> int:
-    """GPU_BLOCK_BYTES, or less where little memory was free at first: many blocks share it."""
+def device_block_bytes(device: torch.device) -> int:
+    """GPU_BLOCK_BYTES, or less where little memory is free at first: several blocks are held."""
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.maxsize
     return min(GPU_BLOCK_BYTES, free // 256)
 
@@ -483,119 +481,6 @@ def attention_calls(
                 part,
             )
     return total
-
-
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q.k + bias) v [..., T, E] and its log-sum-exp [..., T].
-
-    q [..., T, D], k [..., S, D], v [..., S, E], bias [..., S]. On the CPU by torch's fused kernel,
-    on other devices by matrix products, unless flex_attention was measured to be faster.
-    """
-    if q.device.type == "cpu":
-        return flash(q, k, v, bias)
-    shape = (*q.shape, *v.shape[-2:], q.dtype)
-    with _choosing:
-        _computed[shape] += q.shape[:-1].numel() * k.shape[-2]
-        if _computed[shape] > COMPILING and shape not in _forms and _may_compile(q, v):
-            _forms[shape] = faster(q, k, v, bias)
-        form = _forms.get(shape, products)
-    return form(q, k, v, bias)
-
-
-def flash(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """As attention_with_lse, by the kernel behind scaled_dot_product_attention on the CPU.
-
-    It is private, and tests check its behaviour: the public function returns no log-sum-exp. It
-    wants E = D: zeros are added.
-    """
-    width = max(q.shape[-1], v.shape[-1])
-    padded = (torch.nn.functional.pad(x, (0, width - x.shape[-1])) for x in (q, k, v))
-    four = [x.reshape(-1, 1, *x.shape[-2:]) for x in padded]
-    kind = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
-    mask = bias.to(kind).reshape(-1, 1, 1, bias.shape[-1]).expand(-1, -1, q.shape[-2], -1)
-    fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    output, log_sum = fused(*four, 0.0, False, attn_mask=mask, scale=1.0)
-    output = output.reshape(*q.shape[:-1], width)[..., : v.shape[-1]]
-    return output, log_sum.reshape(q.shape[:-1])
-
-
-def products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """As attention_with_lse, by matrix products, on every device; holds the weights [..., T, S]."""
-    exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
-    logits = (q.to(exact) @ k.to(exact).mT).add_(bias.to(exact)[..., None, :])
-    peak = logits.amax(-1, keepdim=True)
-    weights = logits.sub_(peak).exp_()
-    total = weights.sum(-1, keepdim=True)
-    output = (weights @ v.to(exact)).div_(total)
-    return output, (peak + total.log()).squeeze(-1)
-
-
-def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """As attention_with_lse, by flex_attention, which is to be compiled for a GPU."""
-    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
-
-    of_keys = bias.reshape(-1, bias.shape[-1]).float()  # [B, S]
-
-    def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return value + of_keys[batch, key]
-
-    four = (x.reshape(-1, 1, *x.shape[-2:]) for x in (q, k, v))
-    output, extra = flex_attention(
-        *four, score_mod=score, scale=1.0, return_aux=AuxRequest(lse=True)
-    )
-    log_sum = extra.lse.reshape(q.shape[:-1])  # type: ignore[union-attr]  # it was requested
-    return output.reshape(*q.shape[:-1], v.shape[-1]), log_sum  # type: ignore[union-attr]
-
-
-# How attention is computed on a GPU, by the shapes and dtype of its inputs: the number of softmax
-# weights so far, and the form that was found to be faster in this process.
-_computed: Counter[tuple] = Counter()
-_forms: dict[tuple, Callable] = {}
-_choosing = threading.Lock()
-
-
-def _may_compile(q: Tensor, v: Tensor) -> bool:
-    """Whether flex_attention serves these inputs, and was the faster form wherever it was tried."""
-    serves = q.device.type == "cuda" and q.dtype != torch.float64
-    wide = min(q.shape[-1], v.shape[-1]) >= 16
-    return serves and wide and len(_forms) < MAX_COMPILED and products not in _forms.values()
-
-
-def faster(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Callable:
-    """The faster form of attention_with_lse for these inputs, measured; says which in one line.
-
-    `products`, if flex_attention cannot be compiled here or gives other numbers.
-    """
-    given = (q, k, v, bias)
-    compiled = torch.compile(flex)
-    form, found = products, "plain matrix products are used"
-    try:
-        agree = all(
-            bool((x.float() - y.float()).abs().max() < 0.01 * (1 + y.float().abs().max()))
-            for x, y in zip(compiled(*given), products(*given))
-        )
-        ratio = _seconds(products, *given) / _seconds(compiled, *given)
-    except Exception as error:  # of compilers that are missing or fail in ways of their own
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        found = f"flex_attention cannot be compiled ({reason}); {found}"
-    else:
-        if not agree:
-            found = f"flex_attention gives other numbers; {found}"
-        elif ratio > 1:
-            form, found = compiled, "flex_attention is used"
-        found += f": compiled, it takes {1 / ratio:.2f} of the time of products" if agree else ""
-    print(f"attention on {q.device}, {tuple(q.shape)} x {k.shape[-2]}: {found}", flush=True)
-    return form
-
-
-def _seconds(form: Callable, *given: Tensor) -> float:
-    """Time of one call, after one to warm up."""
-    times = []
-    for _ in range(2):
-        start = time.perf_counter()
-        float(form(*given)[1].sum())  # waits for the device
-        times.append(time.perf_counter() - start)
-    return times[1]
 
 
 def log_space(

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from tripartite.attention import relative_error
-from tripartite.network import Tokens, read
+from tripartite.features import CHUNK
+from tripartite.network import Tokens, device_block_bytes, read
 from tripartite.symmetries import Symmetry, transform
 
 Response = tuple[Tensor, Tensor, Tensor]  # ln|p| [T], sign of p [T], output [T, E]
@@ -24,17 +25,44 @@ def seen(
 
 def read_batch(
     sequences: Sequence[Tokens],
-    neurons: Iterable[tuple[Tensor, Tensor]],
+    draws: Sequence[Iterable[tuple[Tensor, Tensor]]],
     ranges: Sequence[tuple[int, int]],
     **options: Any,
-) -> list[list[Response]]:
-    """As network.read, with all sequences in one batch, which is fastest on a GPU."""
-    found = read([padded(sequences)], neurons, ranges, **options)
+) -> list[list[list[Response]]]:
+    """As network.read for the neurons of each draw, all draws and sequences in one batch.
+
+    This is fastest on a GPU; bidirectional networks alone. Responses [draw][range][sequence] are on
+    the CPU.
+    """
+    batch = Tokens(*(x.expand(len(draws), *x.shape) for x in padded(sequences)))
+    layers = (
+        (torch.stack(weights)[:, None], torch.stack(bias)[:, None])  # [draw, 1, n, D], [draw, 1, n]
+        for weights, bias in (zip(*pieces) for pieces in zip(*draws))
+    )
+    found = read([batch], layers, ranges, **options)
+    responses = [[x.cpu() for x in response] for (response,) in found]  # [draw, input, T, ...]
     lengths = [len(tokens.q) for tokens in sequences]
     return [
-        [(log_p[i, :n], sign[i, :n], output[i, :n]) for i, n in enumerate(lengths)]
-        for ((log_p, sign, output),) in found
+        [
+            [
+                (log_p[draw, i, :n], sign[draw, i, :n], output[draw, i, :n])
+                for i, n in enumerate(lengths)
+            ]
+            for log_p, sign, output in responses
+        ]
+        for draw in range(len(draws))
     ]
+
+
+def draws_at_once(sequences: Sequence[Tokens], m: int, n_ranges: int) -> int:
+    """How many draws of m neurons fit in a batch.
+
+    Their weights are no more numbers than are drawn at a time for a large network, and the outputs
+    of their networks fit in a block of the device's memory.
+    """
+    longest = max(len(tokens.q) for tokens in sequences)
+    outputs = 8 * n_ranges * len(sequences) * longest * (sequences[0].v.shape[1] + 2)
+    return max(1, min(CHUNK // m, device_block_bytes(sequences[0].q.device) // outputs))
 
 
 def padded(sequences: Sequence[Tokens]) -> Tokens:
