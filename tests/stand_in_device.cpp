@@ -75,8 +75,8 @@ Tensor reshape_alias(const Tensor& tensor, IntArrayRef sizes, IntArrayRef stride
 }
 
 Tensor view(const Tensor& tensor, IntArrayRef sizes) {
-  auto strides = on_host(tensor).view(sizes).strides().vec();  // the CPU's rules and its message
-  return as_strided(tensor, on_host(tensor).view(sizes).sizes(), strides, std::nullopt);
+  const Tensor found = on_host(tensor).view(sizes);  // by the CPU's rules
+  return as_strided(tensor, found.sizes(), found.strides(), std::nullopt);
 }
 
 Tensor empty(IntArrayRef sizes, std::optional<at::ScalarType> dtype, std::optional<at::Layout>,
@@ -94,6 +94,7 @@ Tensor empty_strided(IntArrayRef sizes, IntArrayRef strides, std::optional<at::S
 }
 
 const Tensor& resize(const Tensor& tensor, IntArrayRef sizes, std::optional<at::MemoryFormat>) {
+  if (tensor.sizes() == sizes) return tensor;  // it keeps its strides
   auto* impl = tensor.unsafeGetTensorImpl();
   impl->set_sizes_contiguous(sizes);
   const auto& storage = impl->unsafe_storage();
@@ -142,7 +143,7 @@ void by_the_cpu(const c10::OperatorHandle& operation, torch::jit::Stack* stack) 
   TORCH_CHECK(!(here && elsewhere) || indexes,
               "Expected all tensors to be on the same device, but found the stand-in device and ",
               "cpu: ", schema.name());
-  at::native::cpu_fallback(operation, stack);
+  at::native::cpu_fallback(operation, stack, /*error_on_views=*/true);
 }
 
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {

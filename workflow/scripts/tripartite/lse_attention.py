@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 COMPILING = 1 << 40  # softmax weights whose time on a GPU is about that of a compilation
+COMPILES_ON = ("cuda",)  # types of devices
 MAX_COMPILED = 8  # torch compiles a function for no more shapes than that
 
 
@@ -83,7 +84,7 @@ _choosing = threading.Lock()
 
 def _may_compile(q: Tensor, v: Tensor) -> bool:
     """Whether flex_attention serves these inputs, and was the faster form wherever it was tried."""
-    serves = q.device.type == "cuda" and q.dtype != torch.float64
+    serves = q.device.type in COMPILES_ON and q.dtype != torch.float64
     wide = min(q.shape[-1], v.shape[-1]) >= 16
     return serves and wide and len(_forms) < MAX_COMPILED and products not in _forms.values()
 
