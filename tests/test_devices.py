@@ -11,6 +11,7 @@ from conftest import defaults, in_order, random_heads, run_stage
 from stage import function_of
 from test_network import MAPS, draw
 from tripartite import declarations, lse_attention, network
+from tripartite.kinds.benchmark import measure
 from tripartite.network import Leak, Tokens
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}

@@ -40,10 +40,9 @@ def test_forms_are_softmax_attention(form, dtype, lengths):
 
 
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-@pytest.mark.parametrize("width_of_values", [16, 32])
-def test_flex_attention_is_softmax_attention(width_of_values):
+def test_flex_attention_is_softmax_attention():
     """On the CPU and not compiled: torch compiles its log-sum-exp for GPUs only."""
-    assert_attention(flex, *draw(50, 40, 32, width_of_values, torch.float32))
+    assert_attention(flex, *draw(50, 40, 32, 16, torch.float32))
 
 
 @pytest.mark.parametrize("form", [flash, products])
