@@ -90,3 +90,13 @@ def test_the_compiled_form_serves_if_it_works_and_is_faster(compiled, said, monk
     assert faster(*draw(6, 5, 16, 16, torch.float32)) is wanted
     (line,) = capsys.readouterr().out.splitlines()
     assert line.startswith("attention on cpu, (3, 6, 16) x 5: ") and line.endswith(said)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("form", [products, lambda *inputs: torch.compile(flex)(*inputs)])
+def test_forms_on_a_gpu(form):
+    def there(*inputs):
+        return [x.cpu() for x in form(*(x.cuda() for x in inputs))]
+
+    assert_attention(there, *draw(300, 200, 32, 32, torch.float32))

@@ -1,5 +1,7 @@
 """The stages: from labels to tensors and back, with masks, choices of heads and known answers."""
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -18,7 +20,7 @@ from tripartite.kinds.data.generate import adopt, synthetic
 from tripartite.kinds.network import networks
 from tripartite.kinds.network.arrangement import arrangement, networks_of
 from tripartite.kinds.network.measured import of_best_constant
-from tripartite.kinds.network.networks import draws_at_once, read_batch
+from tripartite.kinds.network.networks import drawn_ahead, draws_at_once, read_batch
 from tripartite.streams import stream
 
 
@@ -595,7 +597,8 @@ def test_a_batch_responds_as_each_input_by_itself(lengths, feature_map):
         for end in ((4,), (4,), (4,), (1,))
     )
     sequences = [network.Tokens(*x, gain[:, 0]) for *x, gain in zip(q, k, v, log_gain)]
-    draws = [list(draw_neurons(feature_map, rng, rng, 50, 4)) for _ in range(2)]
+    drawn = [next(draw_neurons(feature_map, rng, rng, 50, 4)) for _ in range(2)]
+    draws = [[(w[:30], b[:30]), (w[30:], b[30:])] for w, b in drawn]  # in two pieces
     options = {"activation": FEATURE_MAPS[feature_map].activation}
     ranges = [(0, 20), (0, 50)]
     wanted = [network.read(sequences, neurons, ranges, **options) for neurons in draws]
@@ -678,8 +681,24 @@ def test_a_batch_holds_no_more_than_is_drawn_at_a_time(monkeypatch):
     inputs = [network.Tokens(x[:n], x[:n], x[:n], x[:n, 0]) for n in (20, 32)]
     bytes_of_a_draw = 8 * 5 * 2 * 32 * 8  # 5 networks of 2 inputs
     monkeypatch.setattr(networks, "device_block_bytes", lambda device: 10 * bytes_of_a_draw)
-    assert draws_at_once(inputs, CHUNK // 7, 5) == 7
-    assert draws_at_once(inputs, CHUNK // 100, 5) == 10
-    assert draws_at_once(inputs, 3 * CHUNK, 5) == 1
+    assert draws_at_once(inputs, CHUNK // 7, 5, 2) == 7
+    assert draws_at_once(inputs, CHUNK // 100, 5, 2) == 10
+    assert draws_at_once(inputs, 3 * CHUNK, 5, 2) == 2  # each in a thread of its own
     monkeypatch.setattr(networks, "device_block_bytes", lambda device: 1)
-    assert draws_at_once(inputs, CHUNK // 7, 5) == 1
+    assert draws_at_once(inputs, CHUNK // 7, 5, 2) == 1
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_next_neurons_are_drawn_while_the_device_computes(n_threads):
+    begun = threading.Event()
+
+    def draw(letter):
+        for number in range(3):
+            if number == 1:
+                begun.set()
+            yield f"{letter}{number}"
+
+    pieces = drawn_ahead([draw("a"), draw("b")], n_threads)
+    assert next(pieces) == ["a0", "b0"]
+    assert begun.wait(60)  # without a call of next
+    assert list(pieces) == [["a1", "b1"], ["a2", "b2"]]

@@ -57,6 +57,7 @@ def simulate(
     networks = partial(networks_of, arranged, n_features)
     ranges = [network.neurons for network in networks(0)]  # the same in every draw
     m = max(stop for _, stop in ranges)
+    n_threads = max(1, heads.workers // max(1, len(heads.chosen)))  # that draw for a head
     kept = draws_kept(previous, n_seeds, heads.chosen)
     coords = {"n_features": n_features, "seed": range(arranged.draw.shape[1])}
     options: dict[str, Any] = {
@@ -68,7 +69,8 @@ def simulate(
     def batches(head: Head, inputs: list[tuple[Tokens, Tensor]]) -> list[range]:
         """The draws of a head that are not kept, as many at a time as run together."""
         draws = range(kept[head.layer, head.head], n_seeds)
-        n = draws_at_once([x for x, _ in inputs], m, len(ranges)) if in_batches(head) else 1
+        given = [tokens for tokens, _ in inputs]
+        n = draws_at_once(given, m, len(ranges), n_threads) if in_batches(head) else 1
         return [draws[i : i + n] for i in range(0, len(draws), n)]
 
     def responses(head: Head, draws: range, inputs: list[tuple[Tokens, Tensor]]) -> Iterator[tuple]:
@@ -77,7 +79,7 @@ def simulate(
         neurons = [hidden.neurons(head, draw, m, feature_map, a_of_head) for draw in draws]
         given = [tokens for tokens, _ in inputs]
         if in_batches(head):
-            found = read_batch(given, neurons, ranges, **options)
+            found = read_batch(given, neurons, ranges, n_threads, **options)
         else:
             found = [read(given, x, ranges, causal=head.causal, **options) for x in neurons]
         for draw, of_draw in zip(draws, found):
