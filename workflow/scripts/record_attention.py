@@ -31,7 +31,7 @@ import contextlib
 import os
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +48,7 @@ except ImportError:
 VERSION = 1
 BUILTIN = torch._C._nn.scaled_dot_product_attention
 BLOCKED = -1000  # a mask with this value or less hides a key: exp(-1000) is 0 in float64
-TOLERANCE = {"bfloat16": 0.05, "float16": 0.01}  # of the relative difference; others: 1e-3
+EPS = np.finfo(np.float32).eps
 HEADER = "file layers inputs heads tokens d_head d_value order dtype worst_difference".split()
 TWO_ORDERS = "causal for some inputs, bidirectional for others"
 NOT_SEEN = (
@@ -287,8 +287,8 @@ def _call(
     root = abs(scale) ** 0.5 or 1.0
 
     def copy(x: torch.Tensor, factor: float = 1.0) -> torch.Tensor:
-        x = x.detach().to("cpu", torch.float32, copy=True).mul_(factor)
-        return x.expand(n_inputs, *x.shape[1:])
+        x = x.detach().to(output.dtype)  # as autocast does inside the call
+        return x.to("cpu", torch.float32, copy=True).mul_(factor).expand(n_inputs, *x.shape[1:])
 
     q, k, v, model_output = copy(query, scale / root), copy(key, root), copy(value), copy(output)
     return Call(q, k, v, model_output, orders, present, str(output.dtype).removeprefix("torch."))
@@ -358,26 +358,32 @@ def _layer(calls: dict[int, Call | str]) -> Layer:
     orders = set.intersection(*(call.orders for call in good.values()))
     if not orders:
         raise Refused(TWO_ORDERS)
-    layer = Layer(good, order := min(orders), _difference(good.values(), order == "causal"))
-    if not layer.difference <= TOLERANCE.get(layer.dtype(), 1e-3):  # also if it is NaN
-        raise Refused(f"softmax(q.k) v is {layer.difference:.0e} of its output away from it")
-    return layer
+    order = min(orders)
+    return Layer(good, order, max(_difference(call, order == "causal") for call in good.values()))
 
 
-def _difference(calls: Iterable[Call], causal: bool) -> float:
-    """Largest difference of softmax(q.k) v from the output, relative to the head's largest."""
-    worst = []
-    for call in calls:
-        for i, present in enumerate(call.present):
-            arrays = [call.values(name, i)[:, present] for name in ("q", "k", "v", "model_output")]
-            for q, k, v, output in zip(*(array.astype(np.float64) for array in arrays)):
-                logit = q @ k.T  # [query, key]
-                if causal:
-                    logit[np.triu_indices(len(q), 1)] = -np.inf
-                weight = np.exp(logit - logit.max(1, keepdims=True))
-                error = weight @ v / weight.sum(1, keepdims=True) - output
-                worst.append(np.abs(error).max() / (np.abs(output).max() or 1))
-    return float(np.max(worst))
+def _difference(call: Call, causal: bool) -> float:
+    """Largest |softmax(q.k) v - output| / |output| of all inputs and heads.
+
+    Refused where it is more than rounding can make, of logits in float32 and of the output in the
+    dtype of the model.
+    """
+    worst = 0.0
+    of_output = 4 * torch.finfo(getattr(torch, call.dtype)).eps if call.dtype != "float32" else 0
+    for i, present in enumerate(call.present):
+        arrays = [call.values(name, i)[:, present] for name in ("q", "k", "v", "model_output")]
+        for q, k, v, output in zip(*(array.astype(np.float64) for array in arrays)):
+            logit = q @ k.T  # [query, key]
+            if causal:
+                logit[np.triu_indices(len(q), 1)] = -np.inf
+            weight = np.exp(logit - logit.max(1, keepdims=True))
+            error = weight @ v / weight.sum(1, keepdims=True) - output
+            difference = float(np.linalg.norm(error) / (np.linalg.norm(output) or 1))
+            longest = np.linalg.norm(q, axis=1).max() * np.linalg.norm(k, axis=1).max()
+            if not difference <= EPS * (32 + 4 * longest) + of_output:  # also if it is NaN
+                raise Refused("softmax(q.k) v differs from its output by more than rounding")
+            worst = max(worst, difference)
+    return worst
 
 
 def _present(group: dict[str, Layer]) -> list[np.ndarray]:
