@@ -48,7 +48,7 @@ except ImportError:
 VERSION = 1
 BUILTIN = torch._C._nn.scaled_dot_product_attention
 BLOCKED = -1000  # a mask with this value or less hides a key: exp(-1000) is 0 in float64
-EPS = np.finfo(np.float32).eps
+EPS = torch.finfo(torch.float32).eps
 HEADER = "file layers inputs heads tokens d_head d_value order dtype worst_difference".split()
 TWO_ORDERS = "causal for some inputs, bidirectional for others"
 NOT_SEEN = (
@@ -244,9 +244,8 @@ class Recorded:
         layers, reasons = {}, defaultdict(list)
         for label in dict.fromkeys(label for calls in self.passes for label in calls):
             try:
-                layers[label] = _layer(
-                    {i: p[label] for i, p in enumerate(self.passes) if label in p}
-                )
+                calls = {i: p[label] for i, p in enumerate(self.passes) if label in p}
+                layers[label] = _layer(calls)
             except Refused as reason:
                 reasons[str(reason)].append(label)
         silent = self.attention_modules - {
@@ -372,14 +371,14 @@ def _difference(call: Call, causal: bool) -> float:
     of_output = 4 * torch.finfo(getattr(torch, call.dtype)).eps if call.dtype != "float32" else 0
     for i, present in enumerate(call.present):
         arrays = [call.values(name, i)[:, present] for name in ("q", "k", "v", "model_output")]
-        for q, k, v, output in zip(*(array.astype(np.float64) for array in arrays)):
-            logit = q @ k.T  # [query, key]
+        later = torch.ones(2 * arrays[0].shape[1:2]).triu(1).bool()  # [query, key]
+        for q, k, v, output in zip(*(torch.from_numpy(array).double() for array in arrays)):
+            logit = q @ k.T
             if causal:
-                logit[np.triu_indices(len(q), 1)] = -np.inf
-            weight = np.exp(logit - logit.max(1, keepdims=True))
-            error = weight @ v / weight.sum(1, keepdims=True) - output
-            difference = float(np.linalg.norm(error) / (np.linalg.norm(output) or 1))
-            longest = np.linalg.norm(q, axis=1).max() * np.linalg.norm(k, axis=1).max()
+                logit.masked_fill_(later, -torch.inf)
+            error = logit.softmax(-1) @ v - output
+            difference = float(error.norm() / (output.norm() or 1))
+            longest = float(q.norm(dim=-1).max() * k.norm(dim=-1).max())
             if not difference <= EPS * (32 + 4 * longest) + of_output:  # also if it is NaN
                 raise Refused("softmax(q.k) v differs from its output by more than rounding")
             worst = max(worst, difference)
@@ -445,6 +444,5 @@ def _write(path: Path, group: dict[str, Layer], names: Any, texts: Any) -> None:
                 calls = layer.calls.values()
                 arrays = (call.values(name, i) for call in calls for i in range(len(call.present)))
                 for row, values in enumerate(arrays):
-                    array[row, at] = np.pad(
-                        values, [(0, 0), (0, n_tokens - len(values[0])), (0, 0)]
-                    )
+                    padding = ((0, 0), (0, n_tokens - len(values[0])), (0, 0))
+                    array[row, at] = np.pad(values, padding)
