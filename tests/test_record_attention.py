@@ -233,18 +233,18 @@ def test_a_mask_means_what_all_trials_say(allowed):
     assert {(order, tuple(present[0])) for order in orders} == {*wanted}
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_results_and_torch_are_as_without_the_recorder(tmp_path):
     """Encoders and MultiheadAttention with weights, which both avoid the call, are recorded."""
     torch.manual_seed(0)
     layer = torch.nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
-    model = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    model = torch.nn.TransformerEncoder(layer, 2).eval()
     absent = ~torch.tensor(PADDING["right"], dtype=torch.bool)
     with torch.no_grad():
         wanted = model(inputs(), src_key_padding_mask=absent)
         with record_attention(model) as recorded:
             got = model(inputs(), src_key_padding_mask=absent)
-        assert torch.backends.mha.get_fastpath_enabled()
-        assert F.scaled_dot_product_attention is ORIGINAL
+            assert F.scaled_dot_product_attention is ORIGINAL
     torch.testing.assert_close(got[~absent], wanted[~absent], atol=1e-5, rtol=0)
     recorded.save(tmp_path / "a.nc")
     file = read(tmp_path / "a.nc")
@@ -296,7 +296,6 @@ def test_an_error_leaves_nothing_behind(tmp_path):
     with pytest.raises(RuntimeError, match="shapes"):
         record(model)
     assert F.scaled_dot_product_attention is ORIGINAL
-    assert torch.backends.mha.get_fastpath_enabled()
     assert not any(part._forward_hooks or part._forward_pre_hooks for part in model.modules())
 
 
@@ -306,6 +305,8 @@ def test_half_precision_is_widened_first(tmp_path, dtype, autocast):
     seen = []
 
     def attention(q, k, v):
+        if autocast:  # float32 that autocast rounds
+            q, k, v = (x.float() * 1.1 for x in (q, k, v))
         seen.extend((q, k))
         return causal(q, k, v)
 
@@ -465,11 +466,15 @@ def test_calls_by_others_are_not_recorded(tmp_path):
     assert read(tmp_path / "a.nc")["layer"].tolist() == ["0"]
 
 
-def test_a_compiled_model_is_recorded(tmp_path):
-    model = stack(causal)
-    compiled = torch.compile(model, backend="eager")
-    file = saved(tmp_path, compiled)
+def test_a_compiled_model_runs_as_plain_code(tmp_path):
+    model, compiled = stack(causal), []
+    backend = torch.compile(model, backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    file = saved(tmp_path, backend)
     assert_right(file, [model[0].outputs[0]])
+    assert not compiled
+    model[0].outputs = []
+    backend(inputs())
+    assert compiled  # as it is without the recorder
 
 
 def test_wrong_use_is_told(tmp_path):

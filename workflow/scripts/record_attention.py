@@ -110,8 +110,7 @@ def record_attention(model: torch.nn.Module) -> Iterator["Recorded"]:
     A pass that ends by an error leaves nothing. All hooks are removed at the end of the block.
     """
     recorded = Recorded(model)
-    original, fast = F.scaled_dot_product_attention, torch.backends.mha.get_fastpath_enabled()
-    inside = False
+    original, inside = F.scaled_dot_product_attention, False
 
     def attention(*args: Any, **kwargs: Any) -> torch.Tensor:
         nonlocal inside
@@ -124,7 +123,10 @@ def record_attention(model: torch.nn.Module) -> Iterator["Recorded"]:
         return output
 
     class Watch(TorchFunctionMode):
-        """Sees calls by code that bound the function before `attention` took its place."""
+        """Sees calls by code that bound the function before `attention` took its place.
+
+        Under a mode, torch's encoders and MultiheadAttention leave their fused code in eval mode.
+        """
 
         def __torch_function__(
             self, func: Callable, types: Any, args: tuple = (), kwargs: dict | None = None
@@ -144,8 +146,6 @@ def record_attention(model: torch.nn.Module) -> Iterator["Recorded"]:
             stack.callback(leave.remove)
         if "torch._dynamo" in sys.modules:  # run compiled models as plain code
             stack.enter_context(torch.compiler.set_stance("force_eager"))
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
-        torch.backends.mha.set_fastpath_enabled(False)  # fused code of encoders in eval mode
         stack.callback(setattr, F, "scaled_dot_product_attention", original)
         F.scaled_dot_product_attention = attention
         stack.enter_context(Watch())
@@ -337,7 +337,7 @@ def _meaning(allowed: np.ndarray) -> tuple[set[str], np.ndarray]:
     if orders:
         return orders, read
     late = np.logical_or.reduce(allowed[~opened])
-    if late.any() and not late[opened].any() and (allowed == late & lower)[late].all():
+    if late.any() and (allowed == late & lower)[late].all():
         return {"causal"}, late
     back = np.subtract.outer(range(len(allowed)), range(len(allowed)))  # from query to key
     used = back[allowed & late[:, None]]
