@@ -244,7 +244,7 @@ def test_results_and_torch_are_as_without_the_recorder(tmp_path):
         wanted = model(inputs(), src_key_padding_mask=absent)
         with record_attention(model) as recorded:
             got = model(inputs(), src_key_padding_mask=absent)
-            assert F.scaled_dot_product_attention is ORIGINAL
+        assert F.scaled_dot_product_attention is ORIGINAL
     torch.testing.assert_close(got[~absent], wanted[~absent], atol=1e-5, rtol=0)
     recorded.save(tmp_path / "a.nc")
     file = read(tmp_path / "a.nc")
