@@ -346,7 +346,7 @@ REFUSED = {
     "a mask of its own for each head": masked(torch.stack([window(5), window(9).T])),
     "an input without a token": masked(torch.zeros(1, 5).bool()),
     "queries and keys of two lengths": lambda q, k, v: plain(q, k[:, :, :3], v[:, :, :3]),
-    "dropout in use; call model.eval() first": dropping,
+    "dropout in use; put the model in eval mode": dropping,
     "causal for some inputs, bidirectional for others": masked(
         torch.stack([window(5), torch.ones(5, 5).bool()])[:, None]
     ),

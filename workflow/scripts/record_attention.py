@@ -277,7 +277,7 @@ def _call(
     if output.dim() != 4:
         raise Refused(f"{output.dim()} axes, wanted 4: input, head, token, width")
     if dropout_p:
-        raise Refused("dropout in use; call model.eval() first")
+        raise Refused("dropout in use; put the model in eval mode")
     n_inputs, _, n_tokens, _ = output.shape
     if key.shape[2] != n_tokens:
         raise Refused("queries and keys of two lengths (cross attention, or a cache of keys)")
