@@ -12,16 +12,7 @@ from conftest import ROOT
 from tripartite import declarations
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {  # labels and files
-    "about",
-    "agreement",
-    "contracts",
-    "heads",
-    "hidden",
-    "job",
-    "large",
-    "sharing",
-}
+DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}  # labels and files
 LIGHT = {  # read by every parse of the Snakefile
     "checks",
     "declarations",

@@ -79,7 +79,7 @@ def test_an_array_on_disk_is_an_array(shape, seed, data, tmp_path_factory):
     parts = [st.one_of(x, st.builds(slice, x, st.integers(1, 5), st.just(None))) for x in starts]
     index = data.draw(st.tuples(*parts))
     rng, folder = np.random.default_rng(seed), tmp_path_factory.getbasetemp()
-    wanted, here = rng.normal(size=shape), large.OnDisk(shape, np.float64, folder)
+    wanted, here = rng.normal(size=shape), job.OnDisk(shape, np.float64, folder)
     here[()] = wanted
     wanted[index] = here[index] = rng.normal(size=wanted[index].shape)
     variable = xr.Variable([f"x{i}" for i in range(len(shape))], here)
@@ -90,7 +90,7 @@ def test_an_array_on_disk_is_an_array(shape, seed, data, tmp_path_factory):
 
 def test_an_array_on_disk_leaves_no_file(tmp_path, small_limits):
     array = job.room(tmp_path / "new", (100, 100), np.float64)
-    assert isinstance(array, large.OnDisk) and list((tmp_path / "new").iterdir()) == []
+    assert isinstance(array, job.OnDisk) and list((tmp_path / "new").iterdir()) == []
     assert isinstance(job.room(tmp_path, (5, 5), np.float64), np.ndarray)
 
 

@@ -11,8 +11,10 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
+import weakref
 import zipfile
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping
@@ -25,6 +27,8 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
 from tripartite import __version__, foreign, large, locks
 from tripartite.contracts import SCHEMA_VERSION, UserError, check, check_form, describe
@@ -289,6 +293,38 @@ def _append(dataset: xr.Dataset, path: Path, compressed: dict[str, Any]) -> None
                 variable[index] = array[index].values
 
 
+class OnDisk(BackendArray):
+    """An array in a file without a name, which ends with the array or with the process.
+
+    Parts are read and written by ints and slices, also by several threads.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, folder: Path) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._file = tempfile.TemporaryFile(dir=folder)
+        weakref.finalize(self, self._file.close)
+        n_bytes = math.prod(self.shape) * self.dtype.itemsize
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+            os.posix_fallocate(self._file.fileno(), 0, n_bytes)
+        else:
+            self._file.truncate(n_bytes)
+
+    def _mapped(self, mode: Any) -> np.memmap:
+        return np.memmap(self._file, self.dtype, mode, shape=self.shape)
+
+    def __setitem__(self, index: tuple, values: Any) -> None:
+        self._mapped("r+")[index] = values
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if not isinstance(key, indexing.ExplicitIndexer):
+            return self._read(key)
+        basic = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, basic, self._read)
+
+    def _read(self, key: tuple) -> np.ndarray:
+        return np.array(self._mapped("r")[key])  # a mapping that stays would count as memory
+
+
 def room(folder: Path, shape: tuple[int, ...], dtype: Any) -> Any:
     """An array to be filled: in memory, or, if it is large, on the disk of `folder`.
 
@@ -299,7 +335,7 @@ def room(folder: Path, shape: tuple[int, ...], dtype: Any) -> Any:
         return np.empty(shape, dtype)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        return large.OnDisk(shape, dtype, folder)
+        return OnDisk(shape, dtype, folder)
     except OSError as error:
         raise UserError(f"{folder}: {_disk_full(folder, n_bytes)}") from error
 

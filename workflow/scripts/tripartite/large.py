@@ -5,16 +5,10 @@ as part of its dataset; job.save writes it in blocks. job.load leaves large arra
 """
 
 import math
-import os
-import tempfile
-import weakref
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xarray.backends import BackendArray
-from xarray.core import indexing
 
 LARGE_BYTES = 1 << 27  # an array with more is not held
 BLOCK_BYTES = 1 << 22  # of a large array that are held at a time, if a head is not larger
@@ -72,35 +66,3 @@ def search(
     if first is None:
         return (), 0
     return tuple(map(int, np.unravel_index(first, values.shape))), count
-
-
-class OnDisk(BackendArray):
-    """An array in a file without a name, which ends with the array or with the process.
-
-    Parts are read and written by ints and slices, also by several threads.
-    """
-
-    def __init__(self, shape: tuple[int, ...], dtype: Any, folder: Path) -> None:
-        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
-        self._file = tempfile.TemporaryFile(dir=folder)
-        weakref.finalize(self, self._file.close)
-        n_bytes = math.prod(self.shape) * self.dtype.itemsize
-        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
-            os.posix_fallocate(self._file.fileno(), 0, n_bytes)
-        else:
-            self._file.truncate(n_bytes)
-
-    def _mapped(self, mode: Any) -> np.memmap:
-        return np.memmap(self._file, self.dtype, mode, shape=self.shape)
-
-    def __setitem__(self, index: tuple, values: Any) -> None:
-        self._mapped("r+")[index] = values
-
-    def __getitem__(self, key: Any) -> np.ndarray:
-        if not isinstance(key, indexing.ExplicitIndexer):
-            return self._read(key)
-        basic = indexing.IndexingSupport.BASIC
-        return indexing.explicit_indexing_adapter(key, self.shape, basic, self._read)
-
-    def _read(self, key: tuple) -> np.ndarray:
-        return np.array(self._mapped("r")[key])  # a mapping that stays would count as memory

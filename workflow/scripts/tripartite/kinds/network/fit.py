@@ -15,6 +15,7 @@ from tripartite.heads import Head, Heads
 from tripartite.kinds.network import closed_forms, measured
 from tripartite.kinds.network.closed_forms import UNKNOWN, OutputErrors, Pairs
 from tripartite.kinds.network.laws import laws
+from tripartite.kinds.network.measured import Observed
 from tripartite.symmetries import Symmetry, transform
 
 RMS = ("normalizer_error_rms", "output_error_rms", "output_error_other_pool_rms")
@@ -62,7 +63,7 @@ def fit(
     closed = closed_forms.of_networks(n_features, log_variance, outputs)
     target, of_sizes = log_z[:, simulated], []  # [input, point, token]
     for size in range(len(n_features)):
-        observed = measured.observed(states, size, simulated)
+        observed = observed_of_size(states, size, simulated)
         of_sizes.append(
             (
                 *measured.statistics(observed, target, mask),
@@ -79,7 +80,14 @@ def fit(
         found[name][1:, ~closed_forms.is_sampled(n_features, log_variance)] = np.nan
     distinct, of_inputs = heads.qkv["distinct_head"].values, np.flatnonzero(read & mask.any(1))
     equal = np.array(uniform).T.reshape(-1, *simulated.shape)  # [input, layer, head]
-    together = measured.beside_uniform(states, equal, distinct, of_inputs)
+    together = measured.beside_uniform(
+        states["output_error"].values,
+        states["draw"].values,
+        equal,
+        distinct,
+        of_inputs,
+        simulated,
+    )
     low, middle, high = np.stack([at_heads(one, simulated, 2) for one in quantiles], 1)
     return heads.dataset(
         "fit",
@@ -109,6 +117,20 @@ def fit(
         },
         {"n_features": n_features, "phase": phases.PHASES},
     )
+
+
+def observed_of_size(states: xr.Dataset, size: int, simulated: np.ndarray) -> Observed:
+    """The networks of a size, of the heads where simulated [layer, head] is true."""
+    draw = states["draw"].values[size]
+    seeds, layers = np.flatnonzero(draw >= 0), np.flatnonzero(simulated.any(1))
+
+    def of_points(name: str) -> np.ndarray:
+        variable = states[name].variable[size]  # [seed, input, layer, head, ...]
+        parts = [variable[:, :, layer].values[seeds][:, :, simulated[layer]] for layer in layers]
+        return np.concatenate(parts, 2)
+
+    values = {name: of_points(name) for name in Observed._fields if name != "draw"}
+    return Observed(**values, draw=draw[seeds])
 
 
 def at_heads(values: np.ndarray, simulated: np.ndarray, axis: int) -> np.ndarray:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import xarray as xr
 
 from tripartite.statistics import Interval, over_clusters, over_seeds, pooled_correlation
 from tripartite.streams import stream
@@ -24,20 +23,6 @@ class Observed(NamedTuple):
     output_error_other_pool: np.ndarray
     computed: np.ndarray  # whether the network was run
     draw: np.ndarray  # [seed]
-
-
-def observed(states: xr.Dataset, size: int, simulated: np.ndarray) -> Observed:
-    """The networks of a size, of the heads where simulated [layer, head] is true."""
-    draw = states["draw"].values[size]
-    seeds, layers = np.flatnonzero(draw >= 0), np.flatnonzero(simulated.any(1))
-
-    def of_points(name: str) -> np.ndarray:
-        variable = states[name].variable[size]  # [seed, input, layer, head, ...]
-        parts = [variable[:, :, layer].values[seeds][:, :, simulated[layer]] for layer in layers]
-        return np.concatenate(parts, 2)
-
-    values = {name: of_points(name) for name in Observed._fields if name != "draw"}
-    return Observed(**values, draw=draw[seeds])
 
 
 def _pooled(values: np.ndarray) -> np.ndarray:
@@ -134,17 +119,23 @@ def _values(
 
 
 def beside_uniform(
-    states: xr.Dataset, uniform: np.ndarray, distinct: np.ndarray, inputs: np.ndarray
+    output_error: np.ndarray,
+    draw: np.ndarray,
+    uniform: np.ndarray,
+    distinct: np.ndarray,
+    inputs: np.ndarray,
+    run: np.ndarray,
 ) -> dict[str, np.ndarray | Interval]:
     """Output errors of the simulated heads together, and those of equal attention.
 
-    uniform [input, layer, head] are relative errors of equal attention for the inputs of the given
-    places, distinct [layer, head] numbers of sets of weights. Medians over heads of means over
-    inputs and seeds, with intervals over inputs and distinct heads; NaN where no network was run.
+    output_error [n_features, seed, input, layer, head] and draw [n_features, seed] are those of
+    networks, which were run where run [layer, head] is true; uniform [input, layer, head] are
+    relative errors of equal attention for the inputs of the given places, distinct [layer, head]
+    numbers of sets of weights. Medians over heads of means over inputs and seeds, with intervals
+    over inputs and distinct heads; NaN where no network was run.
     """
     rng = stream(0, "bootstrap", "output_error")
-    output_error, draw = states["output_error"].values, states["draw"].values
-    n_sizes, run = len(draw), states["computed"].values.any((0, 1, 2))  # [layer, head]
+    n_sizes = len(draw)
     of_size, better = np.full((3, n_sizes), np.nan), np.zeros(n_sizes, dtype=np.int64)
     for size, draws in enumerate(draw):
         seeds = np.flatnonzero(draws >= 0)
