@@ -8,7 +8,17 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from .registry import ARCHITECTURES, INPUTS, PINS, SUFFIXES, TOKENIZERS, Model, declared, pins
+from .registry import (
+    ARCHITECTURES,
+    INPUTS,
+    ORDERS,
+    PINS,
+    SUFFIXES,
+    TOKENIZERS,
+    Model,
+    declared,
+    pins,
+)
 from .words import shown, unknown, unknown_key
 
 WANTED: dict[Any, str] = {
@@ -16,7 +26,12 @@ WANTED: dict[Any, str] = {
     float: "a number with a point, such as 1.0e-12",
     str: "text",
 }
-CHOICES = {"inputs": INPUTS, "architecture": ARCHITECTURES, "tokenizer": TOKENIZERS}
+CHOICES = {
+    "inputs": INPUTS,
+    "architecture": ARCHITECTURES,
+    "order": ORDERS,
+    "tokenizer": TOKENIZERS,
+}
 
 
 def require() -> None:
@@ -48,7 +63,11 @@ def _faults(name: str, keys: Any) -> Iterator[str]:
     )
     needed = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
     inputs, reads = str(keys.get("inputs")), ARCHITECTURES.get(str(keys.get("architecture")))
-    needed |= {"vocabulary", "tokenizer"} if reads == "texts" else set()
+    needed |= {"tokenizer"} if reads == "texts" else set()
+    if reads == "texts" and not str(keys.get("weights")).endswith(".gguf"):
+        needed.add("vocabulary")
+    if keys.get("architecture") == "llama":
+        needed.add("rotary_base")
     if reads and inputs in INPUTS and (reads == "texts") != bool(INPUTS[inputs]):
         yield f"{where}: inputs: got {inputs}, {keys['architecture']} reads {reads}"
     for key in needed - {*keys}:
@@ -62,4 +81,4 @@ def _faults(name: str, keys: Any) -> Iterator[str]:
         elif key in CHOICES and value not in CHOICES[key]:
             yield f"{where}: {key}: {unknown(value, [*CHOICES[key]])}"
         elif key == "weights" and not value.endswith(SUFFIXES):
-            yield f"{where}: {key}: got {shown(value)}, wanted .bin, .safetensors or .onnx"
+            yield f"{where}: {key}: got {shown(value)}, wanted one of {', '.join(SUFFIXES)}"
