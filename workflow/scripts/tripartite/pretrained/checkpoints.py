@@ -105,10 +105,10 @@ def read_gguf(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         # The reader maps a file. What it reads there is checked, and copied where it is kept.
-        with tempfile.TemporaryFile() as file, np.errstate(all="raise"):
+        with tempfile.NamedTemporaryFile() as file, np.errstate(over="raise", invalid="raise"):
             file.write(data)
             file.flush()
-            reader = _GGUFReader(file)
+            reader = _GGUFReader(file.name)
             weights = {
                 part.name: torch.from_numpy(
                     np.require(dequantize(part.data, part.tensor_type), requirements="W")

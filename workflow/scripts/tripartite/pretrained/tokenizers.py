@@ -29,9 +29,9 @@ CJK = [
     (0x2F800, 0x2FA1F),
 ]
 
-# GPT-2's words of a text without numbers: endings after an apostrophe, letters, other signs, space.
+# GPT-2's words where there are no numbers: endings after an apostrophe, letters, other signs, space.
 GPT2_WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[^\W_]+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
-# GPT-2's letter of each byte: printable ones stand for themselves, the others for those from 256 on.
+# GPT-2's letter of each byte: itself if it is printable, else one of those from 256 on.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_LETTERS = {byte: chr(byte) for byte in PRINTABLE}
@@ -88,8 +88,9 @@ def byte_pairs(text: str, vocab: dict[str, int], merges: list[str]) -> list[int]
 
 
 def _gpt2_words(text: str) -> Iterator[str]:
-    for is_number, part in groupby(text, lambda c: unicodedata.category(c).startswith("N")):
-        yield from part if is_number else GPT2_WORD.findall("".join(part))
+    for is_number, letters in groupby(text, lambda c: unicodedata.category(c).startswith("N")):
+        part = "".join(letters)
+        yield from part if is_number else GPT2_WORD.findall(part)
 
 
 def _merged(word: str, ranks: dict[tuple[str, ...], int]) -> list[str]:

@@ -4,18 +4,20 @@
 - bert: layers with weights of their own (Devlin et al., NAACL 2019);
 - vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2 layout (Oquab et al., TMLR
   2024): pre-norm, with LayerScale;
-- llama: pre-norm with root mean squares, queries and keys rotated by their positions, fewer keys and
-  values than queries, a gated feed-forward (Touvron et al., arXiv 2302.13971 and 2307.09288).
+- llama: pre-norm with root mean squares, queries and keys rotated by their positions, keys and
+  values that several heads share, a gated feed-forward (Touvron et al., arXiv 2302.13971, 2023, and
+  2307.09288, 2023).
 
 Weights are dicts of tensors under the names that Hugging Face gives them, without the prefix of the
-whole model, or that GGUF files give them. Each function reads one input with a model of its architecture (registry.py has its
-sizes) and returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what
-enters the first layer, what leaves each, and last the output of the model. All but llama use the
-exact GELU. q and k are divided by d_head^(1/4) each, so that q . k is the logit of the softmax
-attention; v is as it is. Where several heads have a key and a value in common, each has its copy. Dropout is off, and there is no padding. Another attention can take the place of softmax
-in all layers: a function of the layer, from 0, and its q, k, v [head, token, d_head] that gives the
-heads' outputs, shaped as v. Layers can also be run one by one, on states of several variants at
-once, an axis before [token, d_model].
+whole model, or under those of a GGUF file. Each function reads one input with a model of its
+architecture (registry.py has its sizes) and returns q, k, v [layer, head, token, d_head] and
+hidden, the states of all tokens: what enters the first layer, what leaves each, and last the output
+of the model. All but llama use the exact GELU. q and k are divided by d_head^(1/4) each, so that
+q . k is the logit of the softmax attention; v is as it is. A key and a value that several heads
+share stand once for each of them. Dropout is off, and there is no padding. Another attention can
+take the place of softmax, in the order of the model, in all layers: a function of the layer, from
+0, and its q, k, v [head, token, d_head] that gives the heads' outputs, shaped as v. Layers can also
+be run one by one, on states of several variants at once, an axis before [token, d_model].
 """
 
 import re
