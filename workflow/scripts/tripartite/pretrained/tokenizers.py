@@ -29,13 +29,15 @@ CJK = [
     (0x2F800, 0x2FA1F),
 ]
 
-# GPT-2's words where there are no numbers: endings after an apostrophe, letters, other signs, space.
+# GPT-2's words of a text without numbers: endings after ', letters, other signs, white space.
 GPT2_WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[^\W_]+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
 # GPT-2's letter of each byte: itself if it is printable, else one of those from 256 on.
 PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_LETTERS = {byte: chr(byte) for byte in PRINTABLE}
 BYTE_LETTERS |= {byte: chr(256 + i) for i, byte in enumerate(OTHERS)}
+
+Ranks = dict[tuple[str, ...], int]  # of the pairs of pieces that may be joined
 
 
 def wordpiece(text: str, vocab: dict[str, int]) -> list[int]:
@@ -65,19 +67,18 @@ def smiles(text: str, vocab: dict[str, int]) -> list[int]:
     return [vocab["[CLS]"], *(vocab[token] for token in tokens), vocab["[SEP]"]]
 
 
-def byte_pairs(text: str, vocab: dict[str, int], merges: list[str]) -> list[int]:
+def byte_pairs(text: str, vocab: dict[str, int], ranks: Ranks) -> list[int]:
     """Return the ids of the tokens; nothing is added.
 
-    The bytes of each word in UTF-8 are joined pair by pair, those that stand first in `merges`
-    ("left right") first (Sennrich et al., ACL 2016). Each digit is a word. ValueError names the
-    characters with a byte that the model has never seen.
+    The bytes of each word in UTF-8 are joined pair by pair, the pair of the lowest rank first
+    (Sennrich et al., ACL 2016). Each digit is a word. ValueError names the characters with a byte
+    that the model has never seen.
     """
     unseen = {byte for byte, letter in BYTE_LETTERS.items() if letter not in vocab}
     if unknown := [c for c in dict.fromkeys(text) if unseen.intersection(c.encode())]:
         raise ValueError(
             f"the model has no token {', '.join(map(ascii, unknown[:5]))}; leave it out"
         )
-    ranks = {tuple(merge.split(" ")): rank for rank, merge in enumerate(merges)}
     pieces: dict[str, list[int]] = {}
     ids = []
     for word in _gpt2_words(text):
@@ -93,7 +94,7 @@ def _gpt2_words(text: str) -> Iterator[str]:
         yield from part if is_number else GPT2_WORD.findall(part)
 
 
-def _merged(word: str, ranks: dict[tuple[str, ...], int]) -> list[str]:
+def _merged(word: str, ranks: Ranks) -> list[str]:
     pieces = [BYTE_LETTERS[byte] for byte in word.encode()]
     while len(pieces) > 1:
         rank, i = min((ranks.get(pair, math.inf), i) for i, pair in enumerate(pairwise(pieces)))
