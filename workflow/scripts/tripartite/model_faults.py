@@ -8,17 +8,8 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from .registry import (
-    ARCHITECTURES,
-    INPUTS,
-    ORDERS,
-    PINS,
-    SUFFIXES,
-    TOKENIZERS,
-    Model,
-    declared,
-    pins,
-)
+from .declarations import ORDERS
+from .registry import ARCHITECTURES, INPUTS, PINS, SUFFIXES, TOKENIZERS, Model, declared, pins
 from .words import shown, unknown, unknown_key
 
 WANTED: dict[Any, str] = {
@@ -29,8 +20,8 @@ WANTED: dict[Any, str] = {
 CHOICES = {
     "inputs": INPUTS,
     "architecture": ARCHITECTURES,
-    "order": ORDERS,
     "tokenizer": TOKENIZERS,
+    "order": ORDERS,
 }
 
 

