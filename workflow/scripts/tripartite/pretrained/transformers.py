@@ -4,9 +4,9 @@
 - bert: layers with weights of their own (Devlin et al., NAACL 2019);
 - vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2 layout (Oquab et al., TMLR
   2024): pre-norm, with LayerScale;
-- llama: pre-norm with root mean squares, queries and keys rotated by their positions, keys and
-  values that several heads share, a gated feed-forward (Touvron et al., arXiv 2302.13971, 2023, and
-  2307.09288, 2023).
+- llama: pre-norm with root mean squares, queries and keys rotated by their positions, a gated
+  feed-forward (Touvron et al., arXiv 2302.13971, 2023), keys and values that several heads share
+  (Ainslie et al., EMNLP 2023).
 
 Weights are dicts of tensors under the names that Hugging Face gives them, without the prefix of the
 whole model, or under those of a GGUF file. Each function reads one input with a model of its
