@@ -517,7 +517,7 @@ def test_models_and_inputs_that_do_not_exist(root):
     assert faults(root, {"model": "alber", "inputs": ["wittig"]}) == [
         line(
             f"{where}.model",
-            "'alber' is unknown; choose one of albert, minilm, vit; did you mean albert?",
+            "'alber' is unknown; choose one of albert, minilm, smollm2, vit; did you mean albert?",
         )
     ]
     assert faults(root, {"model": "albert", "inputs": ["suzuki", "wittig", "wittig"]}) == [

@@ -340,6 +340,12 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         for wanted in data.get("inputs", []):
             if wanted and wanted not in names:
                 yield (*where, "inputs"), f"for {model}, {unknown(wanted, names)}"
+        rotated = registry.models()[model].rotary_base
+        if rotated and data.get("query_key_weights") == "fresh":
+            text = (
+                f"got fresh, which does not rotate queries and keys as {model} does; leave it out"
+            )
+            yield (*where, "query_key_weights"), text
         for fault in model_faults.pin_faults(packages(model, data.get("inputs", []))):
             yield (*where, "model"), f"{model}: {fault}"
     if "file" in data:
