@@ -87,7 +87,6 @@ def fit(
                 np.moveaxis(log_z, 0, 2)[..., mask]
             ),
             "distinct_head": distinct,
-            "order": heads.qkv["order"].values,
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,
             "log_calcium": middle,
