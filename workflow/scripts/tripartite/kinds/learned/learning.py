@@ -75,7 +75,7 @@ def feature_attention(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
     number = torch.finfo(product.dtype)
     # terms below the smallest number may matter there
     lost = (product < number.tiny / number.eps) & read
-    log_product = product.masked_fill(lost, 1).log() + peak_q + peak_k.mT
+    log_product = product.masked_fill(lost | ~read, 1).log() + peak_q + peak_k.mT
     if lost.any():
         places = lost.nonzero().split(PAIRS)
         sums = [
