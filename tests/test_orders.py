@@ -121,7 +121,7 @@ def assert_alike(found, wanted, masks=(), rtol=1e-12, without=()):
 # Padding.
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.data(), st.sampled_from(["bidirectional", "causal"]))
 def test_where_tokens_stand_does_not_matter(drawn, order):
     """Attention and networks of any padding, and of each prompt by itself."""
@@ -155,7 +155,7 @@ def test_where_tokens_stand_does_not_matter(drawn, order):
 def test_left_and_right_padding_are_alike(kind, order):
     """All that a kind writes; right padding is how inputs of a model stand."""
     lengths = (7, 5, 4)
-    data = draw(order, lengths=lengths)
+    data = draw(order, lengths=lengths, sigma_squared=[0.5])
     left = padded(data, [range(9 - n, 9) for n in lengths], 9)
     right = padded(data, [range(n) for n in lengths], 9)
     masks = left["mask"].values, right["mask"].values
@@ -195,7 +195,7 @@ def test_a_causal_query_is_the_last_of_a_shorter_text():
 
 @pytest.mark.parametrize("kind", STAGES)
 def test_layers_of_both_orders_are_two_files(kind):
-    data = draw(n_layers=2)
+    data = draw(n_layers=2, sigma_squared=[0.5])
     mixed = data.assign(order=("layer", np.array(["causal", "bidirectional"], dtype=object)))
     whole = STAGES[kind](mixed)
     for layer, order in enumerate(("causal", "bidirectional")):
@@ -481,9 +481,9 @@ def test_figures_name_the_order():
 
 
 @pytest.mark.parametrize("order", ["bidirectional", "causal"])
-@pytest.mark.parametrize("kind", STAGES)
+@pytest.mark.parametrize("kind", [kind for kind in STAGES if kind != "symmetries"])
 def test_values_padded_with_zeros_give_the_same(kind, order):
-    data = draw(order)
+    data = draw(order, sigma_squared=[0.5])
     narrow = data.isel(d_value=slice(3))
     rest = ((0, 0),) * 4
     wide = narrow.drop_vars("v")
@@ -658,7 +658,7 @@ ALBERT = {"model": "albert", "inputs": ["wittig"]}
         ),
         (
             CAUSAL,
-            {"settling": {"n_features": [4], "ratios": [1]}},
+            {"settling": {"n_features": [4], "ratios": [0.3, 1, 3]}},
             ["layer 0 of the data is causal, which settling does not serve"],
         ),
         (
@@ -693,7 +693,7 @@ def test_an_order_is_said_once(tmp_path, monkeypatch):
     both = {"file": "mine.nc", "order": "causal"}
     (line,) = faults_of(both, NETWORK, tmp_path)
     assert "order: the file itself says the order of its layers; remove it" in line
-    settling = {"n_features": [4], "ratios": [1]}
+    settling = {"n_features": [4], "ratios": [0.3, 1, 3]}
     (line,) = faults_of({"file": "mine.nc"}, {"settling": settling}, tmp_path)
     assert "layer 0 of the data is causal, which settling does not serve" in line
     assert not faults_of(
@@ -705,11 +705,11 @@ def test_an_order_is_said_once(tmp_path, monkeypatch):
 
 def test_texts_and_labels_of_a_file_are_kept(tmp_path):
     """A line break becomes \\n, as no figure can hold it."""
-    texts = [["The", "cat", "\n", "\x00x"], ["a", "é", "", " "]]
+    texts = [["The", "cat", "\n", "\x01x"], ["a", "é", "", " "]]
     write(tmp_path / "mine.nc", ["causal", "bidirectional"], texts, dtype="bfloat16")
     data = adopt(job.read_foreign(tmp_path / "mine.nc"), "mine.nc")
     check(data, "qkv", "here")
-    assert data["text"].values.tolist() == [["The", "cat", "\\n", "\\x00x"], texts[1]]
+    assert data["text"].values.tolist() == [["The", "cat", "\\n", "\\x01x"], texts[1]]
     assert list(data["order"].values) == ["causal", "bidirectional"]
     assert json.loads(data.attrs["labels"]) == {"layer": ["blocks.0", "blocks.1"]}
     assert palette.head_name(data, 1, 0) == "layer blocks.1, head 0"
