@@ -466,7 +466,7 @@ def test_compared_layers_are_over_the_keys_read():
 
 
 def test_figures_name_the_order():
-    data = draw(n_layers=2)
+    data = draw(sigma_squared=[0.5])
     words = {
         order: palette.network_words(STAGES["symmetries"](in_order(data, order)))
         for order in ("bidirectional", "causal")
@@ -578,7 +578,6 @@ def test_rounding_of_a_model_is_no_alarm(seed, size, dtype, causal):
     exact = attend(data)["output"].values
     q, k = (torch.from_numpy(data[name].values[0, 1, 0]).double() for name in "qk")
     allowed = rounding(q, k, data.attrs["model_dtype"])
-    assert allowed < 0.05 or dtype == torch.bfloat16 or size > 10
     off = np.random.default_rng(seed).standard_normal(exact[0, 1, 0].shape)
     off *= 10 * allowed * np.linalg.norm(exact[0, 1, 0]) / np.linalg.norm(off)
     data["model_output"][0, 1, 0] = exact[0, 1, 0] + off

@@ -116,7 +116,7 @@ def explain_attention(
     temperature, or where scoring does not end.
     """
     read = np.asarray((age >= 0).any(0))
-    if not read.all():
+    if len(target) and not read.all():
         return _with_unread_keys(target, logits, age, explanation, near, read)
     free, n_keys = EXPLANATIONS[explanation], target.shape[1]
     n_parameters = len(_scalars(free)) + ("key_bias" in free) * (n_keys - 1)  # biases have mean 0
