@@ -156,6 +156,7 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             "dtype": draw(st.sampled_from(["f4", "f8"])),
         }
         names = [f"input-{i}" for i in range(n_inputs)]
+    data["order"] = draw(st.sampled_from(declarations.kinds()[section].orders))
     settings = draw(_section(section, n_layers, n_heads, names))
     if section == "network" and draw(st.booleans()):
         for key in [key for spec in MAPS.values() for key in spec.get("settings", [])]:
@@ -180,6 +181,8 @@ def studies(draw, section: str, every_figure: bool = False) -> tuple[dict, dict 
             parts = [0.5, 1, 25, 100, 300] if key != "frame_seconds" else [1, 20, 25, 100, 300]
             settings[key] = min(max(total / draw(st.sampled_from(parts)), 1e-9), 1e6)
     if section == "dynamics":
+        if data["order"] == "causal":
+            settings["order"] = "causal"
         shortest = min(time_constants(study.complete(settings, EXPERIMENT[section])).values())
         settings["step_seconds"] = min(settings["step_seconds"], 2.7 * shortest)
         hypothesis.assume(total / settings["step_seconds"] < 3000)

@@ -22,6 +22,7 @@ N = 24
 RNG = np.random.default_rng(0)
 LOGITS = 1.5 * RNG.standard_normal((N, N))
 AGE = np.broadcast_to(np.arange(N)[::-1].astype(float), (N, N))
+ALL = np.ones((N, N), dtype=bool)  # every query reads every key
 BIAS = 0.5 * RNG.standard_normal(N)
 BIAS -= BIAS.mean()
 PLANTED = {  # beta, gamma, eps, bias
@@ -360,23 +361,23 @@ def test_the_slope_of_logs_has_its_exact_mean(sigma_squared, m):
     slopes = []
     for seed in range(400):
         weights, logits = simulated(q, k, m, seed)
-        slopes.append(prediction.slope(np.log(weights), logits))
-    (wanted,) = prediction.expected_slope(q, k, np.array([np.log(m)]))
+        slopes.append(prediction.slope(np.log(weights), logits, ALL[:12, :12]))
+    (wanted,) = prediction.expected_slope(q, k, np.array([np.log(m)]), ALL[:12, :12])
     error = np.std(slopes) / np.sqrt(len(slopes))
     assert error < 0.02 and abs(np.mean(slopes) - wanted) < 4 * error
     pairs = np.sqrt(np.square(q[:, None] + k).sum(-1))  # without interpolation
     exact = [[prediction.mean_log_response(np.array([np.log(m)]), x)[0] for x in y] for y in pairs]
-    direct = prediction.slope(q @ k.T + np.array(exact), q @ k.T)
+    direct = prediction.slope(q @ k.T + np.array(exact), q @ k.T, ALL[:12, :12])
     assert wanted == pytest.approx(direct, abs=1e-4)
 
 
 def test_a_slope_ignores_a_gain_of_each_query():
     gains = RNG.standard_normal((N, 1))
-    assert prediction.slope(0.7 * LOGITS + gains, LOGITS) == pytest.approx(0.7)
-    assert np.isnan(prediction.slope(np.where(LOGITS > 1, -np.inf, 0.0), LOGITS))
-    assert np.isnan(prediction.slope(LOGITS, np.ones((N, N)) * gains))
+    assert prediction.slope(0.7 * LOGITS + gains, LOGITS, ALL) == pytest.approx(0.7)
+    assert np.isnan(prediction.slope(np.where(LOGITS > 1, -np.inf, 0.0), LOGITS, ALL))
+    assert np.isnan(prediction.slope(LOGITS, np.ones((N, N)) * gains, ALL))
     q, k = np.ones((3, 2)), np.ones((3, 2))
-    assert np.isnan(prediction.expected_slope(q, k, np.log([10.0]))).all()
+    assert np.isnan(prediction.expected_slope(q, k, np.log([10.0]), ALL[:3, :3])).all()
 
 
 def test_the_share_removed_is_that_of_the_divergence():

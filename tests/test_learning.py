@@ -15,16 +15,25 @@ def draws(seed, *shape):
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(shape))
 
 
-def example(q, k, v):
-    weights = torch.softmax(q @ k.mT, -1)
-    return Example(q, k, v, weights, weights @ v)
+def keys_read(shape, causal=()):
+    """Which keys a query reads [H, T, T]; causal: the heads of which these are those up to it."""
+    read = torch.ones(shape, dtype=torch.bool)
+    for head in causal:
+        read[head] = read[head].tril()
+    return read
 
 
-def heads(seed, square_norm, n_heads=3, n_tokens=60, d_head=8):
+def example(q, k, v, causal=()):
+    read = keys_read((len(q), q.shape[1], q.shape[1]), causal)
+    weights = torch.softmax((q @ k.mT).masked_fill(~read, -torch.inf), -1)
+    return Example(q, k, v, weights, weights @ v, read)
+
+
+def heads(seed, square_norm, n_heads=3, n_tokens=60, d_head=8, causal=()):
     """Queries and keys of random directions with the given mean square norm."""
     scale = math.sqrt(square_norm / d_head)
     q, k = (scale * draws((seed, i), n_heads, n_tokens, d_head) for i in range(2))
-    return example(q, k, draws((seed, 2), n_heads, n_tokens, d_head))
+    return example(q, k, draws((seed, 2), n_heads, n_tokens, d_head), causal)
 
 
 def some(one, chosen):
@@ -41,31 +50,40 @@ def log_attention(found, one):
     return learning.feature_attention(
         learning.log_features(found.query_weights, one.q),
         learning.log_features(found.key_weights, one.k),
+        one.read,
     )
 
 
+@pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("scale", [0.3, 3, 300])
-def test_attention_is_the_explicit_loop(scale):
-    """Also where every product of firing rates is beyond float64."""
+def test_attention_is_the_explicit_loop(scale, causal):
+    """Also where every product of firing rates is beyond float64; over the keys that are read."""
     q, k, w_q, w_k = (scale * draws((1, i), 5, 4) for i in range(4))
-    got = learning.feature_attention(learning.log_features(w_q, q), learning.log_features(w_k, k))
+    (read,) = keys_read((1, 5, 5), [0] if causal else [])
+    log_phi = learning.log_features(w_q, q), learning.log_features(w_k, k)
+    got = learning.feature_attention(*log_phi, read)
     for t in range(5):
         kernel = []
-        for j in range(5):
+        for j in range(t + 1 if causal else 5):
             terms = []
             for sign in (1, -1):
                 u = sign * (w_q @ q[t]).numpy()
                 w = sign * (w_k @ k[j]).numpy()
                 terms += [a - logsumexp(u) + b - logsumexp(w) for a, b in zip(u, w)]
             kernel.append(logsumexp(terms))
-        np.testing.assert_allclose(got[t], kernel - logsumexp(kernel), rtol=1e-9, atol=1e-9)
+        wanted = kernel - logsumexp(kernel)
+        np.testing.assert_allclose(got[t, : len(kernel)], wanted, rtol=1e-9, atol=1e-9)
+        assert (got[t, len(kernel) :] == -torch.inf).all()
 
 
 def test_small_numbers_agree_with_large_ones():
     """float32 beside float64 at norms of pretrained heads."""
     q, k, w_q, w_k = (draws((2, i), 2, 40, 16) * scale for i, scale in enumerate((4, 4, 8, 8)))
+    read = keys_read((2, 40, 40))
     got, wanted = (
-        learning.feature_attention(*(learning.log_features(*pair) for pair in ((w_q, q), (w_k, k))))
+        learning.feature_attention(
+            *(learning.log_features(*pair) for pair in ((w_q, q), (w_k, k))), read
+        )
         for w_q, q, w_k, k in ([x.float() for x in (w_q, q, w_k, k)], [w_q, q, w_k, k])
     )
     assert wanted.min() < -100  # products that float32 does not hold
@@ -75,18 +93,20 @@ def test_small_numbers_agree_with_large_ones():
 @pytest.mark.parametrize("scale", [0.5, 1000])
 @pytest.mark.parametrize("loss", learning.LOSSES)
 def test_gradients(loss, scale):
-    one = heads(3, 2.0, n_heads=1, n_tokens=4, d_head=3)
-    weights = (scale * draws(4, 1, 2, 3, 3)).requires_grad_()
+    one = heads(3, 2.0, n_heads=2, n_tokens=4, d_head=3, causal=[1])
+    weights = (scale * draws(4, 2, 2, 3, 3)).requires_grad_()
     assert torch.autograd.gradcheck(lambda w: learning._loss(w, one, loss), weights, atol=1e-6)
 
 
 def test_losses_by_hand():
-    one = heads(5, 2.0, n_heads=2, n_tokens=3)
-    log_weights = torch.log_softmax(draws(6, 2, 3, 3), -1)
+    one = heads(5, 2.0, n_heads=2, n_tokens=3, causal=[1])
+    log_weights = torch.log_softmax(draws(6, 2, 3, 3).masked_fill(~one.read, -torch.inf), -1)
     for head in range(2):
         a, b = one.weights[head].numpy(), log_weights[head].exp().numpy()
-        cross = np.mean([-sum(a[t] * np.log(b[t])) for t in range(3)])
-        kl = np.mean([sum(a[t] * np.log(a[t] / b[t])) for t in range(3)])
+        n_read = [t + 1 if head else 3 for t in range(3)]
+        pairs = [(a[t, :n], b[t, :n]) for t, n in enumerate(n_read)]
+        cross = np.mean([-sum(x * np.log(y)) for x, y in pairs])
+        kl = np.mean([sum(x * np.log(x / y)) for x, y in pairs])
         exact, got = a @ one.v[head].numpy(), b @ one.v[head].numpy()
         error = (np.linalg.norm(got - exact) / np.linalg.norm(exact)) ** 2
         assert float(learning.weights_loss(log_weights, one)[head]) == pytest.approx(cross, 1e-12)
@@ -99,8 +119,9 @@ def planted(seed, w_q, w_k, n_tokens=150):
     """Attention that a Hedgehog map of weights [H, F, D] makes exactly."""
     q, k, v = (draws((seed, i), len(w_q), n_tokens, w_q.shape[-1]) for i in range(3))
     log_phi = learning.log_features(w_q, q), learning.log_features(w_k, k)
-    weights = learning.feature_attention(*log_phi).exp()
-    return Example(q, k, v, weights, weights @ v)
+    read = keys_read((len(w_q), n_tokens, n_tokens))
+    weights = learning.feature_attention(*log_phi, read).exp()
+    return Example(q, k, v, weights, weights @ v, read)
 
 
 def test_a_planted_map_is_recovered():
@@ -115,12 +136,13 @@ def test_a_planted_map_is_recovered():
     assert (kl < 1e-3 * of_uniform).all()
 
 
-def test_training_in_float64_is_an_explicit_loop():
+@pytest.mark.parametrize("causal", [[], [0]])
+def test_training_in_float64_is_an_explicit_loop(causal):
     """Adam in plain numpy, with gradients from steps into the complex plane (no rounding)."""
-    inputs = [heads(seed, 3.0, n_heads=1, n_tokens=6, d_head=3) for seed in range(2)]
+    inputs = [heads(seed, 3.0, 1, n_tokens=6, d_head=3, causal=causal) for seed in range(2)]
     start = draws(20, 1, 2, 3)
     found = train(inputs[:1], inputs[1:], start, max_steps=30)
-    q, k, v, weights, output = (x[0].numpy() for x in inputs[0])
+    q, k, _, weights, *_ = (x[0].numpy() for x in inputs[0])
     scale = [np.sqrt(np.square(x).mean()) for x in (q, k)]
 
     def log_phi(w, x):
@@ -130,8 +152,11 @@ def test_training_in_float64_is_an_explicit_loop():
 
     def loss(w):  # [2, F, D]
         kernel = np.exp(log_phi(w[0], q / scale[0])) @ np.exp(log_phi(w[1], k / scale[1])).T
-        log_weights = np.log(kernel / kernel.sum(-1, keepdims=True))
-        return -(weights * log_weights).sum(-1).mean()
+        total = 0
+        for t in range(6):
+            row = kernel[t, : t + 1] if causal else kernel[t]
+            total -= (weights[t, : len(row)] * np.log(row / row.sum())).sum() / 6
+        return total
 
     w = np.stack([start[0].numpy() / math.sqrt(3)] * 2)
     first, second = np.zeros_like(w), np.zeros_like(w)
@@ -166,16 +191,17 @@ def test_trained_features_beat_random_ones():
         log_phi = [
             x @ omega[:, :m].mT - x.square().sum(-1, keepdim=True) / 2 for x in inputs[3][:2]
         ]
-        kl[m] = learning.feature_attention(*log_phi)
+        kl[m] = learning.feature_attention(*log_phi, inputs[3].read)
     kl["uniform"] = torch.full_like(inputs[3].weights, -math.log(256))
     kl = {name: float(learning.divergence(x, inputs[3]).median()) for name, x in kl.items()}
     assert kl["learned"] < kl[128] / 3 and kl["learned"] < kl["uniform"] / 2
     assert kl["uniform"] < kl[8]
 
 
-def test_heads_are_independent():
-    """Trained together or alone, though one of them stops early."""
-    inputs = [heads(seed, 4.0, n_heads=2, n_tokens=80) for seed in range(2)]
+@pytest.mark.parametrize("causal", [[], [1]])
+def test_heads_are_independent(causal):
+    """Trained together or alone, though one of them stops early or has another order."""
+    inputs = [heads(seed, 4.0, n_heads=2, n_tokens=80, causal=causal) for seed in range(2)]
     for x, y in zip(*inputs):
         y[1] = x[1]  # validated where it trains, the second head goes on
     start = draws(13, 2, 4, 8)

@@ -2,15 +2,18 @@
 
 Rows y_tj of weights or of counts (how often query t attended to key j) are explained by
 
-    P_tj = (1 - eps) softmax_j(beta logit_tj + b_j - gamma age_tj) + eps / N,
+    P_tj = (1 - eps) softmax_j(beta logit_tj + b_j - gamma age_tj) + eps / N_t,
 
 with inverse temperature beta, key bias b (of mean 0), decay gamma per token of age, and a share eps
-of uniform attention (without key bias), in the multinomial likelihood sum_tj y_tj ln P_tj. Weights
-whose rows sum to one stand for any number n of attended tokens per query: estimates do not depend
-on it, but criteria do, as n times the log likelihood enters them (`aic`). Fisher scoring with the
-expected information finds the maximum, and gives standard errors. The likelihood is concave without
-eps, and in eps alone; with temperature and eps there can be several maxima, and a search from
-several starts comes first.
+of uniform attention (without key bias), in the multinomial likelihood sum_tj y_tj ln P_tj. A query
+reads the N_t keys whose age is 0 or more. A key of negative age is not written yet and has no
+weight: causal attention differs from bidirectional attention by its ages alone.
+
+Weights whose rows sum to one stand for any number n of attended tokens per query: estimates do not
+depend on it, but criteria do, as n times the log likelihood enters them (`aic`). Fisher scoring
+with the expected information finds the maximum, and gives standard errors. The likelihood is
+concave without eps, and in eps alone; with temperature and eps there can be several maxima, and a
+search from several starts comes first.
 """
 
 import math
@@ -50,6 +53,16 @@ class Observed(NamedTuple):
     target: np.ndarray
     logits: np.ndarray
     age: np.ndarray
+
+    @property
+    def read(self) -> np.ndarray:
+        """Which keys a query reads, true or false [T, N]."""
+        return self.age >= 0
+
+    @property
+    def n_read(self) -> np.ndarray:
+        """How many keys a query reads [T, 1]."""
+        return self.read.sum(1, keepdims=True)
 
 
 class Fit(NamedTuple):
@@ -96,11 +109,15 @@ def explain_attention(
 ) -> Fit:
     """Fit one of EXPLANATIONS to target [T, N], of logits and ages [T, N] of the keys (tokens).
 
-    near: estimates from which scoring starts, such as those of a part of the same queries, so that
-    no other maximum is searched.
-    Queries without any weight do not count. NaN and a note where the data leave a parameter open,
-    where the weights are sharper than any temperature, or where scoring does not end.
+    A key of a negative age is not read by the query: its ln P is -inf. near: estimates from which
+    scoring starts, such as those of a part of the same queries, so that no other maximum is
+    searched. Queries without any weight do not count, and a key that no query reads has a bias of
+    0. NaN and a note where the data leave a parameter open, where the weights are sharper than any
+    temperature, or where scoring does not end.
     """
+    read = np.asarray((age >= 0).any(0))
+    if len(target) and not read.all():
+        return _with_unread_keys(target, logits, age, explanation, near, read)
     free, n_keys = EXPLANATIONS[explanation], target.shape[1]
     n_parameters = len(_scalars(free)) + ("key_bias" in free) * (n_keys - 1)  # biases have mean 0
     try:
@@ -112,17 +129,42 @@ def explain_attention(
     return Fit(best.values, errors, best.log_likelihood, n_parameters, best.log_p, "")
 
 
+def _with_unread_keys(
+    target: np.ndarray,
+    logits: np.ndarray,
+    age: np.ndarray,
+    explanation: str,
+    near: dict | None,
+    read: np.ndarray,
+) -> Fit:
+    """The fit to the keys that some query reads, read [N], with a bias of 0 for the others."""
+    if near is not None:
+        bias = near["key_bias"][read]
+        near = near | {"key_bias": bias - bias.mean()}
+    fit = explain_attention(target[:, read], logits[:, read], age[:, read], explanation, near)
+    estimates, errors = (
+        {**x, "key_bias": np.zeros(len(read))} for x in (fit.estimates, fit.errors)
+    )
+    log_attention = np.full(target.shape, -np.inf)
+    estimates["key_bias"][read] = fit.estimates["key_bias"]
+    errors["key_bias"][read] = fit.errors["key_bias"]
+    log_attention[:, read] = fit.log_attention
+    return fit._replace(estimates=estimates, errors=errors, log_attention=log_attention)
+
+
 def log_explained_attention(
     values: dict, logits: np.ndarray, age: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """ln P of the explanation with these values and ln of its softmax part, both [T, N]."""
+    read = age >= 0
     drive = values["inverse_temperature"] * logits + values["key_bias"] - values["decay"] * age
-    log_s = log_softmax(drive, axis=1)
-    share, n_keys = values["uniform_share"], logits.shape[1]
+    log_s = log_softmax(np.where(read, drive, -np.inf), axis=1)
+    share = values["uniform_share"]
     if share == 0:
         return log_s, log_s
     with np.errstate(divide="ignore"):
-        return np.logaddexp(np.log1p(-share) + log_s, math.log(share / n_keys)), log_s
+        of_share = np.where(read, np.log(share / read.sum(1, keepdims=True)), -np.inf)
+        return np.logaddexp(np.log1p(-share) + log_s, of_share), log_s
 
 
 def likelihood(target: np.ndarray, log_p: np.ndarray) -> float:
@@ -145,12 +187,13 @@ def score(here: Point, observed: Observed, names: Sequence[str]) -> tuple[np.nda
     values, log_p, log_s, _ = here
     target, logits, age = observed
     p, s = np.exp(log_p), np.exp(log_s)
+    log_p, log_s = (np.where(observed.read, x, 0.0) for x in (log_p, log_s))
     total = target.sum(1, keepdims=True)
     kept = np.exp(np.log1p(-values["uniform_share"]) + log_s - log_p)  # (1 - eps) S / P
     columns = []
     for name in _scalars(names):
         if name == "uniform_share":
-            columns.append(np.exp(-log_p) / p.shape[1] - np.exp(log_s - log_p))
+            columns.append(np.exp(-log_p) / observed.n_read - np.exp(log_s - log_p))
         else:
             drive = logits if name == "inverse_temperature" else -age
             columns.append(kept * (drive - (s * drive).sum(1, keepdims=True)))
@@ -178,7 +221,7 @@ def _best(observed: Observed, explanation: str, near: dict | None) -> tuple[Poin
     if near is not None:
         start = near
     elif free == ("uniform_share",):  # concave as well: ln of a linear function
-        if _is_uniform(point(start, observed).log_p):
+        if _is_uniform(point(start, observed).log_p, observed):
             raise NoMaximum(OPEN)
         start |= {"uniform_share": FIRST_SHARES[1]}
     elif "uniform_share" in free:
@@ -194,9 +237,9 @@ def _best(observed: Observed, explanation: str, near: dict | None) -> tuple[Poin
     return best, errors
 
 
-def _is_uniform(log_p: np.ndarray) -> bool:
+def _is_uniform(log_p: np.ndarray, observed: Observed) -> bool:
     """Whether no share of uniform attention can be told from these weights."""
-    return bool(np.ptp(log_p) < 1e-6)
+    return bool(np.ptp((log_p + np.log(observed.n_read))[observed.read]) < 1e-6)
 
 
 def _scalars(names: Sequence[str]) -> list[str]:
@@ -220,7 +263,7 @@ def _maximum(
             raise NoMaximum(OPEN)
         step = covariance @ gradient
         if float(gradient @ step) < 1e-12 * max(1.0, observed.target.sum()):
-            if len(names) == len(free) or not _rises_with_a_share(here, observed.target):
+            if len(names) == len(free) or not _rises_with_a_share(here, observed):
                 return here, names, covariance
             here = point(here.values | {"uniform_share": SMALL_SHARE}, observed)
             continue
@@ -233,11 +276,12 @@ def _maximum(
     raise NoMaximum(f"the likelihood did not settle in {MAX_STEPS} steps")
 
 
-def _rises_with_a_share(here: Point, target: np.ndarray) -> bool:
+def _rises_with_a_share(here: Point, observed: Observed) -> bool:
     """Whether the likelihood rises with the uniform share from 0 on."""
-    attended = target > 0
+    target, attended = observed.target, observed.target > 0
+    n_read = np.broadcast_to(observed.n_read, target.shape)
     with np.errstate(over="ignore"):  # a key without weight would gain without bound
-        gain = target[attended] * np.exp(-here.log_p[attended]) / target.shape[1]
+        gain = target[attended] * np.exp(-here.log_p[attended]) / n_read[attended]
     slope = gain.sum() - target.sum()
     return bool(slope > 1e-6 * target.sum())
 
@@ -274,10 +318,11 @@ def _searched(observed: Observed) -> dict:
     fit has none.
     """
     target, logits, _ = observed
+    read, per_query = observed.read, logits.shape[1] / observed.n_read
     base = explain_attention(*observed, "temperature")
     if base.note:
         raise NoMaximum(base.note)
-    if _is_uniform(base.log_attention):
+    if _is_uniform(base.log_attention, observed):
         raise NoMaximum(OPEN)
 
     def values_of(x: np.ndarray) -> dict:
@@ -285,10 +330,12 @@ def _searched(observed: Observed) -> dict:
 
     def cost(x: np.ndarray) -> tuple[float, np.ndarray]:
         values, log_p, log_s, log_likelihood = point(values_of(x), observed)
+        s = np.exp(log_s)
+        log_p, log_s = (np.where(read, x, 0.0) for x in (log_p, log_s))
         rest = target * np.exp(log_s - log_p)  # y S / P
         pulled = (1 - values["uniform_share"]) * rest
-        pulled = pulled - np.exp(log_s) * pulled.sum(1, keepdims=True)
-        of_share = (target * np.exp(-log_p)).sum() / logits.shape[1] - rest.sum()
+        pulled = pulled - s * pulled.sum(1, keepdims=True)
+        of_share = (target * np.exp(-log_p) * per_query).sum() / logits.shape[1] - rest.sum()
         return -log_likelihood, -np.array([(pulled * logits).sum(), of_share])
 
     highest, values = base.log_likelihood, base.estimates

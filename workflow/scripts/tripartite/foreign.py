@@ -40,6 +40,7 @@ VALUE_DIMS = (*DIMS[:-1], "d_value")  # of v and model_output; their width may b
 SIZES = ("inputs", "layers", "heads", "tokens", "d_head", "d_value")  # names of their lengths
 NUMBERS = ("q", "k", "v", "model_output", "mask")  # variables whose values are sent
 OPTIONAL = ("model_output", "mask")
+TEXT_DIMS = ("input", "token")
 ORDERS = ("bidirectional", "causal")
 DTYPES = ("float32", "float16", "bfloat16", "float64")  # of models
 # names that a mask or an order has elsewhere, and what to do
@@ -398,6 +399,9 @@ def _contents(dataset: "Dataset", stored: dict, max_mask_values: int) -> dict[st
                 labels[dim] = texts
     orders, wrong = _orders(dataset)
     faults += wrong
+    text = dataset.variables.get("text")
+    if text is not None and text.dimensions == TEXT_DIMS and text.dtype is not str:
+        faults.append("text: wanted one string for each token")
     if (
         not faults
         and "mask" in dataset.variables
@@ -446,10 +450,8 @@ def _token_texts(dataset: "Dataset") -> dict[str, Any]:
     if "text" not in dataset.variables:
         return found
     variable = dataset.variables["text"]
-    if variable.dimensions != ("input", "token"):  # it says something else
+    if variable.dimensions != TEXT_DIMS:  # it says something else
         return found
-    if variable.dtype is not str:
-        return {"faults": ["text: wanted one string for each token"]}
     try:
         return found | {"text": variable[...].tolist()}
     except UnicodeDecodeError:

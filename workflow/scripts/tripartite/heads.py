@@ -240,8 +240,10 @@ class Heads:
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:
-        """As the function `dataset`; input, layer and head, known from data, may be left out."""
+        """As the function `dataset`; input, layer, head and order are known from the data."""
         own = {name: self.qkv[name].values for name in ("input", "layer", "head")}
+        if "order" in variables(file):
+            values = values | {"order": self.qkv["order"].values}
         return dataset(file, values, own | coords, **attrs)
 
 

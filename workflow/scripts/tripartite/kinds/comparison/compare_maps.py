@@ -5,6 +5,7 @@ import torch
 import xarray as xr
 
 from tripartite import hidden
+from tripartite.attention import uniform_attention
 from tripartite.contracts import UserError
 from tripartite.heads import Head, Heads
 from tripartite.kinds.comparison import ranking
@@ -25,12 +26,13 @@ def compare_maps(
 ) -> xr.Dataset:
     """Return bias, variance, floor and rank of hidden layers with different feature maps.
 
-    Beside them stand equal attention to all tokens and the best constant gain of each network.
+    Beside them stand equal attention to all keys that are read and the best constant gain of each
+    network.
 
     variants are {name: {feature_map, threshold, a}}, the last two as far as the map takes them;
     their order is that of the axis. Every variant, and simulate itself, has the same streams of
-    hidden weights, and smaller networks are the first neurons of larger ones. Networks are
-    bidirectional.
+    hidden weights, and smaller networks are the first neurons of larger ones. A network has the
+    order of its layer.
     """
     layers = [HiddenLayer(**variant) for variant in variants.values()]
 
@@ -51,11 +53,12 @@ def compare_maps(
                 ranges,
                 layer.activation,
                 layer.threshold,
+                head.causal,
             )
             for draw in range(n_seeds)
         )
         statistics, squares = of_networks(networks, exact, log_normalizer)
-        statistics["output_floor"] = output_floors(layer, tokens, exact, n_features)
+        statistics["output_floor"] = output_floors(layer, tokens, exact, n_features, head.causal)
         drawn = hidden.neurons(head, 0, *neurons)
         statistics["log10_rate_range"] = rate_ranges(layer, seen, drawn, n_features)
         return statistics, squares
@@ -64,7 +67,10 @@ def compare_maps(
         of_variants, squares = zip(*(one_layer(head, layer) for layer in head.each(layers)))
         statistics = _stacked(of_variants)
         uniform = np.array(
-            [relative_square(one.v.mean(0), one.output) for one in head.readings]
+            [
+                relative_square(uniform_attention(one.v, one.causal), one.output)
+                for one in head.readings
+            ]
         )  # [input]
         compared = _compared(
             layers,
@@ -130,7 +136,7 @@ def _fitted(head: Head, layer: HiddenLayer, symmetries: list[str]) -> tuple[Symm
     """What is fitted to the inputs that calibrate, or else to those that are read."""
     inputs = [(one.q, one.k) for one in head.calibrating or head.readings]
     try:
-        return for_map(inputs, symmetries, layer.feature_map, layer.a)
+        return for_map(inputs, symmetries, layer.feature_map, layer.a, head.causal)
     except ValueError as error:
         raise UserError(
             f"layer {head.layer}, head {head.head}: {error}; leave out balance, or compare on "

@@ -113,7 +113,7 @@ def legend() -> list[Line2D | Patch]:
         line("measured, by threshold (bars: 95 % over seeds)", marker="o", markersize=2.8, **grey),
         mark("no threshold", markersize=2.8, markerfacecolor="white", markeredgewidth=0.7, **grey),
         line("error at $m = \\infty$", linestyle="--", linewidth=0.8, **grey),
-        line("equal attention to all tokens", linestyle=":", linewidth=1, **grey),
+        line("equal attention to all keys that are read", linestyle=":", linewidth=1, **grey),
         mark("best threshold", markersize=6, markerfacecolor="none", **grey),
         line("its 95 % interval", linewidth=1.2, **grey),
         Patch(color="0.9", label="cortex, lowest to highest rate: 2.0 and 3.7 decades"),

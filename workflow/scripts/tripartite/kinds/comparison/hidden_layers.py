@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from tripartite.attention import log_key_weight
 from tripartite.features import FEATURE_MAPS, Activation
 from tripartite.kernels import limit_kernel, limit_read
 from tripartite.kinds.comparison.moments import error_vector
@@ -27,26 +28,32 @@ class HiddenLayer:
 
 
 def output_floors(
-    layer: HiddenLayer, tokens: Sequence[Tokens], exact: Sequence[Tensor], n_features: list[int]
+    layer: HiddenLayer,
+    tokens: Sequence[Tokens],
+    exact: Sequence[Tensor],
+    n_features: list[int],
+    causal: bool,
 ) -> list[float]:
     """Relative output error of infinitely many neurons, rms over inputs; NaN where it is not known.
 
     One for each of n_features, as the kernel of the linear map depends on m.
     """
     if layer.feature_map != "linear":
-        return [_output_floor(layer, tokens, exact, n_features[0])] * len(n_features)
-    return [_output_floor(layer, tokens, exact, m) for m in n_features]
+        return [_output_floor(layer, tokens, exact, n_features[0], causal)] * len(n_features)
+    return [_output_floor(layer, tokens, exact, m, causal) for m in n_features]
 
 
 def _output_floor(
-    layer: HiddenLayer, tokens: Sequence[Tokens], exact: Sequence[Tensor], m: int
+    layer: HiddenLayer, tokens: Sequence[Tokens], exact: Sequence[Tensor], m: int, causal: bool
 ) -> float:
     outputs = []
     for q, k, v, log_gain in tokens:
         kernel = limit_kernel(layer.feature_map, q, k, m, layer.threshold)
         if kernel is None:
             return math.nan
-        outputs.append(limit_read(*kernel, log_gain, v)[2])
+        log_kernel, sign = kernel
+        log_kernel = log_kernel + log_key_weight(torch.ones(len(k), dtype=torch.bool), causal)
+        outputs.append(limit_read(log_kernel, sign, log_gain, v)[2])
     return float(error_vector(outputs, exact).norm())
 
 

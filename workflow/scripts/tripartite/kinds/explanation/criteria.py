@@ -35,8 +35,8 @@ def explain_network(
 ) -> Explained:
     """What explains a network with attention weights [T, N], by each explanation.
 
-    logits and ages of the keys are [T, N], values v [N, E]. NaN where an explanation cannot be
-    fitted; the note is that of the first one.
+    logits and ages of the keys are [T, N], values v [N, E]; keys of negative age are not read. NaN
+    where an explanation cannot be fitted; the note is that of the first one.
     """
     values = {name: np.full(len(EXPLANATIONS), np.nan) for name in (*ESTIMATES, *OTHERS)}
     silent = ~(weights.sum(1) > 0)
@@ -64,7 +64,7 @@ def explain_network(
         }
         for name in values:
             values[name][place] = found[name]
-    return Explained(values, slope(log_weights, logits), note)
+    return Explained(values, slope(log_weights, logits, age >= 0), note)
 
 
 def unfitted_likelihood(

@@ -5,6 +5,7 @@ import torch
 import xarray as xr
 
 from tripartite import hidden, theory
+from tripartite.attention import log_key_weight
 from tripartite.explanation import EXPLANATIONS
 from tripartite.heads import Head, Heads
 from tripartite.kinds.explanation.criteria import ATTENDED_TOKENS, explain_network, summaries
@@ -22,7 +23,7 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
 
     def one_head(head: Head) -> dict:
         logits = [(x.q @ x.k.T).numpy() for x in head.readings]
-        ages = [np.broadcast_to(np.arange(len(x))[::-1].astype(float), x.shape) for x in logits]
+        ages = [ages_of_keys(len(x), head.causal) for x in logits]
         values = [x.v.numpy() for x in head.readings]
         networks = [
             [
@@ -36,11 +37,17 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
         ]
         log_r = [
             theory.log_second_moment(
-                x.q, x.k, x.log_normalizer, torch.zeros(1, len(x.k), dtype=torch.float64)
+                x.q,
+                x.k,
+                x.log_normalizer,
+                log_key_weight(torch.ones(len(x.k), dtype=torch.bool), head.causal),
             )
             for x in head.readings
         ]
-        slopes = [expected_slope(x.q.numpy(), x.k.numpy(), log_m) for x in head.readings]
+        slopes = [
+            expected_slope(x.q.numpy(), x.k.numpy(), log_m, age >= 0)
+            for x, age in zip(head.readings, ages)
+        ]
         return summaries(networks, head.stream("bootstrap")) | {
             "sigma_squared": float(np.median(torch.cat(log_r).numpy())),
             "slope_of_logs_predicted": np.mean(slopes, 0),
@@ -64,3 +71,13 @@ def explain(heads: Heads, n_features: list[int], n_seeds: int) -> xr.Dataset:
     return heads.dataset(
         "explanation", values | {"reach_shift": shift, "reach_shift_note": note}, coords
     )
+
+
+def ages_of_keys(n_tokens: int, causal: bool) -> np.ndarray:
+    """Age of each key for each query [T, T]: tokens written after it, until the query is read.
+
+    All later tokens, or, with causal, those up to the query; negative where a key is not read.
+    """
+    position = np.arange(n_tokens, dtype=float)
+    now = position[:, None] if causal else np.full((n_tokens, 1), n_tokens - 1.0)
+    return now - position

@@ -15,6 +15,8 @@ slope of ln weights on logits, each row centred, is over networks on average
 
     sum_tj c_tj (q_t . k_j + E ln S(|q_t + k_j|)) / sum_tj c_tj^2,   c the centred logits,
 
+over the pairs of a query and a key that it reads,
+
 in all phases and without parameter, whatever neurons the pairs share.
 """
 
@@ -128,35 +130,39 @@ def mean_log_response(log_m: np.ndarray, sigma: float) -> np.ndarray:
     return np.array(found)
 
 
-def expected_slope(q: np.ndarray, k: np.ndarray, log_m: np.ndarray) -> np.ndarray:
+def expected_slope(q: np.ndarray, k: np.ndarray, log_m: np.ndarray, read: np.ndarray) -> np.ndarray:
     """Mean over networks of the slope of ln weights on logits [m], for q, k [T, D].
 
-    NaN where logits do not vary.
+    read [T, T] says which keys a query reads. NaN where logits do not vary.
     """
     logits = q @ k.T
     sigma = np.sqrt(np.maximum(np.square(q).sum(1)[:, None] + np.square(k).sum(1) + 2 * logits, 0))
-    nodes = np.linspace(sigma.min(), sigma.max(), NODES)
+    nodes = np.linspace(sigma[read].min(), sigma[read].max(), NODES)
     if nodes[-1] - nodes[0] < 1e-9:
-        return np.ones(len(log_m)) if np.ptp(centred(logits)) > 0 else np.full(len(log_m), np.nan)
+        varies = np.ptp(centred(logits, read)) > 0
+        return np.ones(len(log_m)) if varies else np.full(len(log_m), np.nan)
     mean = CubicSpline(nodes, [mean_log_response(log_m, x) for x in nodes])
-    return np.array([slope(logits + x, logits) for x in np.moveaxis(mean(sigma), -1, 0)])
+    return np.array([slope(logits + x, logits, read) for x in np.moveaxis(mean(sigma), -1, 0)])
 
 
-def slope(log_weights: np.ndarray, logits: np.ndarray) -> float:
+def slope(log_weights: np.ndarray, logits: np.ndarray, read: np.ndarray) -> float:
     """Slope (least squares) of ln weights on logits, both [T, N], each row with its own intercept.
 
-    NaN where a weight is 0 or logits do not vary.
+    Over the keys that a query reads, read [T, N]. NaN where one of their weights is 0 or logits do
+    not vary.
     """
-    deviation = centred(logits)
+    deviation = centred(logits, read)[read]
     square = np.square(deviation).sum()
-    if not (np.isfinite(log_weights).all() and square > 1e-12 * np.square(logits).sum()):
+    of_read = log_weights[read]
+    if not (np.isfinite(of_read).all() and square > 1e-12 * np.square(logits[read]).sum()):
         return math.nan
-    return float((deviation * log_weights).sum() / square)
+    return float((deviation * of_read).sum() / square)
 
 
-def centred(logits: np.ndarray) -> np.ndarray:
-    """Logits [T, N] less the mean of their row."""
-    return logits - logits.mean(1, keepdims=True)
+def centred(logits: np.ndarray, read: np.ndarray) -> np.ndarray:
+    """Logits [T, N] less the mean of those that are read in their row; 0 where none is read."""
+    mean = np.where(read, logits, 0.0).sum(1, keepdims=True) / read.sum(1, keepdims=True)
+    return np.where(read, logits - mean, 0.0)
 
 
 def _is_gaussian(log_m: np.ndarray, sigma_squared: np.ndarray) -> np.ndarray:

@@ -2,10 +2,9 @@
 
 Attention has one of four origins: hidden layers that were trained (learned), random ones of the
 same size (random), random ones whose distribution of weights is fitted to the inputs that train
-(fitted random), and equal weights of all tokens (uniform).
+(fitted random), and equal weights of all keys that are read (uniform).
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -41,7 +40,8 @@ def learned_attention(trained: Trained) -> Attention:
             weights[heads].to(seen.q.device)
             for weights in (trained.query_weights, trained.key_weights)
         )
-        return feature_attention(log_features(of_queries, seen.q), log_features(of_keys, seen.k))
+        log_phi = log_features(of_queries, seen.q), log_features(of_keys, seen.k)
+        return feature_attention(*log_phi, seen.read)
 
     return log_weights
 
@@ -60,14 +60,15 @@ def random_attention(layers: Hidden, symmetry: Symmetry | None = None) -> Attent
             of_heads = Symmetry(*(x[heads].to(q.device) for x in symmetry))
             q, k, log_gain, _ = transform(q, k, of_heads)
         log_q, log_k = (rates(hidden, x, layers.bias.shape[-1])[0] for x in (q, k))
-        return feature_attention(log_q, log_k + log_gain[..., None])
+        return feature_attention(log_q, log_k + log_gain[..., None], seen.read)
 
     return log_weights
 
 
 def uniform_attention(seen: Example, heads: slice) -> Tensor:
-    """Equal attention to all tokens."""
-    return torch.full_like(seen.weights, -math.log(seen.k.shape[1]))
+    """Equal attention to all keys that are read."""
+    log_share = -seen.read.sum(-1, keepdim=True).to(seen.weights).log()
+    return log_share.expand_as(seen.weights).masked_fill(~seen.read, -torch.inf)
 
 
 def errors(examples: list[Example], attention: Attention) -> tuple[np.ndarray, np.ndarray]:

@@ -34,6 +34,9 @@ def learn(
 ) -> xr.Dataset:
     """Return how far trained, random and equal attention are from softmax attention, per input.
 
+    A query of each reads the keys that its layer's order lets it read; layers of both orders may be
+    trained together.
+
     Inputs that are in neither trained_on nor validated_on are tests. dtype is that of the training;
     what comes of it is evaluated in float64. The random neurons are those of simulate: plain ones,
     and normal ones that are fitted to trained_on after queries and keys are centred and balanced.
@@ -119,8 +122,11 @@ def _example(heads: Heads, i: int) -> learning.Example:
         return torch.stack(parts, 1).transpose(0, 1).to(heads.device)
 
     q, k, v, log_normalizer = (of_heads(name) for name in ("q", "k", "v", "log_normalizer"))
-    weights = torch.exp(q @ k.mT - log_normalizer[..., None])
-    return learning.Example(q, k, v, weights, of_heads("output"))
+    ones = torch.ones(q.shape[1], q.shape[1], dtype=torch.bool)
+    read = torch.stack([ones.tril() if reading.causal else ones for reading in readings])
+    read = read.to(heads.device)  # [H, T, T]
+    weights = torch.exp(q @ k.mT - log_normalizer[..., None]).masked_fill(~read, 0)
+    return learning.Example(q, k, v, weights, of_heads("output"), read)
 
 
 def _fitted(heads: Heads, training: list[int]) -> tuple[Symmetry, list[Tensor]]:
@@ -131,11 +137,11 @@ def _fitted(heads: Heads, training: list[int]) -> tuple[Symmetry, list[Tensor]]:
     found = []
     for place in heads.chosen:
         readings = [heads.reading(i, *place) for i in training]
-        inputs = [(one.q, one.k) for one in readings]
+        inputs, causal = [(one.q, one.k) for one in readings], heads.causal(place[0])
         try:
-            found.append(fitted(inputs, [*CENTER, "balance"], "fitted_normal"))
+            found.append(fitted(inputs, [*CENTER, "balance"], "fitted_normal", causal))
         except ValueError:
-            found.append(fitted(inputs, CENTER, "fitted_normal"))
+            found.append(fitted(inputs, CENTER, "fitted_normal", causal))
     symmetries, a = zip(*found)
     return Symmetry(*(torch.stack(parts) for parts in zip(*symmetries))), list(a)
 

@@ -20,7 +20,7 @@ LABELS = {
     "learned": "trained hidden layer",
     "random": "random hidden layer",
     "fitted random": "random, fitted to the same inputs",
-    "uniform": "equal attention to all tokens",
+    "uniform": "equal attention to all keys read",
 }
 
 

@@ -29,13 +29,17 @@ PAIRS = 1 << 16  # of query and key at a time, where a product is beyond the ran
 
 
 class Example(NamedTuple):
-    """One input as all heads see it: q, k [H, T, D], v [H, T, E], A [H, T, T] and A V [H, T, E]."""
+    """One input as all heads see it: q, k [H, T, D], v [H, T, E], A [H, T, T] and A V [H, T, E].
+
+    read [H, T, T] says which keys a query reads, true or false: heads of one batch may differ.
+    """
 
     q: Tensor
     k: Tensor
     v: Tensor
     weights: Tensor
     output: Tensor
+    read: Tensor
 
 
 class Trained(NamedTuple):
@@ -60,16 +64,18 @@ def log_features(weights: Tensor, x: Tensor) -> Tensor:
     return torch.cat([torch.log_softmax(drive, -1), torch.log_softmax(-drive, -1)], -1)
 
 
-def feature_attention(log_q: Tensor, log_k: Tensor) -> Tensor:
+def feature_attention(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
     """ln A^ [..., T, S] of queries and keys with ln of positive features [..., T, f], [..., S, f].
 
-    Exact at all sizes: products that leave the range of the numbers are summed by their logs.
+    -inf where a key is not read, read [..., T, S]. Exact at all sizes: products that leave the
+    range of the numbers are summed by their logs.
     """
     peak_q, peak_k = (x.detach().amax(-1, keepdim=True) for x in (log_q, log_k))
     product = torch.exp(log_q - peak_q) @ torch.exp(log_k - peak_k).mT  # at most f
     number = torch.finfo(product.dtype)
-    lost = product < number.tiny / number.eps  # terms below the smallest number may matter there
-    log_product = product.masked_fill(lost, 1).log() + peak_q + peak_k.mT
+    # terms below the smallest number may matter there
+    lost = (product < number.tiny / number.eps) & read
+    log_product = product.masked_fill(lost | ~read, 1).log() + peak_q + peak_k.mT
     if lost.any():
         places = lost.nonzero().split(PAIRS)
         sums = [
@@ -77,12 +83,12 @@ def feature_attention(log_q: Tensor, log_k: Tensor) -> Tensor:
             for *batch, t, j in (place.unbind(-1) for place in places)
         ]
         log_product = log_product.masked_scatter(lost, torch.cat(sums))
-    return torch.log_softmax(log_product, -1)
+    return torch.log_softmax(log_product.masked_fill(~read, -torch.inf), -1)
 
 
 def weights_loss(log_weights: Tensor, seen: Example) -> Tensor:
     """Cross-entropy of ln A^ [H, T, T] to A in nats, mean over queries -> [H]."""
-    return -(seen.weights * log_weights).sum(-1).mean(-1)
+    return -(seen.weights * log_weights.masked_fill(~seen.read, 0)).sum(-1).mean(-1)
 
 
 def outputs_loss(log_weights: Tensor, seen: Example) -> Tensor:
@@ -136,7 +142,7 @@ def train(
 
     def scaled(one: Example) -> Example:
         one = one._replace(q=one.q / scale[0], k=one.k / scale[1])
-        return Example(*(x.to(dtype) for x in one))
+        return Example(*(x if x.dtype == torch.bool else x.to(dtype) for x in one))
 
     training, validation = [scaled(x) for x in training], [scaled(x) for x in validation]
     start = (start * START / math.sqrt(d_head)).to(device, dtype)
@@ -207,11 +213,12 @@ def train(
 def _loss(weights: Tensor, seen: Example, loss: str) -> Tensor:
     """The loss [H] of weights [H, 2, F, D]."""
     log_q, log_k = log_features(weights[:, 0], seen.q), log_features(weights[:, 1], seen.k)
-    return LOSSES[loss](feature_attention(log_q, log_k), seen)
+    return LOSSES[loss](feature_attention(log_q, log_k, seen.read), seen)
 
 
 def _some_queries(one: Example, queries: np.random.Generator) -> Example:
     n_tokens = one.q.shape[-2]
     chosen = queries.permutation(n_tokens)[:QUERIES]
     some = torch.from_numpy(chosen).to(one.q.device)
-    return one._replace(q=one.q[:, some], weights=one.weights[:, some], output=one.output[:, some])
+    of_queries = {name: getattr(one, name)[:, some] for name in ("q", "weights", "output", "read")}
+    return one._replace(**of_queries)

@@ -106,7 +106,6 @@ def fit(
                 np.moveaxis(log_z, 0, 2)[..., mask]
             ),
             "distinct_head": distinct,
-            "order": heads.qkv["order"].values,
             "share_not_positive": np.stack(
                 [at_heads(one, simulated, 0) for one in share_not_positive]
             ),

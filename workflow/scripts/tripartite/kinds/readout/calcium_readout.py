@@ -70,7 +70,7 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
             [(x.sel(model=model), pair) for x, pair in heads if model in x["model"].values],
         )
     for row, (shown, pair) in enumerate(heads, 2):
-        source = palette.plain_text(shown.attrs["data"])
+        source = palette.plain_text(palette.full_name(shown.sel(pair)))
         axes[row, 0].set_title(f"{source}, {palette.head_name(shown, **pair)}", loc="left")
         axes[row, 0].set_ylabel("share left of\nsd of log gain")
     axes[0, 0].set_ylabel("calcium $C$ (µM)")

@@ -31,10 +31,13 @@ def calibrate(heads: Heads) -> xr.Dataset:
         calibrating = [given[x.name] for x in head.calibrating]
         own = np.full((len(RECIPES), len(inputs)), np.nan)
         try:
-            needed = [log10_needed(inputs, calibrating, recipe) for recipe in RECIPES.values()]
+            needed = [
+                log10_needed(inputs, calibrating, recipe, head.causal)
+                for recipe in RECIPES.values()
+            ]
             for i in tested:
                 own[:, i] = [
-                    np.median(log10_needed([inputs[i]], [inputs[i]], recipe))
+                    np.median(log10_needed([inputs[i]], [inputs[i]], recipe, head.causal))
                     for recipe in RECIPES.values()
                 ]
         except ValueError as error:

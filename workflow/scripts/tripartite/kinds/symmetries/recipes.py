@@ -1,9 +1,11 @@
 """What can be fitted to queries and keys, and the hidden neurons that a head then needs."""
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tripartite import symmetries, theory
+from tripartite.attention import log_key_weight
 
 CENTER = ["center_keys", "center_queries"]
 Recipe = tuple[list[str], str]
@@ -32,15 +34,19 @@ BEFORE = {  # of recipes that add one thing to another: the other one
 Input = tuple[Tensor, Tensor, Tensor]  # q and k [T, D], and ln of the normaliser [T]
 
 
-def log10_needed(inputs: list[Input], fitted_to: list[Input], recipe: Recipe) -> list[np.ndarray]:
+def log10_needed(
+    inputs: list[Input], fitted_to: list[Input], recipe: Recipe, causal: bool = False
+) -> list[np.ndarray]:
     """log10 of the neurons for 10 % rms error that each query [T] of each input needs.
 
-    ValueError where the recipe cannot be fitted.
+    causal: a query reads only the keys up to its own token. ValueError where the recipe cannot be
+    fitted.
     """
-    symmetry, a = symmetries.fitted([(q, k) for q, k, _ in fitted_to], *recipe)
+    symmetry, a = symmetries.fitted([(q, k) for q, k, _ in fitted_to], *recipe, causal)
     found = []
     for q, k, log_normalizer in inputs:
         q, k, log_gain, log_shift = symmetries.transform(q, k, symmetry)
-        log_r = theory.log_second_moment(q, k, log_normalizer - log_shift, log_gain[None], a)
+        log_weight = log_gain + log_key_weight(torch.ones(len(k), dtype=torch.bool), causal)
+        log_r = theory.log_second_moment(q, k, log_normalizer - log_shift, log_weight, a)
         found.append(theory.log10_features_needed(theory.log_variance(log_r)).numpy())
     return found
