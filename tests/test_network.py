@@ -406,9 +406,7 @@ def test_a_causal_batch_is_each_by_itself():
         batch = Tokens(*(torch.stack(pair)[:, None] for pair in zip(long, padded)))
         total = network.causal_log_space(batch, hidden, 300, None, Leak(0.1, 0.3))
         found = [x[:, 0] for x in network.finished(total, 300, False)]
-        for i, (tokens, place) in enumerate(
-            ((long, slice(70)), (short, slice(first, first + 50)))
-        ):
+        for i, (tokens, place) in enumerate(((long, slice(70)), (short, slice(first, first + 50)))):
             total = network.causal_steps(tokens, hidden, 300, None, Leak(0.1, 0.3))
             for a, b in zip(found, network.finished(total, 300, False)):
                 torch.testing.assert_close(a[i][place], b, rtol=1e-10, atol=1e-10)
