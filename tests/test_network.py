@@ -362,6 +362,11 @@ def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
     torch.testing.assert_close(log_p, wanted, rtol=tolerance, atol=tolerance)
 
 
+def without_signs(hidden):
+    """The same layer with rates |phi|."""
+    return hidden._replace(activation=lambda *x: (hidden.activation(*x)[0], None))
+
+
 @settings(max_examples=150)
 @given(
     **(SHAPES | {"n_tokens": st.integers(1, 40), "scale": st.floats(0.01, 20)}),
@@ -380,7 +385,7 @@ def test_causal_order_at_any_norm(
     tokens.log_gain[[t % n_tokens for t in absent]] = -torch.inf
     wanted = network.causal_steps(tokens, hidden, m, None, leak)
     found = network.causal_log_space(tokens, hidden, m, None, leak)
-    loud = hidden._replace(activation=lambda *x: (hidden.activation(*x)[0], None))
+    loud = without_signs(hidden)
     size = network.causal_steps(tokens, loud, m, None, leak)  # without signs, which cancel
     bound = 1e-11 * (1 + wanted.log_scale.abs())
     scale = torch.exp(found.log_scale - size.log_scale)
@@ -402,7 +407,7 @@ def test_causal_rates_beyond_the_range_of_single_precision():
         narrow = hidden._replace(weights=hidden.weights.float(), bias=hidden.bias.float())
         same = Tokens(*(x.double() for x in single))
         wide = narrow._replace(weights=narrow.weights.double(), bias=narrow.bias.double())
-        loud = wide._replace(activation=lambda *x: (wide.activation(*x)[0], None))
+        loud = without_signs(wide)
         size, _, _ = network.finished(network.causal_steps(same, loud, 300, None), 300, False)
         found, exact = (
             network.finished(network.causal_log_space(x, y, 300, None), 300, False)

@@ -161,9 +161,9 @@ def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: 
     """ln R' [..., T], the relative mean product of the contributions of a neuron and its mirror.
 
     R' = exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2, from
-    E exp(omega.(q + k_j) - omega.(q + k_l)), with -k_j.k_l = (|k_j|^2 + |k_l|^2 - |k_j + k_l|^2) / 2.
-    With m / 2 mirrored pairs the relative variance is
-    (R + R' - 2) / m.
+    E exp(omega.(q + k_j) - omega.(q + k_l)). With m / 2 mirrored pairs the relative variance is
+    (R + R' - 2) / m. The sum is a product of matrices by 2 k_j.k_l = |k_j + k_l|^2 - |k_j|^2
+    - |k_l|^2; queries whose sum leaves the range of the numbers so take T^2 exponentials each.
     """
     length = k.square().sum(-1) / 2
     kernel = _kernel(k, 1.0)
