@@ -28,7 +28,8 @@ def softmax_attention(
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
     log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; rows of masked
-    queries have no meaning. Blocks of queries bound the memory. The rows of a sequence without any token are NaN.
+    queries have no meaning. Blocks of queries bound the memory. The rows of a sequence without any
+    token are NaN.
     """
     parts = []
     for start in range(0, q.shape[-2], max(1, BLOCK_VALUES // k.shape[-2])):

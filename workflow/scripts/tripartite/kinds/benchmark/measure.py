@@ -110,7 +110,7 @@ CASES = [
     Case(OURS, n_tokens=65_536),
     # causal order at any norm, and errors in closed form, each beside a loop over tokens
     *(Case(method, "causal", 1000, 10_000) for method in (OURS, ANY_NORM, STEP_BY_STEP)),
-    *(Case(method, "causal", 512, 1, "float64") for method in (CLOSED, CLOSED_LOOP)),
+    *(Case(method, "causal", 128, 1, "float64") for method in (CLOSED, CLOSED_LOOP)),
     # synapses in continuous time: linear (all tokens in one update), and with saturation
     *(Case(method, "write", n, 4096) for method, n in ((EXACT, 512), (DIFFEQ, 8))),
     *(Case(method, "saturating write", 8, 4096) for method in (RK4, DIFFEQ)),

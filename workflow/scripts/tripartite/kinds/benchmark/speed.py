@@ -107,7 +107,7 @@ def goals(speed: pd.DataFrame) -> list[tuple[str, str, str]]:
     causal: Case = {"order": "causal", "n_tokens": 1000, "n_features": 10_000}
     by_token = causal | {"method": "torch loop, at any norm"}
     any_norm = causal | {"method": "ours, at any norm"}
-    closed: Case = {"order": "causal", "n_tokens": 512, "n_features": 1, "dtype": "float64"}
+    closed: Case = {"order": "causal", "n_tokens": 128, "n_features": 1, "dtype": "float64"}
     by_query = closed | {"method": "torch loop, closed forms"}
     rows += [
         (
