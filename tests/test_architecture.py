@@ -16,6 +16,7 @@ DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}
 LIGHT = {  # read by every parse of the Snakefile
     "checks",
     "declarations",
+    "duration",
     "foreign",
     "locks",
     "memory",
