@@ -10,9 +10,8 @@ from test_contracts import qkv
 from test_learn_stage import run as train
 from test_learn_stage import with_gaps
 from test_shards import STUDY
-from tripartite import job
+from tripartite import job, learning
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.learned import learning
 from tripartite.kinds.network import simulate as stage
 
 HEADS = [[0, 0], [0, 1], [0, 2]]

@@ -23,6 +23,7 @@ PLANNED = {
     "ablate": {"model", "title", "wheel", "sha256"},
     "attend": {"leak_hebbian", "leak_presynaptic"},
     "measure": {"seed"},
+    "compete": {"model", "inputs", "wheel", "sha256", "seed"},
 }
 
 

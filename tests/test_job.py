@@ -20,12 +20,11 @@ import stage
 from conftest import ROOT, run_simulate
 from test_contracts import qkv
 from test_learn_stage import SETTINGS, with_gaps
-from tripartite import job, locks
+from tripartite import job, learning, locks
 from tripartite.about import about
 from tripartite.contracts import UserError
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.learned import learning
 
 ATTRS = {"data": "test", "stage": "generate", "settings": {"a": 1}, "device": "cpu"}
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from scipy.special import logsumexp
 
-from tripartite.kinds.learned import learning
-from tripartite.kinds.learned.learning import Example
+from tripartite import learning
+from tripartite.learning import Example
 
 
 def draws(seed, *shape):

@@ -73,7 +73,7 @@ def test_every_kernel_is_the_sequential_network(
     calcium, last = network.sequential(torch.zeros_like(tokens.v), tokens, hidden, causal, leak)
     size = magnitude(tokens, hidden)
     assert_same(read(tokens, hidden, causal=causal, leak=leak), calcium, last, size)
-    kernels = [network.causal_steps] if causal else [network.log_space]
+    kernels = [network.causal_log_space, network.causal_steps] if causal else [network.log_space]
     if feature_map in EXPONENTIAL:
         kernels += [network.causal_chunks] if causal else [network.direct, network.attention_calls]
     aged = tokens if causal else network._leaked(tokens, leak)
@@ -362,6 +362,79 @@ def test_what_leaked_away_does_not_silence_the_rest(dtype, feature_map, leak):
     torch.testing.assert_close(log_p, wanted, rtol=tolerance, atol=tolerance)
 
 
+def without_signs(hidden):
+    """The same layer with rates |phi|."""
+    return hidden._replace(activation=lambda *x: (hidden.activation(*x)[0], None))
+
+
+@settings(max_examples=150)
+@given(
+    **(SHAPES | {"n_tokens": st.integers(1, 40), "scale": st.floats(0.01, 20)}),
+    feature_map=st.sampled_from(MAPS),
+    leak=LEAKS | st.just(Leak(30.0, 30.0)),
+    sinks=st.lists(st.tuples(st.integers(0, 39), st.sampled_from([0.0, 0.01, 30.0])), max_size=3),
+    absent=st.sets(st.integers(0, 39), max_size=4),
+)
+def test_causal_order_at_any_norm(
+    seed, n_tokens, d_head, m, scale, feature_map, leak, sinks, absent
+):
+    """Chunks give what single tokens give: every map, tokens of huge or no norm, absent ones."""
+    tokens, hidden = draw(seed, n_tokens, d_head, m, scale, feature_map)
+    for t, factor in sinks:
+        tokens.k[t % n_tokens] *= factor
+    tokens.log_gain[[t % n_tokens for t in absent]] = -torch.inf
+    wanted = network.causal_steps(tokens, hidden, m, None, leak)
+    found = network.causal_log_space(tokens, hidden, m, None, leak)
+    loud = without_signs(hidden)
+    size = network.causal_steps(tokens, loud, m, None, leak)  # without signs, which cancel
+    bound = 1e-11 * (1 + wanted.log_scale.abs())
+    scale = torch.exp(found.log_scale - size.log_scale)
+    theirs = torch.exp(wanted.log_scale - size.log_scale)
+    error = (found.calcium * scale - wanted.calcium * theirs).abs()
+    assert (error <= bound * size.calcium).all()
+    error = (found.drive * scale[:, None] - wanted.drive * theirs[:, None]).abs().amax(-1)
+    hebbian = network.causal_steps(tokens._replace(v=tokens.v.abs()), loud, m, None, leak)
+    assert (error <= bound * (size.calcium + hebbian.drive.amax(-1))).all()
+
+
+def test_causal_rates_beyond_the_range_of_single_precision():
+    """Rates that grow by exp(1000) within a chunk: what double precision gives, of every map."""
+    for feature_map in MAPS:
+        tokens, hidden = draw(13, 100, 8, 300, 6.0, feature_map)
+        growth = torch.linspace(0.01, 1, 100, dtype=torch.float64)[:, None]
+        tokens = tokens._replace(q=tokens.q * growth, k=tokens.k * growth.flip(0))
+        single = Tokens(*(x.float() for x in tokens[:3]), tokens.log_gain)
+        narrow = hidden._replace(weights=hidden.weights.float(), bias=hidden.bias.float())
+        same = Tokens(*(x.double() for x in single))
+        wide = narrow._replace(weights=narrow.weights.double(), bias=narrow.bias.double())
+        loud = without_signs(wide)
+        size, _, _ = network.finished(network.causal_steps(same, loud, 300, None), 300, False)
+        found, exact = (
+            network.finished(network.causal_log_space(x, y, 300, None), 300, False)
+            for x, y in ((single, narrow), (same, wide))
+        )
+        p, wanted = (x[1] * torch.exp(x[0] - size) for x in (found, exact))
+        assert (p - wanted).abs().max() < 2e-3, feature_map  # of rates around exp(-1000)
+
+
+def test_a_causal_batch_is_each_by_itself():
+    """Batches of any shape, with absent tokens after and before those of the shorter sequence."""
+    long, hidden = draw(2, 70, 4, 300, 3.0)
+    short = Tokens(*(x[:50] for x in draw(3, 70, 4, 300, 3.0)[0]))
+    for first in (0, 20):
+        padded = Tokens(*(torch.ones(70, *x.shape[1:], dtype=x.dtype) for x in short))
+        padded.log_gain[:] = -torch.inf
+        for whole, part in zip(padded, short):
+            whole[first : first + 50] = part
+        batch = Tokens(*(torch.stack(pair)[:, None] for pair in zip(long, padded)))
+        total = network.causal_log_space(batch, hidden, 300, None, Leak(0.1, 0.3))
+        found = [x[:, 0] for x in network.finished(total, 300, False)]
+        for i, (tokens, place) in enumerate(((long, slice(70)), (short, slice(first, first + 50)))):
+            total = network.causal_steps(tokens, hidden, 300, None, Leak(0.1, 0.3))
+            for a, b in zip(found, network.finished(total, 300, False)):
+                torch.testing.assert_close(a[i][place], b, rtol=1e-10, atol=1e-10)
+
+
 @PLAIN
 @given(
     seed=st.integers(0, 2**32 - 1),
@@ -395,7 +468,9 @@ def test_the_bound_chooses_the_kernel():
     assert network.kernel(low, hidden, False) is network.direct
     assert network.kernel(high, hidden, False) is network.attention_calls
     assert network.kernel(low, hidden, True) is network.causal_chunks
-    assert network.kernel(high, hidden, True) is network.causal_steps
+    assert network.kernel(high, hidden, True) is network.causal_log_space
+    batch = Tokens(*(x[None] for x in low))
+    assert network.kernel(batch, hidden, True) is network.causal_log_space
     assert network.kernel(low, relu, False) is network.log_space
 
 

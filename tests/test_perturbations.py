@@ -236,11 +236,11 @@ def test_rounding_to_the_nearest_level_is_no_uniform_noise():
 def test_total_error_over_networks():
     """G15 and G19 in their test bed: m E|O' - o|^2 = .1097, doubled by c = .5, .1372 at cv = .5."""
     q, k, v, _, net = drawn(n_queries=1)
-    scale, covariance, _, _ = theory.output_moments(
+    scale, trace, _, _ = theory.output_moments(
         *(torch.from_numpy(x) for x in (q, k, v, net.exact, net.log_normalizer)),
         torch.zeros(1, 24).double(),
     )
-    predicted = float(scale.exp() * covariance[0].trace())
+    predicted = float(scale[0].exp() * trace[0])
     assert predicted == pytest.approx(0.1097, abs=5e-5)
     doses = {"neurons": 0.5, "heterogeneity": 0.5}
     factor = {kind: PERTURBATIONS[kind].law(net, dose).total_factor for kind, dose in doses.items()}

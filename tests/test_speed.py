@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -11,15 +12,21 @@ import xarray as xr
 from matplotlib import pyplot as plt
 
 from conftest import ROOT
+from tripartite.attention import relative_error
 from tripartite.contracts import check
-from tripartite.kinds.benchmark import measure, speed
+from tripartite.kinds.benchmark import compete, error_against_time, measure, speed
+from tripartite.kinds.benchmark.compete import FITTED, LEARNED, PLAIN
 from tripartite.kinds.benchmark.measure import (
+    ANY_NORM,
     CALLS,
+    CLOSED,
+    CLOSED_LOOP,
     CURVE,
     DENOMINATORS,
     EXACT,
     OURS,
     RK4,
+    STEP_BY_STEP,
     TREE,
     Case,
 )
@@ -42,6 +49,8 @@ SMALL = [
         (OURS, "bidirectional", "float32", 2, 2),
     )
 ]
+CAUSAL = [Case(method, "causal", 70, 200) for method in (ANY_NORM, STEP_BY_STEP)]
+CLOSED_FORMS = [Case(method, "causal", 9, 1, "float64") for method in (CLOSED, CLOSED_LOOP)]
 SYNAPSES = [
     Case(EXACT, "write", 8, 40),
     Case(RK4, "write", 8, 40),
@@ -53,7 +62,7 @@ SYNAPSES = [
 @pytest.fixture(scope="module")
 def small():
     patch = pytest.MonkeyPatch()
-    patch.setattr(measure, "CASES", SMALL + SYNAPSES)
+    patch.setattr(measure, "CASES", SMALL + CAUSAL + CLOSED_FORMS + SYNAPSES)
     patch.setattr(measure, "ROUNDS", 1)
     patch.setattr(measure, "SECONDS", 0.01)
     patch.setattr(measure, "in_a_fresh_process", lambda *arguments: 1e6)
@@ -86,6 +95,52 @@ def test_all_implementations_compute_the_same(small):
     assert len(errors) >= 6 and errors.max() - errors.min() < 1e-4 and errors.min() > 0.01
     exact = small.to_dataframe().query("method == 'exact SDPA'")["output_error"]
     assert float(exact.iloc[0]) < 1e-5
+
+
+def test_loops_over_tokens_give_the_same(small):
+    """Causal order at any norm, and closed forms, beside the loops that they are timed against."""
+    errors = small.to_dataframe().groupby("method")["output_error"].last()
+    assert 0.1 < errors[ANY_NORM] == pytest.approx(errors[STEP_BY_STEP], rel=1e-5)
+    assert errors[CLOSED] < 1e-10 and errors[CLOSED_LOOP] == 0
+
+
+def test_heads_of_a_model_are_read_by_all(monkeypatch):
+    """More neurons err less, fitted and trained ones are finite, and exact attention is exact."""
+    monkeypatch.setattr(compete, "N_DRAWS", 3)
+    methods = {PLAIN: (64, 4096), FITTED: (64, 4096), LEARNED: (16,), compete.EXACT: (0,)}
+    monkeypatch.setattr(compete, "METHODS", methods)
+    rng = np.random.default_rng(0)
+    inputs = [torch.from_numpy(0.35 * rng.standard_normal((3, 20, 8))).unbind() for _ in range(3)]
+    points = compete.prepared(inputs, 1, 0, 3)
+    assert {name for name, *_ in points} == {"layer 0, head 3"}
+    errors = {
+        (method, m): np.median([float(relative_error(run().double(), exact)) for run in passes])
+        for _, method, m, exact, passes in points
+    }
+    for method in (PLAIN, FITTED):
+        assert errors[method, 4096] < errors[method, 64] / 3 and errors[method, 4096] < 0.2
+    assert errors[LEARNED, 16] < 1 and errors[compete.EXACT, 0] < 1e-5
+
+
+def test_error_against_time_is_drawn_and_told():
+    rows = [
+        {"head": head, "method": method, "n_features": m, "seconds": s, "output_error": 1 / (m + 1)}
+        for head in ("layer 0, head 7", "layer 1, head 10")
+        for method, m, s in ((PLAIN, 64, 0.1), (PLAIN, 256, 0.2), (compete.EXACT, 0, 0.01))
+    ]
+    table = pd.DataFrame(rows).assign(n_tokens=187)
+    for name in ("seconds", "output_error"):
+        table[f"{name}_low"] = table[f"{name}_high"] = table[name]
+    table.index.name = "point"
+    fit = xr.Dataset.from_dataframe(table).assign_attrs(machine="a machine")
+    check(fit, "accuracy", "here")
+    figure = error_against_time.error_against_time({"benchmark": fit})
+    words = [text.get_text() for text in figure.findobj(plt.Text)]
+    plt.close(figure)
+    assert {"MiniLM, layer 0, head 7", PLAIN, "exact attention", "256"} <= {*words}
+    text = error_against_time.table({"benchmark": fit})
+    line = "| layer 1, head 10 | ours, plain | 256 | 200 (200 to 200) | 0.0039 (0.0039 to 0.0039) |"
+    assert line in text
 
 
 def test_synapses_are_written_with_equal_errors(small):

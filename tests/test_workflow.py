@@ -272,7 +272,7 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
     ("module", "wanted"),
     [
         ("kinds/network/features_needed", {"draw": 1}),
-        ("kinds/learned/learning", {"learn": 1, "draw": 1}),
+        ("learning", {"learn": 1, "draw": 1}),
         ("phases", {"fit": 3, "explain": 1, "draw": 6}),
         ("calcium", {"integrate": 1, "settle": 1, "respond": 1, "close": 1, "draw": 4}),
         ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 19}),

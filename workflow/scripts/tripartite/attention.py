@@ -9,6 +9,8 @@ from torch import Tensor
 
 Array = np.ndarray | Tensor
 
+BLOCK_VALUES = 1 << 22  # queries x keys at a time, of one head
+
 
 def softmax_attention(
     q: Tensor,
@@ -26,26 +28,35 @@ def softmax_attention(
 
     q, k [..., T, D], v [..., T, E], mask [..., T] true where a token is present; returns
     log_normalizer [..., T] and output [..., T, E]. Masked keys get no weight; rows of masked
-    queries have no meaning. The rows of a sequence without any token are NaN.
+    queries have no meaning. Blocks of queries bound the memory. The rows of a sequence without any
+    token are NaN.
     """
-    logits = q @ k.mT  # [..., T, T]
-    log_terms = log_numerator = logits + log_key_weight(mask, causal, leak[1])
-    if leak[0] != leak[1]:
-        log_numerator = logits + log_key_weight(mask, causal, leak[0])
-    log_normalizer = torch.logsumexp(log_terms, dim=-1)  # [..., T]
-    return log_normalizer, torch.exp(log_numerator - log_normalizer[..., None]) @ v
+    parts = []
+    for start in range(0, q.shape[-2], max(1, BLOCK_VALUES // k.shape[-2])):
+        rows = slice(start, start + max(1, BLOCK_VALUES // k.shape[-2]))
+        logits = q[..., rows, :] @ k.mT  # [..., rows, T]
+        log_terms = logits + log_key_weight(mask, causal, leak[1], rows)
+        log_normalizer = torch.logsumexp(log_terms, dim=-1)  # [..., rows]
+        if leak[0] != leak[1]:
+            log_terms = logits + log_key_weight(mask, causal, leak[0], rows)
+        parts.append((log_normalizer, torch.exp(log_terms - log_normalizer[..., None]) @ v))
+    log_normalizers, outputs = zip(*parts)
+    return torch.cat(log_normalizers, -1), torch.cat(outputs, -2)
 
 
-def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Tensor:
+def log_key_weight(
+    mask: Tensor, causal: bool = False, leak: float = 0.0, queries: slice = slice(None)
+) -> Tensor:
     """ln weight of each key for each query [..., T or 1, T] in float64, -inf where it is not read.
 
     mask [..., T]; leak in 1 per token. The age of a key is the number of tokens written after it:
-    all later ones, or, with causal, those up to the query.
+    all later ones, or, with causal, those up to the query. With causal, only for the given queries.
     """
     position = mask.double().cumsum(-1)
-    now = position[..., :, None] if causal else position[..., -1:, None]  # [..., T or 1, 1]
+    now = position[..., queries, None] if causal else position[..., -1:, None]  # [..., T or 1, 1]
     age = now - position[..., None, :]  # [..., T or 1, T]
-    return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
+    unread = (age < 0).logical_or_(~mask[..., None, :])
+    return age.mul_(-leak).masked_fill_(unread, -torch.inf)
 
 
 def key_share(n_tokens: int, causal: bool) -> Tensor:

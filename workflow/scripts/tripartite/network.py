@@ -30,7 +30,7 @@ among the ways to compute them:
     attention_calls at any norm: hidden neurons attend to tokens, then tokens to hidden neurons, by
                     softmax attention, with H_a = u_a g_a
     log_space       for every feature map
-    causal_chunks, causal_steps   causal order: reading while writing
+    causal_chunks, causal_log_space   causal order: reading while writing
 """
 
 import functools
@@ -51,6 +51,7 @@ GPU_BLOCK_BYTES = 1 << 27  # on other devices, of all sequences of a batch
 TOKEN_BLOCK = 512  # tokens at a time
 CAUSAL_CHUNK = 64  # tokens at a time, in causal order
 CAUSAL_BLOCK = 2048  # neurons at a time, in causal order
+ROOM = 18.0  # ln of the number of terms in a sum of products of rates, and of the size of values
 # ln(largest / smallest number / 100) of each type
 LOG_RANGE = {torch.float64: 690.0, torch.float32: 83.0, torch.bfloat16: 83.0}
 
@@ -314,7 +315,7 @@ def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partia
         hidden.activation is exponential and log_range(tokens, hidden) < LOG_RANGE[tokens.q.dtype]
     )
     if causal:
-        return causal_chunks if safe else causal_steps
+        return causal_chunks if safe and tokens.q.dim() == 2 else causal_log_space
     on_cpu = tokens.q.device.type == "cpu"
     if safe and on_cpu and tokens.q.dim() == 2:
         return direct
@@ -573,12 +574,125 @@ def causal_chunks(
     return part if total is None else merge(total, part)
 
 
+def causal_log_space(
+    tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
+) -> Partial:
+    """Causal order, a chunk of tokens at a time; for every feature map at any norm.
+
+    Tokens of a chunk attend to one another through a masked matrix of kernels; earlier tokens are
+    in H and g. For each neuron, rates are relative to the largest one that the first query of the
+    chunk reads. A chunk ends before a rate that is beyond the range of the numbers above that; a
+    chunk of one token is within range at any norm. Unequal leaks take twice the time, as H and g
+    then have scales of their own.
+    """
+    exact = torch.float32 if tokens.q.dtype == torch.bfloat16 else tokens.q.dtype
+    q, k, v, gain = (x.to(exact) for x in tokens)
+    v = v.masked_fill((gain == -torch.inf)[..., None], 0)
+    inputs = Tokens(q, k, torch.cat([v, torch.ones_like(v[..., :1])], -1), gain)  # of H and g
+    for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
+        span = slice(start, start + CAUSAL_BLOCK)
+        weights, bias = hidden.weights[span].to(exact), hidden.bias[span].to(exact)
+        block = hidden._replace(weights=weights, bias=bias)
+        scale, sums = _causal_block(inputs, block, m, leak.presynaptic)
+        drive, calcium = sums[..., :-1], sums[..., -1]
+        if leak.hebbian != leak.presynaptic:
+            scale_h, sums = _causal_block(inputs, block, m, leak.hebbian)
+            both = torch.maximum(scale, scale_h - ROOM)
+            drive = sums[..., :-1] * torch.exp(scale_h - both)[..., None]
+            scale, calcium = both, calcium * torch.exp(scale - both)
+        part = Partial(scale.double(), calcium, drive)
+        total = part if total is None else merge(total, part)
+    assert total is not None  # a layer has neurons
+    return total
+
+
+def _causal_block(tokens: Tokens, hidden: Hidden, m: int, leak: float) -> tuple[Tensor, Tensor]:
+    """sum_a,s phi_a(q_t) w_s phi_a(k_s) exp(-leak (t - s)) v_s [..., T, E], s <= t.
+
+    To be multiplied by exp of what is returned before it [..., T]. log_gain has the dtype of q.
+    """
+    q, k, v, gain = tokens
+    number = torch.finfo(q.dtype)
+    # ln of rates: the least of a key or query that is not left out, so that no product is denormal
+    # (which is slow); the largest of a key that the first query reads; the largest of all
+    lowest = math.log(number.tiny) / 2
+    low, high = lowest - math.log(number.eps) + ROOM, -lowest - ROOM
+    n_chunk = min(CAUSAL_CHUNK, q.shape[-2])
+    age = leak * torch.arange(n_chunk + 1, device=q.device, dtype=q.dtype)
+    shape = *q.shape[:-2], len(hidden.bias)
+    synapses = q.new_zeros(*shape, v.shape[-1])
+    reference = q.new_zeros(shape)  # synapses are relative to exp(reference)
+    peak = q.new_full(shape, -torch.inf)  # ln of the largest rate in them
+    keys, queries = q.new_empty(2, *shape[:-1], n_chunk, shape[-1])  # [..., chunk, n]
+    scales, sums = [], []
+    for i in range(0, q.shape[-2], n_chunk):
+        log_k, sign_k = _chunk_rates(hidden, k[..., i : i + n_chunk, :], m)
+        log_q, sign_q = _chunk_rates(hidden, q[..., i : i + n_chunk, :], m)
+        start, stop = 0, log_k.shape[-2]
+        while start < stop:
+            part = slice(start, stop)
+            size = stop - start
+            gained = gain[..., i + start : i + stop, None] + age[:size, None]
+            key = torch.add(log_k[..., part, :], gained, out=keys[..., :size, :])
+            largest = torch.maximum(peak, key[..., 0, :])[..., None, :]  # rates, by reader
+            late = bool((largest == -torch.inf).any())  # some neurons have not fired yet
+            if late:
+                largest = _running_max(torch.cat([largest, key[..., 1:, :]], -2))
+            first = largest.masked_fill(largest == -torch.inf, torch.inf).amin(-2)
+            first = first.masked_fill(first == torch.inf, 0)  # of those that never fire
+            synapses *= torch.exp((reference - first + low).clamp_max(0))[..., None]
+            reference = first - low
+            key -= reference[..., None, :]
+            top = key.amax(-2)
+            if (top > high).any():
+                size = int((key.amax(-1) > high).reshape(-1, size).any(0).int().argmax())
+                key = key[..., :size, :]
+                top = key.amax(-2)
+                part = slice(start, start + size)
+            query = torch.add(log_q[..., part, :], first[..., None, :], out=queries[..., :size, :])
+            read = log_q[..., part, :] + largest[..., :size, :] if late else query
+            scale = _finite(read.amax(-1))
+            query -= scale[..., None] - high
+            # exp of -inf is slow
+            phi_q, phi_k = (
+                torch.threshold_(x.clamp_(lowest - 1, high).exp_(), math.exp(lowest), 0.0)
+                for x in (query, key)
+            )
+            if sign_k is not None and sign_q is not None:
+                phi_k *= sign_k[..., part, :]
+                phi_q *= sign_q[..., part, :]
+            values = v[..., i + start : i + start + size, :]
+            sums.append((phi_q @ phi_k.mT).tril_() @ values + phi_q @ synapses)
+            synapses += phi_k.mT @ values
+            scales.append(scale - (high + low) - age[:size])
+            peak = torch.maximum(peak, top + reference) - age[size]
+            reference = reference - age[size]
+            start += size
+    return torch.cat(scales, -1), torch.cat(sums, -2)
+
+
+def _chunk_rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
+    """As rates, with fewer passes through memory."""
+    u = torch.nn.functional.linear(x, hidden.weights, hidden.bias)
+    return hidden.activation(u, x.square().sum(-1, keepdim=True), m, hidden.threshold)
+
+
+def _running_max(x: Tensor) -> Tensor:
+    """Maximum of x [..., T, n] over the tokens up to each; torch.cummax is ten times slower."""
+    shift = 1
+    while shift < x.shape[-2]:
+        x = torch.cat([x[..., :shift, :], torch.maximum(x[..., shift:, :], x[..., :-shift, :])], -2)
+        shift *= 2
+    return x
+
+
 def causal_steps(
     tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
-    """Causal order, token by token; for every feature map at any norm.
+    """Causal order, token by token, for every feature map at any norm: the plain loop.
 
-    H and g of each neuron are relative to a scale of their own.
+    What causal_log_space is compared with. H and g of each neuron are relative to a scale of their
+    own. q [T, D].
     """
     q, k, v, log_gain = tokens
     exact = torch.float32 if q.dtype == torch.bfloat16 else q.dtype

@@ -209,6 +209,12 @@ def model_settings(data: dict, root: Path) -> dict:
     return {"title": model.title, "wheel": model.wheel, "sha256": hashes}
 
 
+def benchmark_settings(data: dict, root: Path) -> dict:
+    """Settings of the benchmark on heads of a pretrained model."""
+    settings = {key: value for key, value in model_settings(data, root).items() if key != "title"}
+    return {**data, **settings, "seed": 2023}
+
+
 def text(settings: dict) -> str:
     """Settings as one line of JSON, sorted by name; inner mappings keep the order of the study."""
     return json.dumps(dict(sorted(settings.items())))

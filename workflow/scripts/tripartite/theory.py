@@ -9,40 +9,72 @@ is the relative second moment of a single neuron's contribution (from E exp(omeg
 exp(|a|^2 / 2) applied to Choromanski et al., ICLR 2021, Lemma 2, summed over pairs of keys).
 Weighted keys, generalized positive features and mirrored neurons have closed forms of the same
 kind.
+
+These sums over pairs of keys take T^3 operations for T queries (a third of them in causal order),
+as products of matrices that do not depend on the width of queries and values. Blocks of queries
+bound the memory to a few matrices [T, T].
 """
 
 import math
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-BLOCK_VALUES = 1 << 23  # queries x keys x d_head at a time
+BLOCK_VALUES = 1 << 21  # queries x keys at a time
+LOG_LOST = -600.0  # sums below exp of this may have lost terms to the range of float64
 LOG_R_MIN = 1e-15  # keeps ln(R - 1) finite where the estimate has no variance and R = 1
+
+
+class PairsOfKeys(NamedTuple):
+    """Second moments C_jl of one neuron's contributions to pairs of keys, for some queries t.
+
+    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl, with w and kernel at most 1, for the first S
+    keys; these queries read no other.
+    """
+
+    rows: slice  # the queries
+    log_scale: Tensor  # [..., rows]
+    w: Tensor  # [..., rows, S]
+    kernel: Tensor  # [..., T, T]
 
 
 def pairs_of_keys(
     q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor, a: Tensor | float = 0.0
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Second moments C_jl of one neuron's contributions to each pair of keys, for every query t.
-
-    C_jl / Z^2 = exp(log_scale_t) w_tj w_tl kernel_jl. Returns log_scale [..., T], w [..., T, T] and
-    kernel [..., T, T], both at most 1. Arguments as for log_second_moment.
-    """
+) -> Iterator[PairsOfKeys]:
+    """Second moments of a block of queries at a time. Arguments as for log_second_moment."""
     a = torch.as_tensor(a, dtype=q.dtype, device=q.device)
     a = a.expand(*a.shape[:-1], q.shape[-1])
     c = ((1 - 4 * a) / (1 - 8 * a))[..., None, :]  # [..., 1, D]
-    seen = c.sqrt() * k
-    square = seen.square().sum(-1)  # [..., T]
-    distance = (square[..., :, None] + square[..., None, :]) / 2 - seen @ seen.mT  # [..., T, T]
-    kernel = torch.exp(-distance.clamp_min(0))
+    kernel = _kernel(c.sqrt() * k)
     length = ((c - 0.5) * k.square()).sum(-1)  # [..., T]
-    log_w = 2 * (c * q) @ k.mT + length[..., None, :] + log_weight  # by query and key
-    peak = log_w.amax(-1, keepdim=True)
     growth = torch.log((1 - 4 * a) ** 2 / (1 - 8 * a)).sum(-1)[..., None] / 2
-    log_scale = (
-        growth + ((2 * c - 1) * q.square()).sum(-1) + 2 * (peak.squeeze(-1) - log_normalizer)
-    )
-    return log_scale, torch.exp(log_w - peak), kernel
+    for rows in _blocks(q.shape[-2], k.shape[-2]):
+        query, weight = q[..., rows, :], log_weight
+        if log_weight.shape[-2] > 1:
+            weight = log_weight[..., rows, :]
+            read = (weight > -torch.inf).flatten(0, -2).any(0).nonzero()
+            weight = weight[..., : int(read.max()) + 1]
+        n = weight.shape[-1]
+        log_w = 2 * (c * query) @ k[..., :n, :].mT + length[..., None, :n] + weight
+        peak = log_w.amax(-1, keepdim=True)
+        log_scale = growth + ((2 * c - 1) * query.square()).sum(-1)
+        log_scale = log_scale + 2 * (peak.squeeze(-1) - log_normalizer[..., rows])
+        yield PairsOfKeys(rows, log_scale, torch.exp(log_w - peak), kernel)
+
+
+def _blocks(n_queries: int, n_keys: int) -> list[slice]:
+    size = max(1, BLOCK_VALUES // n_keys)
+    return [slice(i, i + size) for i in range(0, n_queries, size)]
+
+
+def _kernel(x: Tensor, sign: float = -1.0) -> Tensor:
+    """exp(-|x_j + sign x_l|^2 / 2) of all pairs of x [..., T, D], in one matrix [..., T, T]."""
+    square = x.square().sum(-1) / 2  # [..., T]
+    kernel = (x @ x.mT).mul_(-sign)
+    kernel.sub_(square[..., :, None]).sub_(square[..., None, :])
+    return kernel.clamp_max_(0).exp_()
 
 
 def log_second_moment(
@@ -63,8 +95,11 @@ def log_second_moment(
     No exponential overflows at any norm: relative to its largest factors, the sum is between 1 and
     T^2.
     """
-    log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
-    return (log_scale + ((w @ kernel) * w).sum(-1).log()).clamp_min(LOG_R_MIN)
+    parts = []
+    for _, log_scale, w, kernel in pairs_of_keys(q, k, log_normalizer, log_weight, a):
+        n = w.shape[-1]
+        parts.append(log_scale + ((w @ kernel[..., :n, :n]) * w).sum(-1).log())
+    return torch.cat(parts, -1).clamp_min(LOG_R_MIN)
 
 
 def output_moments(
@@ -76,7 +111,7 @@ def output_moments(
     log_weight: Tensor,
     a: Tensor | float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Covariance and bias of the output for one neuron, and the trace with separate pools.
+    """Variance and bias of the output for one neuron, and the variance with separate pools.
 
     With C as in pairs_of_keys and the exact output o [T, E], for m neurons and to first order in
     1 / m (the delta method for a ratio of sums),
@@ -87,20 +122,39 @@ def output_moments(
 
         m Cov(O^) = V^T C V / Z^2 - o o^T + o o^T (R - 1).
 
-    q, k [T, D], v [T, E]. Returns log_scale [T], and, to be multiplied by exp(log_scale), the
-    covariance [T, E, E], the bias [T, E] and the trace [T] of the last covariance.
+    q, k [T, D], v [T, E]. Returns log_scale [T], and, to be multiplied by exp(log_scale), the trace
+    of the covariance [T], the bias [T, E] and the trace [T] of the last covariance.
+
+    The trace is a quadratic form of C and the products v_j . v_l. For each query, the value c of
+    the key that weighs most is subtracted from values and output; that key then adds nothing, and
+    no digits are lost where a query attends to it alone.
     """
-    log_scale, w, kernel = pairs_of_keys(q, k, log_normalizer, log_weight, a)
-    drawn = w @ kernel  # [T, T]
-    covariances, biases = [], []
-    for rows in torch.arange(len(q)).split(max(1, BLOCK_VALUES // v.numel())):  # bounds the memory
-        spread = w[rows, :, None] * (v - output[rows, None])  # [rows, T, E]
-        covariances.append(spread.mT @ (kernel @ spread))
-        biases.append(-(drawn[rows, None] @ spread)[:, 0])
-    covariance, bias = torch.cat(covariances), torch.cat(biases)
-    excess = (drawn * w).sum(-1) - torch.exp(-log_scale)  # R - 1
-    separate = covariance.diagonal(dim1=-2, dim2=-1).sum(-1) - 2 * (output * bias).sum(-1)
-    return log_scale, covariance, bias, separate + 2 * output.square().sum(-1) * excess
+    centre = v.mean(0)
+    v, centred = v - centre, output - centre
+    gram, parts = None, []
+    for rows, log_scale, w, kernel in pairs_of_keys(q, k, log_normalizer, log_weight, a):
+        gram = kernel * (v @ v.mT) if gram is None else gram
+        n = w.shape[-1]
+        top_w, top = w.max(-1)
+        c = v[top]  # [rows, E]
+        rest = w.scatter(-1, top[:, None], 0)  # [rows, S]
+        of_rest = rest @ kernel[:n, :n]
+        drawn = of_rest + top_w[:, None] * kernel[top, :n]
+        pairs = rest * of_rest  # of which neither is the key that weighs most
+        square = ((rest @ gram[:n, :n]) * rest).sum(-1) - 2 * (c * (pairs @ v[:n])).sum(-1)
+        square += c.square().sum(-1) * pairs.sum(-1)
+        first = rest * drawn
+        moment = first @ v[:n] - c * first.sum(-1, keepdim=True)  # [rows, E]
+        total = (w * drawn).sum(-1)
+        error = centred[rows] - c
+        trace = square - 2 * (error * moment).sum(-1) + error.square().sum(-1) * total
+        bias = error * total[:, None] - moment
+        excess = total - torch.exp(-log_scale)  # R - 1
+        o = output[rows]
+        separate = trace - 2 * (o * bias).sum(-1) + 2 * o.square().sum(-1) * excess
+        parts.append((log_scale, trace, bias, separate))
+    log_scale, trace, bias, separate = (torch.cat(x) for x in zip(*parts))
+    return log_scale, trace, bias, separate
 
 
 def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: Tensor) -> Tensor:
@@ -108,14 +162,25 @@ def log_mirror_moment(q: Tensor, k: Tensor, log_normalizer: Tensor, log_weight: 
 
     R' = exp(-|q|^2) sum_jl w_j w_l exp(-k_j.k_l) / Z^2, from
     E exp(omega.(q + k_j) - omega.(q + k_l)). With m / 2 mirrored pairs the relative variance is
-    (R + R' - 2) / m.
+    (R + R' - 2) / m. The sum is a product of matrices by 2 k_j.k_l = |k_j + k_l|^2 - |k_j|^2
+    - |k_l|^2; queries whose sum leaves the range of the numbers so take T^2 exponentials each.
     """
-    products = k @ k.mT  # [..., T, T]
-    pairs = [
-        torch.logsumexp((w[..., :, None] + w[..., None, :] - products).flatten(-2), -1)
-        for w in log_weight.unbind(-2)
-    ]
-    return torch.stack(pairs, -1) - q.square().sum(-1) - 2 * log_normalizer
+    length = k.square().sum(-1) / 2
+    kernel = _kernel(k, 1.0)
+    found = []
+    for rows in _blocks(log_weight.shape[-2], k.shape[-2]):
+        log_w = log_weight[..., rows, :] + length[..., None, :]
+        peak = log_w.amax(-1, keepdim=True)
+        w = torch.exp(log_w - peak)
+        log_sum = ((w @ kernel) * w).sum(-1).log()
+        for place in (log_sum < LOG_LOST).nonzero():  # T^2 exponentials for each such query
+            *batch, t = place.tolist()
+            keys = k[(*batch,)]
+            x = (log_w - peak)[(*batch, t)] - length[(*batch,)]
+            pairs = x[:, None] + x - keys @ keys.mT
+            log_sum[(*batch, t)] = torch.logsumexp(pairs.flatten(), 0)
+        found.append(log_sum + 2 * peak.squeeze(-1))
+    return torch.cat(found, -1) - q.square().sum(-1) - 2 * log_normalizer
 
 
 def log_variance(log_r: Tensor) -> Tensor:

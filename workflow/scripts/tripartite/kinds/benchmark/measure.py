@@ -18,8 +18,8 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from tripartite import dynamics, network
-from tripartite.attention import relative_error, softmax_attention
+from tripartite import dynamics, network, theory
+from tripartite.attention import log_key_weight, relative_error, softmax_attention
 from tripartite.kinds.benchmark.peers import PEERS, torchdiffeq_write
 from tripartite.network import Tokens, read
 from tripartite.streams import stream
@@ -36,7 +36,14 @@ OURS = "ours"
 DENOMINATORS, CALLS = "ours, denominators", "ours, two attention calls"
 CURVE, TREE = "ours, 21 sizes", "ours, 127 dyadic estimates"
 
+ANY_NORM, STEP_BY_STEP = "ours, at any norm", "torch loop, at any norm"
+CLOSED, CLOSED_LOOP = "ours, closed forms", "torch loop, closed forms"
 EXACT, RK4, DIFFEQ = "ours, exact update", "ours, Runge-Kutta", "torchdiffeq rk4"
+KERNELS = {
+    CALLS: network.attention_calls,
+    ANY_NORM: network.causal_log_space,
+    STEP_BY_STEP: network.causal_steps,
+}
 STEPS = 10  # of Runge-Kutta per token
 TOKEN_SECONDS = 0.1
 
@@ -101,6 +108,9 @@ CASES = [
     *(Case(OURS, n_features=10_000, n_heads=8, workers=workers) for workers in (1, 2)),
     Case(OURS, n_heads=2, workers=2),
     Case(OURS, n_tokens=65_536),
+    # causal order at any norm, and errors in closed form, each beside a loop over tokens
+    *(Case(method, "causal", 1000, 10_000) for method in (OURS, ANY_NORM, STEP_BY_STEP)),
+    *(Case(method, "causal", 128, 1, "float64") for method in (CLOSED, CLOSED_LOOP)),
     # synapses in continuous time: linear (all tokens in one update), and with saturation
     *(Case(method, "write", n, 4096) for method, n in ((EXACT, 512), (DIFFEQ, 8))),
     *(Case(method, "saturating write", 8, 4096) for method in (RK4, DIFFEQ)),
@@ -168,6 +178,8 @@ def prepared(case: Case, seed: int, device: str) -> Prepared:
     """A case with its inputs; its error is that of the first head against exact attention."""
     if "write" in case.order:
         return prepared_synapses(case, seed)
+    if case.method in (CLOSED, CLOSED_LOOP):
+        return prepared_closed_forms(case, seed)
     n_tokens, m, n_heads = case.n_tokens, case.n_features, case.n_heads
     rng = stream(seed, "measure", n_tokens, m, n_heads)  # methods are given the same
     shape = (3, n_heads, n_tokens, D_HEAD)
@@ -178,7 +190,9 @@ def prepared(case: Case, seed: int, device: str) -> Prepared:
     kind = getattr(torch, case.dtype)
     inputs = Inputs(*(x.to(kind) for x in (q, k, v, omega)))
     run = (
-        _own_passes(case, inputs, width) if case.method.startswith(OURS) else _passes(case, inputs)
+        _own_passes(case, inputs, width)
+        if case.method.startswith(OURS) or case.method == STEP_BY_STEP
+        else _passes(case, inputs)
     )
 
     def error() -> float:
@@ -205,8 +219,8 @@ def _own_passes(case: Case, inputs: Inputs, width: int) -> Callable[[], Tensor]:
     run_all = map if case.workers == 1 else ThreadPoolExecutor(case.workers).map
 
     def output(tokens: Tokens) -> Tensor:
-        if case.method == CALLS:
-            partial = network.attention_calls(tokens, network.Hidden(*neurons[0]), m, None)
+        if case.method in KERNELS:
+            partial = KERNELS[case.method](tokens, network.Hidden(*neurons[0]), m, None)
             return network.finished(partial, m, True)[2]
         causal = case.order == "causal"
         return read([tokens], neurons, ranges(case.method, m), causal=causal)[-1][0][2]
@@ -274,6 +288,36 @@ def prepared_synapses(case: Case, seed: int) -> Prepared:
 
     operations = 2 * case.n_tokens * case.n_features * D_HEAD
     return Prepared(run, operations if case.method == EXACT else np.nan, error)
+
+
+def prepared_closed_forms(case: Case, seed: int) -> Prepared:
+    """Errors of the output in closed form, of one head in causal order; the error is their own."""
+    rng = stream(seed, "measure", "closed forms", case.n_tokens)
+    q, k, v = torch.from_numpy(rng.standard_normal((3, case.n_tokens, D_HEAD)))
+    q, k = SCALE * q, SCALE * k
+    present = torch.ones(case.n_tokens, dtype=torch.bool)
+    log_z, output = softmax_attention(q, k, v, present, causal=True)
+    log_weight = log_key_weight(present, causal=True)
+
+    def at_once() -> Tensor:
+        log_scale, trace, _, _ = theory.output_moments(q, k, v, output, log_z, log_weight)
+        return log_scale + trace.log()
+
+    def by_query() -> Tensor:
+        found = []
+        for t in range(case.n_tokens):
+            keys, x = k[: t + 1], v[: t + 1] - output[t]
+            terms = (2 * q[t] + keys[:, None] + keys).square().sum(-1) / 2 - q[t].square().sum()
+            length = keys.square().sum(-1) / 2
+            pairs = torch.exp(terms - length[:, None] - length - 2 * log_z[t])
+            found.append((x.mT @ pairs @ x).trace())
+        return torch.stack(found).log()
+
+    run = at_once if case.method == CLOSED else by_query
+    # the first query reads one key, and its output has no error
+    return Prepared(
+        run, np.nan, lambda: float(relative_error(run()[1:].exp(), by_query()[1:].exp()))
+    )
 
 
 def ranges(method: str, m: int) -> list[tuple[int, int]]:

@@ -285,9 +285,8 @@ def _moments(inputs: list[Tokens], output: Array) -> tuple[Array, Array, Array]:
         q, k, v, log_gain = tokens
         log_z = torch.logsumexp(q @ k.mT, -1)
         log_r = theory.log_second_moment(q, k, log_z, log_gain[None])
-        log_scale, covariance, bias, _ = theory.output_moments(q, k, v, o, log_z, log_gain[None])
+        log_scale, trace, bias, _ = theory.output_moments(q, k, v, o, log_z, log_gain[None])
         scale = log_scale.exp()
-        trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
         found.append((log_r, scale * trace, scale * (bias * o).sum(-1)))
     first, second, third = (torch.cat(x).numpy() for x in zip(*found))
     return first, second, third

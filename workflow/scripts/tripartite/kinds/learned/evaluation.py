@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tripartite.kinds.learned.learning import (
+from tripartite.learning import (
     Example,
     Trained,
     divergence,

@@ -7,9 +7,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from tripartite import hidden
+from tripartite import hidden, learning
 from tripartite.heads import Heads, progress
-from tripartite.kinds.learned import evaluation, learning
+from tripartite.kinds.learned import evaluation
 from tripartite.network import Hidden
 from tripartite.symmetries import Symmetry, fitted
 

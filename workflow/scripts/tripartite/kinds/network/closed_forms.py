@@ -45,25 +45,27 @@ def log_variance(pairs: Pairs, feature_map: str, closed_forms: Collection[str]) 
     return found
 
 
-def output_errors(
-    inputs: Sequence[Pairs], values: Sequence[Tensor], outputs: Sequence[Tensor]
-) -> OutputErrors:
-    """Errors of the output of one head, to first order in 1 / m, from means of relative squares.
+def output_squares(pairs: Pairs, v: Tensor, exact: Tensor) -> tuple[float, float, float]:
+    """ln of the mean squared relative error of one input's output for one neuron, and its gain.
 
-    values and outputs [T, E] are the values and the exact output of each input.
+    To first order in 1 / m: with the astrocyte pooling the neurons whose synapses it scales, with
+    it pooling others, and the bias of the gain. v and exact [T, E], values and exact output.
     """
-    logs: list[Tensor] = []
-    logs_other_pool: list[Tensor] = []
-    gains = []
-    for pairs, v, exact in zip(inputs, values, outputs):
-        norm = 2 * exact.norm().log()
-        log_scale, covariance, bias, other_pool = theory.output_moments(
-            pairs.q, pairs.k, v, exact, *pairs[2:]
-        )
-        traces = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
-        for found, trace in ((logs, traces), (logs_other_pool, other_pool)):
-            found.append(torch.logsumexp(log_scale + trace.clamp_min(0).log(), 0) - norm)
-        gains.append(((exact * bias).sum(-1) * torch.exp(log_scale - norm)).sum())
+    norm = 2 * exact.norm().log()
+    log_scale, trace, bias, other_pool = theory.output_moments(
+        pairs.q, pairs.k, v, exact, *pairs[2:]
+    )
+    logs = [
+        float(torch.logsumexp(log_scale + trace.clamp_min(0).log(), 0) - norm)
+        for trace in (trace, other_pool)
+    ]
+    gain = ((exact * bias).sum(-1) * torch.exp(log_scale - norm)).sum()
+    return logs[0], logs[1], float(gain)
+
+
+def output_errors(of_inputs: Sequence[tuple[float, float, float]]) -> OutputErrors:
+    """Errors of the output of one head, from what output_squares gives for each input."""
+    logs, logs_other_pool, gains = zip(*of_inputs)
     log_error, log_error_other_pool = (
         logsumexp([logs, logs_other_pool], -1) - np.log(len(logs))
     ) / 2

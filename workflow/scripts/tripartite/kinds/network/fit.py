@@ -11,7 +11,7 @@ import xarray as xr
 
 from tripartite import phases
 from tripartite.attention import log_key_weight, relative_error, uniform_attention
-from tripartite.heads import Head, Heads
+from tripartite.heads import Head, Heads, Reading
 from tripartite.kinds.network import closed_forms, measured
 from tripartite.kinds.network.closed_forms import UNKNOWN, OutputErrors, Pairs
 from tripartite.kinds.network.laws import laws
@@ -44,12 +44,15 @@ def fit(
     heads = replace(heads, inputs=[heads.names[i] for i in np.flatnonzero(read)])
 
     def one_head(head: Head) -> tuple[torch.Tensor, OutputErrors, list[float]]:
-        pairs = pairs_seen(head, states, leak_presynaptic)
-        variances = [closed_forms.log_variance(one, feature_map, known) for one in pairs]
-        outputs = UNKNOWN
-        if has_output and simulated[head.layer, head.head]:
-            of_inputs = [(x.v, x.output) for x in head.readings]
-            outputs = closed_forms.output_errors(pairs, *zip(*of_inputs))
+        variances, relative = [], []
+        for reading in head.readings:
+            pairs = pairs_seen(
+                reading, states.isel(layer=head.layer, head=head.head), leak_presynaptic
+            )
+            variances.append(closed_forms.log_variance(pairs, feature_map, known))
+            if has_output and simulated[head.layer, head.head]:
+                relative.append(closed_forms.output_squares(pairs, reading.v, reading.output))
+        outputs = closed_forms.output_errors(relative) if relative else UNKNOWN
         uniform = [
             float(relative_error(uniform_attention(x.v, x.causal), x.output)) for x in head.readings
         ]
@@ -143,15 +146,10 @@ def at_heads(values: np.ndarray, simulated: np.ndarray, axis: int) -> np.ndarray
     return found
 
 
-def pairs_seen(head: Head, states: xr.Dataset, leak: float) -> list[Pairs]:
-    """The queries and keys of each input as the networks of a head were given them."""
-    place = {"layer": head.layer, "head": head.head}
-    symmetry = Symmetry(
-        *(torch.from_numpy(states[name][place].values) for name in Symmetry._fields)
-    )
-    a, pairs = torch.from_numpy(states["feature_a"][place].values), []
-    for reading in head.readings:
-        q, k, log_gain, log_shift = transform(reading.q, reading.k, symmetry)
-        log_weight = log_key_weight(torch.ones(len(q), dtype=torch.bool), head.causal, leak)
-        pairs.append(Pairs(q, k, reading.log_normalizer - log_shift, log_weight + log_gain, a))
-    return pairs
+def pairs_seen(reading: Reading, states: xr.Dataset, leak: float) -> Pairs:
+    """Queries and keys of an input as the networks of a head, whose states are given, see them."""
+    symmetry = Symmetry(*(torch.from_numpy(states[name].values) for name in Symmetry._fields))
+    a = torch.from_numpy(states["feature_a"].values)
+    q, k, log_gain, log_shift = transform(reading.q, reading.k, symmetry)
+    log_weight = log_key_weight(torch.ones(len(q), dtype=torch.bool), reading.causal, leak)
+    return Pairs(q, k, reading.log_normalizer - log_shift, log_weight.add_(log_gain), a)
