@@ -15,6 +15,7 @@ This module imports no large package, because every parse of the Snakefile impor
 from typing import NamedTuple
 
 from . import declarations
+from .choosing import count_heads
 from .foreign import SIZES
 
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
@@ -75,8 +76,7 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         advice = "n_features or the number of tokens"
         return [*arrays, Array(n_bytes, what, advice, of_head=True)]
     if memory == "training":
-        chosen = settings.get("heads", "all")
-        n_heads = layers * heads if chosen == "all" else len(chosen)
+        n_heads = count_heads(settings.get("heads", "all"), layers, heads)
         rows = min(tokens, 64)
         what = f"training ({n_heads} heads x {rows} queries x {tokens} tokens x {m} n_features)"
         n_bytes = 6 * 8 * n_heads * rows * tokens * m // 8

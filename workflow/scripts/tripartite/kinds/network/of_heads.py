@@ -1,0 +1,118 @@
+"""What the files of several kinds say of each head of one model: a table with a row per head."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+
+from tripartite.figures import palette
+
+RECIPES = {  # needs that are shown, by what symmetries.nc calls them
+    "plain": "plain",
+    "balanced": "centred, balanced",
+    "fitted": "centred, balanced, width of each direction",
+    "generalised": "centred, balanced, one width",
+}
+WORDS = {
+    "plain": "as they are",
+    "balanced": "centred and balanced",
+    "fitted": "and a width for each direction",
+    "generalised": "and one width",
+}
+ORIGINS = {"learned": "learned", "random": "random", "fitted_random": "fitted random"}
+ENDS = ("", "_low", "_high")
+
+
+def networks(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The files of simulated networks: `plain`, `fitted`, and others by their experiments."""
+    found: dict[str, xr.Dataset] = {}
+    for experiment, fit in fits.items():
+        if "phase_of" in fit:
+            words = palette.network_words(fit.assign_attrs(order=""))
+            name = "fitted" if "fitted" in words or "generalized" in words else words or "plain"
+            found[experiment if name in found else name] = fit
+    return found
+
+
+def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """One row per head; the columns are explained in `MEANINGS`, numbers stand for NAME and SIZE.
+
+    fits: files of experiments that share their data, by the names of these.
+    """
+    first = next(iter(fits.values()))
+    sizes = first.sizes["layer"], first.sizes["head"]
+    layer, head = (x.ravel() for x in np.indices(sizes))
+    columns: dict[str, object] = {"layer": layer, "head": head}
+    named = json.loads(first.attrs.get("labels", "{}"))
+    for dim, places in (("layer", layer), ("head", head)):
+        labels = named.get(dim) or [*map(str, range(max(places) + 1))]
+        columns[f"{dim}_label"] = [labels[i] for i in places]
+    columns["order"] = np.repeat(orders(first), sizes[1])
+    columns |= {f"log10_needed_{name}": x.ravel() for name, x in needs(fits).items()}
+    for name, fit in networks(fits).items():
+        for m in map(int, fit["n_features"]):
+            of_size = fit.sel(n_features=m)
+            columns[f"phase_{name}_{m}"] = of_size["phase_of"].values.ravel()
+            for end in ENDS:
+                errors = of_size[f"output_error{end}"].values
+                columns[f"output_error_{name}_{m}{end}"] = errors.ravel()
+        columns.setdefault("output_error_uniform", fit["output_error_uniform"].values.ravel())
+    for fit in fits.values():
+        if "origin" in fit.dims:
+            of_test = fit["output_error"].isel(input=fit["role"].values == "test")
+            errors = of_test.mean(("input", "seed"), skipna=False)
+            for m in map(int, fit["n_features"]):
+                for name, origin in ORIGINS.items():
+                    one = errors.sel(origin=origin, n_features=m)
+                    columns[f"output_error_{name}_{m}"] = one.values.ravel()
+    frame = pd.DataFrame(columns)
+    return frame.assign(helps=helps(frame))
+
+
+def orders(fit: xr.Dataset) -> list[str]:
+    """The order of each layer: bidirectional or causal."""
+    return [fit.attrs.get("order", "bidirectional")] * fit.sizes["layer"]
+
+
+def needs(fits: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
+    """log10 of the neurons that each head needs [layer, head], by the names of RECIPES.
+
+    Medians over the tested inputs; without an experiment of symmetries only those of the networks.
+    """
+    for fit in fits.values():
+        if "recipe" in fit.dims:
+            tested = fit.isel(input=fit["role"].values == "tested")
+            found = tested["log10_features_needed"].median("input")
+            return {name: found.sel(recipe=recipe).values for name, recipe in RECIPES.items()}
+    known = {name: fit["log10_features_needed"].values for name, fit in networks(fits).items()}
+    return {name: known[name] for name in RECIPES if name in known}
+
+
+def helps(frame: pd.DataFrame) -> np.ndarray:
+    """What brings the needs and errors of each head down most; "" where nothing is known.
+
+    Centring and balancing are judged by the decades of neurons that they save, and fitting by those
+    that it saves after them, in the better of its two forms. Training, at the largest size of the
+    heads that were trained, by whether it lowers the output error of fitted random features by a
+    larger factor than centring, balancing and fitting together lower that of plain ones.
+    """
+    nothing = pd.Series(np.nan, frame.index)
+
+    def column(name: str) -> pd.Series:
+        return frame.get(name, nothing)
+
+    plain, balanced = (column(f"log10_needed_{name}") for name in ("plain", "balanced"))
+    fitted = np.fmin(column("log10_needed_fitted"), column("log10_needed_generalised"))
+    steps = {"centring and balancing": plain - balanced, "fitting": balanced - fitted}
+    saved = pd.DataFrame(steps).fillna(-np.inf)
+    found = np.where(saved.max(axis=1) > 0, saved.idxmax(axis=1), "nothing")
+    found[~np.isfinite(pd.DataFrame(steps)).any(axis=1)] = ""
+    sizes = [name.rsplit("_", 1)[1] for name in frame if name.startswith("output_error_learned_")]
+    if sizes:
+        learned, random, fitted_random = (
+            np.log(column(f"output_error_{origin}_{sizes[-1]}")) for origin in ORIGINS
+        )
+        gained = fitted_random - learned
+        found[(gained > 0) & ~(gained <= random - fitted_random)] = "training"
+    return found
