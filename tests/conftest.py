@@ -94,6 +94,12 @@ def random_heads(sigma_squared, n_inputs, absent=(), **settings):
     return data
 
 
+def in_order(data, order):
+    """The same data, with an order of all layers."""
+    orders = np.full(data.sizes["layer"], order, dtype=object)
+    return data.assign(order=("layer", orders))
+
+
 def run_stage(function, data, settings, exact=None, device="cpu", workers=1, **others):
     """Call a stage on the heads that settings choose, as stage.py does; exact: its attention.nc."""
     of_heads = {key: settings[key] for key in SETTINGS if key in settings}

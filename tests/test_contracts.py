@@ -15,6 +15,8 @@ def qkv(n_tokens=3, **changes):
     dims = ("input", "layer", "head", "token", "d_head")
     variables = {name: (dims, rng.standard_normal(shape, dtype=np.float32)) for name in "qkv"}
     variables["mask"] = (("input", "token"), np.ones((2, n_tokens), dtype=bool))
+    variables["v"] = ((*dims[:-1], "d_value"), variables["v"][1])
+    variables["order"] = ("layer", np.full(1, "bidirectional", dtype=object))
     variables["text"] = (("input", "token"), np.full((2, n_tokens), "", dtype=object))
     variables["distinct_head"] = (("layer", "head"), np.arange(2)[None])
     coords = {"input": ["a", "b"], "layer": np.arange(1), "head": np.arange(2)}
@@ -54,7 +56,7 @@ def test_every_breach_is_named_at_once():
     lines = str(error.value).splitlines()
     assert "x/qkv.nc: values: unknown variable in qkv.nc" in lines
     assert "x/qkv.nc: k: missing, wanted dims (input, layer, head, token, d_head)" in lines
-    assert "x/qkv.nc: v: missing, wanted dims (input, layer, head, token, d_head)" in lines
+    assert "x/qkv.nc: v: missing, wanted dims (input, layer, head, token, d_value)" in lines
     assert (
         "x/qkv.nc: q: got dims (layer, input, head, token, d_head), "
         "wanted (input, layer, head, token, d_head)"
@@ -72,7 +74,7 @@ def test_values_are_named_where_they_are_bad():
     assert "q: nan at input b, layer 0, head 1, token 2, d_head 3 (1 such values)" in str(
         error.value
     )
-    assert "v: inf at input a, layer 0, head 0, token 1, d_head 0" in str(error.value)
+    assert "v: inf at input a, layer 0, head 0, token 1, d_value 0" in str(error.value)
     bad["mask"][1, 2] = False
     bad["mask"][0, :] = False
     with pytest.raises(UserError, match="mask: input a has no token") as error:

@@ -21,7 +21,7 @@ PATHS = sorted(declarations.KINDS.glob("*/kind.yaml"))
 PLANNED = {
     "generate": {"data", "title", "wheel", "sha256", "seed", "experiment"},
     "ablate": {"model", "title", "wheel", "sha256"},
-    "attend": {"order", "leak_hebbian", "leak_presynaptic"},
+    "attend": {"leak_hebbian", "leak_presynaptic"},
     "measure": {"seed"},
 }
 

@@ -8,7 +8,7 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conftest import random_heads, run_fit, run_simulate
+from conftest import in_order, random_heads, run_fit, run_simulate
 from test_contracts import qkv as random_qkv
 from tripartite import job, network
 from tripartite.contracts import UserError, check
@@ -74,10 +74,14 @@ def test_own_data_are_given_what_is_missing():
     data = adopt(foreign, "folder/mine.nc")
     check(data, "qkv", "here")
     assert list(data["input"].values) == ["input-0", "input-1"] and data.attrs["data"] == "mine"
-    foreign["text"] = (("input", "token"), np.full((2, 5), "$x^$"))  # whatever else the file holds
-    assert (data["text"] == "").all() and adopt(foreign, "mine.nc").identical(
-        data.assign_attrs(data="mine")
-    )
+    assert (data["text"] == "").all() and (data["order"] == "bidirectional").all()
+    foreign["text"] = (("input", "token"), np.full((2, 5), "a\nb"))
+    foreign["other"] = ("input", np.zeros(2))  # whatever else the file holds
+    with_text = adopt(foreign, "mine.nc", "causal")
+    assert (with_text["text"] == "a\\nb").all() and (with_text["order"] == "causal").all()
+    foreign["order"] = ("layer", ["causal", "bidirectional", "causal"])
+    assert list(adopt(foreign, "mine.nc")["order"].values) == [*foreign["order"].values]
+    foreign = foreign.drop_vars(["text", "order"])
     np.testing.assert_array_equal(data["q"].values, foreign["q"].values.astype(np.float32))
     foreign["mask"] = (("input", "token"), np.arange(10).reshape(2, 5) < 8)
     foreign["k"][1, :, :, 3:] = np.nan
@@ -130,7 +134,7 @@ def test_attention_is_the_explicit_loop(qkv, attention):
 def test_states_are_the_sequential_network(qkv, attention, states):
     """Token by token through equations (1) to (6), for each input, seed and size by itself."""
     check(states, "states", "here")
-    assert states.attrs == {"feature_map": "performer", "symmetries": "", "order": "bidirectional"}
+    assert states.attrs == {"feature_map": "performer", "symmetries": ""}
     for i, n_tokens in enumerate((7, 4)):
         q, k, v = (
             torch.from_numpy(qkv[name].values[i, 0, 1, :n_tokens]).double() for name in "qkv"
@@ -342,14 +346,16 @@ def named(qkv):
 
 @pytest.mark.parametrize("feature_map", sorted(FEATURE_MAPS))
 @pytest.mark.parametrize(
-    "order", [{}, {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.2}]
+    ("order", "leaks"),
+    [("bidirectional", {}), ("causal", {"leak_hebbian": 0.1, "leak_presynaptic": 0.2})],
 )
-def test_every_setting_is_the_sequential_network(named, feature_map, order):
+def test_every_setting_is_the_sequential_network(named, feature_map, order, leaks):
     """Symmetries, gains, orders, leaks and maps together, by the written-out network of a head."""
     extra = {"a": -0.03} if feature_map == "generalized_positive" else {}
     extra |= {"threshold": 3.0} if feature_map == "truncated_performer" else {}
-    exact = attend(named, **order)
-    settings = BALANCED | extra | order | {"feature_map": feature_map}
+    named = in_order(named, order)
+    exact = attend(named, **leaks)
+    settings = BALANCED | extra | leaks | {"feature_map": feature_map}
     run = run_simulate(named, exact, n_features=[5, 30], n_seeds=2, heads=[[0, 1]], **settings)
     check(run, "states", "here")
     q, k, v = (torch.from_numpy(named[name].values[0, 0, 1]).double() for name in "qkv")
@@ -366,8 +372,9 @@ def test_every_setting_is_the_sequential_network(named, feature_map, order):
         for m in (5, 30):
             first = [part[:m] for part in neurons]
             hidden = network.Hidden(*first, FEATURE_MAPS[feature_map].activation, 3.0)
-            leak = network.Leak(*([0.1, 0.2] if order else [0, 0]))
-            p, last = network.sequential(torch.zeros_like(v), tokens, hidden, bool(order), leak)
+            leak = network.Leak(*leaks.values())
+            causal = order == "causal"
+            p, last = network.sequential(torch.zeros_like(v), tokens, hidden, causal, leak)
             p = p * (q @ shift_k).exp()
             got = one.sel(n_features=m, seed=seed)
             found = np.exp(got["log_calcium"].values) * got["calcium_sign"].values
@@ -376,7 +383,7 @@ def test_every_setting_is_the_sequential_network(named, feature_map, order):
             error = float((last - wanted).norm() / wanted.norm())
             np.testing.assert_allclose(got["output_error"], error, rtol=1e-6)
     assert not run["computed"].sel(input="b").any()
-    found = run_fit(named, exact, run, feature_map=feature_map, **order)
+    found = run_fit(named, exact, run, feature_map=feature_map, **leaks)
     check(found, "fit", "here")
     share = (run["calcium_sign"].sel(head=1, input="a") <= 0).mean(("seed", "token"))
     np.testing.assert_allclose(found["share_not_positive"].sel(head=1), share)
@@ -432,21 +439,23 @@ def test_balanced_heads_follow_their_closed_form():
 
 
 @pytest.mark.parametrize(
-    ("feature_map", "order"),
+    ("feature_map", "order", "leaks"),
     [
-        ("performer", {}),
-        ("fitted_normal", {}),
-        ("performer", {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1}),
+        ("performer", "bidirectional", {}),
+        ("fitted_normal", "bidirectional", {}),
+        ("performer", "causal", {"leak_hebbian": 0.1, "leak_presynaptic": 0.1}),
+        ("fitted_normal", "causal", {}),
     ],
 )
-def test_outputs_follow_their_closed_form(feature_map, order):
+def test_outputs_follow_their_closed_form(feature_map, order, leaks):
     """Squared errors of outputs with the own and another pool, and gains: 300 networks."""
     data = synthetic(
         [0.5], n_inputs=2, n_tokens=16, d_head=8, value_mean=2, seed=4, experiment="low"
     )
     data["q"] += 0.1
-    exact = attend(data, **order)
-    settings = BALANCED | {"calibrated_on": ["draw-1"], "feature_map": feature_map} | order
+    data = in_order(data, order)
+    exact = attend(data, **leaks)
+    settings = BALANCED | {"calibrated_on": ["draw-1"], "feature_map": feature_map} | leaks
     run = run_simulate(data, exact, n_features=[400], n_seeds=300, **settings)
     whole = run_fit(data, exact, run, **settings)
     check(whole, "fit", "here")
@@ -624,10 +633,10 @@ def test_a_balance_of_nothing_names_the_head(named):
 @pytest.mark.parametrize("order", ["bidirectional", "causal"])
 def test_errors_beside_equal_attention(order):
     """Each query's mean over the values it may read, written out; heads that beat it count."""
-    data = random_heads([0.5, 12.0], 3, n_tokens=10, d_head=4)
-    exact = attend(data, order=order)
-    run = run_simulate(data, exact, n_features=[20, 400], n_seeds=3, order=order)
-    found = run_fit(data, exact, run, order=order)
+    data = in_order(random_heads([0.5, 12.0], 3, n_tokens=10, d_head=4), order)
+    exact = attend(data)
+    run = run_simulate(data, exact, n_features=[20, 400], n_seeds=3)
+    found = run_fit(data, exact, run)
     errors = np.zeros((3, 2))
     for i, head in np.ndindex(errors.shape):
         v = data["v"].values[i, 0, head]

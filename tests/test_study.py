@@ -83,7 +83,6 @@ def test_defaults_are_filled_in(root):
                     "symmetries": [],
                     "calibrated_on": [],
                     "inputs": "all",
-                    "order": "bidirectional",
                     "leak_hebbian": 0,
                     "leak_presynaptic": 0,
                     "dtype": "float64",
@@ -283,11 +282,6 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
         ),
         ("inputs", ["wittag"], "'wittag' is unknown; choose one of wittig"),
         ("inputs", [], "got an empty list, wanted all, or a list of names of inputs"),
-        (
-            "order",
-            "causl",
-            "'causl' is unknown; choose one of bidirectional, causal; did you mean causal?",
-        ),
         ("leak_hebbian", -1, "got -1, wanted a number of at least 0, at most 100"),
         (
             "dtype",
@@ -390,11 +384,6 @@ TWO = {"model": "albert", "inputs": ["wittig", "suzuki_coupling"]}
             "bfloat16 does not serve relu; use float32 or float64, or one of performer, "
             "orthogonal, hyperbolic, generalized_positive, fitted_normal",
         ),
-        (
-            {"order": "causal", "dtype": "bfloat16"},
-            "dtype",
-            "bfloat16 does not serve causal order; use float32 or float64",
-        ),
     ],
 )
 def test_settings_that_do_not_go_together(root, network, key, expected):
@@ -410,7 +399,7 @@ def test_settings_that_do_not_go_together(root, network, key, expected):
         {"feature_map": "generalized_positive", "calibrated_on": ["wittig"]},
         {"feature_map": "truncated_performer", "threshold": 150},
         {"dtype": "bfloat16", "feature_map": "hyperbolic"},
-        {"order": "causal", "leak_hebbian": 0.1, "leak_presynaptic": 0.1},
+        {"leak_hebbian": 0.1, "leak_presynaptic": 0.1},
     ],
 )
 def test_settings_that_go_together(root, network):
@@ -624,7 +613,7 @@ def test_memory_needed_is_the_largest_array():
     assert n_bytes == 2 * 8 * 10**6 * 16
     assert what == "the hidden weights of one head (1000000 n_features x 16 d_head, 2 copies)"
     blocks = few | {"smaller_networks": "blocks"}
-    shape = {"inputs": 4, "layers": 1, "heads": 3, "tokens": 64, "d_head": 16}
+    shape = {"inputs": 4, "layers": 1, "heads": 3, "tokens": 64, "d_head": 16, "d_value": 16}
     states = [n for n, what, *_ in memory.plan(shape, blocks) if "states" in what]
     assert states == [6 * 8 * 2 * 50 * 4 * 3 * 64]
     n_bytes, what, *_ = study.memory_needed("few", {"experiments": experiments})[0]
@@ -642,7 +631,7 @@ def test_heads_are_computed_one_at_a_time_and_planned_so(root):
     large = {"file": "large.nc"}
     for heads in ("all", [[0, 0]]):
         assert faults(root, large, NETWORK | {"heads": heads}) == []
-    shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128}
+    shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128, "d_value": 128}
     needed = dict(
         (what.split(" (")[0], n)
         for n, what, *_ in memory.plan(shape, {"n_features": [10], "n_seeds": 2})
@@ -652,7 +641,7 @@ def test_heads_are_computed_one_at_a_time_and_planned_so(root):
 
 
 def test_training_is_planned_for_the_chosen_heads():
-    shape = {"inputs": 3, "layers": 12, "heads": 12, "tokens": 64, "d_head": 8}
+    shape = {"inputs": 3, "layers": 12, "heads": 12, "tokens": 64, "d_head": 8, "d_value": 8}
     every, one = (
         next(
             n

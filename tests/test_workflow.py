@@ -39,7 +39,7 @@ TINY = {
             "data": {"same_as": "small"},
             "network": {"n_features": [100, 1000], "n_seeds": 3, "heads": [[0, 1]]},
         },
-        "causal": {  # many settings at once, with its own attention
+        "leaky": {  # many settings at once, with its own attention
             "data": {"same_as": "small"},
             "network": {
                 "n_features": [10, 40],
@@ -47,7 +47,6 @@ TINY = {
                 "smaller_networks": "blocks",
                 "dtype": "float32",
                 "feature_map": "generalized_positive",
-                "order": "causal",
                 "leak_hebbian": 0.1,
                 "leak_presynaptic": 0.1,
                 "symmetries": ["balance"],
@@ -147,9 +146,9 @@ TINY = {
     "figures": {
         "trace": {"experiments": ["chosen"]},
         "features_needed": {"experiments": ["small"]},
-        "error_vs_features": {"experiments": ["small", "chosen", "causal"]},
-        "phase_diagram": {"experiments": ["small", "causal"]},
-        "predicted_error": {"experiments": ["small", "causal"]},
+        "error_vs_features": {"experiments": ["small", "chosen", "leaky"]},
+        "phase_diagram": {"experiments": ["small", "leaky"]},
+        "predicted_error": {"experiments": ["small", "leaky"]},
         "symmetries": {"experiments": ["fitted"]},
         "feature_maps": {"experiments": ["maps"]},
         "dynamic_range": {"experiments": ["maps"]},
@@ -345,20 +344,20 @@ def test_a_stage_and_a_figure_by_path(tmp_path):
 
 
 def test_an_attention_of_its_own_stands_with_its_experiment(tiny):
-    """Causal or leaky networks are compared with such attention; others share one file."""
+    """Leaky networks are compared with such attention; others share one file."""
     found = {path.parent.name for path in (tiny / "results/tiny").rglob("attention.nc")}
-    assert found == {"small", "causal", "trained"}
+    assert found == {"small", "leaky", "trained"}
     said = snakemake(tiny, "--dry-run", "results/tiny/chosen/attention.nc").stdout
     assert "chosen shares the data of small; ask for results/tiny/small/attention.nc" in said
-    plain, causal = (
+    plain, leaky = (
         job.load(tiny / f"results/tiny/{name}/attention.nc")["log_normalizer"].values
-        for name in ("small", "causal")
+        for name in ("small", "leaky")
     )
-    assert (causal[:, :, :, 0] < plain[:, :, :, 0]).all()
-    states = job.load(tiny / "results/tiny/causal/states.nc")
+    assert (leaky[:, :, :, 0] < plain[:, :, :, 0]).all()
+    states = job.load(tiny / "results/tiny/leaky/states.nc")
     assert json.loads(states.attrs["settings"])["dtype"] == "float32"
-    network = {name: states.attrs[name] for name in ("data", "feature_map", "order", "symmetries")}
-    assert [*network.values()] == ["random heads", "generalized_positive", "causal", "balance"]
+    network = {name: states.attrs[name] for name in ("data", "feature_map", "symmetries")}
+    assert [*network.values()] == ["random heads", "generalized_positive", "balance"]
     assert states["computed"].sel(input="draw-1", n_features=10).all()
     assert not states["computed"].sel(input="draw-0").any()
 
@@ -386,7 +385,7 @@ def with_cards(folder: Path, n: int) -> Path:
 @pytest.mark.parametrize("n_cards", [0, 1, 2])
 def test_one_job_for_each_card(n_cards, tmp_path):
     """Two GPUs run two simulations at a time, also with more cores; no GPU sets no limit."""
-    names = ("small", "chosen", "causal")
+    names = ("small", "chosen", "leaky")
     networks = {"experiments": {name: TINY["experiments"][name] for name in names}}
     folder = with_study(with_cards(project(tmp_path / "project"), n_cards), networks)
     done = snakemake(folder, "--cores", "3", "--config", "study=tiny")

@@ -36,7 +36,7 @@ from tripartite import declarations, job, locks
 from tripartite.contracts import UserError
 
 # Attributes that a file takes over from its inputs: the name of the data, how networks read them.
-INHERITED = tuple("data labels feature_map symmetries order machine".split())
+INHERITED = tuple("data labels model_dtype feature_map symmetries machine".split())
 RECORDED = (  # attributes of a file, in order
     *INHERITED,
     *"kind stage experiment settings code_digest upstream upstream_settings".split(),

@@ -46,6 +46,14 @@ def log_key_weight(mask: Tensor, causal: bool = False, leak: float = 0.0) -> Ten
     return (-leak * age).masked_fill(~mask[..., None, :] | (age < 0), -torch.inf)
 
 
+def key_share(n_tokens: int, causal: bool) -> Tensor:
+    """Mean weight of each key [T] if every query attended equally to all keys that it may read."""
+    if not causal:
+        return torch.full((n_tokens,), 1 / n_tokens, dtype=torch.float64)
+    of_queries = 1 / torch.arange(1, n_tokens + 1, dtype=torch.float64)
+    return of_queries.flip(0).cumsum(0).flip(0) / n_tokens
+
+
 def uniform_attention(v: Tensor, causal: bool = False) -> Tensor:
     """Output [T, E] of equal attention to all values v [T, E] that a query may read.
 

@@ -10,7 +10,7 @@ import xarray as xr
 
 from tripartite.declarations import axes, variables
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 
 class UserError(ValueError):
@@ -25,7 +25,8 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
     """
     wanted, along = variables(contract), axes(contract)
     coordinates = [name for name, spec in wanted.items() if spec.coordinate]
-    dataset = dataset[list(wanted)].set_coords(coordinates).copy()
+    there = [name for name, spec in wanted.items() if name in dataset or not spec.optional]
+    dataset = dataset[there].set_coords(coordinates).copy()
     for name in map(str, dataset.variables):
         spec = wanted.get(name) or along.get(name)
         if spec:
@@ -49,6 +50,8 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
     for name, spec in wanted.items():
         dims = ", ".join(spec.dims.split())
         if name not in dataset.variables:
+            if spec.optional:
+                continue
             breaches.append(f"{name}: missing, wanted dims ({dims})")
             continue
         got = dataset[name]
@@ -66,18 +69,21 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
 
 
 def _qkv_values(qkv: xr.Dataset) -> list[str]:
-    """Breaches where an input has no token, and the first value of q, k, v that is not finite."""
+    """Breaches where an input has no token, and the first value at a token that is not finite."""
     mask = qkv["mask"].values
     breaches = [
         f"mask: input {qkv['input'].values[i]} has no token" for i in np.flatnonzero(~mask.any(1))
     ]
-    for name in ("q", "k", "v"):
+    for name in ("q", "k", "v", "model_output"):
+        if name not in qkv:
+            continue
         bad = ~np.isfinite(qkv[name].values) & mask[:, None, None, :, None]
         if bad.any():
             i, layer, head, token, d = np.argwhere(bad)[0]
             breaches.append(
                 f"{name}: {qkv[name].values[i, layer, head, token, d]} at input "
-                f"{qkv['input'].values[i]}, layer {layer}, head {head}, token {token}, d_head {d} "
+                f"{qkv['input'].values[i]}, layer {layer}, head {head}, token {token}, "
+                f"{qkv[name].dims[-1]} {d} "
                 f"({bad.sum()} such values); every value at a token must be finite"
             )
     return breaches

@@ -10,6 +10,7 @@ parse of the Snakefile imports it.
     category    of its figures in the report
     memory      what its large arrays hold, one of MEMORY (memory.py)
     min_tokens  fewest tokens that an input must have (default 1)
+    orders      orders of the data that it can read, of ORDERS (default all)
     settings    JSON Schema; `use: sizes` stands for the definition `sizes` in kinds/common.yaml
     axes        its own dimensions, in order, before the shared ones of kinds/common.yaml
     files       what its stages make, in order; the last one is drawn
@@ -39,7 +40,8 @@ USES = (
 )  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
-PLACES = ("token", "neuron", "d_head", "d_seen")  # axes without coordinates
+ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
+PLACES = ("token", "neuron", "d_head", "d_value", "d_seen")  # axes without coordinates
 BESIDE = {"csv": "table", "html": "page"}  # what is written beside a figure, and who makes it
 INTERVAL = (("", ""), ("_low", "lower"), ("_high", "upper"))  # names of an estimate and its ends
 
@@ -54,6 +56,7 @@ class Variable:
     means: str
     over: str = ""  # what the interval is over, if there is one: then name_low, name_high follow
     coordinate: bool = False  # of its axes: values can be selected by it (set_xindex)
+    optional: bool = False  # whether a file may lack it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +106,7 @@ class Kind:
     category: str
     memory: str
     min_tokens: int
+    orders: tuple[str, ...]
     settings: dict
     axes: dict[str, Variable]
     files: dict[str, File]
@@ -252,6 +256,7 @@ def _kind(path: Path) -> Kind:
         category=declared.get("category", ""),
         memory=declared.get("memory", "data"),
         min_tokens=declared.get("min_tokens", 1),
+        orders=tuple(declared.get("orders", ORDERS)),
         settings={**frame, **settings, "properties": properties},
         axes=_axes(declared.get("axes", {})),
         files={file: _file(name, file, part) for file, part in declared["files"].items()},
@@ -309,6 +314,7 @@ SPEC = {
         "units": {"type": ["string", "integer"]},
         "over": TEXT,
         "coordinate": {"type": "boolean"},
+        "optional": {"type": "boolean"},
         "means": TEXT,
     },
     # numbers have a unit, 1 if they are pure; texts and truth values have none
@@ -350,6 +356,7 @@ FORM = {
         "category": TEXT,
         "memory": {"enum": list(MEMORY)},
         "min_tokens": {"type": "integer", "minimum": 1},
+        "orders": {"type": "array", "minItems": 1, "items": {"enum": list(ORDERS)}},
         "settings": {"type": "object", "required": ["properties"]},
         "axes": {"type": "object", "additionalProperties": SPEC},
         "files": {"type": "object", "minProperties": 1, "additionalProperties": FILE},

@@ -35,7 +35,19 @@ if TYPE_CHECKING:
     from netCDF4 import Dataset, Variable
 
 DIMS = ("input", "layer", "head", "token", "d_head")
-SIZES = ("inputs", "layers", "heads", "tokens", "d_head")  # names of their lengths
+VALUE_DIMS = (*DIMS[:-1], "d_value")  # of v and model_output; their width may be d_head as well
+SIZES = ("inputs", "layers", "heads", "tokens", "d_head", "d_value")  # names of their lengths
+NUMBERS = ("q", "k", "v", "model_output", "mask")  # variables whose values are sent
+OPTIONAL = ("model_output", "mask")
+ORDERS = ("bidirectional", "causal")
+DTYPES = ("float32", "float16", "bfloat16", "float64")  # of models
+# names that a mask or an order has elsewhere, and what to do
+MISNAMED = {
+    "attention_mask": "call it mask (input, token), 1 where there is a token",
+    "key_padding_mask": "turn it round and call it mask (input, token), 1 where there is a token",
+    "is_causal": "write order (layer), bidirectional or causal",
+    "causal": "write order (layer), bidirectional or causal",
+}
 NEVER_WRITTEN = 9.969209968386869e36  # netCDF's fill value of floats
 MAX_INPUTS = 100_000
 MAX_MASK_VALUES = 10**7  # a mask with more values is checked in the job only
@@ -86,12 +98,13 @@ class Refused(ValueError):
 
 
 def header(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file holds: {sizes, inputs, labels, origin, faults}; no values of q, k and v are read.
+    """What a file holds, without values: {sizes, inputs, labels, orders, origin, faults}.
 
-    sizes maps SIZES to lengths, inputs are names, labels are texts by "layer" and "head"; origin
-    has the attributes `settings` and `upstream` of a file that this workflow made. If there is a
-    fault, all others are empty. All are empty if this Python has no netCDF4; then only the job
-    checks the file. A file that has not changed is read once.
+    sizes maps SIZES to lengths, inputs are names, labels are texts by "layer" and "head", orders
+    those of the layers, if it says them; origin has the attributes `settings` and `upstream` of a
+    file that this workflow made. If there is a fault, all others are empty. All are empty if this
+    Python has no netCDF4; then only the job checks the file. A file that has not changed is read
+    once.
     """
     try:
         status = os.stat(path)
@@ -103,7 +116,8 @@ def header(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 @functools.lru_cache
 def _header(path: str, seen: tuple | None) -> dict[str, Any]:
-    empty: dict[str, Any] = {"sizes": {}, "inputs": [], "labels": {}, "origin": {}, "faults": []}
+    empty: dict[str, Any] = {"sizes": {}, "inputs": [], "labels": {}, "orders": []}
+    empty |= {"origin": {}, "faults": []}
     try:
         with _child("header", path, HEADER_SECONDS) as process:
             try:
@@ -120,9 +134,9 @@ def _header(path: str, seen: tuple | None) -> dict[str, Any]:
 
 
 def values(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple]]:
-    """What `header` returns, and arrays by name: (dims, values as stored, attributes).
+    """What `header` returns with text and dtype, and arrays: (dims, values as stored, attributes).
 
-    Refused if there is a fault.
+    text [input][token] says what each token is, if the file has it. Refused if there is a fault.
     Attributes are _FillValue and missing_value, if they are numbers. Elements of q, k and v that
     were never written into the file are NEVER_WRITTEN.
     """
@@ -314,6 +328,8 @@ def main(mode: str, path: str, seconds: str) -> int:
             dataset.set_auto_maskandscale(False)
             found = _contents(dataset, stored, MAX_MASK_VALUES if mode == "header" else sys.maxsize)
             if mode == "values" and not found["faults"]:
+                found |= _token_texts(dataset)
+            if mode == "values" and not found["faults"]:
                 stage = "values"
                 _send_values(dataset, stored, found, out)
     except UnicodeDecodeError:
@@ -340,9 +356,12 @@ def _contents(dataset: "Dataset", stored: dict, max_mask_values: int) -> dict[st
     """sizes, inputs, labels, origin and faults of an open file."""
     lengths = {name: len(dimension) for name, dimension in dataset.dimensions.items()}
     faults = [
-        fault
-        for name in ("q", "k", "v", "mask")
-        for fault in _variable_faults(dataset, name, stored.get(name))
+        fault for name in NUMBERS for fault in _variable_faults(dataset, name, stored.get(name))
+    ]
+    faults += [
+        f"{name}: is not read; {remedy}"
+        for name, remedy in MISNAMED.items()
+        if name in dataset.variables
     ]
     faults += [
         f"dimension {dim} is empty, wanted at least 1" for dim in DIMS if lengths.get(dim) == 0
@@ -361,6 +380,8 @@ def _contents(dataset: "Dataset", stored: dict, max_mask_values: int) -> dict[st
             faults += wrong
             if texts:
                 labels[dim] = texts
+    orders, wrong = _orders(dataset)
+    faults += wrong
     if (
         not faults
         and "mask" in dataset.variables
@@ -370,19 +391,63 @@ def _contents(dataset: "Dataset", stored: dict, max_mask_values: int) -> dict[st
     if faults:
         return {"faults": faults}
     sizes = {size: lengths[dim] for size, dim in zip(SIZES, DIMS)}
+    sizes["d_value"] = dataset.variables["v"].shape[-1]
     own = [key for key in ("settings", "upstream") if key in dataset.ncattrs()]
     origin = {key: str(dataset.getncattr(key)) for key in own}
-    return {"sizes": sizes, "inputs": names, "labels": labels, "origin": origin, "faults": []}
+    found = {"sizes": sizes, "inputs": names, "labels": labels, "orders": orders}
+    return found | {"origin": origin, "faults": []}
+
+
+def _orders(dataset: "Dataset") -> tuple[list[str], list[str]]:
+    """The order of each layer, if the file says it; and its faults, with those of dtype."""
+    faults = []
+    dtype = _dtype(dataset)
+    if dtype not in DTYPES:
+        faults = [f"attribute dtype: got {dtype[:40]!r}, wanted one of {', '.join(DTYPES)}"]
+    if "order" not in dataset.variables:
+        return [], faults
+    wanted = "wanted bidirectional or causal for each layer, with dims (layer)"
+    if not _has_texts(dataset.variables["order"], "layer"):
+        return [], [*faults, f"order: {wanted}"]
+    try:
+        orders = [str(text) for text in _strings(dataset.variables["order"])]
+    except UnicodeDecodeError:
+        return [], [*faults, f"order: is no UTF-8 text; {wanted}"]
+    for layer, order in enumerate(orders):
+        if order not in ORDERS:
+            return [], [*faults, f"order: got {order[:40]!r} of layer {layer}; {wanted}"]
+    return orders, faults
+
+
+def _dtype(dataset: "Dataset") -> str:
+    """The dtype of the model, as the file says it."""
+    return str(dataset.getncattr("dtype")) if "dtype" in dataset.ncattrs() else DTYPES[0]
+
+
+def _token_texts(dataset: "Dataset") -> dict[str, Any]:
+    """{text, dtype}: what each token is, [input][token], and the model's dtype; or {faults}."""
+    found: dict[str, Any] = {"dtype": _dtype(dataset)}
+    if "text" not in dataset.variables:
+        return found
+    variable = dataset.variables["text"]
+    if variable.dimensions != ("input", "token"):  # it says something else
+        return found
+    if variable.dtype is not str:
+        return {"faults": ["text: wanted one string for each token"]}
+    try:
+        return found | {"text": variable[...].tolist()}
+    except UnicodeDecodeError:
+        return {"faults": ["text: one of its strings is no UTF-8 text; encode it as UTF-8"]}
 
 
 def _variable_faults(dataset: "Dataset", name: str, stored: dict | None) -> Iterator[str]:
-    """Faults of one of q, k, v and mask."""
-    dims: tuple[str, ...] = DIMS
+    """Faults of one of NUMBERS."""
+    dims: tuple[str, ...] = DIMS if name in ("q", "k") else VALUE_DIMS
     kinds, wanted = "f", "float32 or float64"
     if name == "mask":
         dims, kinds, wanted = ("input", "token"), "biu", "a bool or integer type"
     if name not in dataset.variables:
-        if name != "mask":
+        if name not in OPTIONAL:
             has = ", ".join(dataset.variables) or "none"
             hidden = "; variables of groups are not read" if dataset.groups else ""
             yield (
@@ -390,6 +455,8 @@ def _variable_faults(dataset: "Dataset", name: str, stored: dict | None) -> Iter
             )
         return
     variable = dataset.variables[name]
+    if name != "mask" and "d_head" in variable.dimensions:
+        dims = DIMS  # values as wide as queries
     if variable.dimensions != dims:
         got, remedy = ", ".join(variable.dimensions), _dims_remedy(name, variable.dimensions, dims)
         yield f"{name}: got dims ({got}), wanted ({', '.join(dims)}){remedy}"
@@ -443,7 +510,8 @@ def _dims_remedy(name: str, got: tuple[str, ...], wanted: tuple[str, ...]) -> st
         return "; rename its dimensions"
     remedies = {
         "head": "repeat keys and values of grouped queries, so that each query head has its own",
-        "d_head": "pad the narrower of q, k and v with zeros, which changes no result",
+        "d_head": "queries and keys have the same width",
+        "d_value": "call the width of values d_value",
         "token": "keys of other tokens than the queries (cross-attention) are not covered",
     }
     return "".join(f"; {remedies.get(dim, 'rename the dimension ' + dim)}" for dim in differ)
@@ -551,7 +619,7 @@ def _send_values(dataset: "Dataset", stored: dict, found: dict, out: BinaryIO) -
     """Write the line of JSON, then the bytes of q, k, v and mask, some inputs at a time."""
     import numpy as np
 
-    present = [name for name in ("q", "k", "v", "mask") if name in dataset.variables]
+    present = [name for name in NUMBERS if name in dataset.variables]
     arrays, n_bytes = [], 0
     for name in present:
         variable = dataset.variables[name]
@@ -621,7 +689,7 @@ def _stored(path: str, chunks: bool) -> dict[str, dict]:
     if file < 0:
         return {}
     stored = {}
-    for name in ("q", "k", "v", "mask"):
+    for name in NUMBERS:
         variable = call("H5Dopen2", file, name.encode(), 0)
         if variable >= 0:
             stored[name] = _stored_variable(call, variable, chunks)

@@ -43,6 +43,7 @@ class Reading:
     v: Tensor  # [T, E]
     log_normalizer: Tensor  # [T], ln Z of softmax attention
     output: Tensor  # [T, E], of softmax attention
+    causal: bool  # whether a query reads only the keys up to its own token
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class Head:
     seed: int
     data_of: str  # the experiment with the data, whose name finds the random numbers
     device: str
+    causal: bool  # whether a query reads only the keys up to its own token
     advance: Callable[[float], object] = float  # told what share of the head is done
 
     def each(self, parts: Sequence[T]) -> Iterator[T]:
@@ -145,15 +147,19 @@ class Heads:
     def reading(self, i: int, layer: int, head: int) -> Reading:
         """The input of place i as a head reads it."""
         present = self.present(i)
-        parts = [
+        q, k, v, log_normalizer, output = (
             torch.from_numpy(dataset[name].values[i, layer, head, present]).double()
             for dataset, names in (
                 (self.qkv, ("q", "k", "v")),
                 (self.attention, ("log_normalizer", "output")),
             )
             for name in names
-        ]
-        return Reading(self.names[i], *parts)
+        )
+        return Reading(self.names[i], q, k, v, log_normalizer, output, self.causal(layer))
+
+    def causal(self, layer: int) -> bool:
+        """Whether the queries of a layer read only the keys up to their own token."""
+        return self.qkv["order"].values[layer] == "causal"
 
     def head(self, layer: int, head: int) -> Head:
         """One head, chosen or not."""
@@ -166,6 +172,7 @@ class Heads:
             self.seed,
             self.data_of,
             self.device,
+            self.causal(layer),
         )
 
     def map(self, one_head: Callable[[Head], object], what: str) -> list:

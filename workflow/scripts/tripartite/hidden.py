@@ -43,5 +43,6 @@ def networks(
     """Responses of networks of positive features to all inputs, [n_features][input]."""
     given = [tokens(reading, head.device, one_hot) for reading in head.readings]
     ranges = [(0, m) for m in n_features]
-    found = read(given, neurons(head, draw, n_features[-1]), ranges, leak=leak)
+    drawn = neurons(head, draw, n_features[-1])
+    found = read(given, drawn, ranges, causal=head.causal, leak=leak)
     return [[(p.cpu(), sign.cpu(), o.cpu()) for p, sign, o in network] for network in found]

@@ -146,7 +146,7 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
 
 
 def read_foreign(path: Path) -> xr.Dataset:
-    """A user's q, k, v and mask as stored, names of inputs, and labels of layers and heads.
+    """What a user's file holds, as kinds/data/kind.yaml describes it (data, file).
 
     Values are not masked or scaled: with a fill value of 0, true zeros would be lost. UserError
     with one line per fault of the file.
@@ -156,7 +156,16 @@ def read_foreign(path: Path) -> xr.Dataset:
     except foreign.Refused as refusal:
         faults = [f"{path}: {line}" for line in str(refusal).splitlines()]
         raise UserError("\n".join(faults)) from None
-    return xr.Dataset(arrays, {"input": header["inputs"], **header["labels"]})
+    arrays = {
+        name: (dims if name in ("q", "k", "mask") else foreign.VALUE_DIMS, values, attributes)
+        for name, (dims, values, attributes) in arrays.items()
+    }
+    if header["orders"]:
+        arrays["order"] = ("layer", np.array(header["orders"], dtype=object))
+    if "text" in header:
+        arrays["text"] = (("input", "token"), np.array(header["text"], dtype=object))
+    coords = {"input": header["inputs"], **header["labels"]}
+    return xr.Dataset(arrays, coords, {"dtype": header["dtype"]})
 
 
 def _read(path: Path) -> xr.Dataset:

@@ -47,7 +47,8 @@ def can_plan(section: str, settings: dict) -> bool:
 
 def plan(shape: dict[str, int], settings: dict, section: str = "network") -> list[Array]:
     """The large arrays of an experiment, in float64; shape: lengths by the names SIZES."""
-    inputs, layers, heads, tokens, d_head = (shape[name] for name in SIZES)
+    inputs, layers, heads, tokens, *widths = (shape[name] for name in SIZES)
+    d_head = max(widths)  # of queries and keys, or of values
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     n_queries = inputs * layers * heads * tokens
     arrays = [

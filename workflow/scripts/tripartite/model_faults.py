@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
+from .declarations import ORDERS
 from .registry import ARCHITECTURES, INPUTS, PINS, SUFFIXES, TOKENIZERS, Model, declared, pins
 from .words import shown, unknown, unknown_key
 
@@ -16,7 +17,12 @@ WANTED: dict[Any, str] = {
     float: "a number with a point, such as 1.0e-12",
     str: "text",
 }
-CHOICES = {"inputs": INPUTS, "architecture": ARCHITECTURES, "tokenizer": TOKENIZERS}
+CHOICES = {
+    "inputs": INPUTS,
+    "architecture": ARCHITECTURES,
+    "tokenizer": TOKENIZERS,
+    "order": ORDERS,
+}
 
 
 def require() -> None:

