@@ -76,8 +76,8 @@ class Heads:
     """The chosen heads and inputs of an experiment's data.
 
     heads is "all", a number of heads, or a list of [layer, head]; inputs is "all", which leaves out
-    those that calibrate, or a list of names; calibrated_on is "half" or a list of names. UserError if
-    one of them does not exist.
+    those that calibrate, or a list of names; calibrated_on is "half" or a list of names. UserError
+    if one of them does not exist.
     """
 
     qkv: xr.Dataset

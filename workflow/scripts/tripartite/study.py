@@ -20,7 +20,7 @@ import jsonschema
 import yaml
 
 from . import declarations, foreign, memory, model_faults, registry
-from .choosing import HALF, chosen_inputs
+from .choosing import HALF, chosen_inputs, spread_heads
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
@@ -84,11 +84,15 @@ def load_study(name: str, root: Path, machine: dict, results: str = "results") -
     own = machine.get("file", "")
     study, places = with_own_file(study, own)
     if places and not own:
-        text = f"is missing, study {name} reads a file of yours: --config study={name} file=<its name>"
+        text = (
+            f"is missing, study {name} reads a file of yours: --config study={name} file=<its name>"
+        )
         raise ValueError(f"config: file: {text}")
     if own and not places and machine.get("study", name) == name:
-        text = f"study {name} has no place for it, data: {{file: \"{PLACE_OF_FILE}\"}}"
-        raise ValueError(f"config: file: got {shown(own)}, but {text}; take it away, or use study=own")
+        text = f'study {name} has no place for it, data: {{file: "{PLACE_OF_FILE}"}}'
+        raise ValueError(
+            f"config: file: got {shown(own)}, but {text}; take it away, or use study=own"
+        )
     reported = {keys for keys, _ in misread}
     faults = study_faults(study, root, machine, root / results / name)
     left = misread + [fault for fault in faults if fault[0] not in reported]
@@ -104,14 +108,14 @@ def with_own_file(study: Any, file: str) -> tuple[Any, list[tuple]]:
 
     What is no valid study is returned as it is.
     """
-    experiments = study.get("experiments") if isinstance(study, dict) else None
-    places, changed = [], {}
-    for name, experiment in experiments.items() if isinstance(experiments, dict) else ():
+    experiments = study.get("experiments") if isinstance(study, dict) else {}
+    changed, places = dict(experiments) if isinstance(experiments, dict) else {}, []
+    for name, experiment in changed.items():
         data = experiment.get("data") if isinstance(experiment, dict) else None
         if isinstance(data, dict) and data.get("file") == PLACE_OF_FILE:
             changed[name] = experiment | {"data": data | {"file": file}}
             places.append(("experiments", name, "data", "file"))
-    return (study | {"experiments": experiments | changed} if places else study), places
+    return (study | {"experiments": changed} if places else study), places
 
 
 def find_study(name: str, folders: list[Path]) -> Path:
@@ -308,7 +312,7 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                 keys, wrote = (*where, section), written[name][section]
                 shape = _shape(name, experiments, root)
                 names = input_names(name, experiments, root)
-                settings = experiment[section]
+                settings = with_places(experiment[section], shape)
                 own = [*_size_faults(keys, section, settings, shape)]
                 orders = layer_orders(name, experiments, root)
                 own += _order_faults(keys, section, settings, orders)
@@ -345,8 +349,18 @@ def _joint_faults(
     for kind in declared.kinds:
         same = [name for name in known if kind in sections(experiments[name])]
         if kind != declared.kind and len(same) > 1:
-            text = f"{' and '.join(same)} have {kind}, {figure} shows one of them; take out the others"
+            text = (
+                f"{' and '.join(same)} have {kind}, {figure} shows one of them; take out the others"
+            )
             yield where, text
+
+
+def with_places(settings: dict, shape: dict[str, int]) -> dict:
+    """Settings with the places of the heads where `heads` is a number of them that exist."""
+    n, sizes = settings.get("heads"), (shape.get("layers", 0), shape.get("heads", 0))
+    if not isinstance(n, int) or n > sizes[0] * sizes[1]:
+        return settings
+    return settings | {"heads": [list(place) for place in spread_heads(n, *sizes)]}
 
 
 def _kind_faults(
@@ -435,7 +449,10 @@ def _size_faults(
     chosen = settings.get("heads", "all")
     n_heads = shape.get("layers", 0) * shape.get("heads", 0)
     if isinstance(chosen, int) and 0 < n_heads < chosen:
-        yield (*where, "heads"), f"got {chosen}, the data has {n_heads} heads; choose at most {n_heads}"
+        yield (
+            (*where, "heads"),
+            f"got {chosen}, the data has {n_heads} heads; choose at most {n_heads}",
+        )
     pairs = chosen if isinstance(chosen, list) else []
     for key, pair in [("heads", pair) for pair in pairs] + [("head", settings.get("head"))]:
         if pair and None not in pair and "layers" in shape and "heads" in shape:

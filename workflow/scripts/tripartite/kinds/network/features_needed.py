@@ -44,7 +44,10 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     figure, axes = grid(
         len(fits),
         n_columns,
-        lambda n_rows: (width, min(max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum()), MAX_HEIGHT)),
+        lambda n_rows: (
+            width,
+            min(max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum()), MAX_HEIGHT),
+        ),
         gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
     )
     for axis, fit in zip(axes, fits.values()):
@@ -69,7 +72,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
             words = words_of(needed.values, fit["distinct_head"].values)
         palette.title_of(axis, fit, words)
         map_ticks(axis, fit, 0.5)
-    draw_scale(figure, figure.axes)
+    draw_scale(figure, figure.axes, n_columns == 1)
     figure.draw_without_rendering()
     for axis in axes:
         leave_out_numbers(axis)
@@ -86,9 +89,8 @@ def leave_out_numbers(axis: Axes) -> None:
             text.remove()
 
 
-def draw_scale(figure: FigureBase, axes: Sequence[Axes]) -> None:
+def draw_scale(figure: FigureBase, axes: Sequence[Axes], narrow: bool = False) -> None:
     """The colours of needs as a bar below the axes, with what biology has marked on it."""
-    narrow = figure.get_window_extent().width < palette.PAGE / 2 * figure.dpi
     bar = figure.colorbar(
         mpl.cm.ScalarMappable(mpl.colors.Normalize(*LIMITS), "cividis_r"),
         ax=axes,

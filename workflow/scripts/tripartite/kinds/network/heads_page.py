@@ -11,9 +11,12 @@ import plotly.graph_objects as go
 import plotly.io
 
 from tripartite.kinds.network.features_needed import LIMITS
-from tripartite.kinds.network.of_heads import RECIPES, WORDS
+from tripartite.kinds.network.of_heads import RECIPES
 
-POLICY = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+)
+BUTTONS = ["zoom2d", "pan2d", "resetScale2d", "toImage"]
 MAX_LETTERS = 60  # of a label
 ERRORS = (0.0, 1.0)
 HEAD = """<!DOCTYPE html>
@@ -31,21 +34,23 @@ p {{max-width: 60em}}
 </head>
 <body>
 <h1>{title}: every head at a glance</h1>
-<p>A square is a head; its colour is what the menu says, dark is bad. Hover over it to read all its numbers.</p>
+<p>A square is a head; its colour is what the menu says, dark is bad.
+Hover over it to read all its numbers.</p>
 """
 FOOT = """
-<p><b>Neurons needed</b>: hidden neurons (positive random features) with which the softmax normaliser of a query has a
-relative rms error of 10 %, by the closed form: median over queries, of inputs to which nothing was fitted.
-<b>Plain</b>: queries and keys as they are. <b>Balanced</b>: centred and balanced, which leaves softmax attention as it
-is. <b>Fitted</b>, <b>generalised</b>: the distribution of the hidden weights is fitted as well, with a width for each
-direction (fitted_normal) or one for all (generalized_positive).
-<b>Errors</b>: relative error of the attention output, mean over inputs and networks; an error above that of uniform
-attention is worse than equal weights for all tokens.
-<b>Phases</b>: in the Gaussian phase errors fall as one over the root of the neurons; frozen networks are too small to
-do anything.
-<b>Helps most</b>: centring and balancing, or fitting, by the decades of neurons that it saves; training, where it
-lowers the output error of fitted random features by a larger factor than all of these lower that of plain ones.
-The table heads.csv beside this page has the numbers with their intervals.</p>
+<p><b>Neurons needed</b>: hidden neurons (positive random features) with which the softmax
+normaliser of a query has a relative rms error of 10 %, by the closed form: median over queries,
+of inputs to which nothing was fitted. <b>Plain</b>: queries and keys as they are.
+<b>Balanced</b>: centred and balanced, which leaves softmax attention as it is. <b>Fitted</b>,
+<b>generalised</b>: the distribution of the hidden weights is fitted as well, with a width for
+each direction (fitted_normal) or one for all (generalized_positive). <b>Errors</b>: relative
+error of the attention output, mean over inputs and networks; an error above that of uniform
+attention is worse than equal weights for all tokens. <b>Phases</b>: in the Gaussian phase errors
+fall as one over the root of the neurons; frozen networks are too small to do anything. <b>Helps
+most</b>: centring and balancing, or fitting, by the decades of neurons that it saves; training,
+where it lowers the output error of fitted random features by a larger factor than all of these
+lower that of plain ones. The table heads.csv beside this page has the numbers with their
+intervals.</p>
 </body>
 </html>
 """
@@ -58,7 +63,8 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
     def cells(values: list | pd.Series) -> list[list]:
         return [[*values[i : i + n_heads]] for i in range(0, len(values), n_heads)]
 
-    views = []  # words of the menu, values, limits, title of the colours
+    # words of the menu, values, limits, title of the colours
+    views: list[tuple[str, pd.Series, tuple[float, float], str]] = []
     for name in RECIPES:
         if f"log10_needed_{name}" in frame:
             words = f"neurons needed, {name}"
@@ -67,9 +73,11 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
         for m in sizes:
             values = frame[f"output_error_{name}_{m}"]
             views.append((f"output error, {name}, {m:,} neurons", values, ERRORS, "output error"))
-    buttons = []
-    for words, values, (low, high), title in views:
-        z = cells([None if math.isnan(x) else round(float(x), 2) for x in values])
+    buttons: list[dict] = []
+    for words, values, limits, title in views:
+        n_digits = 1 if limits == LIMITS else 2
+        z = cells([None if math.isnan(x) else round(float(x), n_digits) for x in values])
+        low, high = limits
         change = {"z": [z], "zmin": low, "zmax": high, "colorbar.title.text": title}
         buttons.append({"label": words, "method": "restyle", "args": [change]})
     template, details = hover(frame, simulated)
@@ -90,20 +98,39 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
     figure = go.Figure(heatmap)
     figure.update_layout(
         template="none",
-        height=min(900, max(420, 160 + 24 * n_layers)),
+        height=min(720, max(420, 160 + 24 * n_layers)),
         margin={"t": 60, "l": 60, "r": 20, "b": 50},
         plot_bgcolor="#d9d9d9",
         xaxis={"title": {"text": "head"}, "showgrid": False, "zeroline": False},
-        yaxis={"title": {"text": "layer"}, "autorange": "reversed", "showgrid": False, "zeroline": False},
-        hoverlabel={"align": "left", "font": {"size": 13}, "bgcolor": "white", "font_color": "black"},
-        updatemenus=[{"buttons": buttons, "x": 0, "xanchor": "left", "y": 1, "yanchor": "bottom", "pad": {"b": 8}}],
+        yaxis={
+            "title": {"text": "layer"},
+            "autorange": "reversed",
+            "showgrid": False,
+            "zeroline": False,
+        },
+        hoverlabel={
+            "align": "left",
+            "font": {"size": 13},
+            "bgcolor": "white",
+            "font_color": "black",
+        },
+        updatemenus=[
+            {
+                "buttons": buttons,
+                "x": 0,
+                "xanchor": "left",
+                "y": 1,
+                "yanchor": "bottom",
+                "pad": {"b": 8},
+            }
+        ],
     )
     drawn = plotly.io.to_html(
         figure,
         full_html=False,
         include_plotlyjs=True,
         div_id="heads",
-        config={"displaylogo": False, "responsive": True},
+        config={"displaylogo": False, "responsive": True, "modeBarButtons": [BUTTONS]},
     )
     return HEAD.format(policy=POLICY, title=cut(data, 120)) + drawn + FOOT
 
@@ -116,16 +143,18 @@ def hover(frame: pd.DataFrame, simulated: dict[str, list[int]]) -> tuple[str, li
         columns.append(texts)
         return f"%{{customdata[{len(columns) - 1}]}}"
 
-    layer, head, order = (
-        field([cut(text, MAX_LETTERS) for text in frame[name]])
-        for name in ("layer_label", "head_label", "order")
+    layer, head = (
+        field([cut(text, MAX_LETTERS) for text in frame[f"{name}_label"]])
+        for name in ("layer", "head")
     )
-    lines.append(f"<b>layer {layer}, head {head}</b>, {order}")
+    orders = frame["order"].unique()  # one order is said once, which keeps the page small
+    order = field([*frame["order"]]) if len(orders) > 1 else orders[0]
+    lines.append(f"<b>layer {layer}, head {head}</b> {order}")
     for name in RECIPES:
         if f"log10_needed_{name}" in frame:
             texts = [number(x) for x in frame[f"log10_needed_{name}"].round(1)]
             power = f"10<sup>{field(texts)}</sup>"  # of all heads once, as it is long
-            lines.append(f"neurons needed, {name} ({WORDS[name]}): {power}")
+            lines.append(f"neurons needed, {name}: {power}")
     for name, sizes in simulated.items():
         for m in sizes:
             both = zip(frame[f"output_error_{name}_{m}"], frame[f"phase_{name}_{m}"])
@@ -135,11 +164,10 @@ def hover(frame: pd.DataFrame, simulated: dict[str, list[int]]) -> tuple[str, li
         texts = [number(x) for x in frame["output_error_uniform"]]
         lines.append(f"output error, uniform attention: {field(texts)}")
     if trained := [name for name in frame if name.startswith("output_error_learned_")]:
-        sizes = [f"{name.rsplit('_', 1)[1]}: " for name in trained]
-        errors = frame[trained].values.tolist()
-        texts = [", ".join(map("".join, zip(sizes, map(number, of_head)))) for of_head in errors]
+        form = ", ".join(f"{name.rsplit('_', 1)[1]}: {{}}" for name in trained)
+        texts = [form.format(*map(number, errors)) for errors in frame[trained].values.tolist()]
         known = frame[trained].notna().any(axis=1)
-        texts = [text if is_known else "not trained" for text, is_known in zip(texts, known)]
+        texts = [text if is_known else "–" for text, is_known in zip(texts, known)]
         lines.append(f"output error, trained features: {field(texts)}")
     lines.append(f"<b>helps most: {field([*frame['helps']])}</b>")
     return "<br>".join(lines) + "<extra></extra>", [[*texts] for texts in zip(*columns)]

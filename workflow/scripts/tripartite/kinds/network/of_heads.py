@@ -17,8 +17,8 @@ RECIPES = {  # needs that are shown, by what symmetries.nc calls them
 WORDS = {
     "plain": "as they are",
     "balanced": "centred and balanced",
-    "fitted": "and a width for each direction",
-    "generalised": "and one width",
+    "fitted": "balanced, and a width for each direction",
+    "generalised": "balanced, and one width for all",
 }
 ORIGINS = {"learned": "learned", "random": "random", "fitted_random": "fitted random"}
 ENDS = ("", "_low", "_high")
@@ -29,16 +29,18 @@ def networks(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     found: dict[str, xr.Dataset] = {}
     for experiment, fit in fits.items():
         if "phase_of" in fit:
-            words = palette.network_words(fit.assign_attrs(order=""))
+            words = palette.network_words(fit)
             name = "fitted" if "fitted" in words or "generalized" in words else words or "plain"
             found[experiment if name in found else name] = fit
     return found
 
 
 def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """One row per head; the columns are explained in `MEANINGS`, numbers stand for NAME and SIZE.
+    """One row per head: labels, order, needs, phases and errors of all sizes, and what helps most.
 
-    fits: files of experiments that share their data, by the names of these.
+    fits: files of experiments that share their data, by the names of these. Errors are means over
+    inputs (those that test trained features) and seeds, with the ends of their 95 % intervals over
+    seeds where networks were simulated; NaN where nothing was run.
     """
     first = next(iter(fits.values()))
     sizes = first.sizes["layer"], first.sizes["head"]
@@ -48,7 +50,7 @@ def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     for dim, places in (("layer", layer), ("head", head)):
         labels = named.get(dim) or [*map(str, range(max(places) + 1))]
         columns[f"{dim}_label"] = [labels[i] for i in places]
-    columns["order"] = np.repeat(orders(first), sizes[1])
+    columns["order"] = np.repeat(orders(fits), sizes[1])
     columns |= {f"log10_needed_{name}": x.ravel() for name, x in needs(fits).items()}
     for name, fit in networks(fits).items():
         for m in map(int, fit["n_features"]):
@@ -61,18 +63,20 @@ def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     for fit in fits.values():
         if "origin" in fit.dims:
             of_test = fit["output_error"].isel(input=fit["role"].values == "test")
-            errors = of_test.mean(("input", "seed"), skipna=False)
+            of_head = of_test.mean(("input", "seed"), skipna=False)
             for m in map(int, fit["n_features"]):
                 for name, origin in ORIGINS.items():
-                    one = errors.sel(origin=origin, n_features=m)
+                    one = of_head.sel(origin=origin, n_features=m)
                     columns[f"output_error_{name}_{m}"] = one.values.ravel()
     frame = pd.DataFrame(columns)
     return frame.assign(helps=helps(frame))
 
 
-def orders(fit: xr.Dataset) -> list[str]:
-    """The order of each layer: bidirectional or causal."""
-    return [fit.attrs.get("order", "bidirectional")] * fit.sizes["layer"]
+def orders(fits: dict[str, xr.Dataset]) -> np.ndarray:
+    """The order of each layer, bidirectional or causal; "" without a simulated network."""
+    for fit in networks(fits).values():
+        return fit["order"].values
+    return np.full(next(iter(fits.values())).sizes["layer"], "", dtype=object)
 
 
 def needs(fits: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
