@@ -46,11 +46,11 @@ of inputs to which nothing was fitted. <b>Plain</b>: queries and keys as they ar
 each direction (fitted_normal) or one for all (generalized_positive). <b>Errors</b>: relative
 error of the attention output, mean over inputs and networks; an error above that of uniform
 attention is worse than equal weights for all tokens. <b>Phases</b>: in the Gaussian phase errors
-fall as one over the root of the neurons; frozen networks are too small to do anything. <b>Helps
-most</b>: centring and balancing, or fitting, by the decades of neurons that it saves; training,
-where it lowers the output error of fitted random features by a larger factor than all of these
-lower that of plain ones. The table heads.csv beside this page has the numbers with their
-intervals.</p>
+fall as one over the root of the neurons; frozen networks have too few for any use; anomalous ones
+are between. <b>Helps most</b>: centring and balancing, or fitting alone, by the decades of
+neurons that it saves; training, where its output error is below those of random features of the
+same size, of fitted ones and of uniform attention, by a larger factor than these are below plain
+random features. The table heads.csv beside this page has the numbers with their intervals.</p>
 </body>
 </html>
 """

@@ -14,6 +14,10 @@ RECIPES = {  # needs that are shown, by what symmetries.nc calls them
     "fitted": "centred, balanced, width of each direction",
     "generalised": "centred, balanced, one width",
 }
+ALONE = {  # the same, of queries and keys as they are
+    "fitted_alone": "width of each direction",
+    "generalised_alone": "one width",
+}
 WORDS = {
     "plain": "as they are",
     "balanced": "centred and balanced",
@@ -80,7 +84,7 @@ def orders(fits: dict[str, xr.Dataset]) -> np.ndarray:
 
 
 def needs(fits: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
-    """log10 of the neurons that each head needs [layer, head], by the names of RECIPES.
+    """log10 of the neurons that each head needs [layer, head], by the names of RECIPES and ALONE.
 
     Medians over the tested inputs; without an experiment of symmetries only those of the networks.
     """
@@ -88,35 +92,38 @@ def needs(fits: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
         if "recipe" in fit.dims:
             tested = fit.isel(input=fit["role"].values == "tested")
             found = tested["log10_features_needed"].median("input")
-            return {name: found.sel(recipe=recipe).values for name, recipe in RECIPES.items()}
+            recipes = RECIPES | ALONE
+            return {name: found.sel(recipe=recipe).values for name, recipe in recipes.items()}
     known = {name: fit["log10_features_needed"].values for name, fit in networks(fits).items()}
     return {name: known[name] for name in RECIPES if name in known}
 
 
 def helps(frame: pd.DataFrame) -> np.ndarray:
-    """What brings the needs and errors of each head down most; "" where nothing is known.
+    """What by itself brings the needs and errors of each head down most; "" where it is not known.
 
-    Centring and balancing are judged by the decades of neurons that they save, and fitting by those
-    that it saves after them, in the better of its two forms. Training, at the largest size of the
-    heads that were trained, by whether it lowers the output error of fitted random features by a
-    larger factor than centring, balancing and fitting together lower that of plain ones.
+    Centring with balancing, and fitting (in the better of its two forms, alone), are judged by the
+    decades of neurons that they save. Training is judged by the output error at the largest size of
+    the heads that were trained: it helps most where it lowers the least error of the others (random
+    features, plain and fitted, and uniform attention) by a larger factor than they lower that of
+    plain random features.
     """
     nothing = pd.Series(np.nan, frame.index)
 
     def column(name: str) -> pd.Series:
         return frame.get(name, nothing)
 
-    plain, balanced = (column(f"log10_needed_{name}") for name in ("plain", "balanced"))
-    fitted = np.fmin(column("log10_needed_fitted"), column("log10_needed_generalised"))
-    steps = {"centring and balancing": plain - balanced, "fitting": balanced - fitted}
-    saved = pd.DataFrame(steps).fillna(-np.inf)
-    found = np.where(saved.max(axis=1) > 0, saved.idxmax(axis=1), "nothing")
-    found[~np.isfinite(pd.DataFrame(steps)).any(axis=1)] = ""
+    plain, balanced, *alone = (
+        column(f"log10_needed_{name}") for name in ("plain", "balanced", *ALONE)
+    )
+    saved = {"centring and balancing": plain - balanced, "fitting": plain - np.fmin(*alone)}
+    of_head = pd.DataFrame(saved).fillna(-np.inf)
+    found = np.where(of_head.max(axis=1) > 0, of_head.idxmax(axis=1), "nothing")
+    found[np.isneginf(of_head).all(axis=1)] = ""
     sizes = [name.rsplit("_", 1)[1] for name in frame if name.startswith("output_error_learned_")]
     if sizes:
         learned, random, fitted_random = (
-            np.log(column(f"output_error_{origin}_{sizes[-1]}")) for origin in ORIGINS
+            column(f"output_error_{origin}_{sizes[-1]}") for origin in ORIGINS
         )
-        gained = fitted_random - learned
-        found[(gained > 0) & ~(gained <= random - fitted_random)] = "training"
+        others = np.fmin(np.fmin(random, fitted_random), column("output_error_uniform"))
+        found[(learned < others) & (others / learned > random / others)] = "training"
     return found
