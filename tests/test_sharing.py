@@ -1441,6 +1441,7 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
         "device": "auto",
         "memory_gb": 64.5,
         "shards": 1,
+        "file": "",
         "other": "",
         "pathvars": {},
     }
@@ -1523,6 +1524,7 @@ def test_the_config_of_an_archive(tmp_path):
         "device": "auto",
         "memory_gb": 64,
         "shards": 1,
+        "file": "",
         "other": "",
         "pathvars": {},
     }

@@ -17,7 +17,7 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
                     caption="../report/figure.rst",
                     category=lambda wildcards: declarations.category(wildcards.figure),
                     labels={
-                        "figure": "{figure}" + f" ({suffix})" * (suffix != "svg"),
+                        "figure": "{figure}" if suffix == "svg" else f"{{figure}} ({suffix})",
                         "study": "{study}",
                     },
                 )

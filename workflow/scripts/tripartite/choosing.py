@@ -33,8 +33,10 @@ def chosen_inputs(
 def spread_heads(n: int, n_layers: int, n_heads: int) -> list[tuple[int, int]]:
     """n places [layer, head], evenly spread over n_layers layers and their n_heads heads.
 
-    Layers differ by at most one in how many of their heads are taken; n is at most their product.
+    Layers differ by at most one in how many of their heads are taken; where there are fewer than n
+    heads, all are.
     """
+    n = min(n, n_layers * n_heads)
     places: set[tuple[int, int]] = set()
     for i in range(n):
         layer = (2 * i + 1) * n_layers // (2 * n)
@@ -48,5 +50,5 @@ def spread_heads(n: int, n_layers: int, n_heads: int) -> list[tuple[int, int]]:
 def count_heads(heads: str | int | Sequence, n_layers: int, n_heads: int) -> int:
     """How many heads the setting `heads` chooses: all, a number, or a list of [layer, head]."""
     if isinstance(heads, int):
-        return heads
+        return min(heads, n_layers * n_heads)
     return n_layers * n_heads if isinstance(heads, str) else len(heads)

@@ -356,11 +356,12 @@ def _joint_faults(
 
 
 def with_places(settings: dict, shape: dict[str, int]) -> dict:
-    """Settings with the places of the heads where `heads` is a number of them that exist."""
-    n, sizes = settings.get("heads"), (shape.get("layers", 0), shape.get("heads", 0))
-    if not isinstance(n, int) or n > sizes[0] * sizes[1]:
+    """Settings with the places of the heads where `heads` is a number of them."""
+    n = settings.get("heads")
+    if not isinstance(n, int) or not {"layers", "heads"} <= {*shape}:
         return settings
-    return settings | {"heads": [list(place) for place in spread_heads(n, *sizes)]}
+    places = spread_heads(n, shape["layers"], shape["heads"])
+    return settings | {"heads": [list(place) for place in places]}
 
 
 def _kind_faults(
@@ -447,12 +448,6 @@ def _size_faults(
             yield (*where, "n_features"), text
             break
     chosen = settings.get("heads", "all")
-    n_heads = shape.get("layers", 0) * shape.get("heads", 0)
-    if isinstance(chosen, int) and 0 < n_heads < chosen:
-        yield (
-            (*where, "heads"),
-            f"got {chosen}, the data has {n_heads} heads; choose at most {n_heads}",
-        )
     pairs = chosen if isinstance(chosen, list) else []
     for key, pair in [("heads", pair) for pair in pairs] + [("head", settings.get("head"))]:
         if pair and None not in pair and "layers" in shape and "heads" in shape:

@@ -22,6 +22,7 @@ MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
+NOT_KNOWN = "#d9d9d9"  # where a map has no number
 LARGE = "#D55E00"  # many hidden neurons
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -176,11 +177,12 @@ def tick_labels(fit: xr.Dataset, dim: str, places: Iterable[SupportsInt]) -> lis
 def short_labels(labels: list[str], n_letters: int = 12) -> list[str]:
     """Labels of at most n_letters that the font can write, for the ticks of a map.
 
-    Of labels that differ in their numbers only, such as model.layers.31.self_attn, these numbers
-    are left; others are cut. Where the font lacks a letter, all are numbered instead.
+    Of longer labels that differ in their numbers only, such as model.layers.31.self_attn, these
+    numbers are left; others are cut. Where the font lacks a letter, all are numbered instead.
     """
+    too_long = max(map(len, labels)) > n_letters or not all(map(can_write, labels))
     parts = [re.split(r"(\d+)", label) for label in labels]
-    if len({tuple(part[::2]) for part in parts}) == 1 and len({*labels}) == len(labels):
+    if too_long and len({tuple(x[::2]) for x in parts}) == 1 and len({*labels}) == len(labels):
         varying = [i for i in range(len(parts[0])) if len({part[i] for part in parts}) > 1]
         labels = [".".join(part[i] for i in varying) or label for part, label in zip(parts, labels)]
     if not all(map(can_write, labels)):

@@ -17,7 +17,6 @@ N_COLUMNS = 2
 FEW = 5  # log10 of neurons that are few
 ERRORS = (0, 1)  # of the output; those beyond have the darkest colour
 COLOURS = "cividis_r"  # dark is bad
-NOT_KNOWN = "0.85"
 MAX_LETTERS = 100  # of the title
 
 
@@ -81,7 +80,7 @@ def draw_error_scale(figure: FigureBase, axes: list[Axes]) -> None:
 
 def draw_map(axis: Axes, fit: xr.Dataset, values: pd.Series, limits: tuple[float, float]) -> None:
     """One number of each head as a colour, layer by head."""
-    colours = mpl.colormaps[COLOURS].with_extremes(bad=NOT_KNOWN)
+    colours = mpl.colormaps[COLOURS].with_extremes(bad=palette.NOT_KNOWN)
     cells = values.values.reshape(fit.sizes["layer"], fit.sizes["head"])
     low, high = limits
     axis.imshow(cells, colours, aspect="auto", vmin=low, vmax=high, interpolation="none")

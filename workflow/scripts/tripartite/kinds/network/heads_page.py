@@ -10,6 +10,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 
+from tripartite.figures import palette
 from tripartite.kinds.network.features_needed import LIMITS
 from tripartite.kinds.network.of_heads import RECIPES
 
@@ -100,7 +101,7 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
         template="none",
         height=min(720, max(420, 160 + 24 * n_layers)),
         margin={"t": 60, "l": 60, "r": 20, "b": 50},
-        plot_bgcolor="#d9d9d9",
+        plot_bgcolor=palette.NOT_KNOWN,
         xaxis={"title": {"text": "head"}, "showgrid": False, "zeroline": False},
         yaxis={
             "title": {"text": "layer"},
