@@ -14,8 +14,13 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib import pyplot as plt
+from selenium.webdriver import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 from conftest import ROOT, run_fit, run_simulate, run_stage
+from test_report import browser  # noqa: F401 (a fixture)
+from test_report import pytestmark as needs_browser
 from tripartite import choosing, declarations, job, memory, plan, sharing, study
 from tripartite.figures import palette
 from tripartite.heads import Heads
@@ -246,19 +251,19 @@ def test_the_table_has_the_numbers_of_the_files(fits):
     for _, row in frame.iterrows():
         place = {"layer": row["layer"], "head": row["head"]}
         for name, recipe in (of_heads.RECIPES | of_heads.ALONE).items():
-            of_inputs = symmetries["log10_features_needed"].sel(place, recipe=recipe).values
+            of_inputs = symmetries["log10_features_needed"].sel(**place, recipe=recipe).values
             assert row[f"log10_needed_{name}"] == pytest.approx(np.median(of_inputs[2:]), rel=1e-5)
         for name, experiment in (("plain", "own"), ("fitted", "own-fitted")):
             for m in (10, 100):
-                one = fits[experiment].sel(place, n_features=m)
+                one = fits[experiment].sel(**place, n_features=m)
                 assert row[f"phase_{name}_{m}"] == one["phase_of"]
                 for end in ("", "_low", "_high"):
                     got = row[f"output_error_{name}_{m}{end}"]
                     assert got == pytest.approx(float(one[f"output_error{end}"]), rel=1e-5)
-        uniform = float(fits["own"]["output_error_uniform"].sel(place))
+        uniform = float(fits["own"]["output_error_uniform"].sel(**place))
         assert row["output_error_uniform"] == pytest.approx(uniform, rel=1e-5)
         for origin in ("learned", "random", "fitted random"):
-            errors = learned["output_error"].sel(place, origin=origin, n_features=4).values[:, 3]
+            errors = learned["output_error"].sel(**place, origin=origin, n_features=4).values[:, 3]
             got = row[f"output_error_{origin.replace(' ', '_')}_4"]
             assert got == pytest.approx(errors.mean(), rel=1e-5, nan_ok=True)
     trained = learned["output_error"].sel(origin="learned").notnull().any(("input", "seed"))
@@ -283,18 +288,16 @@ def test_what_helps():
 
 
 @pytest.mark.parametrize(
-    "left", [["own"], ["own-symmetries"], ["own-learned"], ["own", "own-fitted"]]
+    "others", [["own-fitted"], ["own-symmetries"], ["own-learned"], ["own", "own-fitted"]]
 )
-def test_what_there_is_is_shown(fits, left):
-    """Any of the files serve; what the others would say is left out."""
-    some = {name: fits[name] for name in left}
-    frame = of_heads.rows(some)
-    assert len(frame) == 6
-    assert "heads" in heads.page(some)
-    if "own-learned" not in left:
-        figure = heads.heads(some)
-        assert any(axis.images for axis in figure.axes)
-        plt.close("all")
+def test_what_there_is_is_shown(fits, others):
+    """Any files beside those of a network serve; what the others would say is left out."""
+    some = {name: fits[name] for name in dict.fromkeys(["own", *others])}
+    assert len(of_heads.rows(some)) == 6 and "helps most" in heads.page(some)
+    titles = [axis.get_title(loc="left") for axis in heads.heads(some).axes]
+    assert any("as they are" in title for title in titles)
+    assert any("balanced" in title for title in titles) == (others != ["own-learned"])
+    plt.close("all")
 
 
 # The page and the figure.
@@ -433,8 +436,40 @@ def test_a_figure_of_several_kinds_shows_one_model(tmp_path):
     assert told("a", "c") == []
     (line,) = told("a", "b")
     assert "a and b have other data, heads shows one model" in line
+    assert any("got none with network" in line for line in told("c"))
     (line,) = told("a", "c", "d")
     assert "c and d have symmetries, heads shows one of them" in line
+
+
+@needs_browser
+def test_one_hovers_over_a_head_and_reads_it(fits, browser, tmp_path):  # noqa: F811
+    """In a browser, without errors: all numbers of a head, and another map by the menu."""
+    page = tmp_path / "heads.html"
+    page.write_text(heads.page(fits), encoding="utf-8")
+    browser.get(page.as_uri())
+    wait = WebDriverWait(browser, 20)
+    plot = wait.until(lambda x: x.find_element(By.CSS_SELECTOR, "#heads .nsewdrag"))
+    width, height = plot.size["width"], plot.size["height"]
+    move = ActionChains(browser).move_to_element_with_offset(plot, width // 3, height // 4)
+    move.perform()  # the last head
+    said = wait.until(lambda x: x.find_element(By.CSS_SELECTOR, ".hoverlayer text")).text
+    row = of_heads.rows(fits).iloc[-1]
+    assert "layer model.layers.1.<b>注意</b>, head 2 causal" in said
+    assert f"neurons needed, fitted: 10{row['log10_needed_fitted']:.1f}" in said
+    error, phase = row["output_error_plain_100"], row["phase_plain_100"]
+    assert f"output error, plain, 100 neurons: {error:.3g} ({phase})" in said
+    assert f"uniform attention: {row['output_error_uniform']:.3g}" in said
+    assert f"helps most: {row['helps']}" in said
+    browser.find_element(By.CSS_SELECTOR, ".updatemenu-header").click()
+    buttons = wait.until(lambda x: x.find_elements(By.CSS_SELECTOR, ".updatemenu-dropdown-button"))
+    assert len(buttons) == 8
+    buttons[-1].click()
+    shown = "return document.getElementById('heads').data[0].z[1][2]"
+    wanted = pytest.approx(row["output_error_fitted_100"], abs=0.005)
+    wait.until(lambda x: x.execute_script(shown) == wanted)
+    wide = "return document.documentElement.scrollWidth <= window.innerWidth"
+    assert browser.execute_script(wide)
+    assert [x for x in browser.get_log("browser") if x["level"] == "SEVERE"] == []
 
 
 # The question of performer-pytorch #69.

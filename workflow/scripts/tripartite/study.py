@@ -346,8 +346,10 @@ def _joint_faults(
     if len(data) > 1:
         text = f"{' and '.join(data.values())} have other data, {figure} shows one model"
         yield where, f"{text}; give experiments that share their data (same_as)"
-    for kind in declared.kinds:
+    for kind in declared.kinds if known else ():
         same = [name for name in known if kind in sections(experiments[name])]
+        if kind == declared.kind and not same:
+            yield where, f"got none with {kind}, {figure} needs at least one; add one"
         if kind != declared.kind and len(same) > 1:
             text = (
                 f"{' and '.join(same)} have {kind}, {figure} shows one of them; take out the others"

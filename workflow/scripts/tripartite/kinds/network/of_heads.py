@@ -42,9 +42,9 @@ def networks(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """One row per head: labels, order, needs, phases and errors of all sizes, and what helps most.
 
-    fits: files of experiments that share their data, by the names of these. Errors are means over
-    inputs (those that test trained features) and seeds, with the ends of their 95 % intervals over
-    seeds where networks were simulated; NaN where nothing was run.
+    fits: files of experiments that share their data, one of them with a network, by the names of
+    these. Errors are means over inputs (those that test trained features) and seeds, with the ends
+    of their 95 % intervals over seeds where networks were simulated; NaN where nothing was run.
     """
     first = next(iter(fits.values()))
     sizes = first.sizes["layer"], first.sizes["head"]
@@ -54,9 +54,10 @@ def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     for dim, places in (("layer", layer), ("head", head)):
         labels = named.get(dim) or [*map(str, range(max(places) + 1))]
         columns[f"{dim}_label"] = [labels[i] for i in places]
-    columns["order"] = np.repeat(orders(fits), sizes[1])
+    simulated = networks(fits)
+    columns["order"] = np.repeat(next(iter(simulated.values()))["order"].values, sizes[1])
     columns |= {f"log10_needed_{name}": x.ravel() for name, x in needs(fits).items()}
-    for name, fit in networks(fits).items():
+    for name, fit in simulated.items():
         for m in map(int, fit["n_features"]):
             of_size = fit.sel(n_features=m)
             columns[f"phase_{name}_{m}"] = of_size["phase_of"].values.ravel()
@@ -74,13 +75,6 @@ def rows(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
                     columns[f"output_error_{name}_{m}"] = one.values.ravel()
     frame = pd.DataFrame(columns)
     return frame.assign(helps=helps(frame))
-
-
-def orders(fits: dict[str, xr.Dataset]) -> np.ndarray:
-    """The order of each layer, bidirectional or causal; "" without a simulated network."""
-    for fit in networks(fits).values():
-        return fit["order"].values
-    return np.full(next(iter(fits.values())).sizes["layer"], "", dtype=object)
 
 
 def needs(fits: dict[str, xr.Dataset]) -> dict[str, np.ndarray]:
