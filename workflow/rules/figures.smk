@@ -9,8 +9,6 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
         input:
             data=HERE.drawn,
         output:
-            pdf="<results>/{study}/figures/{figure}.pdf",
-            png="<results>/{study}/figures/{figure}.png",
             **{
                 suffix: report(
                     f"<results>/{{study}}/figures/{{figure}}.{suffix}",
@@ -23,6 +21,8 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
                 )
                 for suffix in ("svg", *also)
             },
+            pdf="<results>/{study}/figures/{figure}.pdf",
+            png="<results>/{study}/figures/{figure}.png",
         log:
             "<logs>/{study}/figures/{figure}.log",
         wildcard_constraints:
