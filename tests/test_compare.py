@@ -55,7 +55,7 @@ def compare(data, variants, n_features, n_seeds, **changes):
 def simulated(data, n_features, n_seeds, **changes):
     """The networks of one variant, as simulate makes them."""
     settings = {"n_features": n_features, "n_seeds": n_seeds, "smaller_networks": "nested"}
-    plain = {"order": "bidirectional", "leak_hebbian": 0.0, "leak_presynaptic": 0.0}
+    plain = {"leak_hebbian": 0.0, "leak_presynaptic": 0.0}
     return run_stage(simulate, data, NETWORK | settings | plain | changes, previous=None)
 
 

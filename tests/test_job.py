@@ -448,33 +448,54 @@ def test_no_gpu(monkeypatch):
         pass
 
 
+FULL = (
+    "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 8.00 GiB of "
+    "which 1.25 GiB is free. Including non-PyTorch memory, this process has 6.00 GiB memory in use"
+)
+NO_MEMORY = "[enforce fail at a.cpp:1] . DefaultCPUAllocator: can't allocate memory: 40 bytes."
+MIXED = "Expected all tensors to be on the same device, but found cuda:0 and cpu!\nmore"
+
+
 @pytest.mark.parametrize(
-    ("message", "is_the_gpu"),
+    ("error", "words"),
     [
-        ("CUDA error: unspecified launch failure\nmore", True),
-        ("CUDA out of memory. Tried to allocate 2.00 GiB", True),
-        ("mat1 and mat2 shapes cannot be multiplied", False),
+        (
+            torch.AcceleratorError("CUDA error: unspecified launch failure\nmore"),
+            ["the GPU failed (CUDA error: unspecified launch failure); nothing", "device=cpu"],
+        ),
+        (RuntimeError("CUDA driver error: no device\nmore"), ["the GPU failed (CUDA driver"]),
+        (
+            torch.OutOfMemoryError(FULL),
+            ["memory of the GPU is too small", "2.50 GiB", "1.25 GiB is free); nothing", "inputs"],
+        ),
+        (RuntimeError(NO_MEMORY), ["machine is too small (DefaultCPUAllocator: can't", "--cores"]),
+        (RuntimeError(MIXED), ["a fault of this code (Expected", "device=cpu"]),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), []),
     ],
 )
-def test_a_lost_gpu_is_one_line(message, is_the_gpu, monkeypatch, capsys, tmp_path):
+def test_faults_of_devices_end_in_one_line(error, words, monkeypatch, capsys, tmp_path):
     """Nothing is written, the line says what to do; a fault of ours keeps its traceback."""
 
-    def lost(**_):
-        raise RuntimeError(message)
+    def failing(**_):
+        raise error
 
-    monkeypatch.setattr(stage, "run", lost)
+    monkeypatch.setattr(stage, "run", failing)
     monkeypatch.setattr(sys, "argv", ["stage.py", "simulate", "--output", str(tmp_path / "x.nc")])
-    if not is_the_gpu:
+    if not words:
         with pytest.raises(RuntimeError, match="shapes"):
             stage.main()
         return
     assert stage.main() == 1
-    said = capsys.readouterr().err
-    assert said.startswith(
-        f"error: the GPU failed ({message.splitlines()[0]}); nothing of this job"
-    )
-    assert said.count("\n") == 1 and "Run the same command again" in said
+    *before, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ") and all(word in line for word in words)
+    assert bool(before) == (str(error) == MIXED) and "failing" in "".join(before or ["failing"])
     assert not list(tmp_path.iterdir())
+
+
+def test_the_log_says_which_device_computes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda name: f"Model of {name}")
+    assert job.device_words("cpu") == "the CPU"
+    assert job.device_words("cuda:1") == "the GPU cuda:1 (Model of cuda:1)"
 
 
 def test_finished_parts_are_found_again(tmp_path):

@@ -279,6 +279,24 @@ def test_a_batch_of_padded_sequences_is_each_by_itself(kernel):
     torch.testing.assert_close(leaked.v[1, :5], wanted.v)
 
 
+@pytest.mark.parametrize("feature_map", ["generalized_positive", "cosine", "linear"])
+def test_sequences_of_a_batch_may_have_layers_of_their_own(feature_map):
+    """Two inputs and three layers in one batch [layer, input] give what each pair gives alone."""
+    inputs, layers = zip(*(draw(seed, 8, 4, 300, feature_map=feature_map) for seed in range(3)))
+    q, k, v, log_gain = (torch.stack(parts) for parts in zip(*inputs[:2]))
+    batch = Tokens(*(x.expand(3, *x.shape) for x in (q, k, v, log_gain)))
+    weights, bias = (torch.stack(parts)[:, None] for parts in zip(*(x[:2] for x in layers)))
+    pieces = [(weights[..., :90, :], bias[..., :90]), (weights[..., 90:, :], bias[..., 90:])]
+    ranges = [(0, 60), (0, 300), (60, 200)]
+    found = network.read([batch], pieces, ranges, *layers[0][2:])
+    for of_range, (start, stop) in zip(found, ranges):
+        for i, layer in enumerate(layers):
+            own = layer._replace(weights=layer.weights[start:stop], bias=layer.bias[start:stop])
+            for j, tokens in enumerate(inputs[:2]):
+                for x, alone in zip(of_range[0], read(tokens, own)):
+                    torch.testing.assert_close(x[i, j], alone, rtol=1e-10, atol=1e-10)
+
+
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("leak", [Leak(0.3, 0.3), Leak(0.2, 0.5)])
 def test_leak_is_retention(causal, leak):
@@ -379,8 +397,6 @@ def test_the_bound_chooses_the_kernel():
     assert network.kernel(low, hidden, True) is network.causal_chunks
     assert network.kernel(high, hidden, True) is network.causal_steps
     assert network.kernel(low, relu, False) is network.log_space
-    narrow = high._replace(v=high.v[:, :2])  # the fused kernels want values as wide as keys
-    assert network.kernel(narrow, hidden, False) is network.log_space
 
 
 def test_float32_at_norm_45():
@@ -413,34 +429,6 @@ def test_bfloat16_is_close():
         assert (found[0] - wide[0]).abs().max() < 0.02
         error = (found[2].double() - wide[2]).norm() / wide[2].norm()
         assert error < 0.02
-
-
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 1e-5), (torch.bfloat16, 3e-2)]
-)
-def test_the_private_flash_kernel_behaves(dtype, tolerance):
-    """What torch does not promise: a bias per key is added, also to the log-sum-exp."""
-    (q, k, v, bias), _ = draw(9, 50, 32, 1)
-    q, k, v = (x.to(dtype).expand(3, -1, -1) for x in (q, k, v))
-    bias = 5 * bias * torch.arange(1, 4)[:, None]
-    output, log_sum = network.attention_with_lse(q, k, v, bias)
-    logits = q.double() @ k.double().mT + bias[:, None, :]
-    torch.testing.assert_close(
-        log_sum.double(), logits.logsumexp(-1), rtol=tolerance, atol=tolerance
-    )
-    exact = logits.softmax(-1) @ v.double()
-    torch.testing.assert_close(output.double(), exact, rtol=tolerance, atol=tolerance)
-
-
-@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
-def test_the_kernel_of_the_gpu_gives_the_same_on_the_cpu():
-    """flex_attention with a bias per key; torch compiles its log-sum-exp for GPUs only."""
-    (q, k, v, bias), _ = draw(10, 50, 32, 1)
-    q, k, v = (x.float()[None, None] for x in (q, k, v))
-    output, log_sum = network.flex(q, k, v, bias[None].float())
-    wanted = network.attention_with_lse(q[0], k[0], v[0], bias[None])
-    torch.testing.assert_close(output[0], wanted[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(log_sum[0], wanted[1], rtol=1e-5, atol=1e-5)
 
 
 def test_many_neurons_are_softmax_attention():

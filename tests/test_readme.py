@@ -56,17 +56,16 @@ class Encoder(torch.nn.Module):
         return x
 
 
-def test_export_by_hooks_gives_the_models_own_attention(tmp_path, monkeypatch):
+def test_the_recorder_gives_the_models_own_attention(tmp_path, monkeypatch):
     """The exported file passes the checks, and its attention is what the model computed."""
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)
     model = Encoder()
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     batch = {"x": torch.randn(2, 5, 8), "attention_mask": mask}
-    exec(
-        compile(block("python", "register_forward_hook"), "README.md", "exec"),
-        {"model": model, "batch": batch},
-    )
+    monkeypatch.syspath_prepend(ROOT / "workflow/scripts")
+    code = compile(block("python", "record_attention"), "README.md", "exec")
+    exec(code, {"model": model, "batch": batch})
     path = tmp_path / "my_model.nc"
     assert study.file_faults(path) == []
     data = adopt(read_foreign(path), "my_model.nc")

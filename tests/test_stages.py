@@ -1,5 +1,7 @@
 """The stages: from labels to tensors and back, with masks, choices of heads and known answers."""
 
+import threading
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,12 +14,13 @@ from conftest import in_order, random_heads, run_fit, run_simulate
 from test_contracts import qkv as random_qkv
 from tripartite import job, network
 from tripartite.contracts import UserError, check
-from tripartite.features import FEATURE_MAPS, draw_neurons
+from tripartite.features import CHUNK, FEATURE_MAPS, draw_neurons
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import adopt, synthetic
+from tripartite.kinds.network import networks
 from tripartite.kinds.network.arrangement import arrangement, networks_of
 from tripartite.kinds.network.measured import of_best_constant
-from tripartite.kinds.network.networks import read_batch
+from tripartite.kinds.network.networks import drawn_ahead, draws_at_once, read_batch
 from tripartite.streams import stream
 
 
@@ -579,25 +582,29 @@ def test_networks_of_a_draw():
     assert networks_of(blocks, [10, 20], 1) == [(0, 2, (0, 10)), (0, 3, (10, 20)), (1, 1, (0, 20))]
 
 
+def flat(parts):
+    """The tensors of nested lists, in order."""
+    return [parts] if isinstance(parts, torch.Tensor) else [x for part in parts for x in flat(part)]
+
+
 @pytest.mark.parametrize("lengths", [[7], [7, 4, 5]])
 @pytest.mark.parametrize("feature_map", ["performer", "relu"])
 def test_a_batch_responds_as_each_input_by_itself(lengths, feature_map):
-    """As on a GPU, also for one input: what is added to shorter ones is taken off again."""
+    """As on a GPU, for several draws: what is added to shorter inputs is taken off again."""
     rng = np.random.default_rng(3)
     q, k, v, log_gain = (
         [torch.from_numpy(0.5 * rng.standard_normal((n, 4)))[:, slice(*end)] for n in lengths]
         for end in ((4,), (4,), (4,), (1,))
     )
     sequences = [network.Tokens(*x, gain[:, 0]) for *x, gain in zip(q, k, v, log_gain)]
-    neurons = list(draw_neurons(feature_map, rng, rng, 50, 4))
+    drawn = [next(draw_neurons(feature_map, rng, rng, 50, 4)) for _ in range(2)]
+    draws = [[(w[:30], b[:30]), (w[30:], b[30:])] for w, b in drawn]  # in two pieces
     options = {"activation": FEATURE_MAPS[feature_map].activation}
     ranges = [(0, 20), (0, 50)]
-    wanted = network.read(sequences, neurons, ranges, **options)
-    found = read_batch(sequences, neurons, ranges, **options)
-    for of_network, wanted_of_network in zip(found, wanted, strict=True):
-        for response, alone in zip(of_network, wanted_of_network, strict=True):
-            for x, y in zip(response, alone, strict=True):
-                torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-11)
+    wanted = [network.read(sequences, neurons, ranges, **options) for neurons in draws]
+    found = read_batch(sequences, draws, ranges, **options)
+    for x, y in zip(flat(found), flat(wanted), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-11, atol=1e-11)
 
 
 def test_a_shard_without_heads_has_all_variables(qkv, attention, states):
@@ -666,3 +673,32 @@ def test_no_constant_has_a_smaller_median_error(log_z):
     start = min(range(len(log_z) - n + 1), key=lambda i: ordered[i + n - 1] - ordered[i])
     best = 2 / (np.exp(-ordered[start]) + np.exp(-ordered[start + n - 1]))
     assert np.sort(np.abs(best / np.exp(log_z) - 1))[n - 1] == pytest.approx(least, abs=1e-6)
+
+
+def test_a_batch_holds_no_more_than_is_drawn_at_a_time(monkeypatch):
+    """And its outputs fit in a block of memory; at least one draw."""
+    x = torch.zeros(32, 6)
+    inputs = [network.Tokens(x[:n], x[:n], x[:n], x[:n, 0]) for n in (20, 32)]
+    bytes_of_a_draw = 8 * 5 * 2 * 32 * 8  # 5 networks of 2 inputs
+    monkeypatch.setattr(networks, "device_block_bytes", lambda device: 10 * bytes_of_a_draw)
+    assert draws_at_once(inputs, CHUNK // 7, 5, 2) == 7
+    assert draws_at_once(inputs, CHUNK // 100, 5, 2) == 10
+    assert draws_at_once(inputs, 3 * CHUNK, 5, 2) == 2  # each in a thread of its own
+    monkeypatch.setattr(networks, "device_block_bytes", lambda device: 1)
+    assert draws_at_once(inputs, CHUNK // 7, 5, 2) == 1
+
+
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_the_next_neurons_are_drawn_while_the_device_computes(n_threads):
+    begun = threading.Event()
+
+    def draw(letter):
+        for number in range(3):
+            if number == 1:
+                begun.set()
+            yield f"{letter}{number}"
+
+    pieces = drawn_ahead([draw("a"), draw("b")], n_threads)
+    assert next(pieces) == ["a0", "b0"]
+    assert begun.wait(60)  # without a call of next
+    assert list(pieces) == [["a1", "b1"], ["a2", "b2"]]

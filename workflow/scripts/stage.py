@@ -26,6 +26,7 @@ import inspect
 import json
 import resource
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,8 @@ def run(
             stack.enter_context(checkpoint.held())
         name = stack.enter_context(job.device(device if "device" in declared.uses else "cpu"))
         origin["device"] = name.split(":")[0]
+        if "device" in declared.uses:
+            print(f"{stage}: computes on {job.device_words(name)}", flush=True)
         previous = None
         if "previous" in declared.uses:
             # the file of which a shard is a part, .../shards/5/2/states.nc
@@ -223,6 +226,35 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> 
     job.save_figure(drawn, pictures, upstream, settings, code, digests)
 
 
+def device_fault(error: RuntimeError) -> str:
+    """One line for the user, where memory is too small or a GPU failed; else nothing."""
+    torch = sys.modules.get("torch")
+    text = str(error)
+    first_line = next(iter(text.splitlines()), "")
+    unwritten = "nothing of this job was written"
+    again = "Run the same command again: what is done is kept"
+    if "same device" in text:
+        return (
+            f"error: numbers on two devices met, which is a fault of this code ({first_line}); "
+            f"{unwritten}. Please report the lines above; add device=cpu to go on without the GPU"
+        )
+    if torch and isinstance(error, torch.OutOfMemoryError):
+        sentences = ". ".join(first_line.split(". ")[:3])
+        return (
+            f"error: the memory of the GPU is too small ({sentences}); {unwritten}. Add "
+            "device=cpu, or lower the number of inputs, tokens or n_features"
+        )
+    if "CUDA" in text or torch and isinstance(error, torch.AcceleratorError):
+        return f"error: the GPU failed ({first_line}); {unwritten}. {again}, or add device=cpu"
+    if "DefaultCPUAllocator" in text:
+        asked = text[text.index("DefaultCPUAllocator") :].splitlines()[0]
+        return (
+            f"error: the memory of this machine is too small ({asked}); {unwritten}. Lower the "
+            "number of inputs, tokens or n_features, or run fewer jobs at a time (--cores)"
+        )
+    return ""
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("stage", help="a stage such as fit, or draw for a figure")
@@ -244,14 +276,11 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except RuntimeError as error:
-        if "CUDA" not in str(error):
+        if not (line := device_fault(error)):
             raise
-        first_line = str(error).splitlines()[0]
-        print(
-            f"error: the GPU failed ({first_line}); nothing of this job was written. Run the same "
-            "command again: what is done is kept. If its memory is too small, add device=cpu",
-            file=sys.stderr,
-        )
+        if "same device" in str(error):
+            traceback.print_exc()
+        print(line, file=sys.stderr)
         return 1
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     megabytes = peak / (1e6 if sys.platform == "darwin" else 1e6 / 1024)

@@ -176,7 +176,10 @@ class Heads:
         )
 
     def map(self, one_head: Callable[[Head], object], what: str) -> list:
-        """Results of one_head in the order of `chosen`, with progress; in parallel on a CPU."""
+        """Results of one_head in the order of `chosen`, with progress; several heads in parallel.
+
+        Beside a GPU one more thread draws neurons while the others wait for it.
+        """
         with tqdm(desc=what, total=len(self.chosen), **_line("heads")) as bar:
 
             def run(place: tuple[int, int]) -> object:
@@ -190,7 +193,7 @@ class Heads:
                 bar.update(1 - sum(shares))
                 return result
 
-            with ThreadPoolExecutor(self.workers if self.device == "cpu" else 1) as pool:
+            with ThreadPoolExecutor(self.workers + (self.device != "cpu")) as pool:
                 return list(pool.map(run, self.chosen))
 
     def table(

@@ -388,6 +388,15 @@ def device(wanted: str) -> Iterator[str]:
         yield f"cuda:{card}"
 
 
+def device_words(name: str) -> str:
+    """What a device of `device` is, for the log."""
+    if name == "cpu":
+        return "the CPU"
+    import torch
+
+    return f"the GPU {name} ({torch.cuda.get_device_name(name)})"
+
+
 @contextlib.contextmanager
 def card_lock(cards: list[str]) -> Iterator[int]:
     """Lock a free GPU and give its index in the list; wait until there is one."""

@@ -35,6 +35,7 @@ among the ways to compute them:
 
 import functools
 import math
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -43,9 +44,10 @@ import torch
 from torch import Tensor
 
 from tripartite.features import Activation, exponential, linear
+from tripartite.lse_attention import attention_with_lse
 
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, neurons x tokens; fastest as measured
-GPU_BLOCK_BYTES = 1 << 25
+GPU_BLOCK_BYTES = 1 << 27  # on other devices, of all sequences of a batch
 TOKEN_BLOCK = 512  # tokens at a time
 CAUSAL_CHUNK = 64  # tokens at a time, in causal order
 CAUSAL_BLOCK = 2048  # neurons at a time, in causal order
@@ -54,7 +56,10 @@ LOG_RANGE = {torch.float64: 690.0, torch.float32: 83.0, torch.bfloat16: 83.0}
 
 
 class Hidden(NamedTuple):
-    """A hidden layer: weights [m, D], bias [m] (float64), activation and its threshold, if any."""
+    """A hidden layer: weights [..., m, D], bias [..., m] (float64), activation and its threshold.
+
+    Sequences of a batch may have layers of their own: the leading axes are those of the tokens.
+    """
 
     weights: Tensor
     bias: Tensor
@@ -182,10 +187,11 @@ def read(
 ) -> Networks:
     """Run the networks of the neurons in ranges (start, stop) on all inputs, in one pass.
 
-    neurons yields weights [n, D] and bias [n] in order; they are converted to the dtype and device
-    of the inputs. Networks with overlapping ranges share neurons. Returns ln|p| [..., T] in
-    float64, the sign of p, and the output [..., T, E] without skip connection, for each range and
-    input. Rows of missing tokens (log_gain -inf) have no meaning.
+    neurons yields weights [..., n, D] and bias [..., n] in order; they are converted to the dtype
+    and device of the inputs, their leading axes broadcast to those of the inputs. Networks with
+    overlapping ranges share neurons. Returns ln|p| [..., T] in float64, the sign of p, and the
+    output [..., T, E] without skip connection, for each range and input. Rows of missing tokens
+    (log_gain -inf) have no meaning.
     """
     if not causal:
         inputs, leak = [_leaked(tokens, leak) for tokens in inputs], NO_LEAK
@@ -193,11 +199,10 @@ def read(
         _networks, inputs, activation=activation, threshold=threshold, causal=causal, leak=leak
     )
     if activation is linear:  # its rates depend on the size of the network
-        weights, bias = (torch.cat(parts) for parts in zip(*neurons))
-        return [
-            run([(start, stop, weights[start:stop], bias[start:stop])], [(start, stop)])[0]
-            for start, stop in ranges
-        ]
+        layer = list(neurons)
+        weights = torch.cat([part for part, _ in layer], dim=-2)
+        bias = torch.cat([part for _, part in layer], dim=-1)
+        return [run([(*pair, *_some(weights, bias, *pair))], [pair])[0] for pair in ranges]
     return run(_pieces(neurons, {edge for pair in ranges for edge in pair}), ranges)
 
 
@@ -205,12 +210,16 @@ def _pieces(neurons: Iterable[tuple[Tensor, Tensor]], edges: set[int]) -> Iterat
     """Cut the neurons at the edges of ranges; yields start, stop, weights, bias of each piece."""
     first = 0
     for weights, bias in neurons:
-        cuts = sorted(
-            {0, len(bias)} | {edge - first for edge in edges if 0 < edge - first < len(bias)}
-        )
+        n = bias.shape[-1]
+        cuts = sorted({0, n} | {edge - first for edge in edges if 0 < edge - first < n})
         for start, stop in zip(cuts, cuts[1:]):
-            yield first + start, first + stop, weights[start:stop], bias[start:stop]
-        first += len(bias)
+            yield first + start, first + stop, *_some(weights, bias, start, stop)
+        first += n
+
+
+def _some(weights: Tensor, bias: Tensor, start: int, stop: int) -> tuple[Tensor, Tensor]:
+    """Some neurons of weights [..., n, D] and bias [..., n]."""
+    return weights[..., start:stop, :], bias[..., start:stop]
 
 
 def _networks(
@@ -309,10 +318,8 @@ def kernel(tokens: Tokens, hidden: Hidden, causal: bool) -> Callable[..., Partia
     on_cpu = tokens.q.device.type == "cpu"
     if safe and on_cpu and tokens.q.dim() == 2:
         return direct
-    fits = tokens.v.shape == tokens.k.shape and (on_cpu or tokens.q.dtype != torch.float64)
-    if hidden.activation is exponential and fits:
-        return attention_calls
-    return log_space
+    wide = on_cpu and tokens.v.shape[-1] > 2 * tokens.k.shape[-1]  # flash makes keys as wide
+    return attention_calls if hidden.activation is exponential and not wide else log_space
 
 
 def log_range(tokens: Tokens, hidden: Hidden) -> float:
@@ -322,7 +329,7 @@ def log_range(tokens: Tokens, hidden: Hidden) -> float:
     key_log = tokens.log_gain[present] - squares / 2
     reach = _norm(hidden.weights) * (squares.max().sqrt() + _norm(tokens.q))
     spread = key_log.max() - key_log.min() + 2 * hidden.bias.abs().max()
-    return float(reach + spread) + math.log(len(hidden.bias) * tokens.k.shape[-2])
+    return float(reach + spread) + math.log(hidden.bias.shape[-1] * tokens.k.shape[-2])
 
 
 def _block(n: int, keys: Tensor) -> int:
@@ -330,10 +337,18 @@ def _block(n: int, keys: Tensor) -> int:
 
     Multiples of 64 neurons, if they need no more parts: matrix products are 10 % faster.
     """
-    n_tokens = min(keys.shape[-2], TOKEN_BLOCK)
-    at_once = BLOCK_BYTES if keys.device.type == "cpu" else GPU_BLOCK_BYTES
+    n_tokens, at_once = min(keys.shape[-2], TOKEN_BLOCK), BLOCK_BYTES
+    if keys.device.type != "cpu":
+        n_tokens, at_once = keys.shape[:-1].numel(), device_block_bytes(keys.device)
     size = math.ceil(n / max(1, round(n * n_tokens * keys.element_size() / at_once)))
     return min(n, math.ceil(size / 64) * 64)
+
+
+@functools.cache
+def device_block_bytes(device: torch.device) -> int:
+    """GPU_BLOCK_BYTES, or less where little memory is free at first: several blocks are held."""
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else sys.maxsize
+    return min(GPU_BLOCK_BYTES, free // 256)
 
 
 _kept = threading.local()
@@ -443,12 +458,14 @@ def attention_calls(
         calcium = q.new_zeros(q.shape[:-1], dtype=exact)
         nothing = torch.full_like(log_query, -torch.inf)
         total = Partial(nothing, calcium, q.new_zeros((*q.shape[:-1], v.shape[-1]), dtype=exact))
-    size = _block(len(hidden.bias), k)
+    n = hidden.bias.shape[-1]
+    size = _block(n, k)
     step = TOKEN_BLOCK if q.device.type == "cpu" else q.shape[-2]  # bounds the memory
-    for start in range(0, len(hidden.bias), size):
-        w = hidden.weights[start : start + size].expand(*k.shape[:-2], -1, -1)  # [..., n, D]
+    for start in range(0, n, size):
+        w, bias = _some(hidden.weights, hidden.bias, start, start + size)
+        w = w.expand(*k.shape[:-2], -1, -1)  # [..., n, D]
         u, log_g = attention_with_lse(w, k, v, key_log - peak)
-        log_g = log_g.double() + 2 * hidden.bias[start : start + size]
+        log_g = log_g.double() + 2 * bias
         top = log_g.amax(-1, keepdim=True)
         for i in range(0, q.shape[-2], step):
             span = slice(i, i + step)
@@ -466,53 +483,17 @@ def attention_calls(
     return total
 
 
-def attention_with_lse(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """softmax(q.k + bias) v [..., T, E] and its log-sum-exp [..., T], by torch's fused kernels.
-
-    q [..., T, D], k [..., S, D], v [..., S, E] with E = D, bias [..., S].
-    scaled_dot_product_attention returns no log-sum-exp. On the CPU its private flash kernel is
-    called (tests check its behaviour), on GPUs flex_attention, compiled.
-    """
-    four = [tensor.reshape(-1, 1, *tensor.shape[-2:]) for tensor in (q, k, v)]
-    bias = bias.reshape(-1, 1, 1, bias.shape[-1])
-    if q.device.type == "cpu":
-        kind = torch.float32 if q.dtype == torch.bfloat16 else q.dtype
-        mask = bias.to(kind).expand(-1, -1, q.shape[-2], -1)
-        flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-        output, log_sum = flash(*four, 0.0, False, attn_mask=mask, scale=1.0)
-    else:
-        output, log_sum = _compiled()(*four, bias.flatten(1).float())
-    return output.reshape(q.shape), log_sum.reshape(q.shape[:-1])
-
-
-def flex(q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Output of flex_attention with a bias [B, S] for each key, and its log-sum-exp."""
-    from torch.nn.attention.flex_attention import AuxRequest, flex_attention
-
-    def score(value: Tensor, batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return value + bias[batch, key]
-
-    output, extra = flex_attention(
-        q, k, v, score_mod=score, scale=1.0, return_aux=AuxRequest(lse=True)
-    )
-    return output, extra.lse  # type: ignore[return-value]  # not None, as it was requested
-
-
-@functools.cache
-def _compiled() -> Callable:
-    return torch.compile(flex)
-
-
 def log_space(
     tokens: Tokens, hidden: Hidden, m: int, total: Partial | None, leak: Leak = NO_LEAK
 ) -> Partial:
     """Logs of rates, with a running maximum for each query; for every feature map at any norm."""
     q, k, v, log_gain = tokens
     v = v.masked_fill((log_gain == -torch.inf)[..., None], 0)
-    size = _block(len(hidden.bias), k)
-    for start in range(0, len(hidden.bias), size):
-        span = slice(start, start + size)
-        block = hidden._replace(weights=hidden.weights[span], bias=hidden.bias[span])
+    n = hidden.bias.shape[-1]
+    size = _block(n, k)
+    for start in range(0, n, size):
+        weights, bias = _some(hidden.weights, hidden.bias, start, start + size)
+        block = hidden._replace(weights=weights, bias=bias)
         log_phi, sign = rates(block, k, m)  # [..., T, n]
         log_phi = log_phi + log_gain[..., None].to(q.dtype)
         peak = _finite(log_phi.amax(-2, keepdim=True))  # [..., 1, n]

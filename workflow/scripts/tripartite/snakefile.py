@@ -291,7 +291,8 @@ class Parsed:
         def megabytes(wildcards: Wildcards, attempt: int, threads: int) -> int:
             study = self.named(wildcards, "experiment")
             arrays = study_module.memory_needed(wildcards.experiment, study)
-            return (memory_mb(arrays, threads) + cuda) * 2 ** (attempt - 1)
+            n_heads = threads + bool(cuda)  # at a time, as in heads.py
+            return (memory_mb(arrays, n_heads) + cuda) * 2 ** (attempt - 1)
 
         return megabytes
 

@@ -128,6 +128,8 @@ def measure(peers: str, seed: int, device: str) -> xr.Dataset:
     """
     sys.path.insert(0, peers)
     torch.set_num_threads(1)
+    if device != "cpu":
+        torch.cuda.set_device(device)  # the one that `_once` waits for
     cases = CASES if device == "cpu" else CASES + GPU_CASES
     results = {name: np.full(len(cases), np.nan) for name in MEASURED}
     times: list[list[float]] = [[] for _ in cases]

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tripartite.contracts import UserError
 from tripartite.features import FEATURE_MAPS
 from tripartite.heads import Head, Heads
 from tripartite.kinds.network.arrangement import Arrangement, arrangement, networks_of
-from tripartite.kinds.network.networks import output_errors, read_batch, seen
+from tripartite.kinds.network.networks import draws_at_once, output_errors, read_batch, seen
 from tripartite.network import Leak, Tokens, read
 
 PER_NETWORK = (
@@ -53,6 +54,10 @@ def simulate(
     """
     arranged = arrangement(n_features, n_seeds, smaller_networks)
     fits = fitted(heads, symmetries, feature_map, a)
+    networks = partial(networks_of, arranged, n_features)
+    ranges = [network.neurons for network in networks(0)]  # the same in every draw
+    m = max(stop for _, stop in ranges)
+    n_threads = max(1, heads.workers // max(1, len(heads.chosen)))  # that draw for a head
     kept = draws_kept(previous, n_seeds, heads.chosen)
     coords = {"n_features": n_features, "seed": range(arranged.draw.shape[1])}
     options: dict[str, Any] = {
@@ -61,20 +66,27 @@ def simulate(
         "leak": Leak(leak_hebbian, leak_presynaptic),
     }
 
-    def responses(head: Head, draw: int, inputs: list[tuple[Tokens, Tensor]]) -> Iterator[tuple]:
-        """Places (size, seed, input) of the networks of a draw, and what they respond."""
-        networks = networks_of(arranged, n_features, draw)
-        ranges = [network.neurons for network in networks]
-        _, a_of_head = fits[head.layer, head.head]
-        m = max(stop for _, stop in ranges)
-        neurons = hidden.neurons(head, draw, m, feature_map, a_of_head)
-        run = read_batch if heads.device != "cpu" and not head.causal else read
+    def batches(head: Head, inputs: list[tuple[Tokens, Tensor]]) -> list[range]:
+        """The draws of a head that are not kept, as many at a time as run together."""
+        draws = range(kept[head.layer, head.head], n_seeds)
         given = [tokens for tokens, _ in inputs]
-        found = run(given, neurons, ranges, causal=head.causal, **options)
-        for (size, seed, _), of_network in zip(networks, found):
-            for i, (_, log_shift), response in zip(heads.read_inputs, inputs, of_network):
-                log_p, sign, output = (x.cpu() for x in response)
-                yield (size, seed, i), (log_p + log_shift, sign, output)
+        n = draws_at_once(given, m, len(ranges), n_threads) if in_batches(head) else 1
+        return [draws[i : i + n] for i in range(0, len(draws), n)]
+
+    def responses(head: Head, draws: range, inputs: list[tuple[Tokens, Tensor]]) -> Iterator[tuple]:
+        """Places (size, seed, input) of the networks of some draws, and what they respond."""
+        _, a_of_head = fits[head.layer, head.head]
+        neurons = [hidden.neurons(head, draw, m, feature_map, a_of_head) for draw in draws]
+        given = [tokens for tokens, _ in inputs]
+        if in_batches(head):
+            found = read_batch(given, neurons, ranges, n_threads, **options)
+        else:
+            found = [read(given, x, ranges, causal=head.causal, **options) for x in neurons]
+        for draw, of_draw in zip(draws, found):
+            for (size, seed, _), of_network in zip(networks(draw), of_draw):
+                for i, (_, log_shift), response in zip(heads.read_inputs, inputs, of_network):
+                    log_p, sign, output = (x.cpu() for x in response)
+                    yield (size, seed, i), (log_p + log_shift, sign, output)
 
     def one_head(head: Head) -> dict[str, np.ndarray]:
         place = head.layer, head.head
@@ -83,8 +95,8 @@ def simulate(
         states = heads.not_run("states", PER_NETWORK, coords, without=("layer", "head"))
         take_over(states, previous, place, arranged, kept[place])
         outputs: Outputs = defaultdict(dict)
-        for draw in head.each(range(kept[place], n_seeds)):
-            for at, (log_p, sign, output) in responses(head, draw, inputs):
+        for draws in head.each(batches(head, inputs)):
+            for at, (log_p, sign, output) in responses(head, draws, inputs):
                 size, seed, i = at
                 states["log_calcium"][*at, heads.present(i)] = log_p.numpy()
                 states["calcium_sign"][*at, heads.present(i)] = sign.numpy()
@@ -97,6 +109,11 @@ def simulate(
         "states", one_head, coords, **arranged._asdict(), **of_all_heads(heads, fits)
     )
     return found.assign_attrs(feature_map=feature_map, symmetries=" ".join(symmetries))
+
+
+def in_batches(head: Head) -> bool:
+    """Whether draws and inputs run together: on a GPU, where networks are bidirectional."""
+    return head.device != "cpu" and not head.causal
 
 
 def compare(
