@@ -81,7 +81,7 @@ def command(monkeypatch, files, *words):
             return {"settings": {}, "code": ""}
 
     asked = {"/".join(path.parts[-2:]): made(path) for path in files}
-    monkeypatch.setattr(share, "requested", lambda name, results: ({"experiments": {}}, asked))
+    monkeypatch.setattr(share, "requested", lambda *given: ({"experiments": {}}, asked))
     line = ["share.py", *words, "--study", "tiny", "--results", files[0].parents[1]]
     monkeypatch.setattr("sys.argv", [*map(str, line)])
 
