@@ -17,6 +17,7 @@ LIGHT = {  # read by every parse of the Snakefile
     "choosing",
     "checks",
     "declarations",
+    "duration",
     "foreign",
     "locks",
     "memory",

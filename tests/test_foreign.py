@@ -964,7 +964,7 @@ def test_a_python_without_netcdf(tmp_path, monkeypatch):
     assert told == empty | {"origin": {}, "faults": []}
     assert study.file_faults(tmp_path / "my.nc") == []
     with pytest.raises(foreign.Refused, match="this Python has no netCDF4"):
-        foreign.values(tmp_path / "my.nc")
+        foreign.values(tmp_path / "my.nc", np.empty)
 
 
 def test_filters_are_found_wherever_plugins_are_looked_for(tmp_path, monkeypatch):
@@ -1035,7 +1035,7 @@ def test_reading_values_has_a_limit(tmp_path, monkeypatch):
     path = tmp_path / "my.nc"
     write(path)
     child = tmp_path / "child.py"
-    told = {"faults": [], "seconds": 1, "arrays": [["q", ["x"], [9], "<f4", {}]]}
+    told = {"faults": [], "seconds": 1, "arrays": [["q", ["x"], [9], "<f4", [9], {}]]}
     child.write_text(
         "import signal, sys\n"
         f"print({json.dumps(told)!r}, flush=True)\n"

@@ -274,7 +274,7 @@ def test_a_missing_wheel_is_one_line():
 def test_a_missing_entry_is_one_line(tmp_path):
     assert study_faults(tmp_path, "twin", ["lincoln"]) == [
         "config/studies/mine.yaml: experiments.a.data.model: 'twin' is unknown; choose one of "
-        "albert, minilm, vit"
+        "albert, minilm, smollm2, vit"
     ]
 
 
@@ -289,14 +289,24 @@ def test_a_missing_entry_is_one_line(tmp_path):
         ({"heads": 0}, "heads: got 0, wanted more than 0"),
         (
             {"architecture": "brt"},
-            "architecture: 'brt' is unknown; choose one of albert, bert, vit; did you mean bert?",
+            "architecture: 'brt' is unknown; choose one of albert, bert, llama, vit; did you mean "
+            "bert?",
         ),
         (
             {"tokenizer": "words"},
-            "tokenizer: 'words' is unknown; choose one of smiles, wordpiece",
+            "tokenizer: 'words' is unknown; choose one of byte_pairs, smiles, wordpiece",
         ),
         ({"inputs": "photographs"}, "inputs: got photographs, bert reads texts"),
-        ({"weights": "model.h5"}, "weights: got 'model.h5', wanted .bin, .safetensors or .onnx"),
+        (
+            {"weights": "model.h5"},
+            "weights: got 'model.h5', wanted one of .bin, .safetensors, .onnx, .gguf",
+        ),
+        (
+            {"order": "casual"},
+            "order: 'casual' is unknown; choose one of bidirectional, causal; did you mean causal?",
+        ),
+        ({"architecture": "llama"}, "rotary_base: is missing"),
+        ({"vocabulary": None}, "vocabulary: is missing"),
     ],
     ids=lambda value: ", ".join(value) if isinstance(value, dict) else "",
 )

@@ -14,7 +14,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tripartite import declarations, foreign, memory, registry, strict_yaml, study
+from tripartite import declarations, foreign, large, memory, registry, strict_yaml, study
 from tripartite.words import SYNONYMS, in_bytes, letters, lines, nearest
 
 PACKAGE = Path(study.__file__).parent
@@ -524,7 +524,7 @@ def test_models_and_inputs_that_do_not_exist(root):
     assert faults(root, {"model": "alber", "inputs": ["wittig"]}) == [
         line(
             f"{where}.model",
-            "'alber' is unknown; choose one of albert, minilm, vit; did you mean albert?",
+            "'alber' is unknown; choose one of albert, minilm, smollm2, vit; did you mean albert?",
         )
     ]
     assert faults(root, {"model": "albert", "inputs": ["suzuki", "wittig", "wittig"]}) == [
@@ -597,14 +597,14 @@ def test_a_plan_over_the_memory_is_refused_with_its_sizes(root):
     assert faults(root, ALBERT, {"n_features": [1, 2, 3, 4, 5], "n_seeds": 10000}) == [
         line(
             "experiments.a.network",
-            "needs 118 GB for the states (5 n_features x 10000 seeds x 1 inputs x 12 layers x 8 "
-            "heads x 512 tokens, 6 copies), memory_gb allows 8: lower n_seeds or the number of "
-            "n_features or inputs, or raise memory_gb in config/config.yaml",
+            "needs 59 GB for the states (5 n_features x 10000 seeds x 1 inputs x 96 heads x 512 "
+            "tokens), memory_gb allows 8: lower n_seeds or the number of n_features, inputs or "
+            "heads, or raise memory_gb in config/config.yaml",
         )
     ]
     long = {"synthetic": {"sigma_squared": [1], "n_tokens": 65536}}
     (got,) = faults(root, long)
-    assert "needs 206 GB for the attention of one head to one input (65536 x 65536 tokens, 6" in got
+    assert "needs 275 GB for the attention of one head to one input (65536 x 65536 tokens, 8" in got
 
 
 def test_memory_needed_is_the_largest_array():
@@ -621,30 +621,37 @@ def test_memory_needed_is_the_largest_array():
     assert what == "the hidden weights of one head (1000000 n_features x 16 d_head, 2 copies)"
     blocks = few | {"smaller_networks": "blocks"}
     shape = {"inputs": 4, "layers": 1, "heads": 3, "tokens": 64, "d_head": 16, "d_value": 16}
-    states = [n for n, what, *_ in memory.plan(shape, blocks) if "states" in what]
-    assert states == [6 * 8 * 2 * 50 * 4 * 3 * 64]
+    states = [n for n, what, *_ in memory.plan(shape, blocks) if "the states (" in what]
+    assert states == [14 * 8 * 50 * 4 * 3 * 64]
     n_bytes, what, *_ = study.memory_needed("few", {"experiments": experiments})[0]
     assert n_bytes == 4 * 2**21
     assert what == "the firing rates (a block of neurons at a time, 4 copies)"
 
 
 def test_heads_are_computed_one_at_a_time_and_planned_so(root):
-    """For 2 inputs of 512 tokens in a model of 7 10^9 weights, all heads fit into 8 GB."""
+    """2 inputs of 2000 tokens in a model of 7 10^9 weights fit into 8 GB."""
     with netCDF4.Dataset(root / "large.nc", "w") as dataset:
-        for dim, size in zip(foreign.DIMS, (2, 32, 32, 512, 128)):
+        for dim, size in zip(foreign.DIMS, (2, 32, 32, 2000, 128)):
             dataset.createDimension(dim, size)
         for name in "qkv":
             dataset.createVariable(name, "f4", foreign.DIMS)
-    large = {"file": "large.nc"}
-    for heads in ("all", [[0, 0]]):
-        assert faults(root, large, NETWORK | {"heads": heads}) == []
-    shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 512, "d_head": 128, "d_value": 128}
-    needed = dict(
-        (what.split(" (")[0], n)
-        for n, what, *_ in memory.plan(shape, {"n_features": [10], "n_seeds": 2})
+    own, many = {"file": "large.nc"}, {"n_features": [10, 100, 1000], "n_seeds": 40}
+    assert faults(root, own, NETWORK) == []
+    (got,) = faults(root, own, many)
+    assert "needs 18 GB for the states (3 n_features x 40 seeds x 2 inputs x 1024 heads" in got
+    assert faults(root, own, many | {"heads": [[0, 0], [31, 31]]}) == []
+    shape = {"inputs": 2, "layers": 32, "heads": 32, "tokens": 2000, "d_head": 128, "d_value": 128}
+    needed, few = (
+        {
+            what.split(" (")[0]: one.size
+            for one in memory.plan(shape, many | chosen)
+            if (what := one[1])
+        }
+        for chosen in ({}, {"heads": [[0, 0], [31, 31]]})
     )
-    assert needed["queries, keys, values and outputs"] == 56 * 2 * 32 * 32 * 512 * 128
-    assert needed["the attention of one head to one input"] == 48 * 512**2
+    assert needed["queries, keys, values and outputs that are held"] == 0
+    assert needed["the attention of one head to one input"] == 64 * 2000**2
+    assert needed["the states"] == 512 * few["the states"]
 
 
 def test_training_is_planned_for_the_chosen_heads():
@@ -1189,6 +1196,7 @@ def test_maps_and_blocks_are_those_of_the_science():
         exponential = entry.activation is features.exponential
         assert declared[name].get("exponential", False) == exponential, name
     assert memory.CHUNK == features.CHUNK and memory.BLOCK_BYTES == network.BLOCK_BYTES
+    assert memory.LARGE_BYTES == large.LARGE_BYTES
 
 
 # Other sections than a network.

@@ -570,7 +570,7 @@ def test_all_faults_of_a_study_at_once(fresh):
         "experiments.small.network.n_seeds: got nan",
         "1000000000000 is over the limit of 1000000000 (the hidden weights",
         "'../../x'",
-        "'alberta' is unknown; choose one of albert, minilm, vit; did you mean albert?",
+        "'alberta' is unknown; choose one of albert, minilm, smollm2, vit; did you mean albert?",
         "experiments.third.network.n_features: got -5, wanted an integer of at least 1",
     ):
         assert any(words in line for line in lines), (words, said)

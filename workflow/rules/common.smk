@@ -170,6 +170,11 @@ if OWN and any(argument.startswith("--report") for argument in sys.argv):
             f"There is no report of the study {STUDY}: run it first, or name another one with --config study=..."
         )
 
+given = line() if OWN and COMPLETE and workflow.is_main_process else None
+if given and {*given.targets} <= {"all"} and not snakefile.only_looks(given):
+    if expected := HERE.expected(CORES or 1):
+        logger.info(expected)
+
 STARTED = time.time() - 60  # clocks of other machines may be late
 if workflow.is_main_process and "calm" not in [
     getattr(one, "__name__", "") for one in logger.filters

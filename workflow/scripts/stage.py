@@ -21,6 +21,7 @@ os.environ |= dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM
 import argparse
 import contextlib
 import dataclasses
+import functools
 import importlib
 import inspect
 import json
@@ -82,19 +83,19 @@ def run(
         arguments["raw"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
         _unchanged(inputs, upstream, settings)
-    for path in [] if "raw" in declared.reads else inputs:
-        arguments[path.stem] = dataset = job.load(path)
-        upstream[job.key(path)] = dataset.attrs["content_digest"]
-        upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
-        inherited |= inherited_of(dataset)
-    origin: dict[str, Any] = {
-        "stage": declared.stage,
-        "settings": settings,
-        "code_digest": code,
-        "upstream": upstream,
-        "upstream_settings": upstream_settings,
-    }
     with contextlib.ExitStack() as stack:
+        for path in [] if "raw" in declared.reads else inputs:
+            arguments[path.stem] = dataset = stack.enter_context(job.load(path))
+            upstream[job.key(path)] = dataset.attrs["content_digest"]
+            upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
+            inherited |= inherited_of(dataset)
+        origin: dict[str, Any] = {
+            "stage": declared.stage,
+            "settings": settings,
+            "code_digest": code,
+            "upstream": upstream,
+            "upstream_settings": upstream_settings,
+        }
         checkpoint = None
         if "checkpoint" in declared.uses:
             checkpoint = job.Checkpoint(outputs[0], settings, code, upstream)
@@ -110,6 +111,7 @@ def run(
             previous = job.previous(whole, origin, declared.grows_with)
         used = {"device": name, "workers": workers}
         used |= {"checkpoint": checkpoint, "previous": previous}
+        used["room"] = functools.partial(job.room, outputs[0].parent)
         used["feature_maps"] = declarations.common()["feature_maps"]
         arguments |= {key: used[key] for key in declared.uses}
         if clashing := arguments.keys() & settings.keys():
@@ -146,7 +148,7 @@ def fitting(
     if "heads" in wanted:
         # Imported by name: the code digest of a stage without heads must not depend on it.
         module = importlib.import_module("tripartite.heads")
-        of_heads = ("qkv", "attention", *module.SETTINGS, "device", "workers")
+        of_heads = ("qkv", "attention", *module.SETTINGS, "device", "workers", "room")
         given = {key: arguments[key] for key in of_heads if key in arguments}
         heads = module.Heads(**given)
         if shard:

@@ -29,7 +29,9 @@ def softmax_attention(
     queries have no meaning. The rows of a sequence without any token are NaN.
     """
     logits = q @ k.mT  # [..., T, T]
-    log_numerator, log_terms = (logits + log_key_weight(mask, causal, rate) for rate in leak)
+    log_terms = log_numerator = logits + log_key_weight(mask, causal, leak[1])
+    if leak[0] != leak[1]:
+        log_numerator = logits + log_key_weight(mask, causal, leak[0])
     log_normalizer = torch.logsumexp(log_terms, dim=-1)  # [..., T]
     return log_normalizer, torch.exp(log_numerator - log_normalizer[..., None]) @ v
 

@@ -8,6 +8,7 @@ declared breaks the contract.
 import numpy as np
 import xarray as xr
 
+from tripartite import large
 from tripartite.declarations import axes, variables
 
 SCHEMA_VERSION = 7
@@ -44,6 +45,13 @@ def describe(dataset: xr.Dataset, contract: str) -> xr.Dataset:
 
 def check(dataset: xr.Dataset, contract: str, where: str) -> None:
     """Raise UserError with one line per difference between `dataset` and its contract."""
+    check_form(dataset, contract, where)
+    if contract == "qkv" and (breaches := _qkv_values(dataset)):
+        raise UserError("\n".join(f"{where}: {breach}" for breach in breaches))
+
+
+def check_form(dataset: xr.Dataset, contract: str, where: str) -> None:
+    """As `check`, without the values."""
     wanted = axes(contract) | variables(contract)
     unknown = [name for name in dataset.variables if name not in wanted]
     breaches = [f"{name}: unknown variable in {contract}.nc" for name in unknown]
@@ -62,8 +70,6 @@ def check(dataset: xr.Dataset, contract: str, where: str) -> None:
             breaches.append(f"{name}: got {dtype}, wanted {spec.dtype}")
         if got.size == 0:
             breaches.append(f"{name}: is empty")
-    if contract == "qkv" and not breaches:
-        breaches = _qkv_values(dataset)
     if breaches:
         raise UserError("\n".join(f"{where}: {breach}" for breach in breaches))
 
@@ -77,13 +83,13 @@ def _qkv_values(qkv: xr.Dataset) -> list[str]:
     for name in ("q", "k", "v", "model_output"):
         if name not in qkv:
             continue
-        bad = ~np.isfinite(qkv[name].values) & mask[:, None, None, :, None]
-        if bad.any():
-            i, layer, head, token, d = np.argwhere(bad)[0]
+        values = qkv[name].variable
+        place, count = large.search(values, mask, lambda block: ~np.isfinite(block))
+        if count:
+            i, layer, head, token, d = place
             breaches.append(
-                f"{name}: {qkv[name].values[i, layer, head, token, d]} at input "
-                f"{qkv['input'].values[i]}, layer {layer}, head {head}, token {token}, "
-                f"{qkv[name].dims[-1]} {d} "
-                f"({bad.sum()} such values); every value at a token must be finite"
+                f"{name}: {values[place].values} at input {qkv['input'].values[i]}, layer {layer}, "
+                f"head {head}, token {token}, {values.dims[-1]} {d} ({count} such values); every "
+                "value at a token must be finite"
             )
     return breaches

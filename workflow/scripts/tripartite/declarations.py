@@ -37,6 +37,7 @@ USES = (
     "checkpoint",
     "previous",
     "feature_maps",
+    "room",
 )  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")

@@ -18,6 +18,7 @@ import errno
 import fcntl
 import functools
 import importlib.util
+import itertools
 import json
 import math
 import os
@@ -133,10 +134,13 @@ def _header(path: str, seen: tuple | None) -> dict[str, Any]:
         return empty | {"faults": [str(refusal)]}
 
 
-def values(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tuple]]:
+def values(
+    path: str | os.PathLike[str], room: Callable[..., Any]
+) -> tuple[dict[str, Any], dict[str, tuple]]:
     """What `header` returns with text and dtype, and arrays: (dims, values as stored, attributes).
 
     text [input][token] says what each token is, if the file has it. Refused if there is a fault.
+    room: such as np.empty, gives an array for a shape and a dtype; it is filled in blocks.
     Attributes are _FillValue and missing_value, if they are numbers. Elements of q, k and v that
     were never written into the file are NEVER_WRITTEN.
     """
@@ -158,15 +162,27 @@ def values(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, tupl
         if found["faults"]:
             raise Refused("\n".join(found["faults"]))
         seconds = found["seconds"]
-        for name, dims, shape, dtype, attributes in found["arrays"]:
-            array = np.empty(shape, dtype)
-            memory, n = array.reshape(-1).view("u1").data, 0
-            while n < array.nbytes:
-                got = pipe.readinto(memory[n:])
-                check(got)
-                n += got
+        for name, dims, shape, dtype, block_shape, attributes in found["arrays"]:
+            array = room(tuple(shape), dtype)
+            for index in _blocks(shape, block_shape):
+                block = np.empty([part.stop - part.start for part in index], dtype)
+                memory, n = block.reshape(-1).view("u1").data, 0
+                while n < block.nbytes:
+                    got = pipe.readinto(memory[n:])
+                    check(got)
+                    n += got
+                array[index] = block
             arrays[name] = (dims, array, attributes)
     return found, arrays
+
+
+def _blocks(shape: list[int], block: list[int]) -> Iterator[tuple[slice, ...]]:
+    """The blocks of an array, which are smaller at its ends, in C order."""
+    axes = [
+        [slice(start, min(start + length, size)) for start in range(0, size, length)]
+        for size, length in zip(shape, block)
+    ]
+    return itertools.product(*axes)
 
 
 @contextlib.contextmanager
@@ -616,7 +632,7 @@ def _mask_faults(variable: "Variable", names: list[str], stored: dict | None) ->
 
 
 def _send_values(dataset: "Dataset", stored: dict, found: dict, out: BinaryIO) -> None:
-    """Write the line of JSON, then the bytes of q, k, v and mask, some inputs at a time."""
+    """Write the line of JSON, then the bytes of q, k, v and mask, a block at a time."""
     import numpy as np
 
     present = [name for name in NUMBERS if name in dataset.variables]
@@ -629,39 +645,49 @@ def _send_values(dataset: "Dataset", stored: dict, found: dict, out: BinaryIO) -
         fills = {key: np.asarray(variable.getncattr(key)) for key in keys}
         fills = {key: x for key, x in fills.items() if x.ndim == 0 and x.dtype.kind in "fiu"}
         attributes = {key: float(x) for key, x in fills.items()}
-        arrays.append([name, variable.dimensions, variable.shape, dtype.str, attributes])
+        block = _block(variable)
+        arrays.append([name, variable.dimensions, variable.shape, dtype.str, block, attributes])
     seconds = VALUES_SECONDS + n_bytes // BYTES_PER_SECOND
     _limit(seconds)
     out.write(json.dumps(found | {"arrays": arrays, "seconds": seconds}).encode() + b"\n")
-    for name in present:
-        variable = dataset.variables[name]
-        chunks = variable.chunking()
-        rows = chunks[0] if isinstance(chunks, list) else 1
-        row_bytes = max(1, variable.size * variable.dtype.itemsize // variable.shape[0])
-        rows *= max(1, BLOCK_BYTES // (rows * row_bytes))
-        for start in range(0, variable.shape[0], rows):
-            block = np.ascontiguousarray(variable[start : start + rows])
+    for name, _, shape, dtype, block_shape, _ in arrays:
+        for index in _blocks(shape, block_shape):
+            values = np.ascontiguousarray(dataset.variables[name][index])
             if name != "mask" and stored.get(name):
-                _mark_unwritten(block, start, stored[name])
-            out.write(block.astype(block.dtype.newbyteorder("="), copy=False).data.cast("B"))
+                _mark_unwritten(values, [part.start for part in index], stored[name])
+            out.write(values.astype(dtype, copy=False).data.cast("B"))
 
 
-def _mark_unwritten(block: "np.ndarray", start: int, stored: dict) -> None:
-    """Set NEVER_WRITTEN where the file has no chunk; block begins at `start` of the first axis."""
+def _block(variable: "Variable") -> list[int]:
+    """Shape of the blocks to be read: whole chunks, since each is decompressed as a whole.
+
+    At most BLOCK_BYTES where chunks are smaller. Tokens and d_head are never cut.
+    """
+    shape, chunks = variable.shape, variable.chunking()
+    n_cut = max(1, len(shape) - 2)
+    block = [*(chunks if isinstance(chunks, list) else [1] * n_cut)[:n_cut], *shape[n_cut:]]
+    for axis in reversed(range(n_cut)):
+        fit = BLOCK_BYTES // (math.prod(block) * variable.dtype.itemsize)
+        block[axis] = min(shape[axis], block[axis] * max(1, fit))
+        if block[axis] < shape[axis]:
+            break
+    return block
+
+
+def _mark_unwritten(block: "np.ndarray", start: list[int], stored: dict) -> None:
+    """Set NEVER_WRITTEN where the file has no chunk; start: of a block of whole chunks."""
     import numpy as np
 
     if not stored["written"]:
         block[...] = NEVER_WRITTEN
-    block[max(0, stored["extent"][0] - start) :] = NEVER_WRITTEN  # inputs of other variables only
-    for axis, size in enumerate(stored["extent"][1:], 1):
-        block.swapaxes(0, axis)[size:] = NEVER_WRITTEN
+    for axis, size in enumerate(stored["extent"]):  # larger are the dimensions of other variables
+        block.swapaxes(0, axis)[max(0, size - start[axis]) :] = NEVER_WRITTEN
     if not stored["offsets"]:
         return
-    offsets, lengths = np.array(stored["offsets"]), np.array(stored["chunks"])
-    offsets = offsets[(offsets[:, 0] >= start) & (offsets[:, 0] < start + len(block))]
-    chunks = (offsets - [start, 0, 0, 0, 0]) // lengths  # [chunk, axis]
+    offsets, lengths = np.array(stored["offsets"]) - start, np.array(stored["chunks"])
+    offsets = offsets[((offsets >= 0) & (offsets < block.shape)).all(1)]
     written = np.zeros(-(-np.array(block.shape) // lengths), dtype=bool)
-    written[tuple(chunks.T)] = True
+    written[tuple((offsets // lengths).T)] = True
     for axis, length in enumerate(lengths):
         written = written.repeat(min(length, block.shape[axis]), axis)
     block[~written[tuple(map(slice, block.shape))]] = NEVER_WRITTEN

@@ -19,6 +19,7 @@ from tqdm import tqdm
 from tripartite.choosing import chosen_inputs, spread_heads
 from tripartite.contracts import UserError
 from tripartite.declarations import INTERVAL, axes, files, variables
+from tripartite.large import Room, filled
 from tripartite.streams import stream
 
 T = TypeVar("T")
@@ -89,6 +90,7 @@ class Heads:
     data_of: str = ""
     device: str = "cpu"
     workers: int = 1
+    room: Room = np.empty  # gives the arrays of a table
     chosen: list[tuple[int, int]] = field(init=False)  # places of the chosen heads
     names: list[str] = field(init=False)  # of all inputs
 
@@ -148,7 +150,7 @@ class Heads:
         """The input of place i as a head reads it."""
         present = self.present(i)
         q, k, v, log_normalizer, output = (
-            torch.from_numpy(dataset[name].values[i, layer, head, present]).double()
+            torch.from_numpy(dataset[name].variable[i, layer, head].values[present]).double()
             for dataset, names in (
                 (self.qkv, ("q", "k", "v")),
                 (self.attention, ("log_normalizer", "output")),
@@ -221,22 +223,27 @@ class Heads:
             for name, value in _ends(file, result).items():
                 dims = spec[name].dims.split()
                 if name not in found:
-                    found |= self.not_run(file, [name], coords)
+                    found |= self.not_run(file, [name], coords, room=self.room)
                 place = {"layer": layer, "head": head}
                 found[name][tuple(place.get(dim, slice(None)) for dim in dims)] = value
         return found
 
     def not_run(
-        self, file: str, names: Iterable[str], coords: dict, without: Sequence[str] = ()
+        self,
+        file: str,
+        names: Iterable[str],
+        coords: dict,
+        without: Sequence[str] = (),
+        room: Room = np.empty,
     ) -> dict[str, np.ndarray]:
         """Variables as they stand where nothing was run, on their axes but those of `without`."""
         lengths = dict(self.qkv.sizes) | {name: len(values) for name, values in coords.items()}
         found = {}
         for name in names:
             spec = variables(file)[name]
-            shape = [lengths[dim] for dim in spec.dims.split() if dim not in without]
+            shape = tuple(lengths[dim] for dim in spec.dims.split() if dim not in without)
             dtype = object if spec.dtype == "str" else spec.dtype
-            found[name] = np.full(shape, NOT_RUN[spec.dtype], dtype=dtype)
+            found[name] = filled(room, shape, dtype, NOT_RUN[spec.dtype])
         return found
 
     def dataset(self, file: str, values: dict, coords: dict, **attrs: object) -> xr.Dataset:

@@ -5,13 +5,16 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import math
 import os
 import platform
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
+import weakref
 import zipfile
 import zlib
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping
@@ -19,13 +22,16 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
+import netCDF4
 import numpy as np
 import xarray as xr
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
-from tripartite import __version__, foreign, locks
-from tripartite.contracts import SCHEMA_VERSION, UserError, check, describe
+from tripartite import __version__, foreign, large, locks
+from tripartite.contracts import SCHEMA_VERSION, UserError, check, check_form, describe
 from tripartite.declarations import BESIDE, files
 
 if TYPE_CHECKING:  # most jobs draw nothing
@@ -85,20 +91,19 @@ def content_digest(dataset: xr.Dataset) -> str:
     """sha256 of names, dims, dtypes and values of all variables, and of all other attributes.
 
     The processor is left out: equal values from another processor are the same content, and what
-    was made of them stays valid.
+    was made of them stays valid. Numbers are read in blocks, in C order.
     """
     digest = hashlib.sha256()
     for name in sorted(map(str, dataset.variables)):
-        values = dataset[name].values
-        if values.dtype.kind in "OUT":
-            content = json.dumps([str(value) for value in values.ravel()]).encode()
-            dtype = "str"
-        else:
-            content = np.ascontiguousarray(values).tobytes()
-            dtype = values.dtype.str
-        head = json.dumps([name, dataset[name].dims, values.shape, dtype, dataset[name].attrs])
+        variable = dataset[name].variable
+        is_text = variable.dtype.kind in "OUT"
+        dtype = "str" if is_text else variable.dtype.str
+        head = json.dumps([name, variable.dims, variable.shape, dtype, variable.attrs])
         digest.update(head.encode())
-        digest.update(content)
+        if is_text:
+            digest.update(json.dumps([str(value) for value in variable.values.ravel()]).encode())
+        for index in () if is_text else large.blocks(variable.shape, variable.dtype.itemsize):
+            digest.update(np.ascontiguousarray(variable[index].values).data)
     left_out = ("content_digest", "processor")
     attrs = {key: str(value) for key, value in dataset.attrs.items() if key not in left_out}
     digest.update(json.dumps(attrs, sort_keys=True).encode())
@@ -106,20 +111,24 @@ def content_digest(dataset: xr.Dataset) -> str:
 
 
 def load(path: Path) -> xr.Dataset:
-    """Read the file of a stage completely; UserError if it breaks its contract or was changed."""
-    dataset = _read(path)
+    """Read the file of a stage; UserError if it breaks its contract or was changed.
+
+    Large arrays are read once for their digest and stay in the file, which is open until the
+    dataset is closed; their parts can be read by several threads.
+    """
+    dataset, digest = _read(path)
     if dataset.attrs.get("schema_version") != SCHEMA_VERSION:
         got = dataset.attrs.get("schema_version", "no")
         raise UserError(
             f"{path}: got schema version {got}, wanted {SCHEMA_VERSION}; delete the file and run "
             "again"
         )
-    if dataset.attrs.get("content_digest") != content_digest(dataset):
+    if dataset.attrs.get("content_digest") != digest:
         raise UserError(
             f"{path}: content differs from its digest, the file was changed after it was "
             "written; delete it and run again"
         )
-    check(dataset, path.stem, str(path))
+    check_form(dataset, path.stem, str(path))  # values were checked before they had this digest
     return dataset
 
 
@@ -145,14 +154,14 @@ def previous(path: Path, origin: dict[str, object], free: tuple[str, ...]) -> xr
     return dataset if had == wanted else None
 
 
-def read_foreign(path: Path) -> xr.Dataset:
+def read_foreign(path: Path, room: large.Room = np.empty) -> xr.Dataset:
     """What a user's file holds, as kinds/data/kind.yaml describes it (data, file).
 
-    Values are not masked or scaled: with a fill value of 0, true zeros would be lost. UserError
-    with one line per fault of the file.
+    Values are not masked or scaled: with a fill value of 0, true zeros would be lost. room: of a
+    shape and a dtype, gives an array to be filled. UserError with one line per fault of the file.
     """
     try:
-        header, arrays = foreign.values(path)
+        header, arrays = foreign.values(path, room)
     except foreign.Refused as refusal:
         faults = [f"{path}: {line}" for line in str(refusal).splitlines()]
         raise UserError("\n".join(faults)) from None
@@ -168,10 +177,17 @@ def read_foreign(path: Path) -> xr.Dataset:
     return xr.Dataset(arrays, coords, {"dtype": header["dtype"]})
 
 
-def _read(path: Path) -> xr.Dataset:
+def _read(path: Path) -> tuple[xr.Dataset, str]:
+    """A dataset and its digest; the file is closed unless it has large arrays."""
     try:
         with _watched(path):
-            return xr.load_dataset(path, engine="netcdf4")
+            dataset = xr.open_dataset(path, engine="netcdf4", cache=False)
+            for variable in dataset.variables.values():
+                if variable.nbytes <= large.LARGE_BYTES or variable.dtype.kind in "OUT":
+                    variable.load()
+            if not _large(dataset):
+                dataset.close()
+            return dataset, content_digest(dataset)
     except Exception as error:  # a damaged file can cause almost any error of the libraries
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"{path}: not a readable netCDF-4 file ({reason})") from error
@@ -234,9 +250,94 @@ def save(dataset: xr.Dataset, path: Path, attrs: dict[str, object]) -> None:
         else:
             encoding[name] = compressed | ({"_FillValue": None} if is_axis else {})
     with replacing(path, dataset.nbytes) as temporary:
-        dataset.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
-        if content_digest(_read(temporary)) != dataset.attrs["content_digest"]:
+        in_blocks = _large(dataset)
+        small = dataset.drop_vars(in_blocks)
+        encoding = {name: encoding[name] for name in small.variables}
+        small.to_netcdf(temporary, format="NETCDF4", engine="netcdf4", encoding=encoding)
+        if in_blocks:
+            _append(dataset[in_blocks], temporary, compressed)
+        again, digest = _read(temporary)
+        again.close()
+        if digest != dataset.attrs["content_digest"]:
             raise OSError(f"{path}: the content that was read back differs from what was written")
+
+
+def _large(dataset: xr.Dataset) -> list[str]:
+    """Names of the variables with large arrays of numbers."""
+    return [
+        str(name)
+        for name, variable in dataset.data_vars.items()
+        if variable.nbytes > large.LARGE_BYTES and variable.dtype.kind in "fi"
+    ]
+
+
+def _append(dataset: xr.Dataset, path: Path, compressed: dict[str, Any]) -> None:
+    """Add variables to a netCDF file as to_netcdf would, but in blocks."""
+    with netCDF4.Dataset(path, "a") as file:
+        for name in dataset.data_vars:
+            array: Any = dataset[name].variable
+            for dim, size in array.sizes.items():
+                if dim not in file.dimensions:
+                    file.createDimension(dim, size)
+            variable: Any = file.createVariable(
+                str(name),
+                array.dtype,
+                array.dims,
+                fill_value=np.nan if array.dtype.kind == "f" else False,
+                chunksizes=large.chunk(array.shape),
+                **compressed,
+            )
+            variable.setncatts(array.attrs)
+            variable.set_auto_maskandscale(False)
+            for index in large.blocks(array.shape, array.dtype.itemsize):
+                variable[index] = array[index].values
+
+
+class OnDisk(BackendArray):
+    """An array in a file without a name, which ends with the array or with the process.
+
+    Parts are read and written by ints and slices, also by several threads.
+    """
+
+    def __init__(self, shape: tuple[int, ...], dtype: Any, folder: Path) -> None:
+        self.shape, self.dtype = tuple(shape), np.dtype(dtype)
+        self._file = tempfile.TemporaryFile(dir=folder)
+        weakref.finalize(self, self._file.close)
+        n_bytes = math.prod(self.shape) * self.dtype.itemsize
+        if hasattr(os, "posix_fallocate"):  # a full disk is an error here, not a crash later
+            os.posix_fallocate(self._file.fileno(), 0, n_bytes)
+        else:
+            self._file.truncate(n_bytes)
+
+    def _mapped(self, mode: Any) -> np.memmap:
+        return np.memmap(self._file, self.dtype, mode, shape=self.shape)
+
+    def __setitem__(self, index: tuple, values: Any) -> None:
+        self._mapped("r+")[index] = values
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        if not isinstance(key, indexing.ExplicitIndexer):
+            return self._read(key)
+        basic = indexing.IndexingSupport.BASIC
+        return indexing.explicit_indexing_adapter(key, self.shape, basic, self._read)
+
+    def _read(self, key: tuple) -> np.ndarray:
+        return np.array(self._mapped("r")[key])  # a mapping that stays would count as memory
+
+
+def room(folder: Path, shape: tuple[int, ...], dtype: Any) -> Any:
+    """An array to be filled: in memory, or, if it is large, on the disk of `folder`.
+
+    UserError if the disk has no space for it.
+    """
+    n_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    if n_bytes <= large.LARGE_BYTES:
+        return np.empty(shape, dtype)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        return OnDisk(shape, dtype, folder)
+    except OSError as error:
+        raise UserError(f"{folder}: {_disk_full(folder, n_bytes)}") from error
 
 
 class Checkpoint(MutableMapping):
@@ -311,11 +412,16 @@ def replacing(path: Path, expected_bytes: int = 0) -> Iterator[Path]:
         except (OSError, RuntimeError) as error:
             free = shutil.disk_usage(path.parent).free
             if free < max(expected_bytes, 1 << 20):
-                raise UserError(
-                    f"{path}: disk full: {free / 1e6:.0f} MB free, up to "
-                    f"{expected_bytes / 1e6:.0f} MB needed; make room and run again"
-                ) from error
+                raise UserError(f"{path}: {_disk_full(path.parent, expected_bytes)}") from error
             raise
+
+
+def _disk_full(folder: Path, needed: int) -> str:
+    free = shutil.disk_usage(folder).free
+    return (
+        f"disk full: {free / 1e6:.0f} MB free, up to {needed / 1e6:.0f} MB needed; make room and "
+        "run again"
+    )
 
 
 def _attribute(value: object) -> str | int:

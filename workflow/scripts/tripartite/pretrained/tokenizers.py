@@ -1,12 +1,17 @@
 """From text to token ids, as the pretrained models were trained to read it.
 
 wordpiece is the uncased tokenizer of BERT (Devlin et al., NAACL 2019) and of the MiniLM distilled
-from it; smiles that of the ALBERT of rxnmapper (Schwaller et al., Science Advances 2021). A vocab
-maps a token to its id; its special tokens stand in brackets: [CLS] before a text, [SEP] after it.
+from it; smiles that of the ALBERT of rxnmapper (Schwaller et al., Science Advances 2021);
+byte_pairs that of SmolLM2 (Allal et al., arXiv 2502.02737), which is GPT-2's (Radford et al., 2019)
+with digits one by one. A vocab maps a token to its id; the special tokens of the first two stand in
+brackets: [CLS] before a text, [SEP] after it.
 """
 
+import math
 import re
 import unicodedata
+from collections.abc import Iterator
+from itertools import groupby, pairwise
 
 # An atom in brackets, a symbol of two letters, the arrow, a ring closure of two digits, any
 # character.
@@ -23,6 +28,16 @@ CJK = [
     (0xF900, 0xFAFF),
     (0x2F800, 0x2FA1F),
 ]
+
+# GPT-2's words of a text without numbers: endings after ', letters, other signs, white space.
+GPT2_WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)| ?[^\W_]+| ?(?:[^\w\s]|_)+|\s+(?!\S)|\s+")
+# GPT-2's letter of each byte: itself if it is printable, else one of those from 256 on.
+PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
+OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
+BYTE_LETTERS = {byte: chr(byte) for byte in PRINTABLE}
+BYTE_LETTERS |= {byte: chr(256 + i) for i, byte in enumerate(OTHERS)}
+
+Ranks = dict[tuple[str, ...], int]  # of the pairs of pieces that may be joined
 
 
 def wordpiece(text: str, vocab: dict[str, int]) -> list[int]:
@@ -50,6 +65,43 @@ def smiles(text: str, vocab: dict[str, int]) -> list[int]:
             "with reagents among the precursors"
         )
     return [vocab["[CLS]"], *(vocab[token] for token in tokens), vocab["[SEP]"]]
+
+
+def byte_pairs(text: str, vocab: dict[str, int], ranks: Ranks) -> list[int]:
+    """Return the ids of the tokens; nothing is added.
+
+    The bytes of each word in UTF-8 are joined pair by pair, the pair of the lowest rank first
+    (Sennrich et al., ACL 2016). Each digit is a word. ValueError names the characters with a byte
+    that the model has never seen.
+    """
+    unseen = {byte for byte, letter in BYTE_LETTERS.items() if letter not in vocab}
+    if unknown := [c for c in dict.fromkeys(text) if unseen.intersection(c.encode())]:
+        raise ValueError(
+            f"the model has no token {', '.join(map(ascii, unknown[:5]))}; leave it out"
+        )
+    pieces: dict[str, list[int]] = {}
+    ids = []
+    for word in _gpt2_words(text):
+        if word not in pieces:
+            pieces[word] = [vocab[piece] for piece in _merged(word, ranks)]
+        ids += pieces[word]
+    return ids
+
+
+def _gpt2_words(text: str) -> Iterator[str]:
+    for is_number, letters in groupby(text, lambda c: unicodedata.category(c).startswith("N")):
+        part = "".join(letters)
+        yield from part if is_number else GPT2_WORD.findall(part)
+
+
+def _merged(word: str, ranks: Ranks) -> list[str]:
+    pieces = [BYTE_LETTERS[byte] for byte in word.encode()]
+    while len(pieces) > 1:
+        rank, i = min((ranks.get(pair, math.inf), i) for i, pair in enumerate(pairwise(pieces)))
+        if rank == math.inf:
+            break
+        pieces[i : i + 2] = ["".join(pieces[i : i + 2])]
+    return pieces
 
 
 def _words(text: str) -> list[str]:

@@ -3,28 +3,34 @@
 - albert: one layer that is applied several times (Lan et al., ICLR 2020);
 - bert: layers with weights of their own (Devlin et al., NAACL 2019);
 - vit: a vision transformer (Dosovitskiy et al., ICLR 2021) of the DINOv2 layout (Oquab et al., TMLR
-  2024): pre-norm, with LayerScale.
+  2024): pre-norm, with LayerScale;
+- llama: pre-norm with root mean squares, queries and keys rotated by their positions, a gated
+  feed-forward (Touvron et al., arXiv 2302.13971, 2023), keys and values that several heads share
+  (Ainslie et al., EMNLP 2023).
 
 Weights are dicts of tensors under the names that Hugging Face gives them, without the prefix of the
-whole model. Each function reads one input with a model of its architecture (registry.py has its
-sizes) and returns q, k, v [layer, head, token, d_head] and hidden, the states of all tokens: what
-enters the first layer, what leaves each, and last the output of the model. All use the exact GELU.
-q and k are divided by d_head^(1/4) each, so that q . k is the logit of the softmax attention; v is
-as it is. Dropout is off, and there is no padding. Another attention can take the place of softmax
-in all layers: a function of the layer, from 0, and its q, k, v [head, token, d_head] that gives the
-heads' outputs, shaped as v. Layers can also be run one by one, on states of several variants at
-once, an axis before [token, d_model].
+whole model, or under those of a GGUF file. Each function reads one input with a model of its
+architecture (registry.py has its sizes) and returns q, k, v [layer, head, token, d_head] and
+hidden, the states of all tokens: what enters the first layer, what leaves each, and last the output
+of the model. All but llama use the exact GELU. q and k are divided by d_head^(1/4) each, so that
+q . k is the logit of the softmax attention; v is as it is. A key and a value that several heads
+share stand once for each of them. Dropout is off, and there is no padding. Another attention can
+take the place of softmax, in the order of the model, in all layers: a function of the layer, from
+0, and its q, k, v [head, token, d_head] that gives the heads' outputs, shaped as v. Layers can also
+be run one by one, on states of several variants at once, an axis before [token, d_model].
 """
 
+import math
 import re
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear
+from torch.nn.functional import conv2d, gelu, interpolate, layer_norm, linear, rms_norm, silu
 
 from tripartite.pretrained.checkpoints import Node
 from tripartite.registry import Model
@@ -70,9 +76,22 @@ VIT_PARTS = {
     "norm2": "norm2",
 }
 VIT_SCALES = ("layer_scale1.lambda1", "layer_scale2.lambda1")
+LLAMA_LAYER = "blk.{}."
+LLAMA_PARTS = {
+    "query": "attn_q",
+    "key": "attn_k",
+    "value": "attn_v",
+    "dense": "attn_output",
+    "norm1": "attn_norm",
+    "gate": "ffn_gate",
+    "up": "ffn_up",
+    "down": "ffn_down",
+    "norm2": "ffn_norm",
+}
 LAYERS = {
     "albert": (ALBERT_LAYER, ALBERT_PARTS),
     "bert": (BERT_LAYER, BERT_PARTS),
+    "llama": (LLAMA_LAYER, LLAMA_PARTS),
     "vit": (VIT_LAYER, VIT_PARTS),
 }
 PRE_NORM = ("vit",)  # architectures whose attention reads its input through a layer norm
@@ -84,6 +103,48 @@ IMAGE_MEAN, IMAGE_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # red, gre
 def softmax_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Return the outputs [..., head, token, d_head] of all heads (Vaswani et al., 2017, eq. 1)."""
     return torch.softmax(q @ k.mT, dim=-1) @ v
+
+
+def causal_attention(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """The same where a query reads the keys up to itself alone."""
+    logits = q @ k.mT
+    later = torch.ones(logits.shape[-2:], dtype=torch.bool).triu(1)
+    return torch.softmax(logits.masked_fill(later, -torch.inf), dim=-1) @ v
+
+
+ATTENTION: dict[str, Attention] = {"bidirectional": softmax_attention, "causal": causal_attention}
+# What the fields of a GGUF file say, by the name of its architecture, and the key of the model.
+GGUF_FIELDS = {
+    "block_count": "layers",
+    "attention.head_count": "heads",
+    "rope.dimension_count": "d_head",
+    "attention.layer_norm_rms_epsilon": "eps",
+    "rope.freq_base": "rotary_base",
+}
+
+
+def check_fields(model: Model, fields: dict[str, Any]) -> None:
+    """ValueError where a model declares other numbers than the fields of its GGUF file, if any."""
+    architecture = fields.get("general.architecture", model.architecture)
+    if architecture != model.architecture:
+        raise ValueError(
+            f"{model.file}: architecture: got {model.architecture}, the checkpoint is a "
+            f"{architecture}"
+        )
+    for field, key in GGUF_FIELDS.items():
+        declared = getattr(model, key)
+        value = fields.get(f"{architecture}.{field}", declared)
+        # a list where layers differ
+        if isinstance(value, list) or not math.isclose(value, declared, rel_tol=1e-6):
+            raise ValueError(f"{model.file}: {key}: got {declared}, the checkpoint says {value}")
+    _check_tokens(model, fields.get(f"{architecture}.context_length", model.tokens))
+
+
+def _check_tokens(model: Model, n_places: int) -> None:
+    if n_places < model.tokens:
+        raise ValueError(
+            f"{model.file}: tokens: got {model.tokens}, the checkpoint reads at most {n_places}"
+        )
 
 
 def check_sizes(model: Model, weights: Weights) -> None:
@@ -102,21 +163,17 @@ def check_sizes(model: Model, weights: Weights) -> None:
             f"{model.file}: heads and d_head: got {model.heads} and {model.d_head}, the queries of "
             f"the checkpoint have {width} numbers together"
         )
-    if model.tokenizer:
-        n_places = len(weights["embeddings.position_embeddings.weight"])
-        if n_places < model.tokens:
-            raise ValueError(
-                f"{model.file}: tokens: got {model.tokens}, the checkpoint reads at most {n_places}"
-            )
+    if model.tokenizer and model.architecture != "llama":  # which has no table of positions
+        _check_tokens(model, len(weights["embeddings.position_embeddings.weight"]))
 
 
 def albert(
-    model: Model, weights: Weights, ids: list[int], attention: Attention = softmax_attention
+    model: Model, weights: Weights, ids: list[int], attention: Attention | None = None
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
     x = _embed(weights, ids, model.eps)  # [token, d_embedding]
     x = _linear(weights, "encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
-    return _stack(layers(model, weights), x, attention)
+    return _stack(model, weights, x, attention)
 
 
 def albert_token_logits(model: Model, weights: Weights, hidden: Tensor) -> Tensor:
@@ -127,15 +184,32 @@ def albert_token_logits(model: Model, weights: Weights, hidden: Tensor) -> Tenso
 
 
 def bert(
-    model: Model, weights: Weights, ids: list[int], attention: Attention = softmax_attention
+    model: Model, weights: Weights, ids: list[int], attention: Attention | None = None
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
     x = _embed(weights, ids, model.eps)  # [token, d_model]
-    return _stack(layers(model, weights), x, attention)
+    return _stack(model, weights, x, attention)
+
+
+def llama(
+    model: Model, weights: Weights, ids: list[int], attention: Attention | None = None
+) -> States:
+    """Return q, k, v and hidden [layer + 2, token, d_model] of a llama reading the tokens `ids`.
+
+    The last of hidden is the last but one after the final norm. k and v stand once for each query
+    head that reads them.
+    """
+    q, k, v, hidden = _stack(model, weights, weights["token_embd.weight"][ids], attention)
+    return q, k, v, torch.cat([hidden, final(model, weights, hidden[-1])[None]])
+
+
+def llama_token_logits(weights: Weights, hidden: Tensor) -> Tensor:
+    """Return the logits of the next token: hidden [..., d_model] -> [..., vocabulary]."""
+    return linear(hidden, weights["token_embd.weight"])
 
 
 def vit(
-    model: Model, weights: Weights, image: Tensor, attention: Attention = softmax_attention
+    model: Model, weights: Weights, image: Tensor, attention: Attention | None = None
 ) -> States:
     """Return q, k, v and hidden [layer + 2, token, d_model] of the vision transformer.
 
@@ -149,17 +223,18 @@ def vit(
     rows, columns = x.shape[-2:]  # x [d_model, rows, columns]
     x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
     x = x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
-    q, k, v, hidden = _stack(layers(model, weights), x, attention)
+    q, k, v, hidden = _stack(model, weights, x, attention)
     return q, k, v, torch.cat([hidden, final(model, weights, hidden[-1])[None]])
 
 
 def layers(model: Model, weights: Weights) -> list[Layer]:
     """The layers of a model, in order; ALBERT's is the same each time."""
     prefix, parts = LAYERS[model.architecture]
-    block = _pre_norm if model.architecture == "vit" else _post_norm
+    block = {"llama": _llama_layer, "vit": _pre_norm}.get(model.architecture, _post_norm)
+    kinds = ("weight",) if model.architecture == "llama" else ("weight", "bias")
     found: list[Layer] = []
     for i in range(model.layers):
-        layer = _layer(weights, prefix.format(i), parts)
+        layer = _layer(weights, prefix.format(i), parts, kinds)
         if model.architecture == "vit":
             for scale, part in zip(VIT_SCALES, ("dense", "down")):
                 # LayerScale: a factor for each channel, folded into the linear map before it.
@@ -172,6 +247,8 @@ def layers(model: Model, weights: Weights) -> list[Layer]:
 
 def final(model: Model, weights: Weights, x: Tensor) -> Tensor:
     """The output of a model, of the states that leave its last layer; the same if post-norm."""
+    if model.architecture == "llama":
+        return rms_norm(x, x.shape[-1:], weights["output_norm.weight"], model.eps)
     return _norm(weights, "layernorm", x, model.eps) if model.architecture == "vit" else x
 
 
@@ -259,12 +336,12 @@ def photograph(image: Image.Image) -> Tensor:
     return (pixels - mean[:, None, None]) / std[:, None, None]
 
 
-def _layer(weights: Weights, prefix: str, parts: dict[str, str]) -> Weights:
-    """Return the weights and biases of one layer under the names of its parts."""
+def _layer(weights: Weights, prefix: str, parts: dict[str, str], kinds: tuple[str, ...]) -> Weights:
+    """Return the weights, and biases if it has any, of one layer under the names of its parts."""
     return {
         f"{part}.{kind}": weights[f"{prefix}{name}.{kind}"]
         for part, name in parts.items()
-        for kind in ("weight", "bias")
+        for kind in kinds
     }
 
 
@@ -284,10 +361,11 @@ def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
     return torch.cat([embeddings[:1], grid[0].flatten(1).T])
 
 
-def _stack(stack: list[Layer], x: Tensor, attention: Attention) -> States:
+def _stack(model: Model, weights: Weights, x: Tensor, attention: Attention | None) -> States:
     """Run x [token, d_model] through the layers; q, k, v and hidden of all."""
+    attention = attention or ATTENTION[model.order]
     heads, hidden = [], [x]
-    for i, layer in enumerate(stack):
+    for i, layer in enumerate(layers(model, weights)):
         x, *qkv = layer(x, partial(attention, i))
         heads.append(qkv)
         hidden.append(x)
@@ -311,6 +389,45 @@ def _pre_norm(
     attended, *qkv = _attend(model, layer, _norm(layer, "norm1", x, model.eps), attention)
     x = x + attended
     return x + _feed_forward(layer, _norm(layer, "norm2", x, model.eps)), *qkv
+
+
+def _llama_layer(
+    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor]
+) -> tuple[Tensor, ...]:
+    """x' = x + attention(norm1(x)), then x' + down(silu(gate(y)) up(y)) of y = norm2(x')."""
+
+    def norm(part: str) -> Tensor:
+        return rms_norm(x, x.shape[-1:], layer[f"{part}.weight"], model.eps)
+
+    def project(part: str, y: Tensor) -> Tensor:
+        return linear(y, layer[f"{part}.weight"])
+
+    y = norm("norm1")
+    q, k, v = (
+        project(part, y).unflatten(-1, (-1, model.d_head)).transpose(-3, -2)
+        for part in ("query", "key", "value")
+    )
+    root = model.d_head**0.25
+    q, k = (rotate(z, model.rotary_base) / root for z in (q, k))
+    k, v = (z.repeat_interleave(model.heads // z.shape[-3], dim=-3) for z in (k, v))
+    output = attention(q, k, v)  # [..., head, token, d_head]
+    x = x + project("dense", output.transpose(-3, -2).flatten(-2))
+    y = norm("norm2")
+    return x + project("down", silu(project("gate", y)) * project("up", y)), q, k, v
+
+
+def rotate(x: Tensor, base: float) -> Tensor:
+    """Turn entries 2i and 2i + 1 of x [..., token, d_head] by token * base^(-2i / d_head).
+
+    The rotary embedding of positions (Su et al., Neurocomputing 2024, eq. 15): q . k depends on the
+    distance of two tokens alone.
+    """
+    places = torch.arange(x.shape[-2], dtype=torch.float64)
+    speeds = base ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
+    angles = torch.outer(places, speeds)  # [token, d_head / 2]
+    cosine, sine = angles.cos().to(x), angles.sin().to(x)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
 
 
 def _attend(

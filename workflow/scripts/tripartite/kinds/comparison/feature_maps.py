@@ -55,10 +55,7 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
 
 def styled(fits: dict[str, xr.Dataset]):
     """Each experiment with its colour and marker."""
-    for fit, (colour, marker) in zip(
-        fits.values(), cycle(zip(palette.COLOURS, palette.MARKERS, strict=True))
-    ):
-        yield fit, colour, marker
+    yield from zip(fits.values(), cycle(palette.COLOURS), cycle(palette.MARKERS))
 
 
 def draw_variant(axis, fit: xr.Dataset, colour: str, marker: str) -> None:

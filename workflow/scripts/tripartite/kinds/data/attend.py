@@ -9,6 +9,7 @@ from torch import Tensor
 
 from tripartite.attention import relative_error, softmax_attention
 from tripartite.contracts import UserError
+from tripartite.large import Room
 
 # ASSUME: a model's softmax and sums round a few times, each relative to its largest numbers.
 ROUNDINGS = 32
@@ -18,28 +19,34 @@ def attend(
     qkv: xr.Dataset,
     leak_hebbian: float = 0.0,
     leak_presynaptic: float = 0.0,
+    room: Room = np.empty,
 ) -> xr.Dataset:
     """Return log_normalizer and output of softmax attention in float64; NaN where no token is.
 
     Every layer has its order; the leaks, per token, weigh older keys less. Where the file has the
     model's own output and nothing leaks, UserError if the output differs by more than rounding.
+    room, of a shape and a dtype, gives an array to be filled.
     """
     mask = qkv["mask"].values  # [input, token]
     log_normalizer = np.full(qkv["q"].shape[:-1], np.nan)
-    output = np.full(qkv["v"].shape, np.nan)
+    output = room(qkv["v"].shape, np.float64)
     leak = (leak_hebbian, leak_presynaptic)
     causal = qkv["order"].values == "causal"
     of_model = None if any(leak) or "model_output" not in qkv else qkv["model_output"]
     excess = np.zeros(mask.shape[:1] + log_normalizer.shape[1:3])
     for index in np.ndindex(log_normalizer.shape[:3]):  # one by one, which bounds the memory
         present = mask[index[0]]
-        q, k, v = (torch.from_numpy(qkv[name].values[index][present]).double() for name in "qkv")
+        q, k, v = (
+            torch.from_numpy(qkv[name].variable[index].values[present]).double() for name in "qkv"
+        )
         everything = torch.ones(len(q), dtype=torch.bool)
         log_z, o = softmax_attention(q, k, v, everything, bool(causal[index[1]]), leak)
         log_normalizer[index][present] = log_z.numpy()  # [token(, d_head)]
-        output[index][present] = o.numpy()
+        block = np.full(output.shape[3:], np.nan)
+        block[present] = o.numpy()
+        output[index] = block
         if of_model is not None:
-            own = torch.from_numpy(of_model.values[index][present]).double()
+            own = torch.from_numpy(of_model.variable[index].values[present]).double()
             allowed = rounding(q, k, qkv.attrs.get("model_dtype", "float32"))
             difference = float(relative_error(own, o))
             excess[index] = difference if difference > allowed else 0

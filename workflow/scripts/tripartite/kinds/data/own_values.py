@@ -1,29 +1,39 @@
-"""What is wrong with a user's values: masks that look inverted, and numbers that stand for none."""
+"""What is wrong with a user's values: masks that look inverted, and numbers that stand for none.
+
+Arrays may be larger than memory: they are asked for parts of themselves only.
+"""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
+from typing import Any
 
 import numpy as np
 
+from tripartite import large
 from tripartite.foreign import NEVER_WRITTEN
 
 
-def inverted_mask(keys: np.ndarray, mask: np.ndarray) -> str:
+def inverted_mask(keys: Any, mask: np.ndarray) -> str:
     """Why a mask may be true where there is no token; "" where nothing speaks for it.
 
     keys [input, layer, head, token, d_head], mask [input, token].
     """
     if not mask[:, 0].any():
         return "every input begins with absent tokens"
-    values = keys.swapaxes(1, 3)  # [input, token, head, layer, d_head]
-    present = np.isfinite(values) & (values != 0) & (values != NEVER_WRITTEN)
-    has_values = present.any((2, 3, 4))
-    if not mask.all() and has_values[~mask].all() and not has_values[mask].all():
+    if mask.all():
+        return ""
+    has_values = np.zeros_like(mask)
+    for i, layer, head in np.ndindex(keys.shape[:3]):
+        values = np.asarray(keys[i, layer, head])  # [token, d_head]
+        present = np.isfinite(values) & (values != 0) & (values != NEVER_WRITTEN)
+        has_values[i] |= present.any(-1)
+    if has_values[~mask].all() and not has_values[mask].all():
         return "all keys at absent tokens have values, and some at tokens have none"
     return ""
 
 
 def absent_values(
-    name: str, values: np.ndarray, attrs: Mapping, mask: np.ndarray, inputs: list[str]
+    name: str, values: Any, attrs: Mapping, mask: np.ndarray, inputs: list[str]
 ) -> Iterator[str]:
     """Values at tokens that stand for none: netCDF's default, or what attributes name.
 
@@ -35,13 +45,11 @@ def absent_values(
         value = attrs.get(key)
         if value and value == value and value not in reasons:
             reasons[value] = f"is {value:g}, which the attribute {key} marks as missing,"
-    token = mask[:, None, None, :, None]
     for value, reason in reasons.items():
-        bad = (values == values.dtype.type(value)) & token
-        if bad.any():
-            i, layer, head, place, d = np.argwhere(bad)[0]
+        place, count = large.search(values, mask, partial(np.equal, values.dtype.type(value)))
+        if count:
+            i, layer, head, token, d = place
             yield (
                 f"{name}: {reason} at input {inputs[i]}, layer {layer}, head {head}, token "
-                f"{place}, d_head {d} ({bad.sum()} such values); every value at a token must be "
-                "there"
+                f"{token}, d_head {d} ({count} such values); every value at a token must be there"
             )

@@ -13,6 +13,7 @@ from tripartite.figures import palette
 from tripartite.figures.panels import grid, map_ticks
 
 MAX_COLUMNS = 3  # experiments in a row
+MIN_WIDTH = 7  # of a column, in heads: room for its titles
 LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
 SCALE = "log$_{10}$ hidden neurons for 10 % rms normaliser error (median query)"
 MAX_NUMBERS = 32  # layers or heads of a map whose cells may have numbers
@@ -35,7 +36,7 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     palette.apply()
     n_columns = min(MAX_COLUMNS, len(fits))
     n_rows = -(-len(fits) // n_columns)
-    widths, heights = np.ones(n_columns, dtype=int), np.ones(n_rows, dtype=int)
+    widths, heights = np.full(n_columns, MIN_WIDTH), np.ones(n_rows, dtype=int)
     for place, fit in enumerate(fits.values()):
         row, column = divmod(place, n_columns)
         widths[column] = max(widths[column], fit.sizes["head"])

@@ -60,16 +60,35 @@ def fit(
     outputs = OutputErrors(*np.array(of_outputs).T.reshape(-1, *simulated.shape))
     n_features, log_z = states["n_features"].values, heads.attention["log_normalizer"].values
     mask = heads.qkv["mask"].values & read[:, None]  # [input, token]
-    observed = Observed(*(states[name].values for name in Observed._fields))
     closed = closed_forms.of_networks(n_features, log_variance, outputs)
-    found, share_not_positive = measured.statistics(observed, log_z, mask)
+    target, of_sizes = log_z[:, simulated], []  # [input, point, token]
+    for size in range(len(n_features)):
+        observed = observed_of_size(states, size, simulated)
+        of_sizes.append(
+            (
+                *measured.statistics(observed, target, mask),
+                measured.typical_errors(observed, target, mask),
+                measured.quantiles(observed, mask),
+            )
+        )
+    statistics, share_not_positive, typical, quantiles = zip(*of_sizes)
+    found = {
+        name: np.stack([at_heads(one[name], simulated, 1) for one in statistics], 1)
+        for name in statistics[0]
+    }
     for name in RMS:
         found[name][1:, ~closed_forms.is_sampled(n_features, log_variance)] = np.nan
     distinct, of_inputs = heads.qkv["distinct_head"].values, np.flatnonzero(read & mask.any(1))
     equal = np.array(uniform).T.reshape(-1, *simulated.shape)  # [input, layer, head]
-    together = measured.beside_uniform(observed, equal, distinct, of_inputs)
-    typical = measured.typical_errors(observed, log_z, mask)
-    low, middle, high = measured.quantiles(observed, mask)
+    together = measured.beside_uniform(
+        states["output_error"].values,
+        states["draw"].values,
+        equal,
+        distinct,
+        of_inputs,
+        simulated,
+    )
+    low, middle, high = np.stack([at_heads(one, simulated, 2) for one in quantiles], 1)
     return heads.dataset(
         "fit",
         {
@@ -78,7 +97,7 @@ def fit(
             **laws(
                 n_features,
                 closed["sigma_squared"],
-                typical,
+                np.stack([at_heads(one, simulated, 2) for one in typical]),
                 found["normalizer_ratio"][0],
                 distinct,
             ),
@@ -88,7 +107,9 @@ def fit(
             ),
             "distinct_head": distinct,
             "order": heads.qkv["order"].values,
-            "share_not_positive": share_not_positive,
+            "share_not_positive": np.stack(
+                [at_heads(one, simulated, 0) for one in share_not_positive]
+            ),
             "log_normalizer": log_z,
             "log_calcium": middle,
             "log_calcium_low": low,
@@ -96,6 +117,31 @@ def fit(
         },
         {"n_features": n_features, "phase": phases.PHASES},
     )
+
+
+def observed_of_size(states: xr.Dataset, size: int, simulated: np.ndarray) -> Observed:
+    """The networks of a size, of the heads where simulated [layer, head] is true."""
+    draw = states["draw"].values[size]
+    seeds, layers = np.flatnonzero(draw >= 0), np.flatnonzero(simulated.any(1))
+
+    def of_points(name: str) -> np.ndarray:
+        variable = states[name].variable[size]  # [seed, input, layer, head, ...]
+        parts = [variable[:, :, layer].values[seeds][:, :, simulated[layer]] for layer in layers]
+        return np.concatenate(parts, 2)
+
+    values = {name: of_points(name) for name in Observed._fields if name != "draw"}
+    return Observed(**values, draw=draw[seeds])
+
+
+def at_heads(values: np.ndarray, simulated: np.ndarray, axis: int) -> np.ndarray:
+    """Values whose axis has one point for each simulated head, with layer and head in its place.
+
+    NaN elsewhere; simulated [layer, head].
+    """
+    before, after = values.shape[:axis], values.shape[axis + 1 :]
+    found = np.full((*before, *simulated.shape, *after), np.nan)
+    found[(slice(None),) * axis + (simulated,)] = values
+    return found
 
 
 def pairs_seen(head: Head, states: xr.Dataset, leak: float) -> list[Pairs]:

@@ -1,4 +1,8 @@
-"""What was measured on networks: errors, gains and correlations with intervals over seeds."""
+"""What was measured on networks: errors, gains and correlations with intervals over seeds.
+
+Networks are taken by their size, since the responses of all of them may not fit into memory; a
+point is a head.
+"""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -10,7 +14,7 @@ from tripartite.streams import stream
 
 
 class Observed(NamedTuple):
-    """What was observed of networks, [n_features, seed, input, layer, head], also by token."""
+    """What was observed of the networks of one size, [seed, input, point], also by token."""
 
     log_calcium: np.ndarray  # [..., token], ln|p|
     calcium_sign: np.ndarray  # [..., token]
@@ -18,11 +22,11 @@ class Observed(NamedTuple):
     output_gain: np.ndarray
     output_error_other_pool: np.ndarray
     computed: np.ndarray  # whether the network was run
-    draw: np.ndarray  # [n_features, seed], -1 where there is no network
+    draw: np.ndarray  # [seed]
 
 
 def _pooled(values: np.ndarray) -> np.ndarray:
-    """[seed, point, n] -> [point, seed * n]; a point is a head."""
+    """[seed, point, n] -> [point, seed * n]."""
     return np.moveaxis(values, 0, 1).reshape(values.shape[1], -1)
 
 
@@ -62,39 +66,36 @@ STATISTICS: dict[str, tuple[Statistic, str, str]] = {  # of which values, scale 
 def statistics(
     observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Each of STATISTICS with its interval over seeds, [3, n_features, layer, head].
+    """Each of STATISTICS with its interval over seeds, [3, point].
 
-    And the share of responses that are not positive, [n_features, layer, head]. All are pooled over
-    queries, inputs and seeds; NaN where no network was run. log_normalizer [input, layer, head,
-    token]; mask [input, token] is true at the tokens that count.
+    And the share of responses that are not positive, [point]. All are pooled over queries, inputs
+    and seeds; NaN where no network was run. log_normalizer [input, point, token]; mask [input,
+    token] is true at the tokens that count.
     """
-    n_features, _, _, *shape = observed.computed.shape
-    found = {name: np.full((3, n_features, *shape), np.nan) for name in STATISTICS}
-    share = np.full((n_features, *shape), np.nan)
-    for size in range(n_features):
-        (layer, head), values = _of_size(observed, size, log_normalizer, mask)
-        for name, (statistic, of, scale) in STATISTICS.items():
-            found[name][:, size, layer, head] = over_seeds(statistic, values[of], scale)
-        share[size, layer, head] = 1 - values["positive"].mean((0, 2))
+    run, values = _values(observed, log_normalizer, mask)
+    found = {name: np.full((3, len(run)), np.nan) for name in STATISTICS}
+    share = np.full(len(run), np.nan)
+    for name, (statistic, of, scale) in STATISTICS.items():
+        found[name][:, run] = over_seeds(statistic, values[of], scale)
+    share[run] = 1 - values["positive"].mean((0, 2))
     found["correlation"] = np.tanh(found["correlation"])
     return found, share
 
 
-def _of_size(
-    observed: Observed, size: int, log_normalizer: np.ndarray, mask: np.ndarray
-) -> tuple[tuple[np.ndarray, np.ndarray], dict[str, np.ndarray]]:
-    """Layers and heads of the points with networks of a size, and what was measured on them.
+def _values(
+    observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Which points have networks [point], and what was measured on these.
 
     [seed, point, query], of outputs [seed, point, input].
     """
     inputs = np.flatnonzero(mask.any(1))
-    of_size = Observed(*(values[size][observed.draw[size] >= 0] for values in observed))
-    layer, head = np.nonzero(of_size.computed[:, inputs].all((0, 1)))
+    run = np.asarray(observed.computed[:, inputs].all((0, 1)))
     log_p, sign = (
-        np.moveaxis(values, 1, -2)[:, layer, head][..., mask]
-        for values in (of_size.log_calcium, of_size.calcium_sign)
+        np.moveaxis(values, 1, -2)[:, run][..., mask]
+        for values in (observed.log_calcium, observed.calcium_sign)
     )
-    target = np.moveaxis(log_normalizer, 0, -2)[layer, head][..., mask]  # [point, query]
+    target = np.moveaxis(log_normalizer, 0, -2)[run][..., mask]  # [point, query]
     with np.errstate(over="ignore"):  # beyond float64 an error is infinite
         ratio = sign * np.exp(log_p - target)
     # One network's correlation, on Fisher's scale, where means and intervals over seeds are sound.
@@ -102,12 +103,12 @@ def _of_size(
     log_p = np.where(np.all(positive, (0, 2), keepdims=True)[0], log_p, np.nan)
     r = pooled_correlation(log_p, np.broadcast_to(target, log_p.shape))
     outputs = {
-        name: np.moveaxis(getattr(of_size, name)[:, inputs][:, :, layer, head], 1, -1)
+        name: np.moveaxis(getattr(observed, name)[:, inputs][:, :, run], 1, -1)
         for name in ("output_error", "output_gain", "output_error_other_pool")
     }
     with np.errstate(divide="ignore", invalid="ignore"):  # an error may be 0
         cost = outputs["output_error_other_pool"] / outputs["output_error"]
-    return (layer, head), outputs | {
+    return run, outputs | {
         "other_pool_cost": cost,
         "ratio": ratio,
         "error": np.abs(ratio - 1),
@@ -118,20 +119,27 @@ def _of_size(
 
 
 def beside_uniform(
-    observed: Observed, uniform: np.ndarray, distinct: np.ndarray, inputs: np.ndarray
+    output_error: np.ndarray,
+    draw: np.ndarray,
+    uniform: np.ndarray,
+    distinct: np.ndarray,
+    inputs: np.ndarray,
+    run: np.ndarray,
 ) -> dict[str, np.ndarray | Interval]:
     """Output errors of the simulated heads together, and those of equal attention.
 
-    uniform [input, layer, head] are relative errors of equal attention for the inputs of the given
-    places, distinct [layer, head] numbers of sets of weights. Medians over heads of means over
-    inputs and seeds, with intervals over inputs and distinct heads; NaN where no network was run.
+    output_error [n_features, seed, input, layer, head] and draw [n_features, seed] are those of
+    networks, which were run where run [layer, head] is true; uniform [input, layer, head] are
+    relative errors of equal attention for the inputs of the given places, distinct [layer, head]
+    numbers of sets of weights. Medians over heads of means over inputs and seeds, with intervals
+    over inputs and distinct heads; NaN where no network was run.
     """
     rng = stream(0, "bootstrap", "output_error")
-    n_sizes, run = len(observed.draw), observed.computed.any((0, 1, 2))  # [layer, head]
+    n_sizes = len(draw)
     of_size, better = np.full((3, n_sizes), np.nan), np.zeros(n_sizes, dtype=np.int64)
-    for size, draws in enumerate(observed.draw):
+    for size, draws in enumerate(draw):
         seeds = np.flatnonzero(draws >= 0)
-        errors = observed.output_error[size][np.ix_(seeds, inputs)].mean(0)[:, run]
+        errors = output_error[size][np.ix_(seeds, inputs)].mean(0)[:, run]
         if errors.size:
             of_size[:, size] = _median_head(errors, distinct[run], rng)
             better[size] = (errors.mean(0) < uniform[:, run].mean(0)).sum()
@@ -166,35 +174,33 @@ def of_best_constant(log_normalizer: np.ndarray) -> np.ndarray:
 def typical_errors(observed: Observed, log_normalizer: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """ln of the median over queries of the normaliser's error: mean over the networks of one draw.
 
-    [n_features, input, draw, layer, head]; NaN where no network was run.
+    [input, draw, point]; NaN where no network was run.
     """
     draws, inputs = observed.draw, np.flatnonzero(mask.any(1))
-    shape = (len(draws), len(inputs), draws.max() + 1, *observed.computed.shape[-2:])
+    shape = (len(inputs), draws.max() + 1, observed.computed.shape[-1])
     typical = np.full(shape, np.nan)
-    for size, place, draw in np.ndindex(shape[:3]):
+    for place, draw in np.ndindex(shape[:2]):
         i = inputs[place]
-        seeds = np.flatnonzero(draws[size] == draw)
-        run = observed.computed[size, seeds, i].all(0)  # [layer, head]
+        seeds = np.flatnonzero(draws == draw)
+        run = observed.computed[seeds, i].all(0)  # [point]
         log_p, sign = (
-            values[size, seeds, i][:, run][..., mask[i]]
+            values[seeds, i][:, run][..., mask[i]]
             for values in (observed.log_calcium, observed.calcium_sign)
-        )  # [seed, head, query]
+        )  # [seed, point, query]
         target = log_normalizer[i][run][..., mask[i]]
         with np.errstate(over="ignore", divide="ignore"):
             error = np.abs(sign * np.exp(log_p - target) - 1)
-            typical[size, place, draw, run] = np.log(np.median(error, -1)).mean(0)
+            typical[place, draw, run] = np.log(np.median(error, -1)).mean(0)
     return typical
 
 
 def quantiles(observed: Observed, mask: np.ndarray) -> np.ndarray:
     """Quantiles .1, .5 and .9 of log_calcium over seeds, NaN where not all calcium is positive.
 
-    [3, n_features, input, layer, head, token].
+    [3, input, point, token].
     """
     log_p = np.where(observed.calcium_sign > 0, observed.log_calcium, np.nan)
-    found = np.full((3, log_p.shape[0], *log_p.shape[2:]), np.nan)
-    for size, draws in enumerate(observed.draw):
-        seeds = draws >= 0
-        run = observed.computed[size, seeds].all(0)[..., None] & mask[:, None, None, :]
-        found[:, size, run] = np.quantile(log_p[size, seeds][:, run], (0.1, 0.5, 0.9), axis=0)
+    found = np.full((3, *log_p.shape[1:]), np.nan)
+    run = np.asarray(observed.computed.all(0))[..., None] & mask[:, None, :]  # as [..., token]
+    found[:, run] = np.quantile(log_p[:, run], (0.1, 0.5, 0.9), axis=0)
     return found

@@ -72,7 +72,7 @@ def draw_map(figure: Figure, axis, styles: list, labels: list[str]) -> None:
     axis.set_ylabel("log$_{10}$ hidden neurons $m$")
     if beyond:
         axis.annotate(f"{beyond} beyond →", (0.99, 0.02), xycoords="axes fraction", ha="right")
-    figure.legend(handles=handles, loc="outside lower center", ncols=3)
+    figure.legend(handles=handles, loc="outside lower center", ncols=2)
     scale = mpl.cm.ScalarMappable(norm, "cividis")
     figure.colorbar(
         scale,

@@ -198,7 +198,7 @@ def take_over(
     """Copy the networks of the first draws of a head into its states."""
     if previous is None:
         return
-    before = previous.isel(layer=place[0], head=place[1])
+    before = previous[list(states)].isel(layer=place[0], head=place[1]).load()
     for size, draws in enumerate(arranged.draw):
         seeds = np.flatnonzero((draws >= 0) & (draws < n_kept))
         for name, values in states.items():

@@ -83,7 +83,7 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
             labels.append(words.replace("-", "−"))
         axis.set_xticks(place, labels, rotation=90, fontsize=6)
         axis.set(ylim=LIMITS, xlim=(-0.4, place[-1] + 0.4))
-        words = f"{needed.shape[1]} heads; with at most $10^{MAX_LOG10_FEW}$ neurons:\n"
+        words = f"{needed.shape[1]} heads; with at most\n$10^{MAX_LOG10_FEW}$ neurons:\n"
         palette.title_of(axis, fit, words)
     axes[0].set_ylabel("log$_{10}$ hidden neurons\nfor 10 % rms normaliser error\n(median query)")
     return figure
