@@ -14,6 +14,7 @@ from tripartite import declarations
 PACKAGE = ROOT / "workflow/scripts/tripartite"
 DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}  # labels and files
 LIGHT = {  # read by every parse of the Snakefile
+    "choosing",
     "checks",
     "declarations",
     "duration",

@@ -118,8 +118,11 @@ def test_every_figure_of_the_studies_is_declared():
         figures = yaml.safe_load(path.read_text())["figures"]
         assert {*figures} <= {*declarations.figures()}
     drawn = {name for kind in declarations.experiments().values() for name in kind.figures}
-    default = yaml.safe_load((ROOT / "config/studies/default.yaml").read_text())
-    assert drawn == {*default["figures"]}
+    default, own = (
+        yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text())["figures"]
+        for name in ("default", "own")
+    )
+    assert drawn == {*default} | {*own}
 
 
 @pytest.fixture

@@ -81,7 +81,7 @@ def command(monkeypatch, files, *words):
             return {"settings": {}, "code": ""}
 
     asked = {"/".join(path.parts[-2:]): made(path) for path in files}
-    monkeypatch.setattr(share, "requested", lambda name, results: ({"experiments": {}}, asked))
+    monkeypatch.setattr(share, "requested", lambda *given: ({"experiments": {}}, asked))
     line = ["share.py", *words, "--study", "tiny", "--results", files[0].parents[1]]
     monkeypatch.setattr("sys.argv", [*map(str, line)])
 
@@ -1441,6 +1441,7 @@ def test_the_command_that_packs(tmp_path, monkeypatch, capsys):
         "device": "auto",
         "memory_gb": 64.5,
         "shards": 1,
+        "file": "",
         "other": "",
         "pathvars": {},
     }
@@ -1523,6 +1524,7 @@ def test_the_config_of_an_archive(tmp_path):
         "device": "auto",
         "memory_gb": 64,
         "shards": 1,
+        "file": "",
         "other": "",
         "pathvars": {},
     }

@@ -11,7 +11,14 @@ import pytest
 from conftest import ROOT
 from tripartite import declarations, memory, plan, snakefile, study
 
-MACHINE = {"study": "quick", "device": "cpu", "memory_gb": 8, "shards": 1, "other": ""}
+MACHINE = {
+    "study": "quick",
+    "device": "cpu",
+    "memory_gb": 8,
+    "shards": 1,
+    "file": "",
+    "other": "",
+}
 
 
 def wildcards(**names):
@@ -224,7 +231,7 @@ def test_parameters_of_a_job(parsed):
     assert parsed.caption(wildcards(figure="trace"), None) == figure.caption
     packed = [Path(path) for path in parsed.packed(named, None)]
     assert packed[-1].name == "quick.yaml" and ROOT / "config/studies/full.yaml" in packed
-    assert len(parsed.packed_content(named)) == len(packed) + len(parsed.own_files) + 1
+    assert len(parsed.packed_content(named)) == len(packed) + len(parsed.own_files) + 2
     assert parsed.options() == "--study quick --results results/quick"
 
 

@@ -105,6 +105,7 @@ def test_check_returns_machine_and_study_and_reads_text_of_the_command_line(root
         "device": "auto",
         "memory_gb": 2.5,
         "shards": 1,
+        "file": "",
         "other": "",
         "pathvars": {},
     }
@@ -294,11 +295,17 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
             "nest",
             "'nest' is unknown; choose one of nested, blocks, disjoint; did you mean nested?",
         ),
-        ("heads", "al", "got 'al', wanted all, or a list of pairs [layer, head] counted from 0"),
+        (
+            "heads",
+            "al",
+            "got 'al', wanted all, a number of heads, or a list of pairs [layer, head] counted "
+            "from 0",
+        ),
         (
             "heads",
             "all\n",
-            "got 'all\\n', wanted all, or a list of pairs [layer, head] counted from 0",
+            "got 'all\\n', wanted all, a number of heads, or a list of pairs [layer, head] counted "
+            "from 0",
         ),
         ("heads", [[1]], "got [1], wanted a pair [layer, head] of integers counted from 0"),
         ("heads", [[1, -1]], "got -1, wanted a pair [layer, head] of integers counted from 0"),
@@ -1259,7 +1266,7 @@ def test_valid_sections(root, section):
         (
             {"symmetries": {"calibrated_on": []}},
             "a.symmetries.calibrated_on",
-            "got an empty list, wanted a list of at least one name of an input",
+            "got an empty list, wanted half, or a list of names of inputs",
         ),
         (
             {"comparison": COMPARISON | {"variants": {"one": {}}}},

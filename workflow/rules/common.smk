@@ -154,6 +154,7 @@ class About(str):
     def __str__(self):
         about = [*PYTHON.split(), OWN_FILES["workflow/scripts/share.py"], "about", "--study", STUDY]
         about += ["--results", f"{RESULTS}/{STUDY}", "--logs", f"{LOGS}/{STUDY}"]
+        about += ["--file", MACHINE["file"]]
         said = subprocess.run(about, text=True, capture_output=True)
         if given := line():  # the report may lie anywhere
             Path(given.report or ".").absolute().parent.mkdir(parents=True, exist_ok=True)

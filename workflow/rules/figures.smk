@@ -1,30 +1,44 @@
-# Figures draw what the fits hold; each is a module in the folder of its kind.
+# Figures draw what the fits hold; each is a module in the folder of its kind. Those that write the same files beside
+# their pictures, such as a table, share a rule.
 
+for also in sorted({figure.also for figure in declarations.figures().values()}):
 
-rule draw:
-    input:
-        data=HERE.drawn,
-    output:
-        svg=report(
-            "<results>/{study}/figures/{figure}.svg",
-            caption="../report/figure.rst",
-            category=lambda wildcards: declarations.category(wildcards.figure),
-            labels={"figure": "{figure}", "study": "{study}"},
-        ),
-        pdf="<results>/{study}/figures/{figure}.pdf",
-        png="<results>/{study}/figures/{figure}.png",
-    log:
-        "<logs>/{study}/figures/{figure}.log",
-    conda:
-        ENVIRONMENT
-    resources:
-        device="cpu",
-    params:
-        stage=HERE.script("stage"),
-        caption=HERE.caption,
-        settings="{}",
-        code=lambda wildcards: plan.figure_code(wildcards.figure),
-    message:
-        "Draw {wildcards.figure}."
-    shell:
-        command("draw")
+    rule:
+        name:
+            "_".join(["draw", *also])
+        input:
+            data=HERE.drawn,
+        output:
+            **{
+                suffix: report(
+                    f"<results>/{{study}}/figures/{{figure}}.{suffix}",
+                    caption="../report/figure.rst",
+                    category=lambda wildcards: declarations.category(wildcards.figure),
+                    labels={
+                        "figure": "{figure}" if suffix == "svg" else f"{{figure}} ({suffix})",
+                        "study": "{study}",
+                    },
+                )
+                for suffix in ("svg", *also)
+            },
+            pdf="<results>/{study}/figures/{figure}.pdf",
+            png="<results>/{study}/figures/{figure}.png",
+        log:
+            "<logs>/{study}/figures/{figure}.log",
+        wildcard_constraints:
+            figure="|".join(
+                name for name, figure in declarations.figures().items() if figure.also == also
+            ),
+        conda:
+            ENVIRONMENT
+        resources:
+            device="cpu",
+        params:
+            stage=HERE.script("stage"),
+            caption=HERE.caption,
+            settings="{}",
+            code=lambda wildcards: plan.figure_code(wildcards.figure),
+        message:
+            "Draw {wildcards.figure}."
+        shell:
+            command("draw")

@@ -17,12 +17,12 @@ from tripartite.contracts import UserError
 from tripartite.figures import agreement as figure
 
 
-def requested(name: str, results: Path) -> tuple[dict, dict[str, dict]]:
+def requested(name: str, results: Path, file: str) -> tuple[dict, dict[str, dict]]:
     """A study, and settings and code of its results as they are asked for now.
 
-    ValueError with all faults of the study.
+    file: of the configuration. ValueError with all faults of the study.
     """
-    settings = study.load_study(name, Path("."), {}, str(results.parent))
+    settings = study.load_study(name, Path("."), {"file": file}, str(results.parent))
     return settings, plan.asked(settings, results)
 
 
@@ -54,6 +54,7 @@ def main() -> int:
     parser.add_argument("what", choices=("verify", "export", "compare", "about", "read"))
     parser.add_argument("--study", help="name of a file in config/studies")
     parser.add_argument("--results", type=Path, help="the folder results/STUDY")
+    parser.add_argument("--file", default="", help="the key file of config.yaml")
     text = "export: files of config/, the study last"
     parser.add_argument("--settings", nargs="+", type=Path, help=text)
     text = "export: settings of config.yaml, as JSON"
@@ -68,7 +69,7 @@ def main() -> int:
         if given.what == "read":
             sharing.read_all(dict(zip(given.files, given.limits)))
             return 0
-        settings, asked = requested(given.study, given.results)
+        settings, asked = requested(given.study, given.results, given.file)
         files = [given.results / name for name in asked]
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))

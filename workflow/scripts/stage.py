@@ -206,19 +206,26 @@ def put_together(inputs: Sequence[Path], output: Path) -> None:
 def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> None:
     """Draw a figure from files of experiments, which have the names of their folders.
 
-    A table is written and printed where one is among the outputs (.md).
+    What is not a picture is a text that the figure's module makes: a table (.md, which is printed
+    as well, and .csv) or a page (.html). The pictures record the digests of texts beside them.
     """
     declared = declarations.figures()[outputs[0].stem]
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
-    pictures = [path for path in outputs if path.suffix != ".md"]
+    makers = {f".{suffix}": name for suffix, name in declarations.BESIDE.items()}
+    makers[".md"] = makers[".csv"]
+    module = importlib.import_module(declared.module.replace("/", "."))
     drawn = function_of(declared)(fits, **settings)
     importlib.import_module("tripartite.figures.palette").mark_empty(drawn)
-    job.save_figure(drawn, pictures, upstream, settings, code)
-    for path in set(outputs) - set(pictures):
-        text = importlib.import_module(declared.module.replace("/", ".")).table(fits)
+    beside = [path for path in outputs if path.suffix in makers]
+    for path in beside:
+        text = getattr(module, makers[path.suffix])(fits)
         job.save_text(text, path)
-        print(text)
+        if path.suffix == ".md":
+            print(text)
+    digests = {path.name: job.file_digest(path) for path in beside if path.suffix != ".md"}
+    pictures = [path for path in outputs if path not in beside]
+    job.save_figure(drawn, pictures, upstream, settings, code, digests)
 
 
 def device_fault(error: RuntimeError) -> str:

@@ -8,6 +8,7 @@ every parse of the Snakefile imports it.
 from collections.abc import Iterator
 
 from . import declarations
+from .choosing import HALF
 from .words import Fault, choices
 
 MAX_GROWTH = 80  # ln of the gain that unequal leaks may give to outputs; float32 ends at exp(88)
@@ -53,7 +54,7 @@ def calibration_faults(
         needs = needs.replace("generalized_positive", "generalized_positive without a")
         text = f"is missing, {needs} inputs to be fitted to{choices(names or [])}"
         yield (*where, "calibrated_on"), text
-    if calibrating and not symmetries and not fitted:
+    if calibrating and calibrating != HALF and not symmetries and not fitted:
         text = f"goes with symmetries, {' or '.join(maps_with('fitted'))}; remove it"
         yield (*where, "calibrated_on"), text
 

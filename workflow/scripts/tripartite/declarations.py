@@ -14,7 +14,9 @@ parse of the Snakefile imports it.
     settings    JSON Schema; `use: sizes` stands for the definition `sizes` in kinds/common.yaml
     axes        its own dimensions, in order, before the shared ones of kinds/common.yaml
     files       what its stages make, in order; the last one is drawn
-    figures     what each shows in a line, and its caption
+    figures     what each shows in a line, and its caption; `kinds`, if it shows several kinds of
+                experiments together; `also`, suffixes of what is written beside it: csv is made by
+                the function `table` of its module, html by `page`
 """
 
 import ast
@@ -41,6 +43,7 @@ DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
 ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
 PLACES = ("token", "neuron", "d_head", "d_value", "d_seen")  # axes without coordinates
+BESIDE = {"csv": "table", "html": "page"}  # what is written beside a figure, and who makes it
 INTERVAL = (("", ""), ("_low", "lower"), ("_high", "upper"))  # names of an estimate and its ends
 
 
@@ -85,6 +88,8 @@ class Figure:
     kind: str
     shows: str
     caption: str
+    kinds: tuple[str, ...]  # of the experiments that it shows
+    also: tuple[str, ...] = ()  # suffixes of what is written beside the pictures
 
     @property
     def module(self) -> str:
@@ -256,7 +261,7 @@ def _kind(path: Path) -> Kind:
         settings={**frame, **settings, "properties": properties},
         axes=_axes(declared.get("axes", {})),
         files={file: _file(name, file, part) for file, part in declared["files"].items()},
-        figures={figure: Figure(name=figure, kind=name, **part) for figure, part in figures},
+        figures={figure: _figure(name, figure, part) for figure, part in figures},
     )
 
 
@@ -264,6 +269,11 @@ def _file(kind: str, name: str, declared: dict) -> File:
     lists = {key: tuple(part) for key, part in declared.items() if isinstance(part, list)}
     variables = _variables(declared["variables"])
     return File(name=name, kind=kind, **declared | lists | {"variables": variables})
+
+
+def _figure(kind: str, name: str, declared: dict) -> Figure:
+    lists = {key: tuple(part) for key, part in declared.items() if isinstance(part, list)}
+    return Figure(name=name, kind=kind, **{"kinds": (kind,)} | declared | lists)
 
 
 def _variables(declared: dict) -> dict[str, Variable]:
@@ -330,7 +340,12 @@ FIGURE = {
     "type": "object",
     "additionalProperties": False,
     "required": ["shows", "caption"],
-    "properties": {"shows": TEXT, "caption": TEXT},
+    "properties": {
+        "shows": TEXT,
+        "caption": TEXT,
+        "kinds": NAMES,
+        "also": {"type": "array", "items": {"enum": list(BESIDE)}},
+    },
 }
 FORM = {
     "type": "object",

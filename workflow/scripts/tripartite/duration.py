@@ -7,6 +7,7 @@ This module imports no large package, because every parse of the Snakefile impor
 """
 
 from . import declarations, memory
+from .choosing import count_heads
 from .foreign import SIZES
 
 RATE = 1e10  # operations per second of one core, in float64
@@ -26,7 +27,7 @@ def seconds(
     inputs, layers, heads, tokens, d_head, d_value = (shape[name] for name in SIZES)
     width, n_heads = d_head + d_value, layers * heads
     n_values = inputs * n_heads * tokens * width
-    n_chosen = n_heads if settings.get("heads", "all") == "all" else len(settings["heads"])
+    n_chosen = count_heads(settings.get("heads", "all"), layers, heads)
     n_read = inputs if settings.get("inputs", "all") == "all" else len(settings["inputs"])
     n_seeds, sizes = settings.get("n_seeds", 1), memory.sizes(settings) or [0]
     total = sum(sizes) if settings.get("smaller_networks") == "disjoint" else sizes[-1]

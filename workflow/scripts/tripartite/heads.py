@@ -16,6 +16,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from tripartite.choosing import chosen_inputs, spread_heads
 from tripartite.contracts import UserError
 from tripartite.declarations import INTERVAL, axes, files, variables
 from tripartite.large import Room, filled
@@ -75,15 +76,16 @@ class Head:
 class Heads:
     """The chosen heads and inputs of an experiment's data.
 
-    heads is "all" or a list of [layer, head]; inputs is "all", which leaves out those that
-    calibrate, or a list of names. UserError if one of them does not exist.
+    heads is "all", a number of heads, or a list of [layer, head]; inputs is "all", which leaves out
+    those that calibrate, or a list of names; calibrated_on is "half" or a list of names. UserError
+    if one of them does not exist.
     """
 
     qkv: xr.Dataset
     attention: xr.Dataset
-    heads: Literal["all"] | list[list[int]] = "all"
+    heads: Literal["all"] | int | list[list[int]] = "all"
     inputs: str | list[str] = "all"
-    calibrated_on: Sequence[str] = ()
+    calibrated_on: str | Sequence[str] = ()
     seed: int = 0
     data_of: str = ""
     device: str = "cpu"
@@ -95,7 +97,10 @@ class Heads:
     def __post_init__(self) -> None:
         sizes = self.qkv.sizes
         every = [(a, b) for a in range(sizes["layer"]) for b in range(sizes["head"])]
-        chosen = every if self.heads == "all" else [(a, b) for a, b in self.heads]
+        if isinstance(self.heads, int):
+            chosen = spread_heads(self.heads, sizes["layer"], sizes["head"])
+        else:
+            chosen = every if self.heads == "all" else [(a, b) for a, b in self.heads]
         for pair in set(chosen) - set(every):
             raise UserError(
                 f"heads: got {list(pair)}, wanted layers below {sizes['layer']} and heads below "
@@ -103,11 +108,13 @@ class Heads:
             )
         names = [str(name) for name in self.qkv["input"].values]
         asked = [] if self.inputs == "all" else self.inputs
-        for name in [*asked, *self.calibrated_on]:
+        calibrating = chosen_inputs(names, self.calibrated_on)[0]
+        for name in [*asked, *calibrating]:
             if name not in names:
                 raise UserError(f"inputs: got {name}, wanted some of {', '.join(names)}")
         object.__setattr__(self, "chosen", chosen)
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "calibrated_on", calibrating)
 
     @property
     def read_inputs(self) -> list[int]:

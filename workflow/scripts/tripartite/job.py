@@ -32,7 +32,7 @@ from xarray.core import indexing
 
 from tripartite import __version__, foreign, large, locks
 from tripartite.contracts import SCHEMA_VERSION, UserError, check, check_form, describe
-from tripartite.declarations import files
+from tripartite.declarations import BESIDE, files
 
 if TYPE_CHECKING:  # most jobs draw nothing
     from matplotlib.figure import Figure
@@ -536,14 +536,15 @@ def save_figure(
     upstream: dict[str, str],
     settings: dict | None = None,
     code: str = "",
+    beside: dict[str, str] | None = None,
 ) -> None:
     """Write a figure to each path, with its origin and without a date: equal data, equal bytes.
 
-    upstream: digests of the files that it shows, by their keys; code: digest of its code.
+    upstream: digests of the files that it shows, by their keys; code: digest of its code; beside:
+    digests of the texts that were written with it, by their names.
     """
-    origin = json.dumps(
-        {"upstream": upstream, "settings": settings or {}, "code": code}, sort_keys=True
-    )
+    made = {"upstream": upstream, "settings": settings or {}, "code": code}
+    origin = json.dumps(made | ({"beside": beside} if beside else {}), sort_keys=True)
     metadata = {
         ".svg": {"Date": None, "Description": origin},
         ".pdf": {"CreationDate": None, "Subject": origin},
@@ -651,23 +652,27 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
 def origin(path: Path) -> dict:
     """How a result was made, as it says: upstream, settings and code.
 
+    What a text (.csv, .html) was made from stands in the picture beside it, with its digest.
     UserError if it does not say, or is damaged.
     """
+    picture = path.with_suffix(".svg") if path.suffix[1:] in BESIDE else path
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:
                 attrs = dataset.attrs
             found = {name: json.loads(attrs[name]) for name in ("upstream", "settings")}
             return found | {"code": attrs["code_digest"]}
-        if path.suffix == ".png":
-            with Image.open(path) as image:
+        if picture.suffix == ".png":
+            with Image.open(picture) as image:
                 assert isinstance(image, PngImageFile)
                 text: str | None = image.text["Description"]
-        elif path.suffix == ".pdf":
-            text = re.findall(rb"/Subject \((.*?)\)", path.read_bytes(), re.S)[0].decode()
+        elif picture.suffix == ".pdf":
+            text = re.findall(rb"/Subject \((.*?)\)", picture.read_bytes(), re.S)[0].decode()
         else:
-            text = ElementTree.fromstring(path.read_bytes()).findtext(".//{*}description")
+            text = ElementTree.fromstring(picture.read_bytes()).findtext(".//{*}description")
         found = json.loads(text or "")
+        if path != picture and found["beside"][path.name] != file_digest(path):
+            raise ValueError("the picture beside it was made with other bytes of it")
         return {name: found[name] for name in ("upstream", "settings", "code")}
     except Exception as error:  # a damaged file can cause almost any error of its reader
         raise UserError(f"{path}: does not say what it was made from, or is damaged") from error

@@ -24,6 +24,7 @@ This module imports no large package, because every parse of the Snakefile impor
 from typing import NamedTuple
 
 from . import declarations
+from .choosing import count_heads
 from .foreign import SIZES
 
 CHUNK = 1 << 16  # hidden neurons drawn at a time, as in features.py
@@ -101,8 +102,7 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         n_bytes = 6 * 8 * m * (2 * tokens + 2 * d_head)
         advice = "n_features or the number of tokens"
         return [*arrays, Array(n_bytes, what, advice, of_head=True)]
-    chosen = settings.get("heads", "all")
-    n_heads = layers * heads if chosen == "all" else len(chosen)
+    n_heads = count_heads(settings.get("heads", "all"), layers, heads)
     of_chosen = f"{inputs} inputs x {n_heads} heads x {tokens} tokens"
     if memory == "training":
         n_bytes = 8 * inputs * n_heads * tokens * (tokens + 2 * sum(widths))

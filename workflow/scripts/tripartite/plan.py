@@ -17,6 +17,7 @@ from pathlib import Path
 
 from . import declarations, registry
 from . import study as study_module
+from .choosing import chosen_inputs
 from .registry import pins
 
 SCRIPTS = Path(__file__).resolve().parents[1]
@@ -156,8 +157,13 @@ def experiment_files(study: dict) -> list[str]:
 
 
 def figure_files(study: dict) -> list[str]:
-    """All figures of a study, as figures/figure.svg and so on."""
-    return [f"figures/{name}.{suffix}" for name in study["figures"] for suffix in FIGURE_SUFFIXES]
+    """All figures of a study, as figures/figure.svg and so on, and what is written beside them."""
+    declared = declarations.figures()
+    return [
+        f"figures/{name}.{suffix}"
+        for name in study["figures"]
+        for suffix in (*FIGURE_SUFFIXES, *declared[name].also)
+    ]
 
 
 def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".")) -> dict:
@@ -176,7 +182,9 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
     if "raw" in declared.reads:
         data = data_of(study, name)
         inputs = data["inputs"] if given["inputs"] == "all" else given["inputs"]
-        return {"model": data["model"], **model_settings(data, root), **given, "inputs": inputs}
+        calibrating, _ = chosen_inputs(data["inputs"], given["calibrated_on"])
+        given = given | {"inputs": inputs, "calibrated_on": calibrating}
+        return {"model": data["model"], **model_settings(data, root), **given}
     return {**given, "seed": study["seed"], "data_of": owner(study, name, "qkv")}
 
 

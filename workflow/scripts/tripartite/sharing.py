@@ -35,6 +35,7 @@ from rocrate.rocrate import ROCrate
 
 from tripartite import __version__, job, locks, plan
 from tripartite.contracts import UserError
+from tripartite.study import PLACE_OF_FILE
 
 METADATA = "ro-crate-metadata.json"
 MAIN = "workflow/Snakefile"
@@ -47,6 +48,8 @@ FORMATS = {
     ".png": "image/png",
     ".yaml": "application/yaml",
     ".py": "text/x-python",
+    ".csv": "text/csv",
+    ".html": "text/html",
 }
 CODE_ID, COMMIT_ID = "#sha256-of-the-workflow's-files", "#git-commit"
 NO_COMMIT = "not known: packed outside a clone"
@@ -104,7 +107,8 @@ def export(
     origins = [job.load(path).attrs for path in results if job.is_contract(path)]
     members |= own_members(own, origins)
     study = _below_config(settings[-1])
-    members[study] = named_only(_text(members[study])).encode()
+    file = str((machine or {}).get("file", ""))
+    members[study] = named_only(_text(members[study]), file).encode()
     values = {"study": PurePosixPath(study).stem, **(machine or {})}
     members[CONFIG] = config_text(_text(members.get(CONFIG, b"")), values, root).encode()
     checksums = {}
@@ -173,10 +177,14 @@ def own_members(own: Sequence[Path], origins: list[dict]) -> dict[str, Path]:
     return members
 
 
-def named_only(study: str) -> str:
-    """The text of a study with the names of the user's own files in place of their paths."""
+def named_only(study: str, file: str = "") -> str:
+    """The text of a study with the names of the user's own files in place of their paths.
+
+    file: of the configuration; its name stands where the study leaves a place for it.
+    """
     node = yaml.compose(study, Loader=yaml.BaseLoader)
-    return _replaced(study, [(file, own_name(file.value)) for file in _files(node)])
+    paths = [(one, file if one.value == PLACE_OF_FILE else one.value) for one in _files(node)]
+    return _replaced(study, [(one, own_name(path)) for one, path in paths])
 
 
 def _files(node: yaml.Node | None) -> Iterator[yaml.ScalarNode]:

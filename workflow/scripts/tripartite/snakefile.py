@@ -70,7 +70,7 @@ def only_looks(line: Any) -> bool:
 def typed_config(config: dict, arguments: list[str] | None, own: bool) -> dict:
     """The configuration with texts as they were typed: Snakemake reads study=007 as 7."""
     typed = dict(part.partition("=")[::2] for part in arguments or [])
-    keys = [key for key in ("study", "other") if key in typed and own]
+    keys = [key for key in ("study", "file", "other") if key in typed and own]
     return dict(config) | {key: typed[key] for key in keys if not isinstance(config[key], str)}
 
 
@@ -333,11 +333,14 @@ class Parsed:
         beside = [root / name for name in plan.travelling(root) if name not in self.own_files]
         own = [*self.own_files.values(), *beside]
         files = [*map(Path, self.packed(wildcards, None)), *own, *there]
-        return [plan.digest(file) for file in files] + absent + [self.machine["memory_gb"]]
+        machine = [self.machine["memory_gb"], Path(self.machine["file"]).name]
+        return [plan.digest(file) for file in files] + absent + machine
 
     def options(self) -> str:
         """The options by which share.py finds the chosen study and its results."""
-        return f"--study {self.name} --results {shlex.quote(f'{self.results}/{self.name}')}"
+        options = ["--study", self.name, "--results", f"{self.results}/{self.name}"]
+        options += ["--file", self.machine["file"]] if self.machine["file"] else []
+        return " ".join(map(shlex.quote, options)).replace("{", "{{").replace("}", "}}")
 
     def other_results(self, wildcards: Wildcards) -> str:
         """The path in the setting `other`; stops without it."""

@@ -20,6 +20,7 @@ import jsonschema
 import yaml
 
 from . import declarations, duration, foreign, memory, model_faults, registry
+from .choosing import HALF, chosen_inputs, spread_heads
 from .strict_yaml import FLOAT, number, parsed
 from .words import Fault, choices, in_bytes, lines, shown, unknown, unknown_key
 
@@ -30,6 +31,7 @@ SCHEMAS = Path(__file__).parents[2] / "schemas"
 # The folder with workflow/ and config/; files that the user's folder lacks are taken from here.
 WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
+PLACE_OF_FILE = "{file}"  # in a study, for the key `file` of the configuration
 OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
 DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
 OF_MODELS = ("inputs", "query_key_weights")  # settings of data that go with model only
@@ -79,11 +81,41 @@ def load_study(name: str, root: Path, machine: dict, results: str = "results") -
     path = find_study(name, [folder / "config/studies" for folder in (WORKFLOW_ROOT, root)])
     file = f"config/studies/{path.name}"
     study, misread = parsed(path, file)
+    own = machine.get("file", "")
+    study, places = with_own_file(study, own)
+    if places and not own:
+        text = (
+            f"is missing, study {name} reads a file of yours: --config study={name} file=<its name>"
+        )
+        raise ValueError(f"config: file: {text}")
+    if own and not places and machine.get("study", name) == name:
+        text = f'study {name} has no place for it, data: {{file: "{PLACE_OF_FILE}"}}'
+        raise ValueError(
+            f"config: file: got {shown(own)}, but {text}; take it away, or use study=own"
+        )
     reported = {keys for keys, _ in misread}
     faults = study_faults(study, root, machine, root / results / name)
-    if texts := lines(file, misread + [fault for fault in faults if fault[0] not in reported]):
+    left = misread + [fault for fault in faults if fault[0] not in reported]
+    of_file = [(("file",), text) for keys, text in left if keys in places]
+    texts = lines("config", of_file)
+    if texts := texts + lines(file, [fault for fault in left if fault[0] not in places]):
         raise ValueError("\n".join(texts))
     return complete(study, load_schema("study"))
+
+
+def with_own_file(study: Any, file: str) -> tuple[Any, list[tuple]]:
+    """A study with the file of the configuration where it says {file}, and the keys where it does.
+
+    What is no valid study is returned as it is.
+    """
+    experiments = study.get("experiments") if isinstance(study, dict) else {}
+    changed, places = dict(experiments) if isinstance(experiments, dict) else {}, []
+    for name, experiment in changed.items():
+        data = experiment.get("data") if isinstance(experiment, dict) else None
+        if isinstance(data, dict) and data.get("file") == PLACE_OF_FILE:
+            changed[name] = experiment | {"data": data | {"file": file}}
+            places.append(("experiments", name, "data", "file"))
+    return (study | {"experiments": changed} if places else study), places
 
 
 def find_study(name: str, folders: list[Path]) -> Path:
@@ -280,7 +312,7 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                 keys, wrote = (*where, section), written[name][section]
                 shape = _shape(name, experiments, root)
                 names = input_names(name, experiments, root)
-                settings = experiment[section]
+                settings = with_places(experiment[section], shape)
                 own = [*_size_faults(keys, section, settings, shape)]
                 orders = layer_orders(name, experiments, root)
                 own += _order_faults(keys, section, settings, orders)
@@ -292,15 +324,46 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                     own += _memory_faults(keys, section, settings, shape, limit)
                 faults += own
     for figure, settings in valid.get("figures", {}).items():
-        keys = ("figures", figure, "experiments")
+        keys, declared = ("figures", figure, "experiments"), declarations.figures()[figure]
         for name in settings.get("experiments", []):
             if name and name not in written:
                 faults.append((keys, unknown(name, experiments)))
-            elif name and declarations.figures()[figure].kind not in sections(written[name]):
+            elif name and not {*declared.kinds} & {*sections(written[name])}:
                 has = " and ".join(sections(written[name])) or "no section"
-                wanted = declarations.figures()[figure].kind
+                wanted = " or ".join(declared.kinds)
                 faults.append((keys, f"{name} has {has}, {figure} shows experiments with {wanted}"))
+        faults += _joint_faults(keys, figure, settings.get("experiments", []), experiments)
     return faults
+
+
+def _joint_faults(
+    where: tuple, figure: str, names: list[str], experiments: dict
+) -> Iterator[Fault]:
+    """Faults of the experiments of a figure of several kinds, which shows all at the same heads."""
+    declared = declarations.figures()[figure]
+    known = [name for name in names if name in experiments] if len(declared.kinds) > 1 else []
+    data = {experiments[name].get("data", {}).get("same_as", name): name for name in known}
+    if len(data) > 1:
+        text = f"{' and '.join(data.values())} have other data, {figure} shows one model"
+        yield where, f"{text}; give experiments that share their data (same_as)"
+    for kind in declared.kinds if known else ():
+        same = [name for name in known if kind in sections(experiments[name])]
+        if kind == declared.kind and not same:
+            yield where, f"got none with {kind}, {figure} needs at least one; add one"
+        if kind != declared.kind and len(same) > 1:
+            text = (
+                f"{' and '.join(same)} have {kind}, {figure} shows one of them; take out the others"
+            )
+            yield where, text
+
+
+def with_places(settings: dict, shape: dict[str, int]) -> dict:
+    """Settings with the places of the heads where `heads` is a number of them."""
+    n = settings.get("heads")
+    if not isinstance(n, int) or not {"layers", "heads"} <= {*shape}:
+        return settings
+    places = spread_heads(n, shape["layers"], shape["heads"])
+    return settings | {"heads": [list(place) for place in places]}
 
 
 def _kind_faults(
@@ -392,8 +455,9 @@ def _size_faults(
             text = f"{larger} comes after {smaller}; wanted rising numbers, each once"
             yield (*where, "n_features"), text
             break
-    chosen = [] if settings.get("heads", "all") == "all" else settings["heads"]
-    for key, pair in [("heads", pair) for pair in chosen] + [("head", settings.get("head"))]:
+    chosen = settings.get("heads", "all")
+    pairs = chosen if isinstance(chosen, list) else []
+    for key, pair in [("heads", pair) for pair in pairs] + [("head", settings.get("head"))]:
         if pair and None not in pair and "layers" in shape and "heads" in shape:
             layer, head = pair
             if layer >= shape["layers"] or head >= shape["heads"]:
@@ -446,6 +510,15 @@ def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Itera
         for key in ("calibrated_on", "trained_on", "validated_on", "inputs")
     }
     roles |= {"input": [settings["input"]] if settings.get("input") else []}
+    first = "trained_on" if "trained_on" in settings else "calibrated_on"
+    halves = [key for key in (first, "validated_on") if settings.get(key) == HALF]
+    if halves and names:
+        given = (settings.get(key) or [] for key in (first, "validated_on"))
+        roles[first], roles["validated_on"] = chosen_inputs(names, *given)
+        if empty := [key for key in halves if not roles[key]]:
+            text = f"got half, but of {len(names)} inputs none is left for it; export more inputs"
+            yield (*where, empty[0]), text
+            return
     for key, wanted in roles.items():
         for name in wanted:
             if name and names is not None and name not in names:

@@ -1,6 +1,7 @@
 """Style of all figures: colours (Okabe & Ito, safe for colour-blind readers), titles, numbers."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, SupportsInt
 
@@ -12,6 +13,7 @@ matplotlib.use("agg")
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
@@ -20,6 +22,7 @@ MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
 EXACT = "#000000"  # softmax attention
 SMALL = "#56B4E9"  # few hidden neurons
+NOT_KNOWN = "#d9d9d9"  # where a map has no number
 LARGE = "#D55E00"  # many hidden neurons
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
 # One more than colours, so that no pair comes twice.
@@ -172,6 +175,33 @@ def tick_labels(fit: xr.Dataset, dim: str, places: Iterable[SupportsInt]) -> lis
     """Labels of layers or heads with these indices; dim: "layer" or "head"."""
     labels = json.loads(fit.attrs.get("labels", "{}")).get(dim)
     return [plain_text(labels[int(i)]) if labels else str(int(i)) for i in places]
+
+
+def short_labels(labels: list[str], n_letters: int = 12) -> list[str]:
+    """Labels of at most n_letters that the font can write, for the ticks of a map.
+
+    Of longer labels that differ in their numbers only, such as model.layers.31.self_attn, these
+    numbers are left; others are cut. Where the font lacks a letter, all are numbered instead.
+    """
+    too_long = max(map(len, labels)) > n_letters or not all(map(can_write, labels))
+    parts = [re.split(r"(\d+)", label) for label in labels]
+    if too_long and len({tuple(x[::2]) for x in parts}) == 1 and len({*labels}) == len(labels):
+        varying = [i for i in range(len(parts[0])) if len({part[i] for part in parts}) > 1]
+        labels = [".".join(part[i] for i in varying) or label for part, label in zip(parts, labels)]
+    if not all(map(can_write, labels)):
+        labels = [*map(str, range(len(labels)))]
+    return [label if len(label) <= n_letters else f"{label[: n_letters - 1]}…" for label in labels]
+
+
+def shown(text: str) -> str:
+    """A text with ? for the letters that the font lacks."""
+    return "".join(letter if can_write(letter) else "?" for letter in text)
+
+
+def can_write(text: str) -> bool:
+    """Whether the font of the figures has all letters of a text."""
+    font = get_font(findfont(STYLE["font.family"]))
+    return all(font.get_char_index(ord(letter)) for letter in text)
 
 
 def power(x: float) -> str:

@@ -13,6 +13,8 @@ from numpy.typing import ArrayLike
 
 from tripartite.figures import palette
 
+MAX_TICKS = 12  # of a map in each direction
+
 
 def spread(things: Sequence, n: int) -> list:
     """At most n of ordered things, evenly spread, with the first and the last."""
@@ -40,6 +42,23 @@ def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
 def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
     """The name of the head with indices (layer, head)."""
     return palette.head_name(fit, int(fit["layer"][place[0]]), int(fit["head"][place[1]]))
+
+
+def map_ticks(axis: Axes, fit: xr.Dataset, first: float = 0.0) -> None:
+    """Ticks of a map, layer by head, with names of both: at most MAX_TICKS of each, evenly spread.
+
+    first: where the first cell has its middle.
+    """
+    for dim, ticks in (("head", axis.set_xticks), ("layer", axis.set_yticks)):
+        names = palette.short_labels(palette.tick_labels(fit, dim, fit[dim].values))
+        places = range(0, len(names), -(-len(names) // MAX_TICKS))
+        shown = [names[i] for i in places]
+        room = 3 if len(shown) == len(names) else 2  # letters
+        upright = 90 if dim == "head" and max(map(len, shown)) > room else 0
+        ticks([i + first for i in places], shown, rotation=upright)
+    axis.tick_params(length=0)
+    axis.set_xlabel("head")
+    axis.set_ylabel("layer")
 
 
 def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

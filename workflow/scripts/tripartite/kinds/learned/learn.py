@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor
 
 from tripartite import hidden, learning
+from tripartite.choosing import chosen_inputs
 from tripartite.heads import Heads, progress
 from tripartite.kinds.learned import evaluation
 from tripartite.network import Hidden
@@ -22,8 +23,8 @@ def learn(
     heads: Heads,
     n_features: list[int],
     n_seeds: int,
-    trained_on: list[str],
-    validated_on: list[str],
+    trained_on: str | list[str],
+    validated_on: str | list[str],
     loss: str,
     max_steps: int,
     learning_rate: float,
@@ -44,7 +45,9 @@ def learn(
     that a job that was cut off can continue; previous is what this function returned for other
     sizes or seeds, whose trainings are not repeated.
     """
-    roles = dict.fromkeys(trained_on, "train") | dict.fromkeys(validated_on, "validate")
+    training_on, validating_on = chosen_inputs(heads.names, trained_on, validated_on)
+    roles = dict.fromkeys(training_on, "train")
+    roles |= dict.fromkeys(validating_on, "validate")
     role = np.array([roles.get(name, "test") for name in heads.names])
     examples = [_example(heads, i) for i in range(len(heads.names))]
     training, validation = (

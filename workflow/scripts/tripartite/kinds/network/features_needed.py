@@ -1,17 +1,23 @@
 """How many hidden neurons every head of every model needs: a map, layer by head."""
 
+from collections.abc import Sequence
+
 import matplotlib as mpl
 import numpy as np
 import seaborn as sns
 import xarray as xr
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure, FigureBase
 
 from tripartite.figures import palette
-from tripartite.figures.panels import grid
+from tripartite.figures.panels import grid, map_ticks
 
 MAX_COLUMNS = 3  # experiments in a row
 MIN_WIDTH = 7  # of a column, in heads: room for its titles
 LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
+SCALE = "log$_{10}$ hidden neurons for 10 % rms normaliser error (median query)"
+MAX_NUMBERS = 32  # layers or heads of a map whose cells may have numbers
+MAX_HEIGHT = 9.0  # inches, of a page
 
 # What biology has, by its name on the colour bar and in titles. Synapses in the domain of one
 # astrocyte: 2e4 to 1.2e5 in rodents, 2.7e5 to 2e6 in the human cortex (Bushong et al., J Neurosci
@@ -22,7 +28,7 @@ BIOLOGY = {"rodent astrocyte": 1.2e5, "human astrocyte": 2e6, "human cortex": 1.
 
 
 def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
-    """log10 of the neurons for 10 % rms normaliser error, written into each cell of the map.
+    """log10 of the neurons for 10 % rms normaliser error, written into each cell with room for it.
 
     Each query has a need of its own; shown is the median over queries and inputs. Titles say how
     many heads need no more neurons than an astrocyte has contacts, and than a cortex has neurons.
@@ -39,10 +45,12 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
     figure, axes = grid(
         len(fits),
         n_columns,
-        lambda n_rows: (width, max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum())),
+        lambda n_rows: (
+            width,
+            min(max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum()), MAX_HEIGHT),
+        ),
         gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
     )
-    norm = mpl.colors.Normalize(*LIMITS)
     for axis, fit in zip(axes, fits.values()):
         needed = fit["log10_features_needed"]
         sns.heatmap(
@@ -52,8 +60,11 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
             vmax=LIMITS[1],
             cmap="cividis_r",
             cbar=False,
-            linewidths=0.4,
-            annot=np.vectorize(number)(needed.values),
+            linewidths=0.4 if max(needed.shape) <= MAX_NUMBERS else 0,
+            rasterized=max(needed.shape) > MAX_NUMBERS,
+            xticklabels=False,
+            yticklabels=False,
+            annot=np.vectorize(number)(needed.values) if max(needed.shape) <= MAX_NUMBERS else None,
             fmt="",
             annot_kws={"fontsize": 6 if needed.max() < 999.5 else 5.4},
         )
@@ -61,24 +72,35 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
         if needed.notnull().any():
             words = words_of(needed.values, fit["distinct_head"].values)
         palette.title_of(axis, fit, words)
-        heads, layers = (
-            palette.tick_labels(fit, dim, fit[dim].values) for dim in ("head", "layer")
-        )
-        upright = 90 if max(map(len, heads)) > 3 else 0
-        axis.set_xticks(np.arange(fit.sizes["head"]) + 0.5, heads, rotation=upright)
-        axis.set_yticks(np.arange(fit.sizes["layer"]) + 0.5, layers, rotation=0)
-        axis.tick_params(length=0)
-        axis.set_xlabel("head")
-        axis.set_ylabel("layer")
+        map_ticks(axis, fit, 0.5)
+    draw_scale(figure, figure.axes, n_columns == 1)
+    figure.draw_without_rendering()
+    for axis in axes:
+        leave_out_numbers(axis)
+    return figure
+
+
+def leave_out_numbers(axis: Axes) -> None:
+    """Take the numbers out of a map whose cells are too small for them; the colours stay."""
+    numbers = [text for text in axis.texts if text.get_transform() == axis.transData]
+    corners = axis.transData.transform([(0, 0), (1, 1)]) if numbers else np.zeros((2, 2))
+    sizes = [text.get_window_extent().size for text in numbers]
+    if sizes and (np.max(sizes, 0) > np.abs(np.diff(corners, axis=0)[0])).any():
+        for text in numbers:
+            text.remove()
+
+
+def draw_scale(figure: FigureBase, axes: Sequence[Axes], narrow: bool = False) -> None:
+    """The colours of needs as a bar below the axes, with what biology has marked on it."""
     bar = figure.colorbar(
-        mpl.cm.ScalarMappable(norm, "cividis_r"),
-        ax=figure.axes,
+        mpl.cm.ScalarMappable(mpl.colors.Normalize(*LIMITS), "cividis_r"),
+        ax=axes,
         location="bottom",
         extend="both",
-        aspect=60 if n_columns > 1 else 30,
+        aspect=30 if narrow else 60,
         pad=0.02,
         ticks=range(5, 26, 5),
-        label="log$_{10}$ hidden neurons for 10 % rms normaliser error (median query)",
+        label=SCALE.replace("rms", "\nrms") if narrow else SCALE,
     )
     for side, (name, most) in zip(("right", "left", "left"), BIOLOGY.items()):
         bar.ax.axvline(np.log10(most), ymax=1.6, color="black", linewidth=0.8, clip_on=False)
@@ -86,12 +108,11 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
             name,
             (np.log10(most), 1),
             xycoords=("data", "axes fraction"),
-            xytext=(-2 if side == "right" else 2, 2),
+            xytext=(-2 if side == "right" else 2, 9 if narrow and name == "human cortex" else 2),
             textcoords="offset points",
             ha=side,
             fontsize=6,
         )
-    return figure
 
 
 def words_of(needed: np.ndarray, distinct: np.ndarray) -> str:
