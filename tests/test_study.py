@@ -847,7 +847,7 @@ KNOWN = {
     "dynamics": SECTION["dynamics"]["properties"],
     "imaging": SECTION["imaging"]["properties"],
     "kinds": SECTION["perturbations"]["properties"]["kinds"]["properties"],
-    "figures": declarations.figures(),
+    "figures": [name for kind in declarations.experiments().values() for name in kind.figures],
     "model": list(registry.models()),
     "map": SECTION["network"]["properties"]["feature_map"]["enum"],
     "dtype": ["float64", "float32", "bfloat16"],

@@ -47,7 +47,7 @@ def seconds(
         n_products = n_seeds * sum(sizes) * n_chosen * steps * rows * tokens
         work = {first: n_products * 6 + 20 * n_chosen * inputs * tokens**2 * sum(sizes)}
     if kind.memory == "states":
-        of_outputs = n_queries * tokens**2 * d_value
+        of_outputs = 4 * n_queries * tokens**2
         measured = len(sizes) * n_seeds**2 * n_queries * 10 * EXP  # intervals over seeds
         work = {first: networks, "fit": closed_forms + of_outputs + measured}
     found = dict.fromkeys([first, *others], START + STORED * n_values)

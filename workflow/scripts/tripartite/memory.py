@@ -162,11 +162,6 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         what = f"quantiles of the states of all heads ({n_sizes} n_features x {queries}, 6 copies)"
         advice = "the number of n_features or inputs"
         arrays.append(Array(6 * 8 * n_sizes * n_queries, what, advice))
-        what = (
-            f"the covariances of one head ({tokens} tokens x {widths[1]} x {widths[1]} d_value, 2 "
-        )
-        n_bytes = 2 * 8 * tokens * widths[1] ** 2
-        arrays.append(Array(n_bytes, f"{what}copies)", "the number of tokens"))
         what = f"the symmetries of all heads ({layers} layers x {heads} heads x {widths[0]} x "
         what += f"{widths[0]} d_head, 4 copies)"
         n_bytes = 4 * 8 * layers * heads * widths[0] ** 2

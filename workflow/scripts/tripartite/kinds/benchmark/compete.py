@@ -187,4 +187,5 @@ def example(one: Input) -> learning.Example:
     """One input of one head, with its softmax attention."""
     q, k, v = (x[None] for x in one)
     weights = torch.softmax(q @ k.mT, -1)
-    return learning.Example(q, k, v, weights, weights @ v)
+    read = torch.ones_like(weights, dtype=torch.bool)
+    return learning.Example(q, k, v, weights, weights @ v, read)
