@@ -374,7 +374,7 @@ def test_a_long_study_says_how_long_it_takes(tmp_path, monkeypatch):
     """Only files that are missing count; heads that are computed side by side share the cores."""
     own = {"data": {"file": "my.nc"}, "network": NETWORK | {"n_features": [10_000]}}
     chosen = {"experiments": {"mine": own}}
-    header = {"sizes": SHAPE | {"layers": 8, "tokens": 500}, "inputs": ["a", "b"], "faults": []}
+    header = {"sizes": SHAPE | {"layers": 16, "tokens": 1000}, "inputs": ["a", "b"], "faults": []}
     monkeypatch.setattr(foreign, "header", lambda path: header)
     parsed = snakefile.Parsed({"study": "own"}, chosen, str(tmp_path), {})
     seconds = study.seconds_needed("mine", chosen)
