@@ -3,7 +3,6 @@
 import re
 import types
 
-import netCDF4
 import numpy as np
 import torch
 import yaml
@@ -74,17 +73,6 @@ def test_the_recorder_gives_the_models_own_attention(tmp_path, monkeypatch):
     wanted = torch.stack(model.outputs, 1).detach().numpy()
     np.testing.assert_allclose(output[0], wanted[0], atol=1e-6)
     np.testing.assert_allclose(output[1][:, :, :3], wanted[1][:, :, :3], atol=1e-6)
-
-
-def test_the_study_of_an_own_model_is_valid(tmp_path):
-    settings = yaml.safe_load(block("yaml", "my_model.nc"))
-    dims = ("input", "layer", "head", "token", "d_head")
-    with netCDF4.Dataset(tmp_path / "my_model.nc", "w") as file:
-        for dim in dims:
-            file.createDimension(dim, 2)
-        for name in "qkv":
-            file.createVariable(name, "f4", dims)[:] = 0
-    assert study.study_faults(settings, tmp_path, {"memory_gb": 8}) == []
 
 
 def test_every_study_that_is_named_exists():
