@@ -79,7 +79,10 @@ def test_a_head_of_nothing_and_too_few_tokens(qkv):
     broken["q"][:, :, 0] = 0
     found = run_stage(calibrate, broken, SETTINGS)
     assert "are zero" in str(found["note"].values[0, 0]) and found["note"].values[0, 1] == ""
-    assert found["log10_features_needed"].sel(head=0).isnull().all()
+    balanced = [recipe for recipe in RECIPES if "balanced" in recipe]
+    without = [recipe for recipe in RECIPES if "balanced" not in recipe]
+    assert found["log10_features_needed"].sel(head=0, recipe=balanced).isnull().all()
+    assert found["log10_features_needed"].sel(head=0, recipe=without).notnull().all()
     assert found["log10_features_needed"].sel(head=1).notnull().all()
     assert found["reduction_all"].notnull().all()
     few = qkv.isel(token=slice(4))
@@ -108,3 +111,16 @@ def test_the_fitted_distribution_is_a_density_of_weights():
         abs(float(terms.mean() / torch.exp(q @ k)) - 1)
         < 4 * float(terms.std() / terms.mean()) / 60000**0.5
     )
+
+
+def test_an_input_of_one_token_takes_no_number_from_the_others(qkv):
+    """One token, once centred, cannot be balanced by itself; what others were fitted to serves."""
+    short = qkv.copy(deep=True)
+    short["mask"][2, 1:] = False
+    found = run_stage(calibrate, short, SETTINGS)
+    assert all("fitted to" in str(note) and "are zero" in str(note) for note in found["note"][0])
+    assert found["log10_features_needed"].notnull().all()
+    own = found["log10_features_needed_own"].isel(input=2)
+    assert own.sel(recipe="plain").notnull().all()
+    assert own.sel(recipe="centred, balanced").isnull().all()
+    assert found["reduction_all"].isnull().all()

@@ -125,7 +125,7 @@ def test_faults_of_the_file_are_told_in_one_line(folder, tmp_path):
     assert faults(folder, file="my_model.nc") == []
     assert faults(folder) == [
         "config: file: is missing, study own reads a file of yours: "
-        "--config study=own file=<its name>"
+        "--config study=own file=<its path>"
     ]
     (line,) = faults(folder, file="none.nc")
     assert line.startswith("config: file: 'none.nc': there is no such file")
@@ -133,7 +133,7 @@ def test_faults_of_the_file_are_told_in_one_line(folder, tmp_path):
     assert line.startswith("config: file: got 'my_model.nc', but study quick has no place for it")
     write(tmp_path / "one.nc", n_inputs=1)
     found = faults(tmp_path, file="one.nc")
-    assert len(found) == 4 and all("export more inputs" in line for line in found)
+    assert len(found) == 4 and all("record more inputs" in line for line in found)
 
 
 def test_an_archive_has_the_name_in_its_study(folder, tmp_path):
@@ -208,11 +208,11 @@ def test_numbers_and_halves_that_cannot_be_are_told(tmp_path):
     (line,) = mine(tmp_path, {"network": sizes | {"heads": 0}})
     assert "a.network.heads: got 0, wanted all, a number of heads" in line
     (line,) = mine(tmp_path, {"symmetries": {"calibrated_on": "half"}}, 1)
-    assert "calibrated_on: got half, but of 1 inputs none is left for it" in line
+    assert "calibrated_on: got half, but with 1 of them no input is left for this" in line
     roles = {"n_features": [4], "trained_on": "half", "validated_on": "half"}
     assert mine(tmp_path, {"learned": roles}, 3) == []
     (line,) = mine(tmp_path, {"learned": roles}, 2)
-    assert "got half, but of 2 inputs none is left for it" in line
+    assert "got half, but with 2 of them no input is left for this" in line
     clash = {"calibrated_on": "half", "symmetries": ["balance"], "inputs": ["draw-0"]}
     (line,) = mine(tmp_path, {"network": sizes | clash})
     assert "'draw-0' is in calibrated_on" in line

@@ -483,8 +483,31 @@ def test_wrong_use_is_told(tmp_path):
         recorder.Recorded(stack(plain)).save(tmp_path / "a.nc")
     with pytest.raises(FileNotFoundError, match="missing: there is no such folder"):
         recorded.save(tmp_path / "missing/a.nc")
-    with pytest.raises(ValueError, match="^inputs: got 3, wanted 2$"):
+    for names in (["a", "a"], ["a", " "], "ab"):
+        with pytest.raises(ValueError, match="^inputs: wanted a list of different names"):
+            recorded.save(tmp_path / "a.nc", inputs=names)
+    with pytest.raises(ValueError, match="^inputs: got 3, wanted 2 "):
         recorded.save(tmp_path / "a.nc", inputs=list("abc"))
-    with pytest.raises(ValueError, match=r"^tokens of each input: got \[5, 4\], wanted \[5, 5\]$"):
+    with pytest.raises(ValueError, match=r"^tokens of each input: got \[5, 4\], wanted \[5, 5\] "):
         recorded.save(tmp_path / "a.nc", tokens=["abcde", "abcd"])
     assert os.listdir(tmp_path) == []
+
+
+def test_what_may_be_overlooked_is_told(tmp_path, capsys):
+    """Parts of a model that were called by themselves, and files of an earlier recording."""
+    model = stack(plain)
+    with torch.no_grad(), recorder.record_attention(model) as recorded:
+        model.forward(inputs())
+    (tmp_path / "a-2.nc").touch()
+    recorded.save(tmp_path / "a.nc")
+    said = capsys.readouterr().out
+    assert "note: parts of the model were called by themselves" in said
+    with torch.no_grad(), recorder.record_attention(model) as recorded:
+        model(inputs())
+    for stale in tmp_path.glob("a-*.nc"):
+        stale.unlink()
+    recorded.save(tmp_path / "a.nc")
+    assert "note:" not in capsys.readouterr().out
+    (tmp_path / "a-2.nc").touch()
+    recorded.save(tmp_path / "a.nc")
+    assert "note: a-2.nc and those after it are of another recording" in capsys.readouterr().out

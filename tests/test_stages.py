@@ -628,13 +628,19 @@ def test_workers_change_nothing(qkv, attention, states):
     xr.testing.assert_identical(run, states)
 
 
-def test_a_balance_of_nothing_names_the_head(named):
+def test_a_head_of_nothing_is_not_balanced(named, capsys):
+    """It is centred as the others are, and its name is told; the others are as without it."""
     empty = named.copy(deep=True)
     empty["k"][dict(input=1, head=1)] = 0.0
-    with pytest.raises(
-        UserError, match="layer 0, head 1: .*are zero.*leave out balance, or simulate other heads"
-    ):
-        run_simulate(empty, attend(empty), n_features=[5], n_seeds=2, **BALANCED)
+    run = run_simulate(empty, attend(empty), n_features=[5], n_seeds=2, **BALANCED)
+    said = capsys.readouterr().out
+    told = "warning: not balanced, as all of their queries or keys are zero: layer 0, head 1\n"
+    assert told in said
+    dead = run.isel(layer=0).sel(head=1)
+    np.testing.assert_array_equal(dead["balance"], np.eye(4))
+    assert (dead["query_shift"] != 0).all() and (dead["key_shift"] == 0).all()
+    whole = run_simulate(named, attend(named), n_features=[5], n_seeds=2, **BALANCED)
+    xr.testing.assert_identical(run.sel(head=[0]), whole.sel(head=[0]))
 
 
 @pytest.mark.parametrize("order", ["bidirectional", "causal"])

@@ -20,6 +20,13 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
                     },
                 )
                 for suffix in ("svg", *also)
+                if suffix != "html"
+            },
+            **{
+                # no browser opens a page of this size inside of a report
+                suffix: f"<results>/{{study}}/figures/{{figure}}.{suffix}"
+                for suffix in also
+                if suffix == "html"
             },
             pdf="<results>/{study}/figures/{figure}.pdf",
             png="<results>/{study}/figures/{figure}.png",

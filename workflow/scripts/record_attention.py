@@ -159,6 +159,7 @@ class Recorded:
         self.names = {part: name for name, part in model.named_modules()}
         self.title = type(model).__name__
         self.n_passes = 0
+        self.in_parts = False  # whether a pass began in a part of the model
         self.passes: list[dict[str, Call | str]] = []  # str: why a call is refused
         self.made_calls: set[str] = set()  # names of modules
         self.attention_modules: set[str] = set()  # names of those that ran, by their class
@@ -169,6 +170,7 @@ class Recorded:
     def _enter(self, part: torch.nn.Module, _: Any) -> None:
         if not self._running:  # a pass begins
             self._calls, self._count = {}, Counter()
+            self.in_parts |= self.names[part] != ""
         self._running.append(self.names[part])
         if "Attention" in type(part).__name__ and self.names[part]:
             self.attention_modules.add(self.names[part])
@@ -218,6 +220,8 @@ class Recorded:
         for label, layer in layers.items():
             groups[layer.look()][label] = layer
         lengths = [[*map(len, _present(group))] for group in groups.values()]
+        if inputs is not None and not _are_names(inputs):
+            raise ValueError("inputs: wanted a list of different names, one for each input")
         names = _fitting("inputs", inputs, len, [len(sizes) for sizes in lengths])
         texts = _fitting("tokens of each input", tokens, lambda rows: [*map(len, rows)], lengths)
         rows = [HEADER]
@@ -238,6 +242,11 @@ class Recorded:
             print("  ".join(text.ljust(width) for text, width in zip(row, widths)).rstrip())
         for line in left_out:
             print(f"left out: {line}")
+        if self.in_parts:
+            print("note: parts of the model were called by themselves; call model(...) as a whole")
+        older = path.with_name(f"{path.stem}-{len(files) + 1}{path.suffix}")
+        if older.exists():
+            print(f"note: {older.name} and those after it are of another recording")
 
     def _layers(self) -> tuple[dict[str, Layer], list[str]]:
         """Layers that can be saved, by label, and a line for each reason why others cannot."""
@@ -280,7 +289,10 @@ def _call(
         raise Refused("dropout in use; put the model in eval mode")
     n_inputs, _, n_tokens, _ = output.shape
     if key.shape[2] != n_tokens:
-        raise Refused("queries and keys of two lengths (cross attention, or a cache of keys)")
+        raise Refused(
+            "queries and keys of two lengths (cross attention, or a cache of keys: call "
+            "model(ids), not generate)"
+        )
     orders, present = meaning(attn_mask, is_causal, n_inputs, n_tokens)
     scale = query.shape[-1] ** -0.5 if scale is None else float(scale)
     root = abs(scale) ** 0.5 or 1.0
@@ -331,7 +343,7 @@ def _meaning(allowed: np.ndarray) -> tuple[set[str], np.ndarray]:
     opened = np.logical_and.accumulate(allowed.all(1))  # rows at the beginning that read all
     read = np.logical_or.reduce(allowed)  # [key]
     if not read.any():
-        raise Refused("an input without a token")
+        raise Refused("an input without a token (is its mask inverted?)")
     wanted = {"bidirectional": read, "causal": read & lower}
     orders = {order for order, rows in wanted.items() if (allowed == rows)[read].all()}
     if orders:
@@ -391,13 +403,19 @@ def _present(group: dict[str, Layer]) -> list[np.ndarray]:
     return [present for call in layer.calls.values() for present in call.present]
 
 
+def _are_names(inputs: Sequence[str]) -> bool:
+    """Whether each input has a text of its own."""
+    texts = [str(name).strip() for name in inputs]
+    return not isinstance(inputs, str) and all(texts) and len({*texts}) == len(texts)
+
+
 def _fitting(what: str, given: Any, measure: Callable, wanted: list) -> list:
     """What is given, for each file whose size it has, else None; ValueError if it fits none."""
     if given is None:
         return [None] * len(wanted)
     got = measure(given)
     if got not in wanted:
-        raise ValueError(f"{what}: got {got}, wanted {wanted[0]}")
+        raise ValueError(f"{what}: got {got}, wanted {wanted[0]} (padding included)")
     return [given if got == size else None for size in wanted]
 
 

@@ -277,6 +277,14 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except MemoryError as error:
+        print(
+            f"error: the memory of this machine is too small ({error}); nothing of this job was "
+            "written. Lower the number of inputs, tokens or n_features, or run fewer jobs at a "
+            "time (--cores)",
+            file=sys.stderr,
+        )
+        return 1
     except RuntimeError as error:
         if not (line := device_fault(error)):
             raise

@@ -55,7 +55,8 @@ def calibration_faults(
         text = f"is missing, {needs} inputs to be fitted to{choices(names or [])}"
         yield (*where, "calibrated_on"), text
     if calibrating and calibrating != HALF and not symmetries and not fitted:
-        text = f"goes with symmetries, {' or '.join(maps_with('fitted'))}; remove it"
+        text = f"goes with symmetries, {' or '.join(maps_with('fitted'))}; remove it, and name "
+        text += "what is read as inputs"
         yield (*where, "calibrated_on"), text
 
 

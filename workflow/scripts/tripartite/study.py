@@ -85,13 +85,13 @@ def load_study(name: str, root: Path, machine: dict, results: str = "results") -
     study, places = with_own_file(study, own)
     if places and not own:
         text = (
-            f"is missing, study {name} reads a file of yours: --config study={name} file=<its name>"
+            f"is missing, study {name} reads a file of yours: --config study={name} file=<its path>"
         )
         raise ValueError(f"config: file: {text}")
     if own and not places and machine.get("study", name) == name:
         text = f'study {name} has no place for it, data: {{file: "{PLACE_OF_FILE}"}}'
         raise ValueError(
-            f"config: file: got {shown(own)}, but {text}; take it away, or use study=own"
+            f"config: file: got {shown(own)}, but {text}; write this there, or use study=own"
         )
     reported = {keys for keys, _ in misread}
     faults = study_faults(study, root, machine, root / results / name)
@@ -516,7 +516,8 @@ def _name_faults(where: tuple, settings: dict, names: list[str] | None) -> Itera
         given = (settings.get(key) or [] for key in (first, "validated_on"))
         roles[first], roles["validated_on"] = chosen_inputs(names, *given)
         if empty := [key for key in halves if not roles[key]]:
-            text = f"got half, but of {len(names)} inputs none is left for it; export more inputs"
+            text = f"got half, but with {len(names)} of them no input is left for this"
+            text += "; record more inputs into one file"
             yield (*where, empty[0]), text
             return
     for key, wanted in roles.items():

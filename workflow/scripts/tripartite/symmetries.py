@@ -67,7 +67,8 @@ def fitted(
 ) -> tuple[Symmetry, Tensor]:
     """What is fitted to some inputs, each q and k [T, D] of one head: symmetries, and a [D].
 
-    Means are over the pairs of a query and a key that it may read, equal for each query. a is 0 but
+    Means are over the pairs of a query and a key that it may read, equal for each query; that to
+    which a is fitted is equal for each input. a is 0 but
     for generalized_positive, where it is the best for the mean |q + k|^2, and for fitted_normal,
     where it is the best for each principal direction of q + k. ValueError as for calibrate.
     """
@@ -128,8 +129,7 @@ def _second_moment(x: Tensor, share: Tensor | None = None) -> Tensor:
     mean = moment.diagonal(dim1=-2, dim2=-1).mean(-1)[..., None, None]
     if not (mean > 0).all():
         raise ValueError(
-            "all queries or keys of the calibrating inputs are zero (once centred, if they are), "
-            "no balance can be fitted"
+            "all queries or keys are zero (once centred, if they are), no balance can be fitted"
         )
     return moment + RIDGE * mean * torch.eye(x.shape[-1], dtype=x.dtype)
 

@@ -18,6 +18,7 @@ from matplotlib.ticker import LogLocator, NullFormatter
 
 COLUMN = 3.5  # inches, one journal column
 PAGE = 7.1  # inches, two columns
+MAX_LABEL = 24  # letters of the name of a layer or head
 MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
 EXACT = "#000000"  # softmax attention
@@ -174,7 +175,10 @@ def head_name(fit: xr.Dataset, layer: SupportsInt, head: SupportsInt) -> str:
 def tick_labels(fit: xr.Dataset, dim: str, places: Iterable[SupportsInt]) -> list[str]:
     """Labels of layers or heads with these indices; dim: "layer" or "head"."""
     labels = json.loads(fit.attrs.get("labels", "{}")).get(dim)
-    return [plain_text(labels[int(i)]) if labels else str(int(i)) for i in places]
+    if not labels:
+        return [str(int(i)) for i in places]
+    short = short_labels(labels, MAX_LABEL)
+    return [plain_text(short[int(i)]) for i in places]
 
 
 def short_labels(labels: list[str], n_letters: int = 12) -> list[str]:

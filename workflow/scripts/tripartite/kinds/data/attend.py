@@ -79,9 +79,9 @@ def _fault(qkv: xr.Dataset, excess: np.ndarray) -> str:
     labels = json.loads(qkv.attrs.get("labels", "{}")).get("layer")
     name = f"layer {layer}" + (f" ({labels[layer]})" if labels else "")
     return (
-        f"model_output: softmax(q.k) v is not the model's own output in {(of_layers > 0).sum()} "
-        f"of {len(of_layers)} layers; the worst is {name}, {qkv['order'].values[layer]}, which "
-        f"differs by {of_layers[layer]:.2g} of the output: is the order right, were q and k taken "
-        "after rotation and norms, times the root of the model's scale each, and is the mask true "
-        "where there are tokens?"
+        f"{qkv.attrs['data']}: model_output: softmax(q.k) v is not the model's own output in "
+        f"{(of_layers > 0).sum()} of {len(of_layers)} layers; the worst is {name}, "
+        f"{qkv['order'].values[layer]}, which differs by {of_layers[layer]:.2g} of the output; "
+        "check the order, the mask (1 where there is a token) and the scale of q and k, or record "
+        "the model with record_attention.py"
     )

@@ -47,8 +47,13 @@ def generate(
         drawn["order"][:] = data.get("order", ORDER)
         return drawn
     if "file" in data:
-        order = data.get("order", ORDER)
-        dataset = adopt(job.read_foreign(raw[0], room), str(raw[0]), order, room)
+        own = job.read_foreign(raw[0], room)
+        if "order" not in own and "order" not in data:
+            print(
+                f"warning: {raw[0]}: does not say the order of its layers, which are taken as "
+                "bidirectional; for a decoder, say order: causal beside file in the study"
+            )
+        dataset = adopt(own, str(raw[0]), data.get("order", ORDER), room)
         check(dataset, "qkv", str(raw[0]))
         return dataset
     fresh = None

@@ -34,6 +34,8 @@ from tripartite.streams import stream
 SHIFTS = (-3.0, 6.0)  # in which the shift is searched
 MIN_NETWORKS = 2  # to which it is fitted, of at least
 MIN_HEADS = 2  # for an interval
+MAX_SIGMA = 30.0  # largest |q + k| for which E ln S is computed; its time grows like the 4th power
+MAX_VALUES = 1 << 22  # of integrands at a time
 NODES = 32  # of sigma, between which E ln S is interpolated
 
 
@@ -120,12 +122,17 @@ def mean_log_response(log_m: np.ndarray, sigma: float) -> np.ndarray:
     z = np.arange(-9 - sigma, 9 + sigma + step, step)
     density = step * np.exp(-np.square(z) / 2) / math.sqrt(2 * math.pi)
     log_s = np.arange(-36, sigma**2 / 2 + 8 * sigma + log_m[-1] + 4, 0.2)
+    blocks = np.array_split(log_s, -(-len(log_s) * len(z) // MAX_VALUES))
     found = []
     for one in log_m:
         with np.errstate(over="ignore", under="ignore", divide="ignore"):
-            rate = np.exp(log_s[:, None] - one - sigma**2 / 2 + sigma * z)  # s X / m, [s, z]
-            lost = np.minimum(-np.expm1(-rate) @ density, 1)  # 1 - E exp(-s X / m)
-            transform = np.exp(math.exp(one) * np.log1p(-lost))
+            lost = np.concatenate(  # 1 - E exp(-s X / m), from s X / m [s, z]
+                [
+                    -np.expm1(-np.exp(part[:, None] - one - sigma**2 / 2 + sigma * z)) @ density
+                    for part in blocks
+                ]
+            )
+            transform = np.exp(math.exp(one) * np.log1p(-np.minimum(lost, 1)))
             found.append(0.2 * float((np.exp(-np.exp(log_s)) - transform).sum()))
     return np.array(found)
 
@@ -133,10 +140,13 @@ def mean_log_response(log_m: np.ndarray, sigma: float) -> np.ndarray:
 def expected_slope(q: np.ndarray, k: np.ndarray, log_m: np.ndarray, read: np.ndarray) -> np.ndarray:
     """Mean over networks of the slope of ln weights on logits [m], for q, k [T, D].
 
-    read [T, T] says which keys a query reads. NaN where logits do not vary.
+    read [T, T] says which keys a query reads. NaN where logits do not vary, or where |q + k| is
+    above MAX_SIGMA.
     """
     logits = q @ k.T
     sigma = np.sqrt(np.maximum(np.square(q).sum(1)[:, None] + np.square(k).sum(1) + 2 * logits, 0))
+    if sigma[read].max() > MAX_SIGMA:
+        return np.full(len(log_m), np.nan)
     nodes = np.linspace(sigma[read].min(), sigma[read].max(), NODES)
     if nodes[-1] - nodes[0] < 1e-9:
         varies = np.ptp(centred(logits, read)) > 0

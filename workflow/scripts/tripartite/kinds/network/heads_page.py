@@ -102,8 +102,9 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
         height=min(720, max(420, 160 + 24 * n_layers)),
         margin={"t": 60, "l": 60, "r": 20, "b": 50},
         plot_bgcolor=palette.NOT_KNOWN,
-        xaxis={"title": {"text": "head"}, "showgrid": False, "zeroline": False},
+        xaxis={"title": {"text": "head"}, "showgrid": False, "zeroline": False, **ticks(n_heads)},
         yaxis={
+            **ticks(n_layers),
             "title": {"text": "layer"},
             "autorange": "reversed",
             "showgrid": False,
@@ -134,6 +135,11 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
         config={"displaylogo": False, "responsive": True, "modeBarButtons": [BUTTONS]},
     )
     return HEAD.format(policy=POLICY, title=cut(data, 120)) + drawn + FOOT
+
+
+def ticks(n: int) -> dict[str, int]:
+    """Ticks of n layers or heads: whole numbers, at most 20 of them."""
+    return {"tick0": 0, "dtick": -(-n // 20)}
 
 
 def hover(frame: pd.DataFrame, simulated: dict[str, list[int]]) -> tuple[str, list[list[str]]]:

@@ -33,7 +33,7 @@ def networks(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
     found: dict[str, xr.Dataset] = {}
     for experiment, fit in fits.items():
         if "phase_of" in fit:
-            words = palette.network_words(fit)
+            words = palette.network_words(fit.drop_vars("order"))
             name = "fitted" if "fitted" in words or "generalized" in words else words or "plain"
             found[experiment if name in found else name] = fit
     return found

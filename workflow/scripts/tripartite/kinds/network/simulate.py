@@ -13,13 +13,13 @@ from torch import Tensor
 
 from tripartite import hidden
 from tripartite import symmetries as exact_symmetries
-from tripartite.contracts import UserError
 from tripartite.features import FEATURE_MAPS
 from tripartite.heads import Head, Heads
 from tripartite.kinds.network.arrangement import Arrangement, arrangement, networks_of
 from tripartite.kinds.network.networks import draws_at_once, output_errors, read_batch, seen
 from tripartite.network import Leak, Tokens, read
 
+MAX_NAMED = 5  # heads that a warning names
 PER_NETWORK = (
     "log_calcium",
     "calcium_sign",
@@ -139,21 +139,25 @@ def fitted(
 ) -> dict[Place, tuple[exact_symmetries.Symmetry, Tensor]]:
     """Symmetries and a of all heads, chosen or not, as closed forms are computed for all of them.
 
-    A head to which nothing can be fitted stays as it is; UserError if it was chosen.
+    A head to which no balance can be fitted, as its queries or keys are zero, goes without one.
     """
-    found = {}
+    found, left = {}, []
     for place in np.ndindex(heads.qkv.sizes["layer"], heads.qkv.sizes["head"]):
         head = heads.head(*place)
         inputs = [(x.q, x.k) for x in head.calibrating or head.readings]
         try:
             found[place] = exact_symmetries.for_map(inputs, names, feature_map, a, head.causal)
-        except ValueError as error:
-            if place in heads.chosen:
-                raise UserError(
-                    f"layer {place[0]}, head {place[1]}: {error}; leave out balance, or simulate "
-                    "other heads"
-                ) from error
-            found[place] = exact_symmetries.for_map(inputs, [], "performer")
+        except ValueError:
+            others = [name for name in names if name != "balance"]
+            found[place] = exact_symmetries.for_map(inputs, others, feature_map, a, head.causal)
+            left.append(f"layer {place[0]}, head {place[1]}")
+    if left:
+        more = f" and {len(left) - MAX_NAMED} more" * (len(left) > MAX_NAMED)
+        print(
+            "warning: not balanced, as all of their queries or keys are zero: "
+            f"{'; '.join(left[:MAX_NAMED])}{more}",
+            flush=True,
+        )
     return found
 
 

@@ -4,15 +4,11 @@ import numpy as np
 import xarray as xr
 
 from tripartite.heads import Head, Heads
-from tripartite.kinds.symmetries.recipes import BEFORE, RECIPES, log10_needed
+from tripartite.kinds.symmetries.recipes import BEFORE, RECIPES, Input, log10_needed
 from tripartite.statistics import Interval, over_clusters
 from tripartite.streams import stream
 
 MAX_LOG10_FEW = 5.0  # of the neurons that are few
-NOT_FITTED = {
-    "log10_features_needed": np.nan,
-    "log10_features_needed_own": np.nan,
-}
 
 
 def calibrate(heads: Heads) -> xr.Dataset:
@@ -20,8 +16,8 @@ def calibrate(heads: Heads) -> xr.Dataset:
 
     Recipes are fitted to the inputs that calibrate, and for comparison to each other input by
     itself. All numbers are the closed form's; intervals are over the tested inputs for one head,
-    over them and distinct heads for all. A head to which a recipe cannot be fitted is NaN, and
-    `note` says why.
+    over them and distinct heads for all. What cannot be fitted to a head is NaN, and `note` says
+    why; such a head is in no number of all heads.
     """
     tested = heads.read_inputs
 
@@ -29,23 +25,28 @@ def calibrate(heads: Heads) -> xr.Dataset:
         given = {x.name: (x.q, x.k, x.log_normalizer) for x in (*head.calibrating, *head.readings)}
         inputs = [given[name] for name in heads.names]
         calibrating = [given[x.name] for x in head.calibrating]
-        own = np.full((len(RECIPES), len(inputs)), np.nan)
-        try:
-            needed = [
-                log10_needed(inputs, calibrating, recipe, head.causal)
-                for recipe in RECIPES.values()
-            ]
+        needed, own = np.full((2, len(RECIPES), len(inputs)), np.nan)
+        notes = []
+
+        def fit(place: int, read: list[int], fitted_to: list[Input], to: str) -> list[float]:
+            recipe = [*RECIPES][place]
+            given = [inputs[i] for i in read]
+            try:
+                found = log10_needed(given, fitted_to, RECIPES[recipe], head.causal)
+            except ValueError as error:
+                notes.append(f"{recipe}, fitted to {to}: {error}")
+                return [np.nan] * len(read)
+            return [float(np.median(x)) for x in found]
+
+        for place in range(len(RECIPES)):
+            every = [*range(len(inputs))]
+            needed[place] = fit(place, every, calibrating, "the calibrating inputs")
             for i in tested:
-                own[:, i] = [
-                    np.median(log10_needed([inputs[i]], [inputs[i]], recipe, head.causal))
-                    for recipe in RECIPES.values()
-                ]
-        except ValueError as error:
-            return NOT_FITTED | {"note": str(error)}
+                own[place, i] = fit(place, [i], [inputs[i]], heads.names[i])[0]
         return {
-            "log10_features_needed": [[np.median(x) for x in of_inputs] for of_inputs in needed],
+            "log10_features_needed": needed,
             "log10_features_needed_own": own,
-            "note": "",
+            "note": notes[0] if notes else "",
         }
 
     coords = {"recipe": [*RECIPES]}
