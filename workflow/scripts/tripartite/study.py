@@ -480,11 +480,12 @@ def _order_faults(where: tuple, section: str, settings: dict, orders: list[str])
             text = f"layer {layer} of the data is {orders[layer]}, which {section} does not serve"
             yield where, f"{text}; choose heads of other layers, or take other data"
             return
-        if "order" in settings and orders[layer] == "causal" != settings["order"]:
+        causal = orders[layer] == "causal"
+        if causal and settings.get("order", "causal") != "causal":
             text = f"got {settings['order']}, but layer {layer} of the data is causal"
             yield (*where, "order"), f"{text}; say order: causal"
             return
-        if settings.get("dtype") == "bfloat16" and orders[layer] == "causal":
+        if causal and settings.get("dtype") == "bfloat16":
             text = f"bfloat16 does not serve causal order (layer {layer} of the data)"
             yield (*where, "dtype"), f"{text}; use float32 or float64"
             return
