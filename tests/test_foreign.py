@@ -54,7 +54,7 @@ def write(path, dtype="f4", dims=None, only="qkv", mask=None, inputs=None, file=
             own = (dims or {}).get(name, foreign.DIMS)
             x = dataset.createVariable(name, dtype, own, **how)
             if np.dtype(dtype).kind == "f" and own in (foreign.DIMS, foreign.VALUE_DIMS):
-                x[:] = VALUES[name][..., : x.shape[-1]]
+                x[:] = VALUES[name][..., : x.shape[-1] or None]
         if mask is not None:
             mask = np.asarray(mask)
             endian = "big" if mask.dtype.byteorder == ">" else "native"

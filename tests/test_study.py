@@ -279,7 +279,8 @@ def yaml_faults(root: Path, data: object, network: object) -> list[str]:
         (
             "calibrated_on",
             ["wittig"],
-            "goes with symmetries, generalized_positive or fitted_normal; remove it",
+            "goes with symmetries, generalized_positive or fitted_normal; remove it, and name what "
+            "is read as inputs",
         ),
         ("inputs", ["wittag"], "'wittag' is unknown; choose one of wittig"),
         ("inputs", [], "got an empty list, wanted all, or a list of names of inputs"),

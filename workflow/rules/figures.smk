@@ -33,9 +33,7 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
         log:
             "<logs>/{study}/figures/{figure}.log",
         wildcard_constraints:
-            figure="|".join(
-                name for name, figure in declarations.figures().items() if figure.also == also
-            ),
+            figure=snakefile.figure_names(also),
         conda:
             ENVIRONMENT
         resources:

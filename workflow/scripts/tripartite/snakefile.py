@@ -353,6 +353,19 @@ class Parsed:
         return path
 
 
+def figure_names(also: tuple[str, ...]) -> str:
+    """A pattern of the figures beside which files of these suffixes are written.
+
+    Without suffixes, of all other names too: a name that no figure has is told later.
+    """
+    of_others = "|".join(
+        name for name, figure in declarations.figures().items() if figure.also != also
+    )
+    if not also:
+        return rf"(?!(?:{of_others})\.){study_module.NAME}"
+    return "|".join(name for name, figure in declarations.figures().items() if figure.also == also)
+
+
 def _rounded(seconds: float) -> str:
     """A rough time in minutes, or in hours if it is long."""
     if seconds > 2 * 3600:
