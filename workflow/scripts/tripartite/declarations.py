@@ -32,13 +32,14 @@ import yaml
 KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
 USES = (
+    "seed",
     "device",
     "workers",
     "checkpoint",
     "previous",
     "feature_maps",
     "room",
-)  # arguments of stages beside settings
+)  # arguments of stages beside settings; seed: of the study, which a stage that reads raw files lacks
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
 ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
