@@ -32,14 +32,14 @@ import yaml
 KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
 USES = (
-    "seed",
+    "seed",  # of the study, for a stage that reads raw files; others have it in any case
     "device",
     "workers",
     "checkpoint",
     "previous",
     "feature_maps",
     "room",
-)  # arguments of stages beside settings; seed: of the study, which a stage that reads raw files lacks
+)  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "data")
 ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
