@@ -34,6 +34,7 @@ RECIPES: dict[str, tuple[list[str], str]] = {  # what is fitted to each head: sy
     "fitted": ([*CENTER, "balance"], "fitted_normal"),
 }
 LEARNED = "learned"  # the recipe whose hidden weights are trained
+SLACK = 20  # ln of what a rate may be above its scale; float32 holds exp(88)
 
 Reading = tuple[Tensor, Tensor]  # q and k [H, T, D] of one input
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v [..., H, T, D or E] to outputs
@@ -186,7 +187,8 @@ def log10_needed(q: Tensor, k: Tensor, fit: Fit, causal: bool) -> Tensor:
 class Synapses:
     """H and g of the H heads of a layer: a state of fixed size, written and read token by token.
 
-    They are kept relative to a scale of each neuron, so that no rate overflows at any norm.
+    They are kept relative to a scale of each neuron, so that no rate overflows at any norm. The
+    scale follows a rate only where it is exp(SLACK) times as large: a change costs a pass.
     """
 
     def __init__(self, n_heads: int, m: int, d_value: int, dtype: torch.dtype):
@@ -195,15 +197,13 @@ class Synapses:
 
     def write(self, log_rate: Tensor, v: Tensor) -> None:
         """Add a token: ln of the rates for its key [H, m], and its value v [H, E]."""
-        rises = log_rate > self.log_scale
-        if rises.any():
-            fresh = torch.where(rises, torch.exp(self.log_scale - log_rate), 1).nan_to_num(0)
-            places = rises.nonzero(as_tuple=True)
-            self.sums[places] *= fresh[places][:, None]
-            self.log_scale = torch.maximum(self.log_scale, log_rate)
+        places = (log_rate > self.log_scale + SLACK).nonzero(as_tuple=True)
+        if len(places[0]):
+            self.sums[places] *= torch.exp(self.log_scale[places] - log_rate[places])[:, None]
+            self.log_scale[places] = log_rate[places]
         rate = torch.exp(log_rate - self.log_scale).nan_to_num(0)  # NaN where it never fired
         one = torch.cat([v, torch.ones_like(v[:, :1])], -1)
-        self.sums.addcmul_(rate[..., None], one[:, None, :])
+        self.sums.baddbmm_(rate[..., None], one[:, None, :])
 
     def read(self, log_rate: Tensor) -> Tensor:
         """The outputs [H, E] for the ln of the rates for a query [H, m]; 0 without a token."""
