@@ -6,6 +6,7 @@ import unicodedata
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -16,9 +17,13 @@ from hypothesis import strategies as st
 from torch.nn.functional import scaled_dot_product_attention
 
 from conftest import ROOT
+from tripartite import rebuilding
+from tripartite.kinds.writing import streaming
 from tripartite.pretrained import extraction, transformers
 from tripartite.pretrained.tokenizers import BYTE_LETTERS, _gpt2_words, byte_pairs
+from tripartite.rebuilding import Synapses
 from tripartite.registry import models
+from tripartite.streams import stream
 
 MODEL = models()["smollm2"]
 # Bits per character of tokens 2 to T, measured with other code on the same file.
@@ -321,3 +326,38 @@ def test_merges_take_the_first_of_the_list():
     del vocabulary["z"]
     with pytest.raises(ValueError, match=r"^the model has no token 'z'; leave it out$"):
         byte_pairs("az", vocabulary, ranks)
+
+
+# Token by token.
+
+
+def test_a_text_read_token_by_token_is_as_likely_as_at_once(transformer, words):
+    """The whole model, rebuilt from few neurons, in float32: bits per character of 24 tokens."""
+    content = b" ".join(passage("darwin").split(b" ")[:20])
+    ids = byte_pairs(content.decode(), *words)
+    q, k = transformer.read(content)[:2]
+    fits = [rebuilding.fit_layer([pair], "fitted", True) for pair in zip(q, k)]
+    layers = [
+        rebuilding.random_layer(fit, partial(random_of, i), 32, torch.float32)
+        for i, fit in enumerate(fits)
+    ]
+    streams = [
+        streaming.network_stream(one, Synapses(MODEL.heads, 32, MODEL.d_head, torch.float32))
+        for one in layers
+    ]
+    parts = [(streams, slice(0, 1))]
+    read = [streaming.read_token(transformer, parts, [i], t)[0] for t, i in enumerate(ids)]
+
+    def attend(layer, q, k, v):
+        return layers[layer].attend(q, k, v, True)
+
+    hidden = transformer.read(content, attend)[3]
+    bits = [
+        float(-transformer.token_logits(x)[:-1].log_softmax(-1)[range(len(ids) - 1), ids[1:]].sum())
+        for x in (torch.stack(read), hidden[-1])
+    ]
+    assert bits[0] == pytest.approx(bits[1], rel=1e-3)
+
+
+def random_of(layer, head, name):
+    return stream(0, name, layer, head)

@@ -18,8 +18,7 @@ from torch import Tensor
 from tripartite.pretrained.extraction import Transformer
 from tripartite.rebuilding import Rebuilt, Synapses
 
-
-# Attention of one layer, written and read token by token: q, k, v [row, head, 1, D or E] of a token,
+# Attention of a layer, written and read token by token: q, k, v [row, head, 1, D or E] of a token,
 # which is written, to the outputs [row, head, 1, E] that its query reads.
 Stream = Callable[[Tensor, Tensor, Tensor], Tensor]
 Part = tuple[list[Stream], slice]  # the streams of all layers, and the rows that they serve
@@ -96,7 +95,7 @@ def read_token(
 def continued(
     transformer: Transformer,
     parts: list[Part],
-    prompts: Sequence[list[int]],
+    prompts: Sequence[Sequence[int]],
     n_tokens: int,
     choose: Callable[[list[int], list[int], Tensor], Tensor],
     shown: Callable[[Iterable[int]], Iterable[int]] = iter,
@@ -135,7 +134,7 @@ def chosen_tokens(logits: Tensor, temperature: Tensor, uniform: Tensor) -> Tenso
     """
     scaled = logits.double() / temperature.where(temperature > 0, 1)[:, None]
     below = torch.softmax(scaled, -1).cumsum(-1)
-    total = below[:, -1:]
+    total = below[:, -1:].contiguous()
     places = torch.searchsorted(below, uniform.double()[:, None] * total, right=True)
     places = places.minimum(torch.searchsorted(below, total))  # the last token that can be
     return places[:, 0].where(temperature > 0, logits.argmax(-1))

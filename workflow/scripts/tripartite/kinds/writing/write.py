@@ -1,5 +1,6 @@
 """Let a pretrained transformer write whose attention is rebuilt from neurons and astrocytes."""
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -35,6 +36,14 @@ from tripartite.streams import stream
 DTYPE = torch.float32
 # Of the networks that write side by side: weights of the model are read once for all of them.
 GROUP_BYTES = 500_000_000
+
+
+Ids = tuple[int, ...]  # of tokens
+
+
+# Tokens such as <|endoftext|> and <file_sep>; a word of a text has no signs beside letters.
+# ASSUME: marks of ends of texts and of roles are not written, so that all texts are as long.
+MARK = re.compile(r"<\|?[a-z]\w*\|?>")
 
 
 class Network(NamedTuple):
@@ -75,10 +84,11 @@ def write(
     """Return what the transformer writes with each network and reference for its attention.
 
     raw, title, wheel, inputs and sha256 are as in generate. Recipes are fitted to the inputs that
-    calibrate; the words of all inputs are the known words. Means have 95 % intervals over seeds and
+    calibrate; the others are scored for comparison. Means have 95 % intervals over seeds and
     prompts, crossed. Computed in float32, probabilities in float64. UserError where an input cannot
     be read or a prompt has characters that the model does not know.
     """
+    inputs = [name for name in inputs if name not in calibrated_on]
     archives, texts = job.open_sources(raw, sha256)
     try:
         contents = extraction.contents(model, [*calibrated_on, *inputs], texts, archives)
@@ -93,7 +103,7 @@ def write(
         (draw, prompt): torch.from_numpy(stream(seed, data_of, "choices", draw, prompt).random(n))
         for draw, prompt, n in product(seeds, prompts, [n_tokens])
     }
-    known = {word for x in contents.values() for word in measures.words_of(x.decode())}
+    known = measures.whole_words(transformer.tokens)
 
     def fit_of(case: tuple[str, int]) -> Fit:
         recipe, layer = case
@@ -122,11 +132,10 @@ def write(
             transformer, parts, own, n_tokens, chooser(transformer, group, drawn), shown
         )
 
-    def scores_of(pair: tuple[str, tuple[int, ...]]) -> tuple[float, ...]:
-        prompt, written = pair
+    def scores_of(prompt: Ids, written: Ids) -> tuple[float, ...]:
         text = decoded(transformer, written)
         return (
-            measures.bits_per_character(transformer, ids[prompt], written),
+            measures.bits_per_character(transformer, prompt, written),
             measures.distinct_pairs(text),
             measures.known_words(text, known),
         )
@@ -147,11 +156,16 @@ def write(
         fits = dict(zip(cases, pool.map(fit_of, cases)))
         found = [tuple(x) for y in pool.map(of_group, enumerate(groups, 1)) for x in y]
         written = dict(zip((text for group in groups for text in group), found))
-        distinct = [*dict.fromkeys((text.prompt, x) for text, x in written.items())]
-        scored = progress(pool.map(scores_of, distinct), "write, scores", "texts", len(distinct))
-        scores = dict(zip(distinct, scored))
+        human = [
+            cut(transformer.encode(contents[x].decode()), len(ids[prompts[0]]), n_tokens)
+            for x in inputs
+        ]
+        pairs = [*dict.fromkeys([(ids[text.prompt], x) for text, x in written.items()] + human)]
+        scored = progress(pool.map(scores_of, *zip(*pairs)), "write, scores", "texts", len(pairs))
+        scores = dict(zip(pairs, scored))
 
     result: dict[str, object] = {
+        "input_score": np.array([scores[pair] for pair in human]).T,
         "state_size": [m * (d_head + 1) for m in n_features],
         "reference_state_size": [
             [kept(name, d_head, len(ids[prompt]) + n_tokens) for prompt in prompts]
@@ -164,7 +178,7 @@ def write(
         ("", (len(recipes), len(n_features)), rebuilt),
     ):
         texts_of_part = np.array([decoded(transformer, written[text]) for text in part], object)
-        values = np.array([scores[text.prompt, written[text]] for text in part])
+        values = np.array([scores[ids[text.prompt], written[text]] for text in part])
         values = np.moveaxis(values, -1, 0).reshape(-1, *first, *shape)
         result[f"{name}text"] = texts_of_part.reshape(*first, *shape)
         result[f"{name}score"] = values
@@ -178,11 +192,12 @@ def write(
         "temperature": temperatures,
         "seed": seeds,
         "prompt": prompts,
+        "input": inputs,
     }
     return dataset("writing", result, coords, data=title)
 
 
-def tokens_of(transformer: Transformer, model: str, prompt: str) -> list[int]:
+def tokens_of(transformer: Transformer, model: str, prompt: str) -> Ids:
     """The tokens of a prompt; UserError where the model cannot write, or not after this prompt."""
     if transformer.embed is None or transformer.encode is None or transformer.token_logits is None:
         raise UserError(
@@ -190,12 +205,18 @@ def tokens_of(transformer: Transformer, model: str, prompt: str) -> list[int]:
             "language model, such as smollm2"
         )
     try:
-        ids = transformer.encode(prompt)
+        ids = tuple(transformer.encode(prompt))
     except ValueError as error:
         raise UserError(f"prompts: {prompt[:40]!r}: {error}") from error
     if not ids:
         raise UserError("prompts: one is empty; write the text that is to be continued")
     return ids
+
+
+def cut(ids: Sequence[int], n_prompt: int, n_tokens: int) -> tuple[Ids, Ids]:
+    """The first tokens of a text for a prompt, and the n_tokens that follow; at least one stays."""
+    n_prompt = max(1, min(n_prompt, len(ids) - 1))
+    return tuple(ids[:n_prompt]), tuple(ids[n_prompt : n_prompt + n_tokens])
 
 
 def side_by_side(texts: Sequence[Text], bytes_per_neuron: int) -> list[list[Text]]:
@@ -232,24 +253,13 @@ def chooser(
 ) -> Callable[[list[int], list[int], Tensor], Tensor]:
     """The choice of tokens of a group, as `continued` takes it, by random numbers [row, token]."""
     temperature = torch.tensor([text.temperature for text in group], dtype=torch.float64)
-    marks = marks_of(transformer)
+    marks = [i for i, name in enumerate(transformer.tokens) if MARK.fullmatch(name)]
 
     def choose(rows: list[int], which: list[int], logits: Tensor) -> Tensor:
         logits[:, marks] = -torch.inf
         return chosen_tokens(logits, temperature[rows], uniform[rows, which])
 
     return choose
-
-
-def marks_of(transformer: Transformer) -> list[int]:
-    """Tokens that no text is cut into, such as <|endoftext|>."""
-    # ASSUME: marks of the ends of texts and of roles are not written, so that all texts are as long.
-    assert transformer.encode is not None
-    return [
-        i
-        for i, name in enumerate(transformer.tokens)
-        if name[0] == "<" and name[-1] == ">" and transformer.encode(name) != [i]
-    ]
 
 
 def decoded(transformer: Transformer, ids: Sequence[int]) -> str:
