@@ -22,6 +22,7 @@ PLANNED = {
     "generate": {"data", "title", "wheel", "sha256", "seed", "experiment"},
     "ablate": {"model", "title", "wheel", "sha256"},
     "attend": {"leak_hebbian", "leak_presynaptic"},
+    "write": {"model", "title", "wheel", "inputs", "sha256", "data_of"},
     "measure": {"seed"},
     "compete": {"model", "inputs", "wheel", "sha256", "seed"},
 }

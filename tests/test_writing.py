@@ -336,7 +336,7 @@ def test_figure(run, tmp_path):
     fits = {"a": found.assign_attrs(data="x $^$ <i>y</i>")}
     assert_drawn_alike(texts, fits, tmp_path)
     figure = texts(fits)
-    figure.canvas.draw()
+    figure.set_dpi(300)  # as it is saved: letters are rounded to pixels
     width, height = figure.get_size_inches()
     assert width <= palette.PAGE and height * 25.4 <= 200
     boxes = [text.get_window_extent() for text in figure.texts]
@@ -355,7 +355,7 @@ def test_what_does_not_fit_on_a_page_is_left_out_in_whole_seeds(run):
     assert any("of 344 texts" in text.get_text() for text in figure.texts)
     long = found.assign(text=found["text"].str.replace("^", "abc " * 90, regex=True))
     figure = texts({"a": long.assign_attrs(data="x")})
-    figure.canvas.draw()
+    figure.set_dpi(300)  # as it is saved: letters are rounded to pixels
     assert all(x.get_window_extent().x1 <= figure.bbox.x1 for x in figure.texts)
     assert any(text.get_text().endswith("…") for text in figure.texts)
     plt.close("all")

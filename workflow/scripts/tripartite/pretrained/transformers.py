@@ -38,8 +38,9 @@ from tripartite.registry import Model
 Weights = dict[str, Tensor]
 Attention = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 States = tuple[Tensor, Tensor, Tensor, Tensor]
-# States [..., token, d_model] that enter, and an attention of q, k, v -> states that leave, q, k, v
-Layer = Callable[[Tensor, Callable[..., Tensor]], tuple[Tensor, ...]]
+# States [..., token, d_model] that enter, an attention of q, k, v, and of a llama `first`, place
+# of the first token -> states that leave, q, k, v
+Layer = Callable[..., tuple[Tensor, ...]]
 
 # The parts of a layer under one name; the checkpoints' names are on the right.
 ALBERT_LAYER = "encoder.albert_layer_groups.0.albert_layers.0."

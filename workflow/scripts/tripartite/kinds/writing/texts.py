@@ -127,8 +127,8 @@ def blocks(fit: xr.Dataset) -> Iterator[Block]:
     """The texts of an experiment: those of softmax first, then from many neurons to none."""
     measures = [str(name) for name in fit["measure"].values]
 
-    def row(of: str, name: str, m: int, draw: int, **place: object) -> Row:
-        own = fit.sel(seed=draw, **place)
+    def row(of: str, name: str, m: int, draw: int, place: dict) -> Row:
+        own = fit.sel({"seed": draw, **place})
         numbers = map(float, own[f"{of}score"].values)
         return Row(name, m, draw, str(own[f"{of}text"].item()), dict(zip(measures, numbers)))
 
@@ -140,12 +140,12 @@ def blocks(fit: xr.Dataset) -> Iterator[Block]:
 
         def of_references(names: tuple[str, ...], place: dict = place) -> list[Row]:
             return [
-                row("reference_", name, 0, draw, reference=name, **place)
+                row("reference_", name, 0, draw, {"reference": name, **place})
                 for name, draw in product(names, draws)
             ]
 
         middle = [
-            row("", recipe, m, draw, recipe=recipe, n_features=m, **place)
+            row("", recipe, m, draw, {"recipe": recipe, "n_features": m, **place})
             for recipe, m, draw in product(recipes[::-1], sizes[::-1], draws)
         ]
         rows = [*of_references(TOP), *middle, *of_references(BOTTOM)]

@@ -141,8 +141,8 @@ def write(
         )
 
     references = [
-        Text(Network(name), *case)
-        for name, *case in product(REFERENCES, temperatures, seeds, prompts)
+        Text(Network(name), temperature, draw, prompt)
+        for name, temperature, draw, prompt in product(REFERENCES, temperatures, seeds, prompts)
     ]
     rebuilt = [
         Text(Network(recipe, m, draw), temperature, draw, prompt)
@@ -157,7 +157,7 @@ def write(
         found = [tuple(x) for y in pool.map(of_group, enumerate(groups, 1)) for x in y]
         written = dict(zip((text for group in groups for text in group), found))
         human = [
-            cut(transformer.encode(contents[x].decode()), len(ids[prompts[0]]), n_tokens)
+            cut(tokens_of(transformer, model, contents[x].decode()), len(ids[prompts[0]]), n_tokens)
             for x in inputs
         ]
         pairs = [*dict.fromkeys([(ids[text.prompt], x) for text, x in written.items()] + human)]
