@@ -14,9 +14,10 @@ from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.settling import lag
 from tripartite.kinds.settling.calcium_speed import calcium_speed
-from tripartite.kinds.settling.lag import autocorrelation, log_gain, relaxed, sd_law
+from tripartite.kinds.settling.lag import autocorrelation, sd_law
 from tripartite.kinds.settling.settle import MEASURED, MODELS, settle
 from tripartite.streams import stream
+from tripartite.turns import MAX_EXPM1, log_gain, relaxed
 
 RATIOS = [2.0, 0.1, 0.5, 8.0]
 SETTINGS = {
@@ -79,7 +80,7 @@ def test_steps_beyond_float64_have_a_gain():
     """After a normaliser exp(2000) times larger p is exp(-T_r / tau) times that; all is smooth."""
     np.testing.assert_allclose(log_gain(np.array([2000.0, 0.0]), 3.0), 3 - 2000)
     np.testing.assert_allclose(log_gain(np.array([0.0, 2000.0]), 3.0), -np.log1p(-np.exp(-3)))
-    near, far = (log_gain(np.array([lag.MAX_EXPM1 + x, 0.0]), 3.0) for x in (-1e-9, 1e-9))
+    near, far = (log_gain(np.array([MAX_EXPM1 + x, 0.0]), 3.0) for x in (-1e-9, 1e-9))
     np.testing.assert_allclose(near, far, rtol=1e-9)
 
 
