@@ -67,8 +67,8 @@ def squared_errors(stream: Stream, exact: np.ndarray, ratios: np.ndarray) -> np.
 def crossings(curves: np.ndarray, levels: np.ndarray) -> np.ndarray:
     """T_r / tau_p [n] from which on curves of errors [GRID, n] stay below levels [n]; or NaN.
 
-    Between ratios of GRID the ln of the error is linear in the ln of the ratio. NaN for a curve that
-    never crosses its level, or that ends above it.
+    Between ratios of GRID the ln of the error is linear in the ln of the ratio. NaN for a curve
+    that never crosses its level, or that ends above it.
     """
     above = curves > levels
     after = len(GRID) - np.argmax(above[::-1], 0)  # of the last one above

@@ -6,10 +6,10 @@ d_head neurons that bring queries and keys and the d_value neurons of the output
 counted by their contacts.
 
 Synapses are all contacts onto and from a unit: d_head that bring queries and keys, d_value to the
-output, and one more where the unit is divided by what all units pool (the astrocyte's contact with a
-hidden neuron, a gain's contact with the pool). Of these some are written while the tokens are
-read in: those to the output and to the astrocyte; and those that bring queries too, where a key is
-itself stored in them. The weights of hidden neurons are there before any token.
+output, and one more where an output is divided by what all units pool (the astrocyte's contact with
+a hidden neuron, the contact of a gain with the pool). Some of them are written while tokens are read
+in: those to the output and to the astrocyte, and, where a key is stored in them, those that bring
+queries. The weights of hidden neurons are there before any token.
 """
 
 

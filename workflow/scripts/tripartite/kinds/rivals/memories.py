@@ -4,9 +4,10 @@ The network stores keys and values in synapses H of m hidden neurons and divides
 Its rivals, for queries q_t, keys k_j and values v_j of one head (bidirectional order):
 
     linear memory      o_t = c H phi(q_t), H = sum_j v_j phi(k_j)^T: no division, one gain c
-    delta rule         H <- H + b (v_j - H f(k_j)) f(k_j)^T in the order of the tokens, o_t = c H f(q_t),
-                       f = phi / |phi| (Schlag, Irie & Schmidhuber, ICML 2021, arXiv:2102.11174)
-    exponent           o_t = c H phi(q_t) / (phi(q_t) . g^alpha), g = sum_j phi(k_j), elementwise power
+    delta rule         H <- H + b (v_j - H f(k_j)) f(k_j)^T in the order of the tokens,
+                       o_t = c H f(q_t), f = phi / |phi|
+                       (Schlag, Irie & Schmidhuber, ICML 2021, arXiv:2102.11174)
+    exponent           o_t = c H phi(q_t) / (phi(q_t) . g^alpha), g = sum_j phi(k_j), power by element
                        (Mia, Bal & Sengupta, arXiv:2312.10925; without its relative positions)
     replicator         a gain g_j for each stored token, o_t = sum_j g_j v_j, with
                        tau g_j' = g_j [(s_j - ln g_j) - sum_i g_i (s_i - ln g_i)], s_j = q_t . k_j
@@ -61,7 +62,9 @@ def pooled_powers(log_q: Tensor, log_k: Tensor, sizes: Sequence[int]) -> np.ndar
 
     log_q [T, m] and log_k [N, m] are the logs of all rates.
     """
-    contacts = torch.exp(torch.logsumexp(log_k, 0)[:, None] * torch.tensor(EXPONENTS, dtype=torch.float64))
+    contacts = torch.exp(
+        torch.logsumexp(log_k, 0)[:, None] * torch.tensor(EXPONENTS, dtype=torch.float64)
+    )
     query = torch.exp(log_q)
     total = torch.zeros(len(query), len(EXPONENTS), dtype=torch.float64)
     sums = []

@@ -18,9 +18,9 @@ falls along every path for all time constants, if S and P are symmetric:
 
     E' = -tau_x sum f' x'^2 - (tau_S / 2) sum g' S'^2 - (tau_P / 2) sum g' P'^2.
 
-The equations and the start are those of the public tutorial (github.com/kozleo/naam); the energy was
-derived for this project. The text that makes a transformer of it was not at hand, so it does not
-read heads here.
+The equations and the start are those of the public tutorial (github.com/kozleo/naam); the energy
+was derived for this project. The text that makes a transformer of it was not at hand, so it does
+not read heads here.
 """
 
 from typing import NamedTuple

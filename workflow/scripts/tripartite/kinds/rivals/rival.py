@@ -103,9 +103,7 @@ def rival(
         return {
             "output_error_run": every,
             "output_error": mean(by_run, 2, rng),
-            "log10_error_ratio": over_clusters(
-                lambda x: x.mean((0, 1)), ratio, [None, None], rng
-            ),
+            "log10_error_ratio": over_clusters(lambda x: x.mean((0, 1)), ratio, [None, None], rng),
             "rate_fitted": np.array([fit[0] for fit in fits]).mean(0),
             "exponent_fitted": np.array([fit[1] for fit in fits]).mean(0),
             "rival_error": mean(np.stack(fixed, -1)[n_fitted:], 1, rng),
@@ -361,7 +359,7 @@ def of_lags(reading: Reading, ratios: np.ndarray) -> np.ndarray:
 
 
 def ratios_needed(curves: np.ndarray) -> np.ndarray:
-    """T_r / tau [reading] from which on the mean error of curves [input, reading, GRID] is small."""
+    """T_r / tau [reading] from which on the mean error of [input, reading, GRID] is small."""
     means = curves.mean(0)
     return turns.crossings(means.T, np.full(len(means), TOLERANCE))
 
@@ -370,7 +368,7 @@ def ratios_needed(curves: np.ndarray) -> np.ndarray:
 
 
 def counted(sizes: list[int], lengths: list[int], d_head: int, d_value: int) -> dict:
-    """Units and synapses [mechanism, n_features] and [rival]; means over inputs of these lengths."""
+    """Units and synapses [mechanism, n_features] and [rival], for inputs of these lengths."""
     of_sizes = np.empty((3, len(MECHANISMS), len(sizes)))  # units, synapses, written ones
     for i, (name, pooled) in enumerate(MECHANISMS.items()):
         for j, m in enumerate(sizes):
