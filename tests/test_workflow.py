@@ -138,6 +138,15 @@ TINY = {
             "data": {"same_as": "small"},
             "retention": {"n_features": [50], "n_seeds": 2, "leaks": [[0.1, 0.1], [0.2, 0.1]]},
         },
+        "rival": {
+            "data": {"same_as": "trained"},
+            "rivals": {
+                "n_features": [10, 20],
+                "n_seeds": 2,
+                "calibrated_on": "half",
+                "naam_neurons": 10,
+            },
+        },
         "imaged": {
             "data": {"same_as": "trained"},
             "imaging": {"n_features": [50], "n_seeds": 2, "noise": [1]},
@@ -164,11 +173,22 @@ TINY = {
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
         "imaging": {"experiments": ["imaged"]},
+        "rivals": {"experiments": ["rival"]},
     },
 }
 
 
-BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
+BIOLOGY = (
+    "integrate",
+    "converge",
+    "settle",
+    "respond",
+    "couple",
+    "perturb",
+    "retain",
+    "image",
+    "rival",
+)
 # Jobs other than simulate and fit.
 OTHERS = dict.fromkeys(("calibrate", "compare_maps", "learn", "explain", "close", *BIOLOGY), 1)
 

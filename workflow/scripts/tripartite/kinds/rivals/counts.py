@@ -7,8 +7,8 @@ counted by their contacts.
 
 Synapses are all contacts onto and from a unit: d_head that bring queries and keys, d_value to the
 output, and one more where an output is divided by what all units pool (the astrocyte's contact with
-a hidden neuron, the contact of a gain with the pool). Some of them are written while tokens are read
-in: those to the output and to the astrocyte, and, where a key is stored in them, those that bring
+a hidden neuron, the contact of a gain with the pool). Some are written while tokens are read in:
+those to the output and to the astrocyte, and, where a key is stored in them, those that bring
 queries. The weights of hidden neurons are there before any token.
 """
 

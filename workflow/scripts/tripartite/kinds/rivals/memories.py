@@ -7,7 +7,7 @@ Its rivals, for queries q_t, keys k_j and values v_j of one head (bidirectional 
     delta rule         H <- H + b (v_j - H f(k_j)) f(k_j)^T in the order of the tokens,
                        o_t = c H f(q_t), f = phi / |phi|
                        (Schlag, Irie & Schmidhuber, ICML 2021, arXiv:2102.11174)
-    exponent           o_t = c H phi(q_t) / (phi(q_t) . g^alpha), g = sum_j phi(k_j), power by element
+    exponent           o_t = c H phi(q_t) / (phi(q_t) . g^alpha), g = sum_j phi(k_j), by element
                        (Mia, Bal & Sengupta, arXiv:2312.10925; without its relative positions)
     replicator         a gain g_j for each stored token, o_t = sum_j g_j v_j, with
                        tau g_j' = g_j [(s_j - ln g_j) - sum_i g_i (s_i - ln g_i)], s_j = q_t . k_j

@@ -402,7 +402,7 @@ def retrieved(
     for seed in range(n_seeds):
         rng = heads.stream("naam", seed)
         stored = rng.choice([-1.0, 1.0], (n_memories, n_neurons))
-        cue = stored[0] * np.where(rng.random(n_neurons) < flipped, -1, 1)
+        cue = stored[0] * np.where(rng.permutation(n_neurons) < flipped * n_neurons, -1, 1)
         for i, start in enumerate(STARTS.values()):
             states = retrieval.path(start(cue, stored), stored)
             for j, pattern in enumerate((stored[0], cue)):

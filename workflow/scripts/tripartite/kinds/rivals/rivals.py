@@ -6,13 +6,15 @@ import numpy as np
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import heads_run, interval, line, mark, points
+from tripartite.figures.panels import heads_run, interval, line, mark, points, spread
 
-MAX_HEADS = 3  # side by side
-MIN_DRAWN = 1e-3  # error below which a mechanism is drawn as exact
+MAX_HEADS = 2  # side by side
+EXACT = 1e-9  # error below which a mechanism is exact, and drawn at the lower edge
+MIN_LAG = 1e-3  # error below which nothing is drawn of what settles
+N_BARS = 6  # of the associative memory
 SIZED: dict[str, tuple[str, str, str]] = {  # words, colour, marker
     "network": ("network, random neurons", palette.SMALL, "o"),
     "network, fitted": ("network, fitted neurons", palette.LARGE, "o"),
@@ -44,7 +46,7 @@ STARTS = {
 
 
 def rivals(fits: dict[str, xr.Dataset]) -> Figure:
-    """Columns are heads, at most three: errors against units and synapses, and what has to settle.
+    """Columns are heads, at most two: errors against units and synapses, and what has to settle.
 
     Below, of the first experiment: overlaps and energy of the associative memory. Means over inputs
     and seeds with 95 % intervals over both (of what settles over inputs, of the memory over seeds).
@@ -55,9 +57,13 @@ def rivals(fits: dict[str, xr.Dataset]) -> Figure:
         for fit in fits.values()
         for pair in heads_run(fit["output_error"])[: max(1, MAX_HEADS // len(fits))]
     ][:MAX_HEADS] or [(next(iter(fits.values())), None)]
-    figure = plt.figure(figsize=(palette.PAGE, 7.8))
-    above, below = figure.subfigures(2, 1, height_ratios=(5.6, 2.2))
-    axes = above.subplots(3, len(heads), squeeze=False, sharey="row")
+    figure = plt.figure(figsize=(palette.PAGE, 7.4))
+    above, middle, below = figure.subfigures(3, 1, height_ratios=(3.9, 1.7, 1.8))
+    errors, lags = (
+        x.subplots(n, len(heads), squeeze=False, sharey=True) for x, n in ((above, 2), (middle, 1))
+    )
+    axes = np.concatenate([errors, lags])
+    lowest = lowest_error([fit.sel(pair) for fit, pair in heads if pair])
     for column, (fit, pair) in zip(axes.T, heads):
         words = palette.head_name(fit, **pair) if pair else "no result"
         palette.title_of(column[0], fit, words)
@@ -65,41 +71,51 @@ def rivals(fits: dict[str, xr.Dataset]) -> Figure:
         column[1].set_xlabel("synapses")
         column[2].set_xlabel("reading time over time constant")
         if pair:
-            draw_errors(column[0], fit, pair, "units")
-            draw_errors(column[1], fit, pair, "synapses")
+            draw_errors(column[0], fit, pair, "units", lowest / 2)
+            draw_errors(column[1], fit, pair, "synapses", lowest / 2)
             draw_lags(column[2], fit.sel(pair))
     for axis in axes[:2, 0]:
         axis.set_ylabel("relative output error")
-    axes[2, 0].set_ylabel("relative output error\nof what has not settled")
-    above.legend(
-        handles=above_handles(),
-        loc="outside right upper",
-        title="bars: 95 % over inputs\nand seeds (below: inputs)",
-    )
+    axes[2, 0].set_ylabel("relative output error")
+    legend(above, mechanism_handles(), "bars: 95 % over inputs\nand seeds")
+    lag_handles = [
+        line(words, color=colour, linestyle=dash) for words, colour, dash in LAGS.values()
+    ]
+    legend(middle, lag_handles, "what has not settled,\nexact otherwise\n(bars: 95 % over inputs)")
     draw_memory(below.subplots(1, 2), next(iter(fits.values())))
-    below.legend(handles=below_handles(), loc="outside right upper", title="bars: 95 % over seeds")
+    memory_handles = [line(words, color=colour) for words, colour in STARTS.values()]
+    memory_handles += [line(words, color="0.35", linestyle=x) for words, x in PATTERNS.values()]
+    legend(below, memory_handles, "bars: 95 % over seeds")
     return figure
 
 
-def above_handles() -> list:
-    """Entries of the legend of the upper panels."""
+def legend(part: SubFigure, handles: list, title: str) -> None:
+    """A legend on the right of a part, all of the same width."""
+    part.legend(
+        handles=handles,
+        title=title,
+        loc="outside right upper",
+        alignment="left",
+        handlelength=1.6,
+    )
+
+
+def mechanism_handles() -> list:
+    """Entries of the legend of the errors."""
     handles = [
         mark(words, marker, color=colour, **hollow(name))
         for name, (words, colour, marker) in (SIZED | FIXED).items()
     ]
-    handles += [
-        line(words, color="0.5", linestyle=dash, linewidth=0.8) for words, dash in LEVELS.values()
-    ]
-    handles += [line(words, color=colour, linestyle=dash) for words, colour, dash in LAGS.values()]
-    return handles
+    look = {"color": "0.5", "linewidth": 0.8}
+    return handles + [line(words, linestyle=dash, **look) for words, dash in LEVELS.values()]
 
 
-def below_handles() -> list:
-    """Entries of the legend of the lower panels."""
-    handles = [line(words, color=colour) for words, colour in STARTS.values()]
-    return handles + [
-        line(words, color="0.35", linestyle=dash) for words, dash in PATTERNS.values()
-    ]
+def lowest_error(of_heads: list[xr.Dataset]) -> float:
+    """The least error that is drawn and not exact."""
+    every = [fit[name].values for fit in of_heads for name in ("output_error_low", "rival_error")]
+    values = np.concatenate([x.ravel() for x in every]) if every else np.empty(0)
+    values = values[values > EXACT]
+    return float(max(values.min(), 1e-4)) if len(values) else 0.1
 
 
 def hollow(name: str) -> dict[str, Any]:
@@ -107,17 +123,19 @@ def hollow(name: str) -> dict[str, Any]:
     return {"markerfacecolor": "white"} if name in HOLLOW else {}
 
 
-def draw_errors(axis: Axes, fit: xr.Dataset, pair: dict[str, int], count: str) -> None:
+def draw_errors(
+    axis: Axes, fit: xr.Dataset, pair: dict[str, int], count: str, bottom: float
+) -> None:
     """Errors of one head against units or synapses; what is exact stands at the lower edge."""
     for name, (_, colour, marker) in SIZED.items():
         one = fit.sel(mechanism=name)
-        middle, low, high = interval(one.sel(pair), "output_error")
-        exact = middle < MIN_DRAWN
-        shown = tuple(np.where(exact, MIN_DRAWN, x) for x in (middle, low.clip(MIN_DRAWN), high))
-        x = one[count].values
+        triple = interval(one.sel(pair), "output_error")
+        exact = triple[0] < EXACT
+        shown = [np.where(exact, bottom, x) for x in triple]
+        drawn = slice(int(exact.argmax()) + 1 if exact.any() else None)  # then all are the same
         look = {"linestyle": "-", "linewidth": 0.8} | hollow(name)
-        first = int(exact.argmax()) + 1 if exact.any() else len(x)  # all further ones are the same
-        points(axis, x[:first], tuple(y[:first] for y in shown), colour, marker, **look)
+        x = one[count].values[drawn]
+        points(axis, x, tuple(y[drawn] for y in shown), colour, marker, **look)
     for name, (_, colour, marker) in FIXED.items():
         one = fit.sel(rival=name)
         triple = tuple(x[None] for x in interval(one.sel(pair), "rival_error"))
@@ -126,10 +144,10 @@ def draw_errors(axis: Axes, fit: xr.Dataset, pair: dict[str, int], count: str) -
         level = float(fit["rival_error"].sel(rival=name, **pair))
         if np.isfinite(level):
             axis.axhline(level, color="0.5", linestyle=dash, linewidth=0.8, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(MIN_DRAWN * 0.8, 3))
+    axis.set(xscale="log", yscale="log", ylim=(bottom * 0.8, 3))
     axis.annotate(
-        "exact",
-        (1, MIN_DRAWN),
+        "lower edge: exact",
+        (1, bottom),
         xycoords=("axes fraction", "data"),
         ha="right",
         va="bottom",
@@ -142,7 +160,7 @@ def draw_lags(axis: Axes, of_head: xr.Dataset) -> None:
     ratio = of_head["ratio"].values
     for name, (_, colour, dash) in LAGS.items():
         triple = interval(of_head.sel(reading=name), "lag_error")
-        drawn = triple[0] >= MIN_DRAWN
+        drawn = triple[0] >= MIN_LAG
         if drawn.any():
             points(
                 axis,
@@ -154,21 +172,24 @@ def draw_lags(axis: Axes, of_head: xr.Dataset) -> None:
                 linewidth=1.0,
             )
     axis.axhline(0.1, color="0.75", linewidth=0.6, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(MIN_DRAWN * 0.8, 20))
+    axis.set(xscale="log", yscale="log", ylim=(MIN_LAG * 0.8, 3))
 
 
 def draw_memory(axes: np.ndarray, fit: xr.Dataset) -> None:
     """Overlaps and energy of the associative memory from both starts."""
-    moment = fit["moment"].values
-    later = moment > 0
+    fit = fit.isel(moment=slice(1, None))  # the axis is logarithmic
+    barred = spread([*range(fit.sizes["moment"])], N_BARS)
+
+    def draw(axis: Axes, one: xr.Dataset, name: str, colour: str, dash: str) -> None:
+        axis.plot(one["moment"], one[name], color=colour, linestyle=dash, linewidth=1.0)
+        few = one.isel(moment=barred)
+        points(axis, few["moment"].values, interval(few, name), colour, marker="")
+
     for name, (_, colour) in STARTS.items():
-        one = fit.sel(start=name).isel(moment=later)
+        one = fit.sel(start=name)
         for pattern, (_, dash) in PATTERNS.items():
-            triple = interval(one.sel(pattern=pattern), "naam_overlap")
-            points(axes[0], moment[later], triple, colour, marker="", linestyle=dash, linewidth=1.0)
-        points(
-            axes[1], moment[later], interval(one, "naam_energy"), colour, marker="", linestyle="-"
-        )
+            draw(axes[0], one.sel(pattern=pattern), "naam_overlap", colour, dash)
+        draw(axes[1], one, "naam_energy", colour, "-")
     for axis in axes:
         axis.set(xscale="log", xlabel="time over time constant")
     palette.title(axes[0], "associative memory", "of neurons and astrocytes, not of a head")
