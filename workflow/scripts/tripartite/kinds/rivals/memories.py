@@ -15,7 +15,8 @@ Its rivals, for queries q_t, keys k_j and values v_j of one head (bidirectional 
     match and control  keys that match the query well enough drive the output, all equally
                        (a reduced form of Ellwood, PLoS Comput Biol 20:e1011843, 2024)
 
-Gains c, rates b, exponents alpha and thresholds are fitted to inputs that calibrate.
+The settled replicator with keys as values is one step of a modern Hopfield network (Ramsauer et
+al., ICLR 2021). Gains c, rates b, exponents alpha and thresholds are fitted to inputs that calibrate.
 
 ASSUME: match and control without spikes: a match is q . k, exact and without noise.
 """

@@ -52,17 +52,17 @@ def rivals(fits: dict[str, xr.Dataset]) -> Figure:
     and seeds with 95 % intervals over both (of what settles over inputs, of the memory over seeds).
     """
     palette.apply()
-    heads = [
+    heads: list[tuple[xr.Dataset, dict[str, int]]] = [
         (fit, pair)
         for fit in fits.values()
         for pair in heads_run(fit["output_error"])[: max(1, MAX_HEADS // len(fits))]
-    ][:MAX_HEADS] or [(next(iter(fits.values())), None)]
+    ][:MAX_HEADS]
+    heads = heads or [(next(iter(fits.values())), {})]
     figure = plt.figure(figsize=(palette.PAGE, 7.4))
-    above, middle, below = figure.subfigures(3, 1, height_ratios=(3.9, 1.7, 1.8))
-    errors, lags = (
-        x.subplots(n, len(heads), squeeze=False, sharey=True) for x, n in ((above, 2), (middle, 1))
-    )
-    axes = np.concatenate([errors, lags])
+    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=(3.9, 1.7, 1.8))
+    above, middle, below = parts[:, 0]
+    options: dict[str, Any] = {"ncols": len(heads), "squeeze": False, "sharey": True}
+    axes = np.concatenate([above.subplots(2, **options), middle.subplots(1, **options)])
     lowest = lowest_error([fit.sel(pair) for fit, pair in heads if pair])
     for column, (fit, pair) in zip(axes.T, heads):
         words = palette.head_name(fit, **pair) if pair else "no result"
@@ -138,10 +138,10 @@ def draw_errors(
         points(axis, x, tuple(y[drawn] for y in shown), colour, marker, **look)
     for name, (_, colour, marker) in FIXED.items():
         one = fit.sel(rival=name)
-        triple = tuple(x[None] for x in interval(one.sel(pair), "rival_error"))
-        points(axis, one[f"rival_{count}"].values[None], triple, colour, marker, markersize=5)
+        error = tuple(x[None] for x in interval(one.sel(pair), "rival_error"))
+        points(axis, one[f"rival_{count}"].values[None], error, colour, marker, markersize=5)
     for name, (_, dash) in LEVELS.items():
-        level = float(fit["rival_error"].sel(rival=name, **pair))
+        level = float(fit["rival_error"].sel({"rival": name, **pair}))
         if np.isfinite(level):
             axis.axhline(level, color="0.5", linestyle=dash, linewidth=0.8, zorder=0)
     axis.set(xscale="log", yscale="log", ylim=(bottom * 0.8, 3))
