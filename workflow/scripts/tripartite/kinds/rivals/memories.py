@@ -16,7 +16,8 @@ Its rivals, for queries q_t, keys k_j and values v_j of one head (bidirectional 
                        (a reduced form of Ellwood, PLoS Comput Biol 20:e1011843, 2024)
 
 The settled replicator with keys as values is one step of a modern Hopfield network (Ramsauer et
-al., ICLR 2021). Gains c, rates b, exponents alpha and thresholds are fitted to inputs that calibrate.
+al., ICLR 2021). Gains c, rates b, exponents alpha and thresholds are fitted to inputs that
+calibrate.
 
 ASSUME: match and control without spikes: a match is q . k, exact and without noise.
 """
@@ -55,7 +56,8 @@ def delta_rule(reading: np.ndarray, writing: np.ndarray, v: np.ndarray, rate: fl
     of m x E synapses (as Yang et al., arXiv:2406.06484, compute it).
     """
     system = np.eye(len(v)) + rate * np.tril(writing, -1)
-    return rate * reading @ solve_triangular(system, v, lower=True, unit_diagonal=True)
+    options = {"lower": True, "unit_diagonal": True, "check_finite": False}
+    return rate * reading @ solve_triangular(system, v, **options)
 
 
 def pooled_powers(log_q: Tensor, log_k: Tensor, sizes: Sequence[int]) -> np.ndarray:

@@ -80,6 +80,8 @@ def rival(
     sweep = np.sort(np.array(ratios, dtype=float))
     n_inputs, read_inputs = len(heads.names), heads.read_inputs
 
+    # rates and errors beyond the range of numbers are NaN
+    @np.errstate(divide="ignore", invalid="ignore", over="ignore")
     def one_head(head: Head) -> dict:
         inputs = [*head.calibrating, *head.readings]
         n_fitted = len(head.calibrating)
@@ -95,9 +97,8 @@ def rival(
         needed = np.stack([of_lags(x, turns.GRID) for x in head.readings])
         rng = head.stream("rival")
         by_run = np.moveaxis(runs, (2, 3), (0, 1))  # [seed, input, mechanism, n_features]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            ratio = np.log10(by_run / by_run[:, :, [1]])
-            ratio[~np.isfinite(ratio)] = np.nan
+        ratio = np.log10(by_run / by_run[:, :, [list(MECHANISMS).index("network, fitted")]])
+        ratio[~np.isfinite(ratio)] = np.nan
         every = np.full((*runs.shape[:3], n_inputs), np.nan)
         every[..., read_inputs] = runs
         return {
