@@ -81,7 +81,7 @@ def figure_code(figure: str) -> str:
 
 def wheels(data: dict) -> list[str]:
     """Names of the wheels that the data of an experiment are read from."""
-    packages = registry.TASKS.get(data.get("task"), [])
+    packages = registry.TASKS.get(data.get("task", ""), [])
     if "model" in data:
         packages = study_module.packages(data["model"], data["inputs"])
     return [name for package in packages for name in pins() if name.rsplit("-", 1)[0] == package]
