@@ -434,7 +434,7 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         if trained:
             text = f"has no task, which trained needs{choices([*registry.TASKS])}; give one"
         yield where, text
-    for fault in model_faults.pin_faults(registry.TASKS.get(data.get("task"), [])):
+    for fault in model_faults.pin_faults(registry.TASKS.get(data.get("task", ""), [])):
         yield (*where, "task"), f"{data['task']}: {fault}"
     if trained:
         return
