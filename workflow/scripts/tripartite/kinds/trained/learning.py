@@ -1,0 +1,5 @@
+"""Not drawn yet."""
+
+
+def learning(fits: dict) -> None:
+    raise NotImplementedError

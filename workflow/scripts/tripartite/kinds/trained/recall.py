@@ -1,0 +1,5 @@
+"""Not drawn yet."""
+
+
+def recall(fits: dict) -> None:
+    raise NotImplementedError
