@@ -10,10 +10,11 @@ from torch import Tensor
 
 
 class Read(NamedTuple):
-    """What the heads of a layer read: output [B, H, T, E], and ln p [B, H, T]."""
+    """What the heads of a layer read: output [B, H, T, E], ln p [B, H, T], values [B, H, T, E]."""
 
     output: Tensor
     log_p: Tensor
+    v: Tensor
 
 
 # Network.forward(inputs, change=None) -> logits [B, T, n_outputs], or [B, n_outputs] for tasks with
