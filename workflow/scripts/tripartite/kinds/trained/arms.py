@@ -12,9 +12,10 @@ divided by D^(1/4), so that q.k is the logit of softmax attention):
     learned       the same with phi(x) = [softmax(W x), softmax(-W x)] (Hedgehog, Zhang et al. 2024)
     leak          learned, where synapses H and g lose exp(-leak) per token: a key of some age
                   counts by exp(-leak * age), in what is read and in its normaliser
-    astromorphic  phi(x) = elu(W x) + 1; H = sum_i (phi(k_i) + phi(r_i)) v_i, g = (sum_i phi(k_i))^alpha,
-                  where r_i = sum_j exp(-s |i - j|) M_j is the position of a token, M, s and alpha
-                  are trained (after Mia, Bal & Sengupta 2023, arXiv:2312.10925)
+    astromorphic  phi(x) = elu(W x) + 1, with which H = sum_i (phi(k_i) + phi(r_i)) v_i and
+                  g = (sum_i phi(k_i))^alpha, where r_i = sum_j exp(-s |i - j|) M_j is the position
+                  of a token; W, M, s and alpha are trained (after Mia, Bal & Sengupta 2023,
+                  arXiv:2312.10925)
 
 In causal order a query reads the keys up to its own token; else all of them, once all are written.
 Every attention has two forms that agree to rounding. `forward` reads all tokens at once and is what
@@ -271,14 +272,13 @@ class Block(nn.Module):
     def heads(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
         """q, k, v [B, H, T, D] of states [B, T, d_model], the first of which has this place."""
         qkv = self.qkv(self.before_attention(x)).unflatten(-1, (3, self.n_heads, -1))
-        q, k, v = qkv.permute(2, 0, 3, 1, 4)
-        scale = q.shape[-1] ** -0.25
-        return _rotated(q * scale, first), _rotated(k * scale, first), v
+        q, k = _rotated(qkv[:, :, :2], first).permute(2, 0, 3, 1, 4)
+        return q, k, qkv[:, :, 2].transpose(1, 2)
 
     def mixed(self, x: Tensor, output: Tensor) -> Tensor:
         """States after the layer, of states before it and the output [B, H, T, D] of its heads."""
         x = x + self.out(output.transpose(1, 2).flatten(-2))
-        return x + self.down(functional.gelu(self.up(self.before_feed_forward(x))))
+        return x + self.down(functional.relu(self.up(self.before_feed_forward(x))))
 
 
 class Transformer(nn.Module):
@@ -435,7 +435,9 @@ def state_size(network: Any, shape: Shape, m: int) -> int:
 
 def _entrance(shape: Shape) -> nn.Module:
     if shape.n_symbols:
-        return nn.Embedding(shape.n_symbols, shape.d_model)
+        # without normal_, which on the device meta would import a compiler (seconds)
+        empty = torch.empty(shape.n_symbols, shape.d_model)
+        return nn.Embedding.from_pretrained(empty, freeze=False)
     return nn.Linear(1, shape.d_model)
 
 
@@ -451,10 +453,13 @@ def _earlier(q: Tensor) -> Tensor:
 
 
 def _rotated(x: Tensor, first: int) -> Tensor:
-    """Rotary positions of x [B, H, T, D] (Su et al. 2021): pairs (i, i + D / 2) turn."""
-    half = x.shape[-1] // 2
-    place = torch.arange(first, first + x.shape[-2], device=x.device, dtype=torch.float32)
-    speed = ROTARY_BASE ** -(torch.arange(half, device=x.device, dtype=torch.float32) / half)
-    angle = (place[:, None] * speed).to(x)
-    a, b = x[..., :half], x[..., half:]
-    return torch.cat([a * angle.cos() - b * angle.sin(), a * angle.sin() + b * angle.cos()], -1)
+    """Rotary positions (Su et al. 2021) of x [B, T, 2, H, D], divided by D^(1/4).
+
+    Pairs (2i, 2i + 1) turn by their place times ROTARY_BASE^(-2i / D).
+    """
+    n, d = x.shape[1], x.shape[-1]
+    place = torch.arange(first, first + n, device=x.device, dtype=x.dtype)
+    speed = ROTARY_BASE ** -(torch.arange(0, d, 2, device=x.device, dtype=x.dtype) / d)
+    angle = (place[:, None] * speed)[:, None, None]  # [T, 1, 1, D / 2]
+    turn = torch.polar(torch.full_like(angle, d**-0.25), angle)
+    return torch.view_as_real(torch.view_as_complex(x.unflatten(-1, (-1, 2))) * turn).flatten(-2)

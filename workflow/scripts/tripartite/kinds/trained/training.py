@@ -63,9 +63,10 @@ def train(
 ) -> Trained:
     """Train a network, and leave it with the weights of the least validation loss.
 
-    batch: the training data of a step; at: steps of evaluations, from 0 to the last one. kept, a part of it by `name`: what is needed to go on, as of
-    the last evaluation; made_with: what a part must have been made with. A loss that is not finite
-    ends the training. advance is told the steps that are done.
+    batch: the training data of a step; at: steps of evaluations, from 0 to the last one. The part
+    of kept by `name` holds what is needed to go on, as of the last evaluation; made_with: what it
+    must have been made with. A loss that is not finite ends the training. advance is told the steps
+    that are done.
     """
     steps = at[-1]
     weights = dict(network.named_parameters())
@@ -140,8 +141,8 @@ def _same(name: str, got: dict, wanted: dict) -> None:
     for key in wanted:
         if got.get(key) != wanted[key]:
             raise UserError(
-                f"the checkpoint {name} was made with {key} {got.get(key)}, wanted {wanted[key]}: it "
-                "belongs to another study; move it there, and run again"
+                f"the checkpoint {name} was made with {key} {got.get(key)}, wanted {wanted[key]}: "
+                "it belongs to another study; move it there, and run again"
             )
 
 
