@@ -30,7 +30,7 @@ def learning(fits: dict[str, xr.Dataset]) -> Figure:
         draw_scores(scores, fit)
         palette.title(scores, "", "held-out data")
         draw_costs(costs, fit)
-        palette.title(costs, "", "parts knocked out after training")
+        palette.title(costs, "", "parts knocked out")
     arms = [arm for arm in LOOKS if any(arm in fit["arm"].values for fit in fits.values())]
     looks = [LOOKS[arm] for arm in arms]
     figure.legend(
@@ -117,7 +117,7 @@ def is_bits(fit: xr.Dataset) -> bool:
 
 def words_of(fit: xr.Dataset) -> str:
     """The unit of scores, and which are better."""
-    return f"{fit['unit'].values} ({'less' if is_bits(fit) else 'more'} is better)"
+    return f"{fit['unit'].values}\n({'less' if is_bits(fit) else 'more'} is better)"
 
 
 def page(fits: dict[str, xr.Dataset]) -> str:
