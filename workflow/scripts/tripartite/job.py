@@ -16,7 +16,6 @@ import threading
 import time
 import weakref
 import zipfile
-import zlib
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -346,8 +345,8 @@ class Checkpoint(MutableMapping):
     """Parts of a long job, name -> arrays by their names, that survive an interruption.
 
     They are kept in a hidden folder beside the output, whose name has a digest of all that the job
-    depends on, and are deleted when the output is complete. A damaged part counts as missing. A part
-    is a safetensors file, in whose metadata stand the arrays of texts.
+    depends on, and are deleted when the output is complete. A damaged part counts as missing. A
+    part is a safetensors file, in whose metadata stand the arrays of texts.
     """
 
     def __init__(self, output: Path, *origin: object) -> None:
