@@ -24,8 +24,8 @@ SCORED = {"validation": 4096, "test": 16384}  # characters of books, about
 ROWS = {"validation": 64, "test": 256}  # of associative recall
 N_KEYS = 32  # of associative recall at least, and as many values
 ORDERS = 6  # characters before that the table of letters knows, and one
-# Validation loss of 1.88 nats on the characters of Shakespeare after 3 minutes on a processor, by 4
-# layers of width 128 with a context of 64 (README of nanoGPT, github.com/karpathy/nanoGPT).
+# Loss of 1.88 nats on the characters of Shakespeare after 3 minutes on a processor, by 4 layers of
+# width 128 with a context of 64 (README of nanoGPT, github.com/karpathy/nanoGPT).
 NANOGPT = 1.88 / math.log(2)
 
 
