@@ -70,10 +70,10 @@ def test_the_model_expects_texts_as_the_same_file_does_elsewhere(transformer, wo
 
 
 def test_the_wrong_rotation_is_seen_in_the_bits(transformer, words, monkeypatch):
-    def halves(x, base):
+    def halves(x, base, first):
         """Turn entries i and i + d_head / 2."""
         order = torch.arange(x.shape[-1]).reshape(2, -1).T.flatten()
-        return right(x[..., order], base)[..., order.argsort()]
+        return right(x[..., order], base, first)[..., order.argsort()]
 
     right = transformers.rotate
     monkeypatch.setattr(transformers, "rotate", halves)

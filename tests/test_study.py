@@ -486,7 +486,7 @@ def test_paths_that_snakemake_or_a_shell_would_read_otherwise_are_refused(root, 
 
 
 def test_data_has_exactly_one_source(root):
-    wanted = "wanted exactly one of synthetic, model, file, same_as"
+    wanted = "wanted exactly one of synthetic, model, file, task, same_as"
     where = "experiments.a.data"
     assert faults(root, {}) == [line(where, f"got none, {wanted}")]
     assert faults(root, SYNTHETIC | ALBERT) == [line(where, f"got synthetic and model, {wanted}")]

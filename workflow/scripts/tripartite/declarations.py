@@ -32,6 +32,7 @@ import yaml
 KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
 USES = (
+    "seed",  # of the study, for a stage that reads raw files; others have it in any case
     "device",
     "workers",
     "checkpoint",

@@ -589,10 +589,9 @@ def causal_log_space(
     q, k, v, gain = (x.to(exact) for x in tokens)
     v = v.masked_fill((gain == -torch.inf)[..., None], 0)
     inputs = Tokens(q, k, torch.cat([v, torch.ones_like(v[..., :1])], -1), gain)  # of H and g
-    for start in range(0, len(hidden.bias), CAUSAL_BLOCK):
-        span = slice(start, start + CAUSAL_BLOCK)
-        weights, bias = hidden.weights[span].to(exact), hidden.bias[span].to(exact)
-        block = hidden._replace(weights=weights, bias=bias)
+    for start in range(0, hidden.bias.shape[-1], CAUSAL_BLOCK):
+        weights, bias = _some(hidden.weights, hidden.bias, start, start + CAUSAL_BLOCK)
+        block = hidden._replace(weights=weights.to(exact), bias=bias.to(exact))
         scale, sums = _causal_block(inputs, block, m, leak.presynaptic)
         drive, calcium = sums[..., :-1], sums[..., -1]
         if leak.hebbian != leak.presynaptic:
@@ -619,7 +618,7 @@ def _causal_block(tokens: Tokens, hidden: Hidden, m: int, leak: float) -> tuple[
     low, high = lowest - math.log(number.eps) + ROOM, -lowest - ROOM
     n_chunk = min(CAUSAL_CHUNK, q.shape[-2])
     age = leak * torch.arange(n_chunk + 1, device=q.device, dtype=q.dtype)
-    shape = *q.shape[:-2], len(hidden.bias)
+    shape = *q.shape[:-2], hidden.bias.shape[-1]
     synapses = q.new_zeros(*shape, v.shape[-1])
     reference = q.new_zeros(shape)  # synapses are relative to exp(reference)
     peak = q.new_full(shape, -torch.inf)  # ln of the largest rate in them
@@ -673,7 +672,10 @@ def _causal_block(tokens: Tokens, hidden: Hidden, m: int, leak: float) -> tuple[
 
 def _chunk_rates(hidden: Hidden, x: Tensor, m: int) -> tuple[Tensor, Tensor | None]:
     """As rates, with fewer passes through memory."""
-    u = torch.nn.functional.linear(x, hidden.weights, hidden.bias)
+    if hidden.weights.dim() == 2:
+        u = torch.nn.functional.linear(x, hidden.weights, hidden.bias)
+    else:  # sequences with layers of their own
+        u = (x @ hidden.weights.mT).add_(hidden.bias[..., None, :])
     return hidden.activation(u, x.square().sum(-1, keepdim=True), m, hidden.threshold)
 
 

@@ -81,7 +81,9 @@ def figure_code(figure: str) -> str:
 
 def wheels(data: dict) -> list[str]:
     """Names of the wheels that the data of an experiment are read from."""
-    packages = study_module.packages(data["model"], data["inputs"]) if "model" in data else []
+    packages = registry.TASKS.get(data.get("task", ""), [])
+    if "model" in data:
+        packages = study_module.packages(data["model"], data["inputs"])
     return [name for package in packages for name in pins() if name.rsplit("-", 1)[0] == package]
 
 
@@ -151,9 +153,15 @@ def experiment_files(study: dict) -> list[str]:
     return [
         f"{name}/{file}.nc"
         for name in study["experiments"]
-        for file in ("qkv", "attention", *stage_files(study, name))
+        for file in made_files(study, name)
         if owner(study, name, file) == name
     ]
+
+
+def made_files(study: dict, name: str) -> tuple[str, ...]:
+    """The data and the files of an experiment, without suffix; a task has no queries and keys."""
+    of_data = () if "task" in data_of(study, name) else ("qkv", "attention")
+    return (*of_data, *stage_files(study, name))
 
 
 def figure_files(study: dict) -> list[str]:
@@ -179,13 +187,18 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
     given = study["experiments"][name][declared.kind]
     if declared.settings is not None:
         return {key: given[key] for key in declared.settings}
+    streams = {"seed": study["seed"], "data_of": owner(study, name, "qkv")}
     if "raw" in declared.reads:
         data = data_of(study, name)
+        if "seed" in declared.uses:
+            given = given | streams
+        if "task" in data:
+            return {"task": data["task"], "sha256": hashes_of(data), **given}
         inputs = data["inputs"] if given["inputs"] == "all" else given["inputs"]
         calibrating, _ = chosen_inputs(data["inputs"], given["calibrated_on"])
         given = given | {"inputs": inputs, "calibrated_on": calibrating}
         return {"model": data["model"], **model_settings(data, root), **given}
-    return {**given, "seed": study["seed"], "data_of": owner(study, name, "qkv")}
+    return given | streams
 
 
 def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
@@ -208,9 +221,14 @@ def generate_settings(study: dict, name: str, made: Path, root: Path) -> dict:
     return settings
 
 
+def hashes_of(data: dict) -> dict[str, str]:
+    """The pinned hashes of the wheels that data are read from."""
+    return {name: pins()[name][1] for name in wheels(data)}
+
+
 def model_settings(data: dict, root: Path) -> dict:
     """Title and wheel of a pretrained model, and the hashes of all files that are read for it."""
-    hashes = {name: pins()[name][1] for name in wheels(data)}
+    hashes = hashes_of(data)
     hashes |= {path.stem: digest(path) for path in texts(data, root)}
     model = registry.models()[data["model"]]
     hashes[model.file] = registry.digest(model.name)

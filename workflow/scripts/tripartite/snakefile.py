@@ -189,7 +189,7 @@ class Parsed:
         if name not in names:
             return f"{target}: study {asked} has no {kind} {name}; it has {', '.join(names)}"
         if kind == "experiment" and target.suffix == ".nc":
-            made = ("qkv", "attention", *plan.stage_files(study, name))
+            made = plan.made_files(study, name)
             if target.stem not in made:
                 has = ", ".join(f"{file}.nc" for file in made)
                 return f"{target}: experiment {name} of study {asked} has {has}"

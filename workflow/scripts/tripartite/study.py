@@ -33,7 +33,8 @@ WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 
 PLACE_OF_FILE = "{file}"  # in a study, for the key `file` of the configuration
 OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
-DATA_KINDS = ("synthetic", "model", "file", "same_as")  # one per experiment
+DATA_KINDS = ("synthetic", "model", "file", "task", "same_as")  # one per experiment
+TRAINED = "trained"  # the section that goes with a task
 OF_MODELS = ("inputs", "query_key_weights")  # settings of data that go with model only
 BESIDE = (*OF_MODELS, "order")  # settings of data beside one of DATA_KINDS
 
@@ -427,6 +428,16 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
             text = f"{other} has same_as itself, wanted an experiment with data of its own"
             yield here, text + choices(owners)
     owned = experiments.get(data.get("same_as", name), {}).get("data", {})
+    trained = TRAINED in sections(written[name])
+    if given and trained != ("task" in owned) and owned:
+        text = "has a task, which goes with the section trained only; give other data"
+        if trained:
+            text = f"has no task, which trained needs{choices([*registry.TASKS])}; give one"
+        yield where, text
+    for fault in model_faults.pin_faults(registry.TASKS.get(data.get("task", ""), [])):
+        yield (*where, "task"), f"{data['task']}: {fault}"
+    if trained:
+        return
     changing = [section for section in sections(written[name]) if _changes_models(section)]
     if changing and _owns_data({"data": owned}) and given and "model" not in owned:
         text = f"has no model, whose layers {changing[0]} could change"

