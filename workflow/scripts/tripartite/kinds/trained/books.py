@@ -60,17 +60,18 @@ def read(archive: zipfile.ZipFile) -> Text:
 
 
 def numbers(text: str, letters: str) -> Array:
-    """The numbers [n], int64, of the letters of a text.
+    """The numbers [n], int64, of the letters of a text, among letters in the order of Unicode.
 
     UserError for a letter that is not among them: no network of this text can read it.
     """
-    place = {letter: i for i, letter in enumerate(letters)}
-    if unknown := sorted({*text} - {*place}):
+    codes, known = (np.frombuffer(x.encode("utf-32-le"), "<u4") for x in (text, letters))
+    places = np.searchsorted(known, codes).clip(max=len(known) - 1)
+    if len(unknown := np.unique(codes[known[places] != codes])):
         raise UserError(
-            f"got {', '.join(map(repr, unknown[:5]))}, wanted only the {len(letters)} letters that "
-            f"the books have: {letters.strip()}"
+            f"got {', '.join(repr(chr(x)) for x in unknown[:5])}, wanted only the {len(letters)} "
+            f"letters that the books have: {letters.strip()}"
         )
-    return np.array([place[letter] for letter in text], dtype=np.int64)
+    return places.astype(np.int64)
 
 
 def n_gram_bits(training: Array, text: Array, scored: Array, orders: int, n: int) -> Array:

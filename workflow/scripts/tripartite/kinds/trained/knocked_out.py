@@ -77,18 +77,12 @@ def equal_attention(causal: bool) -> Change:
 
 KNOCKOUTS = {
     "best_constant": Knockout(
-        "division by the best constant", lambda validate, causal: fitted(validate, False)
+        "best constant for $p$", lambda validate, causal: fitted(validate, False)
     ),
-    "best_course": Knockout(
-        "division by the best course in time", lambda validate, causal: fitted(validate, True)
-    ),
-    "token_before": Knockout(
-        "division by $p$ of the token before", lambda validate, causal: token_before
-    ),
+    "best_course": Knockout("best course of $p$", lambda validate, causal: fitted(validate, True)),
+    "token_before": Knockout("$p$ of the token before", lambda validate, causal: token_before),
     "equal_attention": Knockout(
         "equal attention", lambda validate, causal: equal_attention(causal)
     ),
-    "synapses_emptied": Knockout(
-        "synapses emptied, $H$ = 0", lambda validate, causal: synapses_emptied
-    ),
+    "synapses_emptied": Knockout("empty synapses", lambda validate, causal: synapses_emptied),
 }

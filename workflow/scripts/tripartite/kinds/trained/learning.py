@@ -1,5 +1,125 @@
-"""Not drawn yet."""
+"""What do transformers learn with each attention, and what do they lose without its parts?"""
+
+import xarray as xr
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from tripartite.figures import palette
+from tripartite.figures.panels import grid, interval, line, mark
+from tripartite.kinds.trained import samples
+from tripartite.kinds.trained.knocked_out import KNOCKOUTS
+from tripartite.kinds.trained.looks import BITS, LOOKS, label, of_size, sizes
+
+ROW = 2.3  # inches
+STEP = 0.14  # between arms of one knock-out, in rows
+BASELINE = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
+HALF_SPAN = 0.5  # bits that are drawn to scale; larger costs by their logs
 
 
-def learning(fits: dict) -> None:
-    raise NotImplementedError
+def learning(fits: dict[str, xr.Dataset]) -> Figure:
+    """A row per experiment: learning curves, scores beside baselines, costs of knock-outs.
+
+    Of arms with hidden neurons, curves and knock-outs are those of the largest networks.
+    """
+    palette.apply()
+    figure, axes = grid(3 * len(fits), 3, lambda n_rows: (palette.PAGE, 0.65 + ROW * n_rows))
+    for i, (name, fit) in enumerate(zip(palette.labels(fits), fits.values())):
+        curves, scores, costs = axes[3 * i : 3 * i + 3]
+        draw_curves(curves, fit)
+        palette.title(curves, name, f"{fit.sizes['seed']} trainings of each")
+        draw_scores(scores, fit)
+        palette.title(scores, "", "held-out data")
+        draw_costs(costs, fit)
+        palette.title(costs, "", "parts knocked out")
+    arms = [arm for arm in LOOKS if any(arm in fit["arm"].values for fit in fits.values())]
+    looks = [LOOKS[arm] for arm in arms]
+    figure.legend(
+        handles=[
+            *(mark(look.name, look.marker, color=look.colour) for look in looks),
+            line("step that is kept", **BASELINE | {"markersize": 4}),
+            line("baseline, or published score", **BASELINE),
+        ],
+        loc="outside lower center",
+        ncols=4,
+        title="marks and bars: means with 95 % intervals over trainings; lines: each training; "
+        "curves and knock-outs of the most neurons",
+    )
+    return figure
+
+
+def draw_curves(axis: Axes, fit: xr.Dataset) -> None:
+    """Validation loss by step, a line per training, with the step that is kept."""
+    for arm in map(str, fit["arm"].values):
+        one, colour = of_size(fit, arm, sizes(fit, arm)[-1]), LOOKS[arm].colour
+        for seed in range(one.sizes["seed"]):
+            loss, kept = one["validation_loss"].isel(seed=seed), int(one["best_step"][seed])
+            axis.plot(loss["step"], loss, color=colour, linewidth=0.7)
+            if kept >= 0:
+                axis.plot(kept, loss.sel(step=kept), "|", color=colour, markersize=4)
+    axis.set_yscale("log")
+    palette.few_decades(axis)
+    axis.set_xlabel("step")
+    axis.set_ylabel("validation loss (nats)")
+
+
+def draw_scores(axis: Axes, fit: xr.Dataset) -> None:
+    """Test scores of all arms and sizes, a row each, above those of baselines."""
+    rows = []
+    for arm in map(str, fit["arm"].values):
+        for m in sizes(fit, arm):
+            draw_interval(axis, interval(of_size(fit, arm, m), "mean_test_score"), len(rows), arm)
+            rows.append(label(arm, m))
+    for name, score in zip(fit["baseline"].values, fit["baseline_score"].values):
+        axis.plot(score, len(rows), **BASELINE)
+        rows.append(str(name))
+    name_rows(axis, rows)
+    axis.set_xlabel(words_of(fit))
+
+
+def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
+    """Change of the test score by each knock-out, by arm."""
+    names = [str(name) for name in fit["knockout"].values]
+    arms = [arm for arm in map(str, fit["arm"].values) if arm != "gru"]
+    for place, arm in enumerate(arms):
+        changes = interval(of_size(fit, arm, sizes(fit, arm)[-1]), "knockout_change")
+        shift = STEP * (place - (len(arms) - 1) / 2)
+        for row, change in enumerate(zip(*changes)):
+            draw_interval(axis, change, row + shift, arm)
+    axis.axvline(0, color="0.35", linewidth=0.6)
+    if is_bits(fit):
+        axis.set_xscale("symlog", linthresh=HALF_SPAN)
+        axis.xaxis.set_major_formatter("{x:g}")
+    name_rows(axis, [KNOCKOUTS[name].label for name in names])
+    axis.set_xlabel(f"change of {words_of(fit)}")
+
+
+def draw_interval(axis: Axes, triple: tuple, y: float, arm: str) -> None:
+    """A mean with its interval in the look of an arm, in a row."""
+    middle, low, high = triple
+    look = LOOKS[arm]
+    axis.plot([low, high], [y, y], color=look.colour, linewidth=0.9)
+    axis.plot(middle, y, look.marker, color=look.colour, markersize=3)
+
+
+def name_rows(axis: Axes, names: list[str]) -> None:
+    """Names of rows, the first on top."""
+    axis.set_yticks(range(len(names)), names, fontsize=6)
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(axis="y", color="0.92", linewidth=0.5)
+    axis.set_axisbelow(True)
+
+
+def is_bits(fit: xr.Dataset) -> bool:
+    """Whether less is better."""
+    return str(fit["unit"].values) == BITS
+
+
+def words_of(fit: xr.Dataset) -> str:
+    """The unit of scores, and which are better."""
+    return f"{fit['unit'].values}\n({'less' if is_bits(fit) else 'more'} is better)"
+
+
+def page(fits: dict[str, xr.Dataset]) -> str:
+    """The page with all texts that the networks wrote."""
+    return samples.page(fits)

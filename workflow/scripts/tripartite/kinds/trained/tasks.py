@@ -30,7 +30,7 @@ NANOGPT = 1.88 / math.log(2)
 
 
 class Task(NamedTuple):
-    """One task.
+    """One task, with its title in figures.
 
     Inputs [n, T] are numbers of symbols (int64), or real numbers (float32) where n_symbols is 0.
     Targets (int64) are [n, T], IGNORED where nothing is asked, or [n], one for each sequence.
@@ -40,6 +40,7 @@ class Task(NamedTuple):
     tasks without a text.
     """
 
+    title: str
     n_symbols: int
     n_outputs: int
     n_tokens: int
@@ -111,6 +112,7 @@ def open_books(archives: dict[str, zipfile.ZipFile], context: int) -> Task:
         "nanoGPT on Shakespeare": NANOGPT,
     }
     return Task(
+        title="King James Bible",
         n_symbols=len(text.letters),
         n_outputs=len(text.letters),
         n_tokens=context,
@@ -162,6 +164,7 @@ def open_recall(archives: dict[str, zipfile.ZipFile], context: int) -> Task:
         return torch.from_numpy(inputs), torch.from_numpy(targets)
 
     return Task(
+        title=f"recall of {n_pairs} pairs",
         n_symbols=2 * n_keys,
         n_outputs=2 * n_keys,
         n_tokens=3 * n_pairs,
@@ -189,6 +192,7 @@ def open_series(archives: dict[str, zipfile.ZipFile], context: int) -> Task:
 
     nearest = series.nearest_neighbour(x[:n_fitted], y[:n_fitted], x[n_training:], y[n_training:])
     return Task(
+        title="MNIST-1D",
         n_symbols=0,
         n_outputs=series.N_CLASSES,
         n_tokens=x.shape[1],

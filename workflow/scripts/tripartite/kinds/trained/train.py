@@ -213,8 +213,10 @@ def results(
             "n_tokens": task.n_tokens,
             "n_trained_tokens": task.n_tokens * settings.batch * settings.steps,
             "baseline_score": list(task.baselines.values()),
+            "temperature": settings.temperature,
         },
         coords,
+        data=task.title,
     )
 
 
