@@ -369,7 +369,7 @@ class Checkpoint(MutableMapping):
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{processor()}.processor").touch()
         texts = {key: x.tolist() for key, x in arrays.items() if x.dtype.kind == "U"}
-        numbers = {key: np.ascontiguousarray(x) for key, x in arrays.items() if key not in texts}
+        numbers = {key: np.array(x, order="C") for key, x in arrays.items() if key not in texts}
         with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
             save_file(numbers, temporary, {"texts": json.dumps(texts)})
 

@@ -165,6 +165,8 @@ class Network(nn.Module):
 class Random(Network):
     """Exponential neurons with fixed random weights: omega is no parameter."""
 
+    omega: Tensor  # [H, m, D]
+
     def __init__(self, shape: Shape, m: int) -> None:
         super().__init__(shape, m)
         self.register_buffer("omega", torch.empty(shape.n_heads, m, shape.d_model // shape.n_heads))
@@ -266,7 +268,7 @@ class Block(nn.Module):
         self.n_heads = shape.n_heads
         self.before_attention, self.before_feed_forward = nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
-        self.attention = ATTENTION[arm](shape, m)
+        self.attention: Any = ATTENTION[arm](shape, m)
         self.up, self.down = nn.Linear(d, width), nn.Linear(width, d)
 
     def heads(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -288,7 +290,8 @@ class Transformer(nn.Module):
         super().__init__()
         self.pooled = shape.pooled
         self.enter = _entrance(shape)
-        self.blocks = nn.ModuleList(Block(arm, shape, m, width) for _ in range(shape.n_layers))
+        blocks = (Block(arm, shape, m, width) for _ in range(shape.n_layers))
+        self.blocks: Any = nn.ModuleList(blocks)
         self.norm = nn.LayerNorm(shape.d_model)
         self.leave = nn.Linear(shape.d_model, shape.n_outputs)
 
@@ -365,8 +368,8 @@ def network(arm: str, shape: Shape, m: int, width: int) -> Any:
 def width(arm: str, shape: Shape, m: int) -> int:
     """The width that gives an arm as many parameters as softmax has, as nearly as can be.
 
-    What an arm has beside the others is taken from its feed-forward nets. ValueError if even the
-    nearest number differs by more than TOLERANCE.
+    What an arm has beside the others is taken from its feed-forward nets. ValueError if it has
+    more by TOLERANCE even at width 1.
     """
 
     def of_width(one: int) -> int:
@@ -377,7 +380,7 @@ def width(arm: str, shape: Shape, m: int) -> int:
     # the number of parameters rises with the width
     enough = bisect.bisect_left(range(2 * usual), wanted, lo=1, key=of_width)
     best = min((max(1, enough - 1), enough), key=lambda one: abs(of_width(one) - wanted))
-    if abs(of_width(best) - wanted) > TOLERANCE * wanted:
+    if of_width(best) > (1 + TOLERANCE) * wanted:
         raise ValueError(
             f"got {m}, with which {arm} has {of_width(best)} parameters at least, wanted {wanted}, "
             "as many as softmax has"
@@ -412,7 +415,7 @@ def _start(module: nn.Module, name: str, normal: Tensor) -> Tensor:
     if name in ("of_queries", "of_keys", "hidden"):
         return normal / normal.shape[-1] ** 0.25  # drives of about 1 at queries and keys of rms 1
     if name == "log_leak":
-        return torch.linspace(*map(math.log, LEAKS), len(normal))
+        return torch.linspace(math.log(LEAKS[0]), math.log(LEAKS[1]), len(normal))
     return torch.full_like(normal, name == "alpha")  # ln s is 0
 
 

@@ -199,11 +199,11 @@ def results(
         values["best_learning_rate"][place] = best[arm]
         for i in range(len(rates)):
             for name, value in tuning[arm, i].items():
-                values[name][(*place, i)] = value
+                values[name][(*place, i)] = value.item()
         for index in range(settings.n_seeds):
             for name, value in found[arm, index].items():
                 before = (slice(None),) if name == "knockout_score" else ()
-                values[name][(*before, *place, index)] = value
+                values[name][(*before, *place, index)] = value if value.ndim else value.item()
     return dataset(
         "trained",
         values
