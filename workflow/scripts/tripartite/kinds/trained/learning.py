@@ -1,5 +1,7 @@
 """What do transformers learn with each attention, and what do they lose without its parts?"""
 
+from typing import Any
+
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -12,7 +14,7 @@ from tripartite.kinds.trained.looks import BITS, LOOKS, label, of_size, sizes
 
 ROW = 2.3  # inches
 STEP = 0.14  # between arms of one knock-out, in rows
-BASELINE = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
+BASELINE: dict[str, Any] = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
 HALF_SPAN = 0.5  # bits that are drawn to scale; larger costs by their logs
 
 
@@ -64,7 +66,7 @@ def draw_curves(axis: Axes, fit: xr.Dataset) -> None:
 
 def draw_scores(axis: Axes, fit: xr.Dataset) -> None:
     """Test scores of all arms and sizes, a row each, above those of baselines."""
-    rows = []
+    rows: list[str] = []
     for arm in map(str, fit["arm"].values):
         for m in sizes(fit, arm):
             draw_interval(axis, interval(of_size(fit, arm, m), "mean_test_score"), len(rows), arm)
