@@ -15,7 +15,7 @@ from tripartite.kinds.trained.looks import BITS, LOOKS, label, of_size, sizes
 ROW = 2.3  # inches
 STEP = 0.14  # between arms of one knock-out, in rows
 BASELINE: dict[str, Any] = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
-HALF_SPAN = 0.5  # bits that are drawn to scale; larger costs by their logs
+TICKS = (-10, -1, 0, 1, 10, 100, 1000)  # of changes in bits, which are drawn by their logs beyond 1
 
 
 def learning(fits: dict[str, xr.Dataset]) -> Figure:
@@ -89,7 +89,9 @@ def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
             draw_interval(axis, change, row + shift, arm)
     axis.axvline(0, color="0.35", linewidth=0.6)
     if is_bits(fit):
-        axis.set_xscale("symlog", linthresh=HALF_SPAN)
+        axis.set_xscale("symlog", linthresh=1)
+        low, high = axis.get_xlim()
+        axis.set_xticks([x for x in TICKS if low <= x <= high])
         axis.xaxis.set_major_formatter("{x:g}")
     name_rows(axis, [KNOCKOUTS[name].label for name in names])
     axis.set_xlabel(f"change of {words_of(fit)}")

@@ -107,7 +107,7 @@ def open_books(archives: dict[str, zipfile.ZipFile], context: int) -> Task:
     )
     bits = books.n_gram_bits(training, test, asked, ORDERS, len(text.letters)).mean(1)
     baselines = {
-        **{f"{order} letters before": float(bits[order]) for order in range(ORDERS)},
+        **{f"{k} letter{'s' * (k != 1)} before": float(x) for k, x in enumerate(bits)},
         "bz2 of the test text": books.packed_bits(text.test),
         "nanoGPT on Shakespeare": NANOGPT,
     }
