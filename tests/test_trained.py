@@ -201,7 +201,7 @@ def test_leaks_from_none_to_all():
 
 def test_many_random_neurons_are_softmax_attention():
     shape = CAUSAL._replace(n_layers=1)
-    q, k, v = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, 2, 12, 8))) / 2
+    q, k, v = torch.from_numpy(np.random.default_rng(0).standard_normal((3, 1, 2, 12, 8))) / 4
     wanted = made("softmax", shape).blocks[0].attention(q, k, v)
     errors = []
     for m in (100, 10000):
@@ -220,11 +220,11 @@ def test_large_queries_and_keys_stay_in_range(arm):
     q, k = 4 * q, 4 * k
     fine, coarse = (made(arm, shape, dtype=x).blocks[0].attention for x in (torch.float64, None))
     coarse = coarse.float()
-    small = q.float(), k.float(), v.float()
+    small = [x.float().requires_grad_() for x in (q, k, v)]
     found = coarse(*small)
     torch.testing.assert_close(found.output.double(), fine(q, k, v).output, rtol=1e-3, atol=1e-3)
     found.output.sum().backward()
-    assert all(x.grad is None or x.grad.isfinite().all() for x in coarse.parameters())
+    assert all(x.grad is None or x.grad.isfinite().all() for x in (*small, *coarse.parameters()))
 
 
 @pytest.mark.parametrize(
@@ -317,7 +317,6 @@ def test_a_run_that_was_cut_off_goes_on_to_the_same_bytes(writes, tmp_path):
     again = job.Checkpoint(tmp_path / "trained.nc", {"seed": 1})
     again.update(store)
     assert_same(run(text_task(), again, workers=2, **one), whole)
-    assert not [name for name in again if name.endswith("running")]
 
 
 def test_a_checkpoint_of_another_network_is_named_and_stays():
