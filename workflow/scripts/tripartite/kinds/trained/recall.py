@@ -10,6 +10,7 @@ from tripartite.kinds.trained.looks import LOOKS, SIZELESS, sizes
 
 N_COLUMNS = 3
 GUESSES = ("--", ":")
+APART = 1.05  # between arms of one size of state, as a factor
 
 
 def recall(fits: dict[str, xr.Dataset]) -> Figure:
@@ -41,13 +42,13 @@ def recall(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def draw(axis: Axes, fit: xr.Dataset) -> None:
-    """Accuracy of each arm by its size; softmax keeps more with every token."""
-    for arm in map(str, fit["arm"].values):
-        look = LOOKS[arm]
+    """Accuracy of each arm by its size, arms of one size side by side."""
+    for place, arm in enumerate(map(str, fit["arm"].values)):
+        look, aside = LOOKS[arm], APART ** (place - (fit.sizes["arm"] - 1) / 2)
         one = fit.sel(arm=arm, n_features=sizes(fit, arm))
         points(
             axis,
-            one["state_size"],
+            one["state_size"] * aside,
             interval(one, "mean_test_score"),
             look.colour,
             look.marker,
