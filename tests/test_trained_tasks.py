@@ -218,7 +218,7 @@ def test_baselines_read_what_networks_are_tested_on(read, bible):
     assert len(bz2.decompress(packed)) == len(read.test.encode())
     assert scores["bz2 of the test text"] == 8 * len(packed) / len(read.test)
     orders = [score for name, score in scores.items() if name.endswith(" before")]
-    assert len(orders) == tasks.ORDERS
+    assert len(orders) == len(tasks.ORDERS)
     assert orders == sorted(orders, reverse=True)  # this much text serves five letters
 
 

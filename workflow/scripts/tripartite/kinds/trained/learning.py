@@ -12,7 +12,8 @@ from tripartite.kinds.trained import samples
 from tripartite.kinds.trained.knocked_out import KNOCKOUTS
 from tripartite.kinds.trained.looks import BITS, LOOKS, label, of_size, sizes
 
-ROW = 2.3  # inches
+HEIGHT = 2.3  # inches of a row of panels at least
+AROUND, LINE = 0.85, 0.09  # inches of a row of panels, and of each score in it
 STEP = 0.14  # between arms of one knock-out, in rows
 BASELINE: dict[str, Any] = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
 TICKS = (-10, -1, 0, 1, 10, 100, 1000)  # of changes in bits, which are drawn by their logs beyond 1
@@ -24,7 +25,12 @@ def learning(fits: dict[str, xr.Dataset]) -> Figure:
     Of arms with hidden neurons, curves and knock-outs are those of the largest networks.
     """
     palette.apply()
-    figure, axes = grid(3 * len(fits), 3, lambda n_rows: (palette.PAGE, 0.65 + ROW * n_rows))
+    n_scores = max(
+        fit.sizes["baseline"] + sum(len(sizes(fit, arm)) for arm in fit["arm"].values)
+        for fit in fits.values()
+    )
+    height = max(HEIGHT, AROUND + LINE * n_scores)
+    figure, axes = grid(3 * len(fits), 3, lambda n_rows: (palette.PAGE, 0.65 + height * n_rows))
     for i, (name, fit) in enumerate(zip(palette.labels(fits), fits.values())):
         curves, scores, costs = axes[3 * i : 3 * i + 3]
         draw_curves(curves, fit)
@@ -75,7 +81,7 @@ def draw_scores(axis: Axes, fit: xr.Dataset) -> None:
         axis.plot(score, len(rows), **BASELINE)
         rows.append(str(name))
     name_rows(axis, rows)
-    axis.set_xlabel(words_of(fit))
+    axis.set_xlabel(words_of(fit, str(fit["unit"].values)))
 
 
 def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
@@ -94,7 +100,7 @@ def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
         axis.set_xticks([x for x in TICKS if low <= x <= high])
         axis.xaxis.set_major_formatter("{x:g}")
     name_rows(axis, [KNOCKOUTS[name].label for name in names])
-    axis.set_xlabel(f"change of {words_of(fit)}")
+    axis.set_xlabel(words_of(fit, "change of the score"))
 
 
 def draw_interval(axis: Axes, triple: tuple, y: float, arm: str) -> None:
@@ -119,9 +125,9 @@ def is_bits(fit: xr.Dataset) -> bool:
     return str(fit["unit"].values) == BITS
 
 
-def words_of(fit: xr.Dataset) -> str:
-    """The unit of scores, and which are better."""
-    return f"{fit['unit'].values}\n({'less' if is_bits(fit) else 'more'} is better)"
+def words_of(fit: xr.Dataset, what: str) -> str:
+    """What an axis shows, and which scores are better."""
+    return f"{what}\n({'less' if is_bits(fit) else 'more'} is better)"
 
 
 def page(fits: dict[str, xr.Dataset]) -> str:
