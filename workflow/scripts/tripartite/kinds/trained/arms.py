@@ -1,9 +1,11 @@
 """Small transformers that are alike but for their attention, and a recurrent network beside them.
 
-A transformer has pre-norm layers of attention and feed-forward nets, and rotary positions; sizes of
-all arms are chosen so that they have as many trained parameters. Its attention is one of ATTENTION,
-of queries, keys and values q, k, v [B, H, T, D] of B sequences, H heads, T tokens (q and k are each
-divided by D^(1/4), so that q.k is the logit of softmax attention):
+A transformer has pre-norm layers of attention and feed-forward nets, and rotary positions; its
+queries, keys and values take over a trained share of those of the token before, number by number (a
+short convolution, as in Based, Arora et al. 2024), since linear attention can hardly find the token
+before by itself. Sizes of all arms are chosen so that they have as many trained parameters.
+Attention is one of ATTENTION, of queries, keys and values q, k, v [B, H, T, D] of B sequences, H
+heads, T tokens (q and k are each divided by D^(1/4): q.k is the logit of softmax attention):
 
     softmax       softmax attention
     random        phi(x) = exp(omega.x - |x|^2 / 2) / sqrt(m) with m fixed standard normal omega
@@ -268,14 +270,21 @@ class Block(nn.Module):
         self.n_heads = shape.n_heads
         self.before_attention, self.before_feed_forward = nn.LayerNorm(d), nn.LayerNorm(d)
         self.qkv, self.out = nn.Linear(d, 3 * d, bias=False), nn.Linear(d, d, bias=False)
+        self.of_token, self.of_last = (nn.Parameter(torch.empty(3 * d)) for _ in range(2))
         self.attention: Any = ATTENTION[arm](shape, m)
         self.up, self.down = nn.Linear(d, width), nn.Linear(width, d)
 
-    def heads(self, x: Tensor, first: int) -> tuple[Tensor, Tensor, Tensor]:
-        """q, k, v [B, H, T, D] of states [B, T, d_model], the first of which has this place."""
-        qkv = self.qkv(self.before_attention(x)).unflatten(-1, (3, self.n_heads, -1))
+    def heads(self, x: Tensor, first: int, last: Tensor | None) -> tuple[Tensor, ...]:
+        """q, k, v [B, H, T, D] of states [B, T, d_model], and what the next token needs of them.
+
+        first is the place of the first token, last [B, 1, 3 d_model] what the one before it left.
+        """
+        drive = self.qkv(self.before_attention(x))
+        last = torch.zeros_like(drive[:, :1]) if last is None else last
+        shifted = torch.cat([last, drive[:, :-1]], 1)
+        qkv = (self.of_token * drive + self.of_last * shifted).unflatten(-1, (3, self.n_heads, -1))
         q, k = _rotated(qkv[:, :, :2], first).permute(2, 0, 3, 1, 4)
-        return q, k, qkv[:, :, 2].transpose(1, 2)
+        return q, k, qkv[:, :, 2].transpose(1, 2), drive[:, -1:]
 
     def mixed(self, x: Tensor, output: Tensor) -> Tensor:
         """States after the layer, of states before it and the output [B, H, T, D] of its heads."""
@@ -302,7 +311,7 @@ class Transformer(nn.Module):
         """
         x = _entered(self.enter, inputs)
         for layer, block in enumerate(self.blocks):
-            seen = block.attention(*block.heads(x, 0))
+            seen = block.attention(*block.heads(x, 0, None)[:3])
             x = block.mixed(x, seen.output if change is None else change(layer, seen))
         x = self.norm(x)
         return self.leave(x.mean(1) if self.pooled else x)
@@ -317,10 +326,12 @@ class Transformer(nn.Module):
         x = _entered(self.enter, inputs[:, None])
         kept = []
         for layer, block in enumerate(self.blocks):
-            q, k, v = (part[:, :, 0] for part in block.heads(x, place))
-            memory = block.attention.empty(v) if memories is None else memories[layer]
+            memory, last = (None, None) if memories is None else memories[layer]
+            *heads, last = block.heads(x, place, last)
+            q, k, v = (part[:, :, 0] for part in heads)
+            memory = block.attention.empty(v) if memory is None else memory
             memory = block.attention.write(memory, k, v)
-            kept.append(memory)
+            kept.append((memory, last))
             x = block.mixed(x, block.attention.read(memory, q).output[:, :, None])
         return self.leave(self.norm(x))[:, 0], [kept, place + 1, n]
 
@@ -416,7 +427,8 @@ def _start(module: nn.Module, name: str, normal: Tensor) -> Tensor:
         return normal / normal.shape[-1] ** 0.25  # drives of about 1 at queries and keys of rms 1
     if name == "log_leak":
         return torch.linspace(math.log(LEAKS[0]), math.log(LEAKS[1]), len(normal))
-    return torch.full_like(normal, name == "alpha")  # ln s is 0
+    # 0 for ln s and for what a token takes over from the one before
+    return torch.full_like(normal, name in ("alpha", "of_token"))
 
 
 def n_parameters(network: nn.Module) -> int:
@@ -433,7 +445,7 @@ def state_size(network: Any, shape: Shape, m: int) -> int:
     of_head = m * (d_head + 1)
     if isinstance(network.blocks[0].attention, Softmax):
         of_head = 2 * d_head * shape.n_tokens
-    return shape.n_layers * shape.n_heads * of_head
+    return shape.n_layers * (shape.n_heads * of_head + 3 * shape.d_model)
 
 
 def _entrance(shape: Shape) -> nn.Module:
