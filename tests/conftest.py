@@ -48,18 +48,22 @@ def project(folder: Path) -> Path:
     return folder
 
 
-def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run Snakemake as a user does, from a shell in which no environment is activated."""
+def as_user(folder: Path) -> dict[str, str]:
+    """The variables of a shell in which no environment is activated."""
     plain = {
         "PATH": "/usr/local/bin:/usr/bin:/bin",
         "HOME": str(folder / ".home"),
         "LANG": "C.UTF-8",
     }
-    pip = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+    return plain | {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
+
+
+def snakemake(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Snakemake as a user does."""
     return subprocess.run(
         [str(Path(sys.executable).parent / "snakemake"), "--cores", "2", *arguments],
         cwd=folder,
-        env=plain | pip | environment,
+        env=as_user(folder) | environment,
         text=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,

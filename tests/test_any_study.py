@@ -47,6 +47,8 @@ LARGEST = {  # of integers, so that a study takes less than a second
     "processes_per_head": 4,
     "n_features": 40,
     "most_trials": 1000,
+    "naam_neurons": 12,
+    "naam_memories": 4,
 }
 TIMES = ("step_seconds", "sample_seconds", "frame_seconds")
 # Studies of slow sections; others have 17.

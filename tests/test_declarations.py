@@ -1,11 +1,13 @@
 """Declarations of kinds: complete, true, nothing said twice; and generated files are current."""
 
+import ast
 import dataclasses
 import importlib.util
 import inspect
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import xarray as xr
@@ -23,6 +25,7 @@ PLANNED = {
     "ablate": {"model", "title", "wheel", "sha256"},
     "attend": {"leak_hebbian", "leak_presynaptic"},
     "measure": {"seed"},
+    "train": {"task", "sha256", "seed", "data_of"},
     "compete": {"model", "inputs", "wheel", "sha256", "seed"},
 }
 
@@ -269,6 +272,31 @@ def sources(file):
             queue += plan._imports(path)
     package = plan.SCRIPTS / "tripartite"
     return {path.relative_to(package).as_posix() for path in found if package in path.parents}
+
+
+def test_imports_are_those_that_python_sees(tmp_path):
+    """They are found by their lines, because every parse of the Snakefile reads all modules."""
+    (tmp_path / "odd.py").write_text(
+        "from tripartite import (\n    contracts,  # of files\n    heads as of_heads,\n)\n"
+        "def later():\n    from tripartite.figures import palette\n    from numpy import job\n"
+    )
+
+    def parsed(path):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                parts = (node.module or "").split(".")
+                if node.level or parts[0] == "tripartite":
+                    above = path.parents[node.level - 1] if node.level else plan.SCRIPTS
+                    package = above.joinpath(*parts)
+                    yield from (package / alias.name for alias in node.names)
+                    yield from (package, package / "__init__")
+
+    found = {path.stem for path in plan._imports(tmp_path / "odd.py")}
+    assert found == {"contracts", "heads", "palette", "__init__"}
+    for path in [tmp_path / "odd.py", *plan.SCRIPTS.rglob("*.py")]:
+        files = (Path(f"{name}.py") for name in parsed(path))
+        wanted = {file for file in files if file.is_file()}
+        assert {*plan._imports(path)} == wanted, path
 
 
 @pytest.mark.parametrize("file", STAGES, ids=lambda file: file.stage)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import cf_faults, project, requirements, snakemake
+from conftest import as_user, cf_faults, project, requirements, snakemake
 from tripartite import declarations, job, locks
 
 NOTHING = "Nothing to be done"
@@ -138,6 +138,15 @@ TINY = {
             "data": {"same_as": "small"},
             "retention": {"n_features": [50], "n_seeds": 2, "leaks": [[0.1, 0.1], [0.2, 0.1]]},
         },
+        "rival": {
+            "data": {"same_as": "trained"},
+            "rivals": {
+                "n_features": [10, 20],
+                "n_seeds": 2,
+                "calibrated_on": "half",
+                "naam_neurons": 10,
+            },
+        },
         "imaged": {
             "data": {"same_as": "trained"},
             "imaging": {"n_features": [50], "n_seeds": 2, "noise": [1]},
@@ -164,11 +173,22 @@ TINY = {
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
         "imaging": {"experiments": ["imaged"]},
+        "rivals": {"experiments": ["rival"]},
     },
 }
 
 
-BIOLOGY = ("integrate", "converge", "settle", "respond", "couple", "perturb", "retain", "image")
+BIOLOGY = (
+    "integrate",
+    "converge",
+    "settle",
+    "respond",
+    "couple",
+    "perturb",
+    "retain",
+    "image",
+    "rival",
+)
 # Jobs other than simulate and fit.
 OTHERS = dict.fromkeys(("calibrate", "compare_maps", "learn", "explain", "close", *BIOLOGY), 1)
 
@@ -323,16 +343,6 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     }
 
 
-def test_same_bytes_with_other_cores_folder_locale_and_time_zone(tiny, tmp_path):
-    folder = with_study(project(tmp_path / "a föhn & wind"), TINY)
-    changed = {"LC_ALL": "C", "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "2"}
-    done = snakemake(folder, "--cores", "1", "--config", "study=tiny", **changed)
-    assert done.returncode == 0, done.stdout
-    here, there = results(folder), results(tiny)
-    assert here.keys() == there.keys()
-    assert [name for name in here if here[name] != there[name]] == []
-
-
 def test_a_stage_and_a_figure_by_path(tmp_path):
     """Also those of another study than the chosen one."""
     folder = with_study(project(tmp_path / "project"), TINY)
@@ -391,7 +401,8 @@ def test_one_job_for_each_card(n_cards, tmp_path):
     names = ("small", "chosen", "leaky")
     networks = {"experiments": {name: TINY["experiments"][name] for name in names}}
     folder = with_study(with_cards(project(tmp_path / "project"), n_cards), networks)
-    done = snakemake(folder, "--cores", "3", "--config", "study=tiny")
+    targets = [f"results/tiny/{name}/states.nc" for name in names]
+    done = snakemake(folder, "--cores", "3", *targets, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     running, most = set(), 0
     for line in done.stdout.splitlines():
@@ -411,19 +422,18 @@ def test_results_hold_nothing_private(tiny):
             assert b"CreationDate" not in content and b"<dc:date>" not in content, name
 
 
-def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
-    """After kill -9 of Snakemake and its jobs: unlock and run again, no temporary files remain."""
-    folder = with_study(project(tmp_path / "project"), TINY)
-    command = [
-        str(Path(sys.executable).parent / "snakemake"),
-        "--cores",
-        "2",
-        "--config",
-        "study=tiny",
-    ]
+def test_killed_runs_resume_to_the_same_bytes_elsewhere(tiny, tmp_path):
+    """After kill -9 of Snakemake and its jobs: unlock and run again, no temporary files remain.
+
+    With another number of cores than the undisturbed run, before and after the kill, in a folder
+    with another name, and with another locale, time zone, hash seed and number of threads.
+    """
+    folder = with_study(project(tmp_path / "a föhn & wind"), TINY)
+    changed = {"LC_ALL": "C", "TZ": "Asia/Kolkata", "PYTHONHASHSEED": "7", "OMP_NUM_THREADS": "2"}
     running = subprocess.Popen(
-        command,
+        [Path(sys.executable).parent / "snakemake", "--cores", "3", "--config", "study=tiny"],
         cwd=folder,
+        env=as_user(folder) | changed,
         start_new_session=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -448,14 +458,17 @@ def test_killed_runs_resume_to_the_same_bytes(tiny, tmp_path):
         leftover.mkdir(exist_ok=True)
         (leftover / locks.LOCK).touch()
     held = [locks.lock(leftovers[owner] / locks.LOCK) for owner in ("alive", "elsewhere")]
-    snakemake(folder, "--config", "study=tiny", "--unlock")
-    done = snakemake(folder, "--rerun-incomplete", "--config", "study=tiny")
+    config = ("--cores", "1", "--config", "study=tiny")
+    snakemake(folder, *config, "--unlock", **changed)
+    done = snakemake(folder, *config, "--rerun-incomplete", **changed)
     assert done.returncode == 0, done.stdout
     assert not leftovers["dead"].exists()
     for owner, handle in zip(("alive", "elsewhere"), held):
         shutil.rmtree(leftovers[owner])  # was not changed
         os.close(handle)
-    assert results(folder) == results(tiny)
+    here, there = results(folder), results(tiny)
+    assert here.keys() == there.keys()
+    assert [name for name in here if here[name] != there[name]] == []
 
 
 def test_what_was_marked_as_under_way_runs_again(finished):

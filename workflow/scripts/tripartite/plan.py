@@ -5,13 +5,13 @@ The Snakefile passes them to the jobs, which record them in their files; `verify
 package, because every parse of the Snakefile imports it.
 """
 
-import ast
 import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import os
+import re
 import time
 from pathlib import Path
 
@@ -27,20 +27,31 @@ FIGURE_SUFFIXES = ("svg", "pdf", "png")
 # Code.
 
 
+# Reading these lines takes a tenth of the time that parsing all files as Python takes.
+IMPORT = re.compile(r"^[ \t]*from[ \t]+(\.*)([\w.]*)[ \t]+import[ \t]+(\([^)]*\)|.*)", re.M)
+
+
 @functools.cache
 def _imports(path: Path) -> tuple[Path, ...]:
     """The files of the workflow that a file imports."""
     files = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if not isinstance(node, ast.ImportFrom):
+    for dots, module, names in IMPORT.findall(_text(path)):
+        parts = module.split(".")
+        if not dots and parts[0] != "tripartite":
             continue
-        parts = (node.module or "").split(".")
-        if not node.level and parts[0] != "tripartite":
-            continue
-        package = (path.parents[node.level - 1] if node.level else SCRIPTS).joinpath(*parts)
-        names = [package / alias.name for alias in node.names] + [package, package / "__init__"]
-        files += [file for file in (Path(f"{name}.py") for name in names) if file.is_file()]
+        package = (path.parents[len(dots) - 1] if dots else SCRIPTS).joinpath(*parts)
+        named = [package / name for name in re.findall(r"(\w+)(?: as \w+)?", names)]
+        files += [
+            file
+            for name in (*named, package, package / "__init__")
+            if (file := Path(f"{name}.py")).is_file()
+        ]
     return tuple(files)
+
+
+@functools.cache
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8")
 
 
 @functools.cache
@@ -52,7 +63,7 @@ def code(*names: str) -> str:
         name = path.relative_to(SCRIPTS).as_posix()
         if name not in texts:
             # without the end of the file, which Snakemake strips when it fetches one
-            texts[name] = path.read_text(encoding="utf-8").rstrip()
+            texts[name] = _text(path).rstrip()
             queue += _imports(path)
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()
 
