@@ -162,14 +162,11 @@ def test_nothing_is_run():
     ("data", "words"),
     [
         (b"", "not a readable safetensors file"),
-        (struct.pack("<Q", 2**63) + b"{}", f"the header has {2**63} bytes, the file only 2"),
+        (struct.pack("<Q", 2**63) + b"{}", "not a readable safetensors file"),
         (struct.pack("<Q", 2) + b"[]", "not a readable safetensors file"),
-        (write_safetensors(WEIGHTS)[:-1], r"a tensor of shape \[2\] has 3 bytes, wanted 4"),
-        (write_safetensors(WEIGHTS, shape=[9]), r"of shape \[9\] has 24 bytes, wanted 36"),
-        (
-            write_safetensors(WEIGHTS, dtype="BF16"),
-            "a tensor has dtype BF16, wanted one of F64, F32",
-        ),
+        (write_safetensors(WEIGHTS)[:-1], "not a readable safetensors file"),
+        (write_safetensors(WEIGHTS, shape=[9]), "not a readable safetensors file"),
+        (write_safetensors(WEIGHTS, dtype="F5"), "not a readable safetensors file"),
         (write_safetensors(WEIGHTS, data_offsets=None), "not a readable safetensors file"),
     ],
 )

@@ -26,6 +26,7 @@ PLANNED = {
     "attend": {"leak_hebbian", "leak_presynaptic"},
     "write": {"model", "title", "wheel", "inputs", "sha256", "data_of"},
     "measure": {"seed"},
+    "train": {"task", "sha256", "seed", "data_of"},
     "compete": {"model", "inputs", "wheel", "sha256", "seed"},
 }
 

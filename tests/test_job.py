@@ -154,7 +154,7 @@ def test_a_job_that_goes_on_elsewhere_names_both_processors(tmp_path, monkeypatc
         return job.load(output).attrs
 
     def cut_off(*given, **settings):  # in the second training, on another machine
-        if list(tmp_path.glob(".learned*/*.npz")):
+        if list(tmp_path.glob(".learned*/*.safetensors")):
             raise KeyboardInterrupt
         return own(*given, **settings)
 
@@ -508,7 +508,7 @@ def test_finished_parts_are_found_again(tmp_path):
     assert again["16-0"]["note"].tolist() == ["", "diverged"]
     other = job.Checkpoint(output, {"steps": 4}, "code")
     assert "16-0" not in other and len(other) == 0
-    (file,) = tmp_path.rglob("*.npz")
+    (file,) = tmp_path.rglob("*.safetensors")
     for size in (0, 20, file.stat().st_size - 5):
         file.write_bytes(file.read_bytes()[:size])
         assert "16-0" not in again

@@ -284,7 +284,7 @@ def _ends(file: str, values: dict) -> dict:
     return found
 
 
-def progress(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> Iterable[T]:
+def progress(steps: Iterable[T], what: str, unit: str, total: int | None = None) -> tqdm:
     """The steps, with a line of progress every few seconds."""
     return tqdm(steps, what, total, **_line(unit))
 

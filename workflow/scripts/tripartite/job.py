@@ -16,7 +16,6 @@ import threading
 import time
 import weakref
 import zipfile
-import zlib
 from collections.abc import Hashable, Iterable, Iterator, MutableMapping
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
@@ -27,6 +26,8 @@ import numpy as np
 import xarray as xr
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 from xarray.backends import BackendArray
 from xarray.core import indexing
 
@@ -344,7 +345,8 @@ class Checkpoint(MutableMapping):
     """Parts of a long job, name -> arrays by their names, that survive an interruption.
 
     They are kept in a hidden folder beside the output, whose name has a digest of all that the job
-    depends on, and are deleted when the output is complete. A damaged part counts as missing.
+    depends on, and are deleted when the output is complete. A damaged part counts as missing. A
+    part is a safetensors file, in whose metadata stand the arrays of texts.
     """
 
     def __init__(self, output: Path, *origin: object) -> None:
@@ -352,27 +354,30 @@ class Checkpoint(MutableMapping):
         self.folder = output.parent / f".{output.name}-{digest.hexdigest()[:16]}.partial"
 
     def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
+        return self.folder / f"{name}.safetensors"
 
     def __getitem__(self, name: str) -> dict[str, np.ndarray]:
         try:
-            with np.load(self._path(name), allow_pickle=False) as arrays:
-                return dict(arrays)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            with safe_open(self._path(name), "numpy") as file:
+                texts = json.loads((file.metadata() or {}).get("texts", "{}"))
+                arrays = {key: file.get_tensor(key) for key in file.keys()}
+        except (OSError, ValueError, SafetensorError) as error:
             raise KeyError(name) from error
+        return arrays | {key: np.array(text) for key, text in texts.items()}
 
     def __setitem__(self, name: str, arrays: dict[str, np.ndarray]) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / f"{processor()}.processor").touch()
+        texts = {key: x.tolist() for key, x in arrays.items() if x.dtype.kind == "U"}
+        numbers = {key: np.array(x, order="C") for key, x in arrays.items() if key not in texts}
         with replacing(self._path(name), sum(x.nbytes for x in arrays.values())) as temporary:
-            # the stub of numpy takes any keyword for allow_pickle
-            np.savez(temporary, **arrays)  # type: ignore[arg-type]
+            save_file(numbers, temporary, {"texts": json.dumps(texts)})
 
     def __delitem__(self, name: str) -> None:
         self._path(name).unlink()
 
     def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in sorted(self.folder.glob("*.npz")))
+        return (path.stem for path in sorted(self.folder.glob("*.safetensors")))
 
     def __len__(self) -> int:
         return len(list(iter(self)))

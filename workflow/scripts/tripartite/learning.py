@@ -64,8 +64,8 @@ def log_features(weights: Tensor, x: Tensor) -> Tensor:
     return torch.cat([torch.log_softmax(drive, -1), torch.log_softmax(-drive, -1)], -1)
 
 
-def feature_attention(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
-    """ln A^ [..., T, S] of queries and keys with ln of positive features [..., T, f], [..., S, f].
+def log_kernel(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
+    """ln phi(q_t).phi(k_j) [..., T, S] of ln of positive features [..., T, f], [..., S, f].
 
     -inf where a key is not read, read [..., T, S]. Exact at all sizes: products that leave the
     range of the numbers are summed by their logs.
@@ -83,7 +83,12 @@ def feature_attention(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
             for *batch, t, j in (place.unbind(-1) for place in places)
         ]
         log_product = log_product.masked_scatter(lost, torch.cat(sums))
-    return torch.log_softmax(log_product.masked_fill(~read, -torch.inf), -1)
+    return log_product.masked_fill(~read, -torch.inf)
+
+
+def feature_attention(log_q: Tensor, log_k: Tensor, read: Tensor) -> Tensor:
+    """ln A^ [..., T, S], of what log_kernel takes: each query's weights sum to 1."""
+    return torch.log_softmax(log_kernel(log_q, log_k, read), -1)
 
 
 def weights_loss(log_weights: Tensor, seen: Example) -> Tensor:

@@ -5,7 +5,6 @@ read with weights_only. Whatever is wrong with the bytes is a ValueError of one 
 """
 
 import io
-import json
 import math
 import struct
 import tempfile
@@ -16,9 +15,10 @@ import numpy as np
 import torch
 from gguf import GGUFReader
 from gguf.quants import dequantize
+from safetensors import SafetensorError
+from safetensors.torch import load
 from torch import Tensor
 
-SAFETENSORS = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "U8": "u1"}
 ONNX = {1: "<f4", 2: "u1", 6: "<i4", 7: "<i8", 10: "<f2", 11: "<f8"}  # TensorProto.DataType
 
 # What a reader of plain data runs into when the bytes are not what they should be.
@@ -42,25 +42,10 @@ class Node(NamedTuple):
 
 
 def read_safetensors(data: bytes) -> dict[str, Tensor]:
-    """Return the tensors by name.
-
-    The file is the length of a header (8 bytes, little-endian), the header in JSON (dtype, shape
-    and byte range of each tensor), and the numbers.
-    """
+    """Return the tensors by name."""
     try:
-        (length,) = struct.unpack_from("<Q", data)
-        if length > len(data) - 8:
-            raise ValueError(f"the header has {length} bytes, the file only {len(data) - 8}")
-        header = json.loads(data[8 : 8 + length])
-        numbers = memoryview(data)[8 + length :]
-        header.pop("__metadata__", None)
-        return {
-            name: _tensor(
-                numbers[slice(*entry["data_offsets"])], entry["dtype"], entry["shape"], SAFETENSORS
-            )
-            for name, entry in header.items()
-        }
-    except MALFORMED as error:
+        return load(data)
+    except (*MALFORMED, SafetensorError) as error:
         raise ValueError(f"not a readable safetensors file ({_reason(error)})") from None
 
 
@@ -130,10 +115,10 @@ class _GGUFReader(GGUFReader):
         return super()._get(int(offset), dtype, count, override_order)
 
 
-def _tensor(raw: memoryview, kind: str | int, shape: list[int], dtypes: dict) -> Tensor:
-    if kind not in dtypes:
-        raise ValueError(f"a tensor has dtype {kind}, wanted one of {', '.join(map(str, dtypes))}")
-    dtype = np.dtype(dtypes[kind])
+def _tensor(raw: memoryview, kind: int, shape: list[int]) -> Tensor:
+    if kind not in ONNX:
+        raise ValueError(f"a tensor has dtype {kind}, wanted one of {', '.join(map(str, ONNX))}")
+    dtype = np.dtype(ONNX[kind])
     wanted = math.prod(shape) * dtype.itemsize
     if len(raw) != wanted:
         raise ValueError(f"a tensor of shape {list(shape)} has {len(raw)} bytes, wanted {wanted}")
@@ -196,7 +181,7 @@ def _initialiser(message: memoryview) -> tuple[str, Tensor]:
             name = str(value, "utf-8")
         elif field == 9:
             raw = value
-    return name, _tensor(raw, kind, dims, ONNX)
+    return name, _tensor(raw, kind, dims)
 
 
 def _packed(value: int | memoryview) -> list[int]:
