@@ -170,8 +170,14 @@ def experiment_files(study: dict) -> list[str]:
 
 
 def made_files(study: dict, name: str) -> tuple[str, ...]:
-    """The data and the files of an experiment, without suffix; a task has no queries and keys."""
-    of_data = () if "task" in data_of(study, name) else ("qkv", "attention")
+    """The files of an experiment without suffix, with its data if it or a sharer reads them.
+
+    Kinds that run a whole model, or train one, read no queries and keys.
+    """
+    first = owner(study, name, "qkv")
+    sharing = [one for one in study["experiments"] if owner(study, one, "qkv") == first]
+    files = [declarations.files()[file] for one in sharing for file in stage_files(study, one)]
+    of_data = ("qkv", "attention") if any("qkv" in file.reads for file in files) else ()
     return (*of_data, *stage_files(study, name))
 
 
