@@ -23,6 +23,7 @@ PATHS = sorted(declarations.KINDS.glob("*/kind.yaml"))
 PLANNED = {
     "generate": {"data", "title", "wheel", "sha256", "seed", "experiment"},
     "ablate": {"model", "title", "wheel", "sha256"},
+    "rebuild": {"model", "title", "wheel", "sha256", "data_of"},
     "attend": {"leak_hebbian", "leak_presynaptic"},
     "write": {"model", "title", "wheel", "inputs", "sha256", "data_of"},
     "measure": {"seed"},

@@ -436,4 +436,4 @@ def test_readme_tells_every_input():
         path.relative_to(ROOT / "config/inputs").as_posix()
         for path in (ROOT / "config/inputs").glob("*/*")
     ]
-    assert len(names) == 16 and all(f"`{name}`" in text for name in (*names, *registry.PHOTOGRAPHS))
+    assert len(names) == 27 and all(f"`{name}`" in text for name in (*names, *registry.PHOTOGRAPHS))

@@ -224,9 +224,9 @@ def test_parameters_of_a_job(parsed):
     assert settings["data_of"] == "albert" and "n_features" in settings
     assert parsed.script("stage")(None, None) == "workflow/scripts/stage.py"
     assert parsed.script("share")(None, None) == str(ROOT / "workflow/scripts/stage.py")
-    texts = parsed.raw_files(named, None)
+    texts = parsed.raw_files("qkv")(named, None)
     assert texts and all(Path(text).suffix == ".smi" for text in texts)
-    assert parsed.no_raw_files(named, None) == []
+    assert parsed.raw_files("states")(named, None) == []
     figure = declarations.figures()["trace"]
     assert parsed.caption(wildcards(figure="trace"), None) == figure.caption
     packed = [Path(path) for path in parsed.packed(named, None)]

@@ -33,7 +33,7 @@ rule generate:
         device="cpu",
     params:
         stage=HERE.script("stage"),
-        raw=HERE.raw_files,
+        raw=HERE.raw_files("qkv"),
         settings=HERE.settings("qkv"),
         code=plan.stage_code("qkv"),
     message:

@@ -31,7 +31,7 @@ for kind in declarations.experiments().values():
             params:
                 stage=HERE.script("stage"),
                 name=file.stage,
-                raw=HERE.raw_files if "raw" in file.reads else HERE.no_raw_files,
+                raw=HERE.raw_files(file.name),
                 settings=HERE.settings(file.name),
                 code=plan.stage_code(file.name),
             message:

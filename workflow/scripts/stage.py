@@ -113,7 +113,7 @@ def run(
         used |= {"checkpoint": checkpoint, "previous": previous}
         used["room"] = functools.partial(job.room, outputs[0].parent)
         used["feature_maps"] = declarations.common()["feature_maps"]
-        arguments |= {key: used[key] for key in declared.uses if key != "seed"}  # a setting
+        arguments |= {key: used[key] for key in declared.uses if key in used}
         if clashing := arguments.keys() & settings.keys():
             raise TypeError(f"{stage}: {', '.join(clashing)} is a setting and something else")
         arguments = fitting(arguments | settings, wanted, declared, shard)

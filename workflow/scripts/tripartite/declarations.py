@@ -33,6 +33,7 @@ KINDS = Path(__file__).resolve().parent / "kinds"
 ROLES = ("data", "experiment", "benchmark")
 USES = (
     "seed",  # of the study, for a stage that reads raw files; others have it in any case
+    "pairs",  # lists of sentence pairs among its raw files, if the model embeds sentences
     "device",
     "workers",
     "checkpoint",
@@ -41,7 +42,7 @@ USES = (
     "room",
 )  # arguments of stages beside settings
 DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
-MEMORY = ("states", "networks", "attention", "rates", "training", "data")
+MEMORY = ("states", "networks", "attention", "rates", "training", "transformer", "data")
 ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
 PLACES = ("token", "neuron", "d_head", "d_value", "d_seen")  # axes without coordinates
 BESIDE = {"csv": "table", "html": "page"}  # what is written beside a figure, and who makes it

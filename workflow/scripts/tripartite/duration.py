@@ -46,6 +46,8 @@ def seconds(
         rows, steps = min(tokens, 64), settings.get("max_steps", 1)
         n_products = n_seeds * sum(sizes) * n_chosen * steps * rows * tokens
         work = {first: n_products * 6 + 20 * n_chosen * inputs * tokens**2 * sum(sizes)}
+    if kind.memory == "transformer":
+        work = {first: _of_transformer(shape, settings, n_read) + OTHERS}
     if kind.memory == "states":
         of_outputs = 4 * n_queries * tokens**2
         measured = len(sizes) * n_seeds**2 * n_queries * 10 * EXP  # intervals over seeds
@@ -57,3 +59,26 @@ def seconds(
         found["generate"] = START + 2 * STORED * n_values
         found["attend"] = START + 2 * STORED * n_values + pairs * (width + 4 * EXP)
     return {stage: n / RATE for stage, n in found.items()}
+
+
+def _of_transformer(shape: dict[str, int], settings: dict, n_read: int) -> float:
+    """Operations of a whole transformer whose heads are replaced, in every part and network."""
+    inputs, layers, heads, tokens, d_head, d_value = (shape[name] for name in SIZES)
+    width, n_heads = d_head + d_value, layers * heads
+    sizes, recipes = memory.sizes(settings), settings.get("recipes", [])
+    one_pass = 12 * tokens * layers * (heads * d_value) ** 2 + n_heads * tokens**2 * width
+    passes = networks = 0.0  # whole ones: a part runs from its first replaced layer on
+    for part in settings.get("parts", []):
+        passes += {"each_layer": (layers + 1) / 2, "first_layers": layers}.get(part, 1)
+        networks += {"first_layers": (layers + 1) / 2}.get(part, 1)
+    n_networks = len(recipes) * settings.get("n_seeds", 1)
+    work = one_pass * (3 * inputs + n_read * passes * (2 + n_networks * len(sizes)))
+    rates = n_heads * tokens * sum(sizes) * (2 * width + 2 * EXP)
+    work += n_networks * networks * (n_read * rates + n_heads * sum(sizes) * d_head * 3 * EXP)
+    work /= 3 if settings.get("dtype") == "float32" else 1
+    work += len(recipes) * inputs * n_heads * tokens**2 * (3 * tokens + 6 * width + 10 * EXP)
+    trained = [size for size in sizes if size <= settings.get("max_learned", 0)]
+    if "learned" in recipes:
+        steps, rows = settings.get("max_steps", 1), min(tokens, 64)
+        work += settings.get("n_seeds", 1) * sum(trained) * n_heads * steps * rows * tokens * 16
+    return work

@@ -8,6 +8,7 @@ Each kind declares what they hold (`memory` in its kind.yaml):
     attention  outputs that are attention weights, as wide as there are tokens
     rates      the firing rates of a whole network at once
     training   the features of all heads at once
+    transformer  the weights of a model, and the states of all its variants
 
 Measured peaks of all stages beside what is requested (snakefile.memory_mb), with 2 inputs of 2000
 tokens, d_head and d_value 128, sizes 100, 300 and 1000 and 4 seeds, causal; the last line is vit of
@@ -95,6 +96,8 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         return arrays
     m_all, n_seeds = sizes(settings), settings.get("n_seeds", 1)
     m = m_all[-1]
+    if memory == "transformer":
+        return [*arrays, *_of_transformer(shape, settings)]
     if memory == "rates":
         m *= settings.get("processes_per_head", 1)
         what = f"{m} n_features x {tokens} tokens and {d_head} d_head, 6 copies"
@@ -166,4 +169,56 @@ def plan(shape: dict[str, int], settings: dict, section: str = "network") -> lis
         what += f"{widths[0]} d_head, 4 copies)"
         n_bytes = 4 * 8 * layers * heads * widths[0] ** 2
         arrays.append(Array(n_bytes, what, "the number of heads in the file"))
+    return arrays
+
+
+def _of_transformer(shape: dict[str, int], settings: dict) -> list[Array]:
+    """The large arrays of a whole transformer whose heads are replaced; its weights in float32.
+
+    Its states are as wide as all values of its heads together.
+    """
+    inputs, layers, heads, tokens, d_head, d_value = (shape[name] for name in SIZES)
+    d_model, m = heads * d_value, sizes(settings)[-1]
+    n_bytes = 8 if settings.get("dtype") == "float64" else 4
+    n_states = sum(
+        layers if part in ("each_layer", "first_layers") else 1
+        for part in settings.get("parts", [])
+    )
+    copies = f"{n_states} parts x {inputs} inputs x {tokens} tokens x {d_model}"
+    # 12 d_model^2 weights in a layer, as in most transformers
+    arrays = [
+        Array(
+            2 * n_bytes * 12 * layers * d_model**2,
+            f"the weights of the model ({layers} layers x 12 x {d_model} x {d_model}, 2 copies)",
+            "nothing, choose a smaller model",
+        ),
+        Array(
+            n_bytes * inputs * tokens * layers * (d_model + heads * (2 * d_head + d_value)),
+            f"states, queries, keys and values of the model ({inputs} inputs x {layers} layers)",
+            "the number of inputs or tokens",
+        ),
+        Array(
+            2 * n_bytes * n_states * inputs * tokens * d_model,
+            f"the states of all parts ({copies}, 2 copies)",
+            "the number of parts, inputs or tokens",
+            of_head=True,
+        ),
+        Array(
+            (2 * 8 + n_bytes) * heads * m * d_head,
+            f"the hidden weights of one layer ({heads} heads x {m} n_features x {d_head} d_head, "
+            "3 copies)",
+            "n_features",
+            of_head=True,
+        ),
+    ]
+    trained = [size for size in sizes(settings) if size <= settings.get("max_learned", 0)]
+    if "learned" in settings.get("recipes", []) and trained:
+        rows = min(tokens, 64)
+        what = f"{heads} heads of a layer x {rows} queries x {tokens} tokens x {trained[-1]}"
+        n = 2 * tokens**2 + 12 * tokens * (rows + trained[-1])
+        groups = [settings.get(key, []) for key in ("calibrated_on", "validated_on")]
+        inputs = sum(len(x) if isinstance(x, list) else inputs // 2 for x in groups)
+        advice = "max_learned or the number of inputs or tokens"
+        size = n_bytes * heads * inputs * n
+        arrays.append(Array(size, f"training ({what} n_features)", advice, of_head=True))
     return arrays

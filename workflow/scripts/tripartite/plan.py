@@ -98,9 +98,17 @@ def wheels(data: dict) -> list[str]:
     return [name for package in packages for name in pins() if name.rsplit("-", 1)[0] == package]
 
 
-def texts(data: dict, root: Path) -> list[Path]:
-    """The text files that the data of an experiment are read from; photographs are in wheels."""
-    return study_module.input_files(data["model"], data["inputs"], root) if "model" in data else []
+def texts(data: dict, root: Path, file: str = "qkv") -> list[Path]:
+    """The text files of an experiment that a file such as "qkv" is made from.
+
+    Photographs are in wheels. Lists of sentence pairs are read beside the inputs, by a stage that
+    uses them with a model that embeds sentences.
+    """
+    if "model" not in data:
+        return []
+    files = study_module.input_files(data["model"], data["inputs"], root)
+    embeds = registry.models()[data["model"]].architecture == registry.OF_SENTENCES
+    return files + registry.pairs() * (embeds and "pairs" in declarations.files()[file].uses)
 
 
 def digest(path: Path) -> str:
@@ -212,9 +220,11 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
         if "task" in data:
             return {"task": data["task"], "sha256": hashes_of(data), **given}
         inputs = data["inputs"] if given["inputs"] == "all" else given["inputs"]
-        calibrating, _ = chosen_inputs(data["inputs"], given["calibrated_on"])
+        chosen = given["calibrated_on"], given.get("validated_on", ())
+        calibrating, validating = chosen_inputs(data["inputs"], *chosen)
         given = given | {"inputs": inputs, "calibrated_on": calibrating}
-        return {"model": data["model"], **model_settings(data, root), **given}
+        given |= {"validated_on": validating} if validating else {}
+        return {"model": data["model"], **model_settings(data, root, file), **given}
     return given | streams
 
 
@@ -243,10 +253,10 @@ def hashes_of(data: dict) -> dict[str, str]:
     return {name: pins()[name][1] for name in wheels(data)}
 
 
-def model_settings(data: dict, root: Path) -> dict:
-    """Title and wheel of a pretrained model, and the hashes of all files that are read for it."""
+def model_settings(data: dict, root: Path, file: str = "qkv") -> dict:
+    """Title and wheel of a pretrained model, and the hashes of all that a file is made from."""
     hashes = hashes_of(data)
-    hashes |= {path.stem: digest(path) for path in texts(data, root)}
+    hashes |= {path.stem: digest(path) for path in texts(data, root, file)}
     model = registry.models()[data["model"]]
     hashes[model.file] = registry.digest(model.name)
     return {"title": model.title, "wheel": model.wheel, "sha256": hashes}

