@@ -157,8 +157,9 @@ def held_out(x: np.ndarray, y: np.ndarray, lowest: np.ndarray | float = -np.inf)
         return found
     for i in range(n_inputs):
         for layer in range(n_layers):
-            seen = (np.delete(np.delete(z, i, -2), layer, -1) for z in (x, y))
-            a, b = linear_law(*(z.reshape(*z.shape[:-2], -1) for z in seen), lowest)
+            others = (np.delete(np.delete(z, i, -2), layer, -1) for z in (x, y))
+            seen_x, seen_y = (z.reshape(*z.shape[:-2], -1) for z in others)
+            a, b = linear_law(seen_x, seen_y, lowest)
             found[..., i, layer] = a + b * x[..., i, layer]
     return found
 

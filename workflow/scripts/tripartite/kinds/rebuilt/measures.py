@@ -120,12 +120,14 @@ def _scores(of_inputs: dict[str, dict[str, float]]) -> Scores:
 
 def of_texts(transformer: Transformer, contents: dict[str, bytes]) -> Trial:
     """Trial of a causal language model on texts."""
-    ids = {name: transformer.encode(content.decode()) for name, content in contents.items()}
+    encode, token_logits = transformer.encode, transformer.token_logits
+    assert encode and token_logits  # it reads texts
+    ids = {name: encode(content.decode()) for name, content in contents.items()}
 
     def log_p(states: States, name: str) -> Tensor:
         """ln of the probability of the next token [token - 1, vocabulary]."""
         x = transformer.final(states[name][0][0, :-1])
-        return transformer.token_logits(x).log_softmax(-1)
+        return token_logits(x).log_softmax(-1)
 
     def against(exact: States) -> Callable[[States], Scores]:
         original = {name: log_p(exact, name) for name in ids}
@@ -178,7 +180,9 @@ def divergence(log_p: Tensor, original: Tensor) -> float:
 
 def of_reactions(transformer: Transformer, contents: dict[str, bytes]) -> Trial:
     """Trial of a masked language model on reactions."""
-    ids = {name: transformer.encode(content.decode()) for name, content in contents.items()}
+    encode, token_logits = transformer.encode, transformer.token_logits
+    assert encode and token_logits  # it reads texts
+    ids = {name: encode(content.decode()) for name, content in contents.items()}
     mask = transformer.tokens.index(MASK)
     hidden = {name: masks(len(x)) for name, x in ids.items()}
     entering = {
@@ -195,7 +199,7 @@ def of_reactions(transformer: Transformer, contents: dict[str, bytes]) -> Trial:
 
     def likeliest(states: States, name: str) -> tuple[Tensor, Tensor]:
         """The likeliest tokens [token] without masks, and those in the places of masks."""
-        found = transformer.token_logits(transformer.final(states[name][0])).argmax(-1)
+        found = token_logits(transformer.final(states[name][0])).argmax(-1)
         return found[0], found[hidden[name]]
 
     def against(exact: States) -> Callable[[States], Scores]:
@@ -265,6 +269,7 @@ def of_sentences(transformer: Transformer, contents: dict[str, bytes]) -> Trial:
     entering: States = {}
     order: dict[str, Tensor] = {}  # of the sentences, in the batches
     for name, sentences in texts.items():
+        assert transformer.encode  # it reads texts
         ids = [transformer.encode(sentence) for sentence in sentences]
         lengths = sorted({len(x) for x in ids})
         batches = [[i for i, x in enumerate(ids) if len(x) == length] for length in lengths]
