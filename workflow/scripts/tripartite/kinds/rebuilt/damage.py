@@ -23,7 +23,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from scipy.stats import rankdata
 
-from tripartite.statistics import Interval, over_clusters, pooled_correlation
+from tripartite.statistics import Function, Interval, over_clusters, pooled_correlation
 
 OUTPUT, STATES = HARMS = ("output", "states")
 EXPECTED, OTHERS = "expected", "other_inputs"
@@ -86,25 +86,19 @@ def variables(
     x = np.stack([np.broadcast_to(predictors[name], shape) for name in PREDICTORS[:-1]])
     lowest = np.where([name == FREE for name in PREDICTORS[:-1]], -np.inf, 0)
     laws = held_out(x, np.broadcast_to(damage, x.shape), lowest[:, None, None, None])
-    predicted = np.concatenate([laws, _others(damage)])
-    all_x = np.concatenate([x, _others(damage)])
-    of_all = np.broadcast_to(damage, predicted.shape)
-    crossed = [
-        np.moveaxis(np.stack(pair), (-2, -1), (0, 1))
-        for pair in ((of_all, predicted), (of_all, all_x))
-    ]
+    others = _others(damage)
+    predicted = np.concatenate([laws, others])
+
+    def over_layers(statistic: Function, of_predictors: np.ndarray, name: str, scale: str) -> list:
+        """Estimates [harm, predictor, ...] of pairs [predictor, harm, ..., input, layer]."""
+        pair = np.stack([np.broadcast_to(damage, of_predictors.shape), of_predictors])
+        values = np.moveaxis(pair, (-2, -1), (0, 1))
+        found = over_clusters(statistic, values, [None, None], rng(name), scale, N_DRAWS)
+        return [part.swapaxes(0, 1) for part in found]
+
+    left, least, most = over_layers(unexplained, predicted, "prediction_r2", "log")
+    ranks = over_layers(rank_correlation, np.concatenate([x, others]), "prediction_rank", "linear")
     clusters = [None, None]
-    along = {"harm": 1, "predictor": 0}  # of all_x; the file has harm first
-    quality, ranks = (
-        tuple(
-            part.swapaxes(*along.values())
-            for part in over_clusters(statistic, values, clusters, rng(name), n_draws=N_DRAWS)
-        )
-        for name, statistic, values in (
-            ("prediction_r2", r_squared, crossed[0]),
-            ("prediction_rank", rank_correlation, crossed[1]),
-        )
-    )
     by_seed = np.moveaxis(seen, (-2, 3), (0, 1))  # [input, seed, harm, recipe, n_features, layer]
     errors = np.moveaxis(
         state_error, (4, 2), (0, 1)
@@ -112,8 +106,8 @@ def variables(
     return {
         "layer_damage": over_clusters(_mean, by_seed, clusters, rng("layer_damage")),
         "predicted_damage": predicted.mean(-2).swapaxes(0, 1),
-        "prediction_r2": quality,
-        "prediction_rank": ranks,
+        "prediction_r2": (1 - left, 1 - most, 1 - least),
+        "prediction_rank": tuple(np.clip(part, -1, 1) for part in ranks),
         "expected_error": expected,
         "attention_size": size.mean(0),
         "added_damage": over_clusters(added, by_seed, clusters, rng("added_damage")),
@@ -187,12 +181,12 @@ def _others(y: np.ndarray) -> np.ndarray:
     return ((y.sum(-2, keepdims=True) - y) / (n - 1) if n > 1 else np.full(y.shape, np.nan))[None]
 
 
-def r_squared(pairs: np.ndarray) -> np.ndarray:
-    """R^2 [...] of y and its predictions, pairs [input, layer, 2, ...]; NaN where y is constant."""
+def unexplained(pairs: np.ndarray) -> np.ndarray:
+    """1 - R^2 [...] of y and its predictions, pairs [input, layer, 2, ...]; NaN of a constant y."""
     y, predicted = pairs[:, :, 0], pairs[:, :, 1]
     left = np.square(y - predicted).sum((0, 1))
     total = np.square(y - y.mean((0, 1))).sum((0, 1))
-    return np.where(total > 0, 1 - left / np.where(total > 0, total, 1), np.nan)
+    return np.where(total > 0, left / np.where(total > 0, total, 1), np.nan)
 
 
 def rank_correlation(pairs: np.ndarray) -> np.ndarray:

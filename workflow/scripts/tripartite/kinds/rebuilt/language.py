@@ -10,6 +10,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import NullFormatter
 
 from tripartite.figures import palette
 from tripartite.figures.panels import interval, line, points, spread
@@ -31,6 +32,8 @@ ENDS: dict[str, dict] = {  # horizontal lines
 N_TEXTS = 4  # of networks
 N_LETTERS = 105  # of a line of text
 HEIGHT, TEXT_HEIGHT = 1.9, 0.14  # inches, of a row of panels and a line of text
+MARGIN = 2  # factor between the smallest m, or the largest, and the ends of the axis
+ROOM = 0.15  # above and below, of the height of means; longer bars leave the panel
 OFFSET = 1.06  # from one recipe to the next, so that their bars do not hide one another
 
 
@@ -77,21 +80,26 @@ def draw_curves(axis: Axes, fit: xr.Dataset, measure: str) -> None:
     difference: inputs differ in what softmax attention makes of them.
     """
     one = fit.sel(measure=measure)
-    axis.set(xscale="log", ylabel=str(one["label"].values))
+    m = one["n_features"].values.astype(float)
+    axis.set(xscale="log", xlim=(m[0] / MARGIN, m[-1] * MARGIN), ylabel=str(one["label"].values))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     if ALL not in one["part"]:
         return
     one = one.sel(part=ALL)
     softmax = float(one["mean_reference_score"].sel(reference="softmax"))
-    m = one["n_features"].values.astype(float)
     recipes = [str(recipe) for recipe in one["recipe"].values]
     for place, recipe in enumerate(recipes):
         shift = OFFSET ** (place - (len(recipes) - 1) / 2)
         triple = tuple(softmax + x for x in interval(one.sel(recipe=recipe), "mean_change"))
         points(axis, m * shift, triple, COLOURS[recipe], linestyle="-")
-    for name, look in ENDS.items():
-        end = float(one["mean_reference_score"].sel(reference=name))
+    ends = one["mean_reference_score"].sel(reference=list(ENDS)).values
+    for end, look in zip(ends, ENDS.values()):
         if np.isfinite(end):
             axis.axhline(end, zorder=0, **look)
+    shown = np.append(ends, one["mean_score"])
+    low, high = np.nanmin(shown), np.nanmax(shown)
+    room = ROOM * (high - low or 1)
+    axis.set_ylim(low - room, high + room)
 
 
 def legend(fits: Sequence[xr.Dataset]) -> list[Line2D]:
