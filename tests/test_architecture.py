@@ -91,7 +91,11 @@ def test_arrows():
         elif room == "doors":
             assert not first & {"kinds", "figures"}, path
         elif room == "science":
-            figures = any("figures" in name for name in ours)  # shared by several figures of a kind
+            modules = {name.rpartition(".")[0].replace(".", "/") for name in ours}
+            beside = [PACKAGE / f"{module}.py" for module in modules]
+            known = ours.union(*(of_ours(one) for one in beside if one.is_file()))
+            # shared by several figures of a kind, or a page beside one
+            figures = any("figures" in name for name in known)
             assert figures or not tops & {"xarray", "netCDF4", "pandas", "matplotlib"}, path
             assert not first & DOORS - {"contracts"} or figures, path
         elif room == "figures":

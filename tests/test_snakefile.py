@@ -160,8 +160,11 @@ def test_data_whose_sizes_are_not_known_ask_for_what_is_usual(parsed):
 def test_every_kind_asks_for_the_memory_that_its_plan_needs():
     """A plan that memory_gb allows is not killed by the first request of a scheduler."""
     default = study.load_study("default", ROOT, {"memory_gb": 8})
-    for name in default["experiments"]:
+    for name, experiment in default["experiments"].items():
         arrays = study.memory_needed(name, default, ROOT)
+        if "task" in experiment["data"]:
+            assert arrays == []  # networks that are trained from scratch are small
+            continue
         assert arrays == sorted(arrays, reverse=True)
         assert snakefile.memory_mb(arrays) * 1e6 > arrays[0].size + 9e8
 
