@@ -295,18 +295,18 @@ def test_nothing_to_do_after_a_run_and_after_new_dates(finished):
         ("learning", {"learn": 1, "draw": 1}),
         ("phases", {"fit": 3, "explain": 1, "draw": 6}),
         ("calcium", {"integrate": 1, "settle": 1, "respond": 1, "close": 1, "draw": 4}),
-        ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 19}),
+        ("statistics", {"fit": 3, **without(OTHERS, "integrate"), "draw": 20}),
         (
             "network",
             {
                 "simulate": 3,
                 "fit": 3,
                 **without(without(OTHERS, "calibrate"), "respond"),
-                "draw": 18,
+                "draw": 19,
             },
         ),
-        ("heads", {"simulate": 3, "fit": 3, **OTHERS, "draw": 20}),
-        ("kinds/data/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 20}),
+        ("heads", {"simulate": 3, "fit": 3, **OTHERS, "draw": 21}),
+        ("kinds/data/attend", {"attend": 3, "simulate": 3, "fit": 3, **OTHERS, "draw": 21}),
     ],
 )
 def test_an_edited_module_reruns_exactly_its_stages(finished, module, wanted):
@@ -332,7 +332,7 @@ def test_a_change_of_the_study_reruns_only_what_it_concerns(finished):
     study = json.loads(json.dumps(TINY))
     study["experiments"]["small"]["data"]["synthetic"]["n_tokens"] = 9
     with_study(finished, study)
-    rest = without(without(OTHERS, "learn"), "image")  # they read other data
+    rest = without(without(without(OTHERS, "learn"), "image"), "rival")  # they read other data
     assert plan(finished) == {
         "generate": 1,
         "attend": 2,
@@ -500,7 +500,7 @@ def test_a_damaged_result_is_refused(finished):
 def test_verify_walks_from_the_figures_to_the_data(finished):
     """Valid files that do not belong together are detected, and so are figures of other data."""
     done = snakemake(finished, "verify", "--config", "study=tiny")
-    assert "84 files are whole, were made as the study asks for" in done.stdout
+    assert "88 files are whole, were made as the study asks for" in done.stdout
     small = finished / "results/tiny/small"
     other = job.load(small / "qkv.nc")
     other["q"][:] *= 2
