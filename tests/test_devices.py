@@ -12,6 +12,7 @@ from stage import function_of
 from test_network import MAPS, draw
 from tripartite import declarations, lse_attention, network
 from tripartite.kinds.benchmark import measure
+from tripartite.kinds.trained import arms, train
 from tripartite.network import Leak, Tokens
 
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-6}
@@ -200,7 +201,46 @@ def on_both(device, data, stage, **changes):
 
 def test_every_stage_that_takes_a_device_is_tested_here():
     using = [one for one in declarations.stages().values() if "device" in one.uses]
-    assert {one.stage for one in using} == {*STAGES, "measure"}
+    assert {one.stage for one in using} == {*STAGES, "measure", "train"}
+
+
+def rotated(x, first):
+    """arms._rotated in real numbers: the stand-in has no complex ones."""
+    places = torch.arange(first, first + x.shape[1], device=x.device, dtype=x.dtype)
+    steps = torch.arange(0, x.shape[-1], 2, device=x.device, dtype=x.dtype) / x.shape[-1]
+    angle = (places[:, None] * arms.ROTARY_BASE**-steps)[:, None, None]
+    cosine, sine = angle.cos() * x.shape[-1] ** -0.25, angle.sin() * x.shape[-1] ** -0.25
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.stack([even * cosine - odd * sine, even * sine + odd * cosine], -1).flatten(-2)
+
+
+def test_training_on_the_device_is_that_on_the_cpu(device, monkeypatch):
+    """The first steps of every attention: later ones grow apart by rounding."""
+    x = torch.randn(2, 5, 2, 3, 4, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(rotated(x, 3), arms._rotated(x, 3))
+    monkeypatch.setattr(arms, "_rotated", rotated)
+    found = []
+    for where in (device, "cpu"):
+        settings = train.Settings(
+            arms=["softmax", "random", "learned", "leak", "astromorphic"],  # torch has its own gru
+            n_features=[4],
+            n_seeds=2,
+            context=6,
+            d_model=8,
+            n_layers=1,
+            n_heads=2,
+            batch=4,
+            steps=3,
+            learning_rates=[0.01],
+            prompts=[],
+            sample_length=1,
+            temperature=1.0,
+        )
+        found.append(train.train([], "recall", {}, 0, "here", settings, where, 1, {}))
+    there, here = found
+    for name in ("training_loss", "validation_loss", "tuning_loss"):
+        assert here[name].notnull().any()
+        xr.testing.assert_allclose(there[name], here[name], rtol=1e-4)
 
 
 @pytest.mark.parametrize(

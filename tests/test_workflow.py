@@ -248,12 +248,12 @@ def test_quick_end_to_end(tmp_path):
     wanted = {
         f"results/quick/figures/{name}.{suffix}"
         for name in study["figures"]
-        for suffix in ("svg", "pdf", "png")
+        for suffix in ("svg", "pdf", "png", *declarations.figures()[name].also)
     }
     for name, experiment in study["experiments"].items():
         (section,) = declarations.experiments().keys() & experiment.keys()
         files = [*declarations.kinds()[section].files]
-        files += ["qkv", "attention"] * ("same_as" not in experiment["data"])
+        files += ["qkv", "attention"] * (not {"same_as", "task"} & {*experiment["data"]})
         wanted |= {f"results/quick/{name}/{file}.nc" for file in files}
     assert set(results(folder)) == wanted
     again = snakemake(folder, "--config", "study=quick")

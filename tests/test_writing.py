@@ -54,10 +54,10 @@ def small(dtype=torch.float64):
         read,
         transformers.layers(MODEL, weights),
         partial(transformers.final, MODEL, weights),
-        partial(transformers.llama_token_logits, weights),
-        encode,
-        LETTERS,
-        weights["token_embd.weight"].__getitem__,
+        embed=weights["token_embd.weight"].__getitem__,
+        token_logits=partial(transformers.llama_token_logits, weights),
+        encode=encode,
+        tokens=LETTERS,
     )
 
 

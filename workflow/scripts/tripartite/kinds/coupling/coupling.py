@@ -152,7 +152,8 @@ def limits(axis, drawn: list[xr.DataArray], room: float = 0.05) -> None:
     values = np.concatenate([x.values.ravel() for x in drawn] + [np.ones(1)])
     values = values[np.isfinite(values) & (values > 0)].clip(1 / WIDEST, WIDEST)
     low, high = np.log([values.min(), values.max()]) + [-0.05, 0.05]
-    axis.set(yscale="log", ylim=np.exp([low - room * (high - low), high + room * (high - low)]))
+    axis.set_ylim(*np.exp([low - room * (high - low), high + room * (high - low)]))
+    axis.set_yscale("log")  # with limits already, as what is drawn may be 0
     ticks = [t for t in (0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)]
     low, high = axis.get_ylim()
     ticks = [t for t in ticks if low <= t <= high]
