@@ -653,7 +653,7 @@ ALBERT = {"model": "albert", "inputs": ["wittig"]}
         (
             {"same_as": "other", "order": "causal"},
             NETWORK,
-            ["order: goes with synthetic or file; same_as has an order; remove it"],
+            ["order: goes with synthetic or file; same_as has an order of its own; remove it"],
         ),
         (
             CAUSAL,

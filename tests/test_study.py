@@ -498,6 +498,29 @@ def test_data_has_exactly_one_source(root):
     ]
 
 
+def test_a_task_goes_with_trained_and_nothing_else(root):
+    def found(data, section, settings, **others):
+        experiments = {"a": {"data": data, section: settings}} | others
+        return faults_of(root, json.dumps({"experiments": experiments}))
+
+    trained, network = {"n_features": [4]}, {"n_features": [4]}
+    where = "experiments.a.data"
+    assert found({"task": "recall"}, "trained", trained) == []
+    with_network = line(
+        where, "has a task, which goes with the section trained only; give other data"
+    )
+    assert found({"task": "recall"}, "network", network) == [with_network]
+    other = {"b": {"data": {"task": "recall"}, "trained": trained}}
+    assert found({"same_as": "b"}, "network", network, **other) == [with_network]
+    text = "has no task, which trained needs; choose one of books, recall, series"
+    assert found(SYNTHETIC, "trained", trained) == [line(where, text)]
+    assert found({"task": "recall", "order": "causal"}, "trained", trained) == [
+        line(
+            f"{where}.order", "goes with synthetic or file; task has an order of its own; remove it"
+        )
+    ]
+
+
 def test_fresh_weights_are_of_models_and_of_no_whole_transformer(root):
     where = "experiments.a.data"
     inputs = {"inputs": ["wittig", "suzuki_coupling"]}

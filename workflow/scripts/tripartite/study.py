@@ -395,7 +395,7 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
         if key in wrote and given and "model" not in wrote:
             yield (*where, key), f"goes with model only, not with {given[0]}; remove it"
     if "order" in wrote and given and given[0] not in ("synthetic", "file"):
-        text = "the model has an order of its own" if "model" in wrote else "same_as has an order"
+        text = f"{'the model' if 'model' in wrote else given[0]} has an order of its own"
         yield (*where, "order"), f"goes with synthetic or file; {text}; remove it"
     if "model" in data:
         model, names = data["model"], known_inputs(data["model"], root)
@@ -432,7 +432,7 @@ def _data_faults(name: str, experiments: dict, written: dict, root: Path) -> Ite
     if given and trained != ("task" in owned) and owned:
         text = "has a task, which goes with the section trained only; give other data"
         if trained:
-            text = f"has no task, which trained needs{choices([*registry.TASKS])}; give one"
+            text = f"has no task, which trained needs{choices([*registry.TASKS])}"
         yield where, text
     for fault in model_faults.pin_faults(registry.TASKS.get(data.get("task", ""), [])):
         yield (*where, "task"), f"{data['task']}: {fault}"
