@@ -18,7 +18,8 @@ HEAD = """<!DOCTYPE html>
 body {font: 15px/1.4 sans-serif; margin: 1em; color: #222}
 h1 {font-size: 1.3em} h2 {font-size: 1.1em} p {max-width: 60em}
 table {border-collapse: collapse} td, th {padding: .3em .6em; text-align: left; vertical-align: top}
-tr {border-top: 1px solid #ddd} td.text {font-family: serif; white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12em}
+tr {border-top: 1px solid #ddd}
+td.text {font-family: serif; white-space: pre-wrap; overflow-wrap: anywhere; min-width: 12em}
 </style>
 </head>
 <body>
