@@ -1,5 +1,5 @@
-# Figures draw what the fits hold; each is a module in the folder of its kind. Those that write the same files beside
-# their pictures, such as a table, share a rule.
+# Figures draw what the fits hold; each is a module in the folder of its kind. Those that write a page beside their
+# pictures have a rule of their own.
 
 for also in sorted({figure.also for figure in declarations.figures().values()}):
 
@@ -14,22 +14,15 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
                     f"<results>/{{study}}/figures/{{figure}}.{suffix}",
                     caption="../report/figure.rst",
                     category=lambda wildcards: declarations.category(wildcards.figure),
-                    labels={
-                        "figure": "{figure}" if suffix == "svg" else f"{{figure}} ({suffix})",
-                        "study": "{study}",
-                    },
+                    labels=snakefile.labels(suffix),
                 )
-                for suffix in ("svg", *also)
-                if suffix != "html"
+                for suffix in ("svg", "csv")
             },
             **{
                 # no browser opens a page of this size inside of a report
                 suffix: f"<results>/{{study}}/figures/{{figure}}.{suffix}"
-                for suffix in also
-                if suffix == "html"
+                for suffix in ("pdf", "png", "txt", *also)
             },
-            pdf="<results>/{study}/figures/{figure}.pdf",
-            png="<results>/{study}/figures/{figure}.png",
         log:
             "<logs>/{study}/figures/{figure}.log",
         wildcard_constraints:

@@ -206,26 +206,34 @@ def put_together(inputs: Sequence[Path], output: Path) -> None:
 def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> None:
     """Draw a figure from files of experiments, which have the names of their folders.
 
-    What is not a picture is a text that the figure's module makes: a table (.md, which is printed
-    as well, and .csv) or a page (.html). The pictures record the digests of texts beside them.
+    Beside the pictures stand texts: what is drawn as a table (.csv), the caption with its numbers
+    (.txt), and what the figure's module makes: a page (.html), or a table that is printed as well
+    (.md). The pictures record the digests of texts beside them.
     """
     declared = declarations.figures()[outputs[0].stem]
     fits = {path.parent.name: job.load(path) for path in inputs}
     upstream = {job.key(path): fits[path.parent.name].attrs["content_digest"] for path in inputs}
-    makers = {f".{suffix}": name for suffix, name in declarations.BESIDE.items()}
-    makers[".md"] = makers[".csv"]
     module = importlib.import_module(declared.module.replace("/", "."))
     drawn = function_of(declared)(fits, **settings)
-    importlib.import_module("tripartite.figures.palette").mark_empty(drawn)
+    importlib.import_module("tripartite.figures.panels").finish(drawn)
+    captions = importlib.import_module("tripartite.figures.captions")
+    makers: dict[str, Callable[[], str]] = {
+        ".csv": lambda: module.table(fits).to_csv(
+            index=False, float_format="%.6g", lineterminator="\n"
+        ),
+        ".txt": lambda: captions.caption(declared, module.answer(fits), fits),
+        ".html": lambda: module.page(fits),
+        ".md": lambda: module.printed(fits),
+    }
     beside = [path for path in outputs if path.suffix in makers]
     for path in beside:
-        text = getattr(module, makers[path.suffix])(fits)
+        text = makers[path.suffix]()
         job.save_text(text, path)
         if path.suffix == ".md":
             print(text)
     digests = {path.name: job.file_digest(path) for path in beside if path.suffix != ".md"}
     pictures = [path for path in outputs if path not in beside]
-    job.save_figure(drawn, pictures, upstream, settings, code, digests)
+    job.save_figure(drawn, pictures, upstream, settings, code, digests, title=declared.question)
 
 
 def device_fault(error: RuntimeError) -> str:

@@ -19,7 +19,6 @@ TRAVELS = """
 CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
 config/studies/*.yaml docs/**/* envs/* workflow/**/*
 """.split()
-CATEGORIES = ("Random features", "Better features", "Biology")
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
 
 
@@ -81,8 +80,11 @@ def reference() -> str:
                 dims = ", ".join(spec.dims.split())
                 lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
         if kind.figures:
-            lines += ["", "| figure | shows |", "|---|---|"]
-            lines += [f"| `{fig.name}` | {_cell(fig.caption)} |" for fig in kind.figures.values()]
+            lines += ["", "| figure | question |", "|---|---|"]
+            lines += [
+                f"| `{fig.name}` | {_cell(fig.question)} {_cell(fig.caption)} |"
+                for fig in kind.figures.values()
+            ]
     return "\n".join(lines) + "\n"
 
 
@@ -100,7 +102,8 @@ def _models() -> list[str]:
 def _ordered() -> list[declarations.Kind]:
     """Kinds of experiments by category and name, the network first."""
     kinds = declarations.experiments().values()
-    order = [*CATEGORIES, *sorted({kind.category for kind in kinds} - {*CATEGORIES})]
+    story = [*declarations.common()["story"]]
+    order = [*story, *sorted({kind.category for kind in kinds} - {*story})]
     return sorted(
         kinds, key=lambda kind: (order.index(kind.category), kind.name != "network", kind.name)
     )
@@ -127,12 +130,13 @@ def _cell(text: str) -> str:
 
 def figures_table() -> str:
     """The figures and what each shows."""
+    figures = declarations.figures()
+    shown = [name for name in figures if declarations.kinds()[figures[name].kind].category]
     rows = [
-        f"| `{figure.name}` | {_cell(figure.shows)} |"
-        for kind in _ordered()
-        for figure in kind.figures.values()
+        f"| {declarations.category(name)[2:]} | `{name}` | {_cell(figures[name].question)} |"
+        for name in declarations.in_order(shown)
     ]
-    return "\n".join(["| figure | shows |", "|---|---|", *rows])
+    return "\n".join(["| part | figure | question |", "|---|---|---|", *rows])
 
 
 def files_table() -> str:

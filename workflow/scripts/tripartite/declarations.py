@@ -6,23 +6,26 @@ digests, report and reference are made from it. This module imports no large pac
 parse of the Snakefile imports it.
 
     what        what the kind finds out, one or two sentences
-    role        experiment (a section of an experiment, the default), data or benchmark
-    category    of its figures in the report
+    role        experiment (a section of an experiment, the default), data, benchmark, or story:
+                figures that tell of all kinds, without files of their own
+    category    of its figures in the report, one of the story in kinds/common.yaml
     memory      what its large arrays hold, one of MEMORY (memory.py)
     min_tokens  fewest tokens that an input must have (default 1)
     orders      orders of the data that it can read, of ORDERS (default all)
     settings    JSON Schema; `use: sizes` stands for the definition `sizes` in kinds/common.yaml
     axes        its own dimensions, in order, before the shared ones of kinds/common.yaml
     files       what its stages make, in order; the last one is drawn
-    figures     what each shows in a line, and its caption; `kinds`, if it shows several kinds of
-                experiments together; `also`, suffixes of what is written beside it: csv is made by
-                the function `table` of its module, html by `page`
+    figures     the question that each answers, and how it is read: panels, points, bars, bands.
+                Beside the pictures stand what is drawn as csv, made by the function `table` of its
+                module, and the caption as txt, to which `answer` adds the answer with its numbers.
+                `kinds`, if it shows several kinds of experiments; `one_model`, if these must share
+                their data; `also: [html]` for a page, made by `page`
 """
 
 import ast
 import copy
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +33,7 @@ from typing import Any
 import yaml
 
 KINDS = Path(__file__).resolve().parent / "kinds"
-ROLES = ("data", "experiment", "benchmark")
+ROLES = ("data", "experiment", "benchmark", "story")
 USES = (
     "seed",  # of the study, for a stage that reads raw files; others have it in any case
     "pairs",  # lists of sentence pairs among its raw files, if the model embeds sentences
@@ -45,7 +48,7 @@ DTYPES = ("float32", "float64", "int8", "int64", "bool", "str")
 MEMORY = ("states", "networks", "attention", "rates", "training", "transformer", "data")
 ORDERS = ("bidirectional", "causal")  # which keys a query reads: all, or those up to its token
 PLACES = ("token", "neuron", "d_head", "d_value", "d_seen")  # axes without coordinates
-BESIDE = {"csv": "table", "html": "page"}  # what is written beside a figure, and who makes it
+FIGURE_SUFFIXES = ("svg", "pdf", "png", "csv", "txt")  # of the files of each figure
 INTERVAL = (("", ""), ("_low", "lower"), ("_high", "upper"))  # names of an estimate and its ends
 
 
@@ -88,10 +91,11 @@ class Figure:
 
     name: str
     kind: str
-    shows: str
-    caption: str
-    kinds: tuple[str, ...]  # of the experiments that it shows
-    also: tuple[str, ...] = ()  # suffixes of what is written beside the pictures
+    question: str
+    caption: str  # how it is read
+    kinds: tuple[str, ...]  # of the experiments that it shows; none for a drawing without data
+    one_model: bool = False  # whether the experiments must share their data
+    also: tuple[str, ...] = ()  # suffixes of what else is written beside the pictures
 
     @property
     def module(self) -> str:
@@ -190,8 +194,26 @@ def figures() -> dict[str, Figure]:
 
 
 def category(figure: str) -> str:
-    """The category of a figure in the report."""
-    return kinds()[figures()[figure].kind].category
+    """The category of a figure in the report, with its number in the story."""
+    story = common()["story"]
+    for number, (name, named) in enumerate(story.items()):
+        if figure in named:
+            return f"{number} {name}"
+    name = kinds()[figures()[figure].kind].category
+    return f"{[*story].index(name)} {name}" if name in story else f"{len(story)} {name}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Figures in the order of the story; those that it does not name come last in their category."""
+    named = [name for part in common()["story"].values() for name in part]
+    declared = [*figures()]
+    return sorted(
+        names,
+        key=lambda name: (
+            category(name),
+            named.index(name) if name in named else len(named) + declared.index(name),
+        ),
+    )
 
 
 @functools.cache
@@ -231,9 +253,13 @@ def study_schema(models: tuple[str, ...]) -> dict:
     sections = {name: kind.settings for name, kind in experiments().items()}
     parts["experiments"]["additionalProperties"]["properties"] = {"data": data} | sections
     parts["figures"]["properties"] = {
-        name: {"description": figure.shows, "$ref": "#/$defs/figure"}
-        for kind in experiments().values()
+        name: {
+            "description": figure.question,
+            "$ref": "#/$defs/figure" if figure.kinds else "#/$defs/drawing",
+        }
+        for kind in kinds().values()
         for name, figure in kind.figures.items()
+        if kind.role in ("experiment", "story")
     }
     return schema
 
@@ -262,7 +288,7 @@ def _kind(path: Path) -> Kind:
         orders=tuple(declared.get("orders", ORDERS)),
         settings={**frame, **settings, "properties": properties},
         axes=_axes(declared.get("axes", {})),
-        files={file: _file(name, file, part) for file, part in declared["files"].items()},
+        files={file: _file(name, file, part) for file, part in declared.get("files", {}).items()},
         figures={figure: _figure(name, figure, part) for figure, part in figures},
     )
 
@@ -341,18 +367,19 @@ FILE = {
 FIGURE = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["shows", "caption"],
+    "required": ["question", "caption"],
     "properties": {
-        "shows": TEXT,
+        "question": TEXT,
         "caption": TEXT,
         "kinds": NAMES,
-        "also": {"type": "array", "items": {"enum": list(BESIDE)}},
+        "one_model": {"type": "boolean"},
+        "also": {"type": "array", "items": {"enum": ["html"]}},
     },
 }
 FORM = {
     "type": "object",
     "additionalProperties": False,
-    "required": ["what", "files"],
+    "required": ["what"],
     "properties": {
         "what": TEXT,
         "role": {"enum": list(ROLES)},
@@ -391,7 +418,9 @@ def faults(path: Path) -> Iterator[str]:
             known = ", ".join(shared["settings"])
             yield f"{where}: {key}: use: {part!r} is unknown; kinds/common.yaml defines {known}"
     axes = {*declared.get("axes", {}), *shared["axes"], *PLACES}
-    for name, file in declared["files"].items():
+    if "files" not in declared and declared.get("role") != "story":
+        yield f"{where}: files: is missing"
+    for name, file in declared.get("files", {}).items():
         for variable, spec in file["variables"].items():
             for dim in set(spec.get("dims", "").split()) - axes:
                 yield (

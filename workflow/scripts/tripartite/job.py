@@ -33,7 +33,7 @@ from xarray.core import indexing
 
 from tripartite import __version__, foreign, large, locks
 from tripartite.contracts import SCHEMA_VERSION, UserError, check, check_form, describe
-from tripartite.declarations import BESIDE, files
+from tripartite.declarations import files
 
 if TYPE_CHECKING:  # most jobs draw nothing
     from matplotlib.figure import Figure
@@ -542,17 +542,19 @@ def save_figure(
     settings: dict | None = None,
     code: str = "",
     beside: dict[str, str] | None = None,
+    title: str = "",
 ) -> None:
     """Write a figure to each path, with its origin and without a date: equal data, equal bytes.
 
     upstream: digests of the files that it shows, by their keys; code: digest of its code; beside:
-    digests of the texts that were written with it, by their names.
+    digests of the texts that were written with it, by their names; title: what it shows in a
+    sentence, for readers that do not see it.
     """
     made = {"upstream": upstream, "settings": settings or {}, "code": code}
     origin = json.dumps(made | ({"beside": beside} if beside else {}), sort_keys=True)
     metadata = {
-        ".svg": {"Date": None, "Description": origin},
-        ".pdf": {"CreationDate": None, "Subject": origin},
+        ".svg": {"Date": None, "Description": origin, **({"Title": title} if title else {})},
+        ".pdf": {"CreationDate": None, "Subject": origin, **({"Title": title} if title else {})},
         ".png": {"Description": origin},
     }
     _settle(figure)
@@ -657,10 +659,10 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
 def origin(path: Path) -> dict:
     """How a result was made, as it says: upstream, settings and code.
 
-    What a text (.csv, .html) was made from stands in the picture beside it, with its digest.
+    What a text (.csv, .txt, .html) was made from stands in the picture beside it, with its digest.
     UserError if it does not say, or is damaged.
     """
-    picture = path.with_suffix(".svg") if path.suffix[1:] in BESIDE else path
+    picture = path.with_suffix(".svg") if path.suffix in (".csv", ".txt", ".html") else path
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:

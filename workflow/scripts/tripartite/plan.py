@@ -22,7 +22,6 @@ from .registry import pins
 
 SCRIPTS = Path(__file__).resolve().parents[1]
 MANIFEST = "workflow/files.txt"  # all files that travel with the workflow
-FIGURE_SUFFIXES = ("svg", "pdf", "png")
 
 # Code.
 
@@ -83,8 +82,10 @@ def stage_code(file: str) -> str:
 
 
 def figure_code(figure: str) -> str:
-    """Digest of the code that draws a figure, without its caption."""
-    return code("stage", declarations.figures()[figure].module)
+    """Digest of the code that draws a figure, and of its question and caption."""
+    declared = declarations.figures()[figure]
+    parts = [code("stage", declared.module), declared.question, declared.caption]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 # Raw data.
@@ -195,7 +196,7 @@ def figure_files(study: dict) -> list[str]:
     return [
         f"figures/{name}.{suffix}"
         for name in study["figures"]
-        for suffix in (*FIGURE_SUFFIXES, *declared[name].also)
+        for suffix in (*declarations.FIGURE_SUFFIXES, *declared[name].also)
     ]
 
 

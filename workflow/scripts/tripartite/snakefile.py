@@ -5,6 +5,7 @@ before it read the command line and the log. This module imports no large packag
 """
 
 import contextlib
+import functools
 import io
 import os
 import re
@@ -221,7 +222,7 @@ class Parsed:
         study = self.named(wildcards, "figure")
         return [
             f"<results>/{wildcards.study}/{name}/{plan.stage_files(study, name)[-1]}.nc"
-            for name in study["figures"][wildcards.figure]["experiments"]
+            for name in study["figures"][wildcards.figure].get("experiments", ())
         ]
 
     def study_files(self) -> list[str]:
@@ -283,8 +284,9 @@ class Parsed:
         return paths
 
     def caption(self, wildcards: Wildcards, input: object) -> str:
-        """The caption of a figure in the report; a changed caption reruns nothing."""
-        return declarations.figures()[wildcards.figure].caption
+        """The caption of a figure in the report, as it was written with the figure."""
+        place = Path(self.results) / wildcards.study / "figures" / f"{wildcards.figure}.txt"
+        return place.read_text(encoding="utf-8") if place.is_file() else ""
 
     def gathered(self, wildcards: Wildcards, input: Any) -> str:
         """The option with the files of shards, if there are any."""
@@ -369,6 +371,21 @@ def figure_names(also: tuple[str, ...]) -> str:
     if not also:
         return rf"(?!(?:{of_others})\.){study_module.NAME}"
     return "|".join(name for name, figure in declarations.figures().items() if figure.also == also)
+
+
+def labels(suffix: str) -> dict[str, Callable[[Wildcards], str]]:
+    """How the report names a file of a figure: its number in the story, its question, what it is."""
+    return {
+        "no": lambda wildcards: _number(wildcards.figure),
+        "question": lambda wildcards: declarations.figures()[wildcards.figure].question,
+        "shown as": lambda wildcards: {"svg": "figure", "csv": "numbers (csv)"}[suffix],
+    }
+
+
+@functools.cache
+def _number(figure: str) -> str:
+    names = declarations.in_order(declarations.figures())
+    return f"{names.index(figure) + 1:02d}"
 
 
 def _rounded(seconds: float) -> str:

@@ -340,9 +340,9 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
 def _joint_faults(
     where: tuple, figure: str, names: list[str], experiments: dict
 ) -> Iterator[Fault]:
-    """Faults of the experiments of a figure of several kinds, which shows all at the same heads."""
+    """Faults of the experiments of a figure of several kinds that shows one model."""
     declared = declarations.figures()[figure]
-    known = [name for name in names if name in experiments] if len(declared.kinds) > 1 else []
+    known = [name for name in names if name in experiments] if declared.one_model else []
     data = {experiments[name].get("data", {}).get("same_as", name): name for name in known}
     if len(data) > 1:
         text = f"{' and '.join(data.values())} have other data, {figure} shows one model"

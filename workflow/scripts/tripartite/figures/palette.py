@@ -1,54 +1,186 @@
-"""Style of all figures: colours (Okabe & Ito, safe for colour-blind readers), titles, numbers."""
+"""The visual language of all figures: what colours, symbols and sizes mean, and how words look.
+
+    symbol              the model
+    filled, hollow      the first and the others of a few heads, easy before hard; or all of it against a part
+    recipe              more is done to the hidden weights: darker
+    m, hardness         one scale in all figures; more neurons are darker, harder heads are darker
+    parts               hidden neurons, synapses H, weights g, astrocyte: a colour each
+    black               softmax attention, laws, what is exact
+
+Colours of a group can be told apart by deuteranopes and protanopes, those of models and recipes also in
+grey. Every colour of a figure comes from here.
+"""
 
 import json
 import re
-from collections.abc import Iterable, Iterator
-from typing import Any, SupportsInt
+from collections.abc import Iterable
+from typing import Any, NamedTuple, SupportsInt
 
 import matplotlib
 import numpy as np
+import seaborn as sns
 import xarray as xr
+from matplotlib.colors import LogNorm
 
 matplotlib.use("agg")
 from matplotlib.axes import Axes
-from matplotlib.collections import QuadMesh
-from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import LogLocator, NullFormatter
 
-COLUMN = 3.5  # inches, one journal column
-PAGE = 7.1  # inches, two columns
+MM = 1 / 25.4  # inches
+COLUMN, PAGE = 85 * MM, 178 * MM  # widths of figures: one column of a journal, or two
+MAX_HEIGHT = 200 * MM
+MAX_PANELS = 8
 MAX_LABEL = 24  # letters of the name of a layer or head
 MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
-EXACT = "#000000"  # softmax attention
-SMALL = "#56B4E9"  # few hidden neurons
-NOT_KNOWN = "#d9d9d9"  # where a map has no number
-LARGE = "#D55E00"  # many hidden neurons
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
-# One more than colours, so that no pair comes twice.
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")
+EXACT = "#000000"  # softmax attention, laws
+KEY = "#404040"  # entries of legends that hold for all colours, words beside data
+GUIDE = "#8C8C8C"  # lines to compare with: chance, 1, a limit of biology
+NOT_KNOWN = "#D9D9D9"  # where a map has no number
+SHADE = "#E6E6E6"  # a range to compare with, behind everything
 
-SMALLER = ("legend.fontsize", "legend.title_fontsize", "xtick.labelsize", "ytick.labelsize")
+
+class Look(NamedTuple):
+    """How marks of one thing look: `fill` in its symbols, `line` for edges, bars and lines."""
+
+    fill: str
+    line: str
+    marker: str = "o"
+
+
+MODELS = {  # by the first word of the name of the data
+    "MiniLM": Look("#004488", "#004488", "s"),
+    "ALBERT": Look("#BB5566", "#994455", "^"),
+    "ViT": Look("#DDAA33", "#806000", "D"),
+    "SmolLM2": Look("#99DDFF", "#2B7A99", "P"),
+    "random": Look("#FFFFFF", "#000000", "o"),
+}
+OTHERS = (  # other models, in the order in which they come; symbols tell them apart
+    Look("#117733", "#117733", "v"),
+    Look("#CC79A7", "#99517B", "X"),
+    Look("#999933", "#6B6B1F", "p"),
+    Look("#882255", "#882255", "h"),
+    Look("#44AA99", "#2C7A6D", "*"),
+)
+RECIPES = {  # the more is done to the hidden weights, the darker
+    "plain": Look("#B8B8B8", "#6E6E6E"),
+    "balanced": Look("#8C9BB5", "#5D6F8F"),
+    "fitted": Look("#3E6FA8", "#3E6FA8"),
+    "learned": Look("#0B2A52", "#0B2A52"),
+}
+PARTS = {  # of the network
+    "hidden": "#44AA99",
+    "hebbian": "#0072B2",
+    "presynaptic": "#E69F00",
+    "astrocyte": "#882255",
+    "output": "#595959",
+}
+# At most four things that are neither models, recipes nor sizes; rows with names come first.
+CATEGORIES = ("#0072B2", "#E69F00", "#882255", "#44AA99")
+
+SIZES = LogNorm(10, 1e5)  # hidden neurons m
+SIZES_MAP = "mako_r"
+HARDNESS = LogNorm(0.1, 100)  # sigma^2 of a head
+BAD_MAP = "cividis_r"  # hardness, errors: dark is bad
+
+SMALLER = ("legend.fontsize", "legend.title_fontsize")
 STYLE: dict[Any, Any] = {  # Any, as matplotlib declares each key of rcParams literally
     "font.family": "DejaVu Sans",
-    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 7),
+    # exponents have 0.7 of the size: at least 5 pt
+    **dict.fromkeys(("font.size", "axes.titlesize", "axes.labelsize"), 7.2),
+    **dict.fromkeys(("xtick.labelsize", "ytick.labelsize"), 7.2),
     **dict.fromkeys(SMALLER, 6.5),
     **dict.fromkeys(("axes.linewidth", "xtick.major.width", "ytick.major.width"), 0.6),
+    **dict.fromkeys(("xtick.minor.width", "ytick.minor.width"), 0.5),
+    **dict.fromkeys(("xtick.major.size", "ytick.major.size"), 2.5),
+    **dict.fromkeys(("xtick.minor.size", "ytick.minor.size"), 1.5),
+    **dict.fromkeys(("xtick.major.pad", "ytick.major.pad"), 2),
     **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
+    **dict.fromkeys(("axes.edgecolor", "axes.labelcolor", "text.color"), "#000000"),
+    **dict.fromkeys(("xtick.color", "ytick.color"), "#000000"),
+    "axes.labelpad": 2,
     "lines.linewidth": 1.0,
+    "lines.markersize": 3.5,
     "legend.columnspacing": 1.2,
+    "legend.handletextpad": 0.5,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
     "svg.hashsalt": "tripartite",
-    "svg.fonttype": "path",
+    "svg.fonttype": "path",  # looks the same everywhere; the caption is the picture's <title>
+    "pdf.fonttype": 42,  # TrueType, which journals take
 }
 
 
 def apply() -> None:
     """Set the style, without settings of the machine's matplotlibrc."""
     matplotlib.rcdefaults()
-    matplotlib.rcParams.update(STYLE)
+    sns.set_theme(context="paper", style="ticks", rc=STYLE)
+
+
+# Models, sizes and hardness.
+
+
+def look_of(data: str, others: Iterable[str] = ()) -> Look:
+    """Colours and symbol of a model, by the name of the data.
+
+    others: names of all data of the figure, in order; models that are not known take the looks of
+    OTHERS in that order.
+    """
+    if (word := _word(data)) in MODELS:
+        return MODELS[word]
+    unknown = list(dict.fromkeys(name for name in others if _word(name) not in MODELS))
+    return OTHERS[(unknown.index(data) if data in unknown else 0) % len(OTHERS)]
+
+
+def _word(data: str) -> str:
+    return re.split(r"[ ,(]", data, maxsplit=1)[0]
+
+
+def short_name(data: str, n_letters: int = 16) -> str:
+    """A model in a word: MiniLM, ALBERT, ViT, SmolLM2, random heads; other names are cut."""
+    if data.startswith("random heads"):
+        return "random heads"
+    name = _word(data) if _word(data) in MODELS else shown(data)
+    return plain_text(name if len(name) <= n_letters else f"{name[: n_letters - 1]}…")
+
+
+def marks(look: Look, filled: bool = True) -> dict[str, Any]:
+    """Options of `Axes.plot` and `Axes.errorbar` for marks of a look, filled or hollow."""
+    return {
+        "color": look.line,
+        "marker": look.marker,
+        "markerfacecolor": look.fill if filled else "white",
+        "markeredgecolor": look.line,
+        "markeredgewidth": 0.8,
+    }
+
+
+def colour_of_size(m: float) -> tuple[float, ...]:
+    """The colour of m hidden neurons, the same in all figures."""
+    return _mapped(SIZES_MAP, float(SIZES(np.clip(m, SIZES.vmin, SIZES.vmax))) * 0.85 + 0.1)
+
+
+def colour_of_hardness(sigma_squared: float) -> tuple[float, ...]:
+    """The colour of a head with this sigma^2 (mean over keys of |q + k|^2 or ln R)."""
+    if sigma_squared != sigma_squared:
+        return matplotlib.colors.to_rgb(NOT_KNOWN)
+    inside = np.clip(sigma_squared, HARDNESS.vmin, HARDNESS.vmax)
+    return _mapped(BAD_MAP, float(HARDNESS(inside)))
+
+
+def _mapped(name: str, place: float) -> tuple[float, ...]:
+    return tuple(map(float, matplotlib.colormaps[name](place)[:3]))
+
+
+def text_on(colour: Any) -> str:
+    """White or black, whichever has the greater contrast on a colour."""
+    rgb = np.array(matplotlib.colors.to_rgb(colour))
+    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
+    return "#FFFFFF" if linear @ [0.2126, 0.7152, 0.0722] < 0.18 else "#000000"
+
+
+# Titles and names.
 
 
 def title_of(axis: Axes, fit: xr.Dataset | None, plain: str = "") -> None:
@@ -64,14 +196,17 @@ def title(axis: Axes, bold: str, plain: str = "", mark: str = "") -> None:
     mark = plain_text(mark if len(mark) <= MAX_LETTERS else mark.replace(", ", ",\n"))
     lines = mark.split("\n") * bool(mark) + plain.split("\n") * bool(plain)
     axis.set_title("\n".join(lines), loc="left")
+    bold = shown(bold)
+    bold = bold if len(bold) <= MAX_LETTERS else f"{bold[: MAX_LETTERS - 1]}…"
     axis.annotate(
         plain_text(bold),
         (0, 1),
-        xytext=(0, 6 + 9.5 * len(lines)),
+        xytext=(0, 6 + 9.8 * len(lines)),
         xycoords="axes fraction",
         textcoords="offset points",
         weight="bold",
         annotation_clip=False,
+        gid="title",
     )
 
 
@@ -88,68 +223,16 @@ def network_words(fit: xr.Dataset) -> str:
     return ", ".join([*words, *([" and ".join(changes)] if changes else [])])
 
 
+def recipe_of(fit: xr.Dataset) -> str:
+    """What was done to the hidden weights of a network, as one of RECIPES."""
+    if fit.attrs.get("feature_map", "performer") == "fitted_normal":
+        return "fitted"
+    return "balanced" if "balance" in fit.attrs.get("symmetries", "") else "plain"
+
+
 def full_name(fit: xr.Dataset) -> str:
     """The data of a fit, with the words of its network."""
     return ", ".join(filter(None, (fit.attrs["data"], network_words(fit))))
-
-
-def mark_empty(figure: Figure) -> None:
-    """Write into every panel that shows no number why it is empty."""
-    for axis in figure.axes:
-        shown = axis.axison and axis.get_visible() and axis.get_label() != "<colorbar>"
-        if not shown or axis.images:
-            continue
-        axis.get_xlim()  # computes the limits, which matplotlib defers
-        points = np.concatenate([np.empty((0, 2)), *_points(axis)])
-        points = points[np.isfinite(points).all(1)]
-        if _has_words(axis):
-            continue
-        words = "nothing to show: no finite number\n(the file's notes say why)"
-        if len(points):
-            with np.errstate(all="ignore"):
-                pixels = axis.transData.transform(points)
-            if np.isfinite(pixels).all(1).any():
-                box = axis.get_window_extent()
-                low, high = np.array([box.min, box.max]) + [[-1], [1]]
-                if ((pixels >= low) & (pixels <= high)).all(1).any():
-                    continue
-                words = "all values are beyond the axes"
-        axis.annotate(
-            words,
-            (0.5, 0.5),
-            xycoords="axes fraction",
-            ha="center",
-            va="center",
-            color="0.35",
-            fontsize=6,
-            annotation_clip=False,
-        ).set_in_layout(False)
-
-
-def _points(axis: Axes) -> Iterator[np.ndarray]:
-    """Points [n, 2] of all marks in coordinates of the data, without lines across the axes."""
-    for line in axis.lines:
-        if line.get_transform() is axis.transData:
-            yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
-    for marks in axis.collections:
-        if isinstance(marks, QuadMesh):
-            values = np.ma.asarray(marks.get_array(), dtype=float)
-            if np.isfinite(np.ma.filled(values, np.nan)).any():
-                yield np.asarray(marks.get_coordinates()).reshape(-1, 2)
-        elif marks.get_transform() is axis.transData:
-            yield from (np.asarray(path.vertices) for path in marks.get_paths())
-        elif marks.get_offset_transform() is axis.transData:
-            yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
-    for patch in axis.patches:
-        if patch.get_data_transform() is axis.transData:
-            yield patch.get_patch_transform().transform(patch.get_path().vertices)
-
-
-def _has_words(axis: Axes) -> bool:
-    """Whether there is a text inside the panel; titles are above it."""
-    box = axis.get_window_extent()
-    boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
-    return any(box.contains((x.x0 + x.x1) / 2, (x.y0 + x.y1) / 2) for x in boxes)
 
 
 def plain_text(text: str) -> str:
@@ -208,6 +291,9 @@ def can_write(text: str) -> bool:
     return all(font.get_char_index(ord(letter)) for letter in text)
 
 
+# Numbers.
+
+
 def power(x: float) -> str:
     """10^x as a formula, x with one decimal unless it is whole; a dash for NaN."""
     if x != x:
@@ -234,3 +320,10 @@ def few_decades(axis: Axes) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
+
+
+# Old names, until all figures speak this language.
+SMALL = "#56B4E9"
+LARGE = "#D55E00"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")

@@ -1,19 +1,57 @@
-"""Parts of panels that figures share: heads to draw, intervals as bars, entries of legends."""
+"""Parts that figures share: tables of what is drawn, heads, intervals, legends, letters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.collections import QuadMesh
+from matplotlib.figure import Figure, FigureBase
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from tripartite.figures import palette
+from tripartite.figures.palette import MM
 
 MAX_TICKS = 12  # of a map in each direction
+PART = "part"  # label of axes that belong to the panel before them: no letter of their own
+
+
+# Tables.
+
+
+def frame(fits: dict[str, xr.Dataset], *names: str, **chosen: Any) -> pd.DataFrame:
+    """Variables of experiments as a tidy table: a row for each number that is drawn.
+
+    Its columns are the experiment, its data, recipe and network, the axes of the variables, and the
+    variables with the ends of their intervals, where they have any. Rows without any finite number
+    of `names` are left out. chosen: labels of axes, as for Dataset.sel.
+    """
+    parts = []
+    for experiment, fit in fits.items():
+        ends = [f"{name}{end}" for name in names for end in ("_low", "_high")]
+        part = fit[[*names, *(end for end in ends if end in fit)]]
+        part = part.sel({dim: label for dim, label in chosen.items() if dim in part.dims})
+        table = part.to_dataframe() if part.dims else part.expand_dims("one").to_dataframe()
+        table = table.reset_index().drop(columns="one", errors="ignore")
+        number = table[[*names]].select_dtypes("number")
+        table = table[np.isfinite(number).any(axis=1)] if number.shape[1] else table
+        about = {
+            "experiment": experiment,
+            "data": fit.attrs["data"],
+            "recipe": palette.recipe_of(fit),
+            "network": palette.network_words(fit),
+        }
+        table = table.drop(columns=about.keys() & {*table})
+        parts.append(pd.concat([pd.DataFrame(about, table.index), table], axis=1))
+    return pd.concat(parts, ignore_index=True)
+
+
+# Heads.
 
 
 def spread(things: Sequence, n: int) -> list:
@@ -61,25 +99,96 @@ def map_ticks(axis: Axes, fit: xr.Dataset, first: float = 0.0) -> None:
     axis.set_ylabel("layer")
 
 
+# Marks.
+
+
 def interval(fit: xr.Dataset, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Values of a variable, lower ends and upper ends of their intervals."""
     return fit[name].values, fit[f"{name}_low"].values, fit[f"{name}_high"].values
 
 
+def estimates(
+    x: str,
+    y: str,
+    *,
+    data: pd.DataFrame,
+    axis: Axes | None = None,
+    across: bool = False,
+    **look: Any,
+) -> None:
+    """Estimates with their 95 % intervals, from columns of a table; the one mark for intervals.
+
+    The estimated column (y, or x if across) has its ends beside it, name_low and name_high, where
+    it has an interval. An axes-level function like those of seaborn, which FacetGrid.map_dataframe
+    can call; look: options of Axes.errorbar, such as those of palette.marks.
+    """
+    axis = plt.gca() if axis is None else axis
+    name, place = (x, y) if across else (y, x)
+    none = np.full(len(data), np.nan)
+    triple = (data[name], data.get(f"{name}_low", none), data.get(f"{name}_high", none))
+    points(axis, data[place], triple, across=across, **look)
+
+
 def points(
     axis: Axes,
-    x: ArrayLike,
+    place: ArrayLike,
     triple: tuple,
-    colour: str | tuple[float, ...],
+    color: Any = palette.KEY,
     marker: str = "o",
+    across: bool = False,
     **look: Any,
 ) -> None:
     """Draw finite values with their intervals (triple: from `interval`); NaN ends have no bar."""
-    middle, low, high = triple
+    middle, low, high = (np.asarray(values, dtype=float) for values in triple)
     middle = np.where(np.isfinite(middle), middle, np.nan)
     sizes = np.nan_to_num([middle - low, high - middle], posinf=np.inf).clip(0)
-    look = dict[str, Any](markersize=3, elinewidth=0.8, linestyle="") | look
-    axis.errorbar(x, middle, sizes, marker=marker, color=colour, **look)
+    look = dict[str, Any](elinewidth=0.8, linestyle="") | look
+    if across:
+        axis.errorbar(middle, place, xerr=sizes, marker=marker, color=color, **look)
+    else:
+        axis.errorbar(place, middle, yerr=sizes, marker=marker, color=color, **look)
+
+
+def beyond(axis: Axes, n: int, of: int, corner: str = "upper right", what: str = "") -> None:
+    """Say how many of the things of a panel lie beyond its axes; nothing if none does."""
+    if n:
+        y, x = corner.split()
+        words = f"{n} of {of} {what}".rstrip() + " beyond"
+        place = (0.02 if x == "left" else 0.98, 0.97 if y == "upper" else 0.03)
+        axis.annotate(
+            words,
+            place,
+            xycoords="axes fraction",
+            ha=x,
+            va="top" if y == "upper" else "bottom",
+            fontsize=6.5,
+            color=palette.KEY,
+        )
+
+
+# Figures, legends and letters.
+
+
+def grid(
+    n_panels: int,
+    n_columns: int,
+    row_mm: float,
+    around_mm: float = 12.0,
+    width: float = palette.PAGE,
+    **options: Any,
+) -> tuple[Figure, np.ndarray]:
+    """A figure with n_panels axes in n_columns, and these axes; each row is row_mm high.
+
+    around_mm: height of what stands above and below all rows; options: of pyplot.subplots.
+    """
+    n_rows = -(-n_panels // n_columns)
+    height = min(palette.MAX_HEIGHT, (n_rows * row_mm + around_mm) * MM)
+    figure, axes = plt.subplots(
+        n_rows, n_columns, squeeze=False, figsize=(width, height), **options
+    )
+    for axis in axes.flat[n_panels:]:
+        axis.set_axis_off()
+    return figure, axes.flat[:n_panels]
 
 
 def line(label: str, **look: Any) -> Line2D:
@@ -89,18 +198,111 @@ def line(label: str, **look: Any) -> Line2D:
 
 def mark(label: str, marker: str = "o", **look: Any) -> Line2D:
     """An entry of a legend, for marks without a line."""
-    return line(label, marker=marker, linestyle="", **{"markersize": 3} | look)
+    return line(label, marker=marker, linestyle="", **look)
 
 
-def grid(
-    n_panels: int, n_columns: int, size: Callable[[int], tuple[float, float]], **options: Any
-) -> tuple[Figure, np.ndarray]:
-    """A figure with a grid of n_panels axes in n_columns, and these axes.
+def legend(
+    figure: FigureBase, extra: Iterable[Any] = (), where: str = "lower center", **options: Any
+) -> Legend | None:
+    """One legend outside of all panels: every label of their marks once, then `extra` entries."""
+    entries: dict[str, Any] = {}
+    for axis in figure.axes:
+        for handle, label in zip(*axis.get_legend_handles_labels()):
+            entries.setdefault(label, handle)
+    entries |= {handle.get_label(): handle for handle in extra}
+    if not entries:
+        return None
+    options = {"ncols": min(len(entries), 4)} | options
+    return figure.legend(
+        [*entries.values()], [*entries], loc=f"outside {where}", borderaxespad=0.2, **options
+    )
 
-    size: width and height (inches) for a number of rows; options: of pyplot.subplots.
-    """
-    n_rows = -(-n_panels // n_columns)
-    figure, axes = plt.subplots(n_rows, n_columns, squeeze=False, figsize=size(n_rows), **options)
-    for axis in axes.flat[n_panels:]:
-        axis.set_axis_off()
-    return figure, axes.flat[:n_panels]
+
+def finish(figure: Figure) -> None:
+    """Give panels their letters, and say in empty ones why they are empty."""
+    panels = [*lettered(figure)]
+    if len(panels) > 1:
+        for letter, axis in zip("abcdefghijklmnopqrstuvwxyz", panels):
+            titles = [text for text in axis.texts if text.get_gid() == "title"]
+            plain = axis.get_title(loc="left").strip()
+            lines = plain.count("\n") + 1 if plain else 0
+            height = titles[0].xyann[1] if titles else 6 + 9.8 * max(lines - 1, 0)
+            axis.annotate(
+                letter,
+                (0, 1),
+                xytext=(-4, height),
+                xycoords="axes fraction",
+                textcoords="offset points",
+                ha="right",
+                weight="bold",
+                fontsize=9,
+                annotation_clip=False,
+                gid="letter",
+            )
+    mark_empty(figure)
+
+
+def lettered(figure: Figure) -> Iterator[Axes]:
+    """The panels of a figure: axes that are shown and not parts of others, such as colour bars."""
+    for axis in figure.axes:
+        if axis.axison and axis.get_visible() and axis.get_label() not in (PART, "<colorbar>"):
+            yield axis
+
+
+def mark_empty(figure: Figure) -> None:
+    """Write into every panel that shows no number why it is empty."""
+    for axis in figure.axes:
+        shown = axis.axison and axis.get_visible() and axis.get_label() != "<colorbar>"
+        if not shown or axis.images:
+            continue
+        axis.get_xlim()  # computes the limits, which matplotlib defers
+        points = np.concatenate([np.empty((0, 2)), *_points(axis)])
+        points = points[np.isfinite(points).all(1)]
+        if _has_words(axis):
+            continue
+        words = "nothing to show: no finite number\n(the file's notes say why)"
+        if len(points):
+            with np.errstate(all="ignore"):
+                pixels = axis.transData.transform(points)
+            if np.isfinite(pixels).all(1).any():
+                box = axis.get_window_extent()
+                low, high = np.array([box.min, box.max]) + [[-1], [1]]
+                if ((pixels >= low) & (pixels <= high)).all(1).any():
+                    continue
+                words = "all values are beyond the axes"
+        axis.annotate(
+            words,
+            (0.5, 0.5),
+            xycoords="axes fraction",
+            ha="center",
+            va="center",
+            color=palette.KEY,
+            fontsize=6,
+            annotation_clip=False,
+        ).set_in_layout(False)
+
+
+def _points(axis: Axes) -> Iterator[np.ndarray]:
+    """Points [n, 2] of all marks in coordinates of the data, without lines across the axes."""
+    for line in axis.lines:
+        if line.get_transform() is axis.transData:
+            yield np.ma.filled(np.ma.asarray(line.get_xydata(), dtype=float), np.nan)
+    for marks in axis.collections:
+        if isinstance(marks, QuadMesh):
+            values = np.ma.asarray(marks.get_array(), dtype=float)
+            if np.isfinite(np.ma.filled(values, np.nan)).any():
+                yield np.asarray(marks.get_coordinates()).reshape(-1, 2)
+        elif marks.get_transform() is axis.transData:
+            yield from (np.asarray(path.vertices) for path in marks.get_paths())
+        elif marks.get_offset_transform() is axis.transData:
+            yield np.ma.filled(np.ma.asarray(marks.get_offsets(), dtype=float), np.nan)
+    for patch in axis.patches:
+        if patch.get_data_transform() is axis.transData:
+            yield patch.get_patch_transform().transform(patch.get_path().vertices)
+
+
+def _has_words(axis: Axes) -> bool:
+    """Whether there is a text inside the panel; titles are above it."""
+    box = axis.get_window_extent()
+    boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
+    return any(box.contains((x.x0 + x.x1) / 2, (x.y0 + x.y1) / 2) for x in boxes)

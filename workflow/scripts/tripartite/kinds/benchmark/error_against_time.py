@@ -42,7 +42,7 @@ def error_against_time(fits: dict[str, xr.Dataset]) -> Figure:
     return figure
 
 
-def table(fits: dict[str, xr.Dataset]) -> str:
+def printed(fits: dict[str, xr.Dataset]) -> str:
     """Every point as a page of documentation."""
     (fit,) = fits.values()
     lines = [

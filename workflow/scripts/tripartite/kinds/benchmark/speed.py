@@ -170,7 +170,7 @@ def goals(speed: pd.DataFrame) -> list[tuple[str, str, str]]:
     ]
 
 
-def table(fits: dict[str, xr.Dataset]) -> str:
+def printed(fits: dict[str, xr.Dataset]) -> str:
     """Two tables as a page of documentation: goals, and every case."""
     (fit,) = fits.values()
     speed = fit.to_dataframe()

@@ -1,119 +1,108 @@
 """How much better is a trained hidden layer than random ones of the same size, or than none?"""
 
 import numpy as np
+import pandas as pd
+import seaborn as sns
 import xarray as xr
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, points
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import estimates, frame, grid, legend
 
-MAX_COLUMNS = 3  # experiments side by side
-LOOKS = {  # colour, marker and line, and where marks stand beside their number of neurons
-    "learned": (palette.COLOURS[0], "o", "-", 1.0),
-    "random": (palette.COLOURS[1], "s", "-", 1.04),
-    "fitted random": (palette.COLOURS[2], "^", "-", 0.96),
-    "uniform": (palette.EXACT, "", "--", 1.0),
-}
-LABELS = {
-    "learned": "trained hidden layer",
-    "random": "random hidden layer",
-    "fitted random": "random, fitted to the same inputs",
-    "uniform": "equal attention to all keys read",
+MAX_COLUMNS = 4  # models side by side
+ORIGINS = {  # how hidden layers were made: name, look, and by which factor marks stand beside m
+    "learned": ("trained hidden layer", palette.RECIPES["learned"], 1.0),
+    "fitted random": ("random, fitted to the same inputs", palette.RECIPES["fitted"], 1.05),
+    "random": ("random hidden layer", palette.RECIPES["plain"], 0.95),
 }
 
 
 def learned_features(fits: dict[str, xr.Dataset]) -> Figure:
-    """Divergence from softmax attention against hidden neurons, a column per experiment.
+    """Divergence from softmax attention against hidden neurons, and heads better than equal attention.
 
-    Medians over test inputs, heads and seeds with 95 % intervals; below, the share of heads that
-    are better than equal attention, by divergence and by the error of the output.
+    A column for each experiment: medians over test inputs, heads and seeds; below, shares of heads.
     """
     palette.apply()
+    drawn = table(fits)
     n_columns = min(MAX_COLUMNS, len(fits))
-    n_rows = -(-len(fits) // n_columns)
-    figure, axes = plt.subplots(
-        2 * n_rows,
-        n_columns,
-        squeeze=False,
-        sharey="row",
-        figsize=(max(palette.COLUMN, palette.PAGE * n_columns / 3), 0.7 + 3.5 * n_rows),
-        gridspec_kw={"height_ratios": [2, 1.2] * n_rows},
+    wide = n_columns > 1
+    figure, axes = grid(
+        2 * len(fits), n_columns, 48, width=palette.PAGE if wide else palette.COLUMN
     )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for place, fit in enumerate(fits.values()):
-        row, column = divmod(place, n_columns)
-        upper, lower = axes[2 * row : 2 * row + 2, column]
-        for axis in (upper, lower):
-            axis.set_axis_on()
-            axis.tick_params(labelleft=True)
-        draw_divergence(upper, fit)
-        draw_shares(lower, fit)
-        if column == 0:
-            upper.set_ylabel("median KL$(A\\,\\|\\,\\hat{A})$ (nats)")
-            lower.set_ylabel("share better than\nequal attention")
-    handles = [
-        line(LABELS[origin], color=colour, marker=marker, markersize=3, linestyle=style)
-        for origin, (colour, marker, style, _) in LOOKS.items()
-    ]
-    grey = {"color": "0.35", "marker": "o", "markersize": 3}
-    handles += [
-        line("share of heads by divergence", **grey),
-        line("by error of the output", linestyle=":", markerfacecolor="white", **grey),
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3 if n_columns > 1 else 1)
+    for (experiment, fit), upper, lower in zip(fits.items(), axes[: len(fits)], axes[len(fits) :]):
+        own = drawn[drawn["experiment"] == experiment]
+        draw(upper, own[own["quantity"] == "divergence"])
+        draw(lower, own[own["quantity"] == "share of heads"])
+        palette.title_of(upper, fit)
+        if (own.loc[own["quantity"] == "divergence", "value"] > 0).any():
+            upper.set_yscale("log")
+            upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            upper.yaxis.set_major_formatter("{x:g}")
+            upper.yaxis.set_minor_formatter(NullFormatter())
+        lower.set_ylim(-0.04, 1.04)
+        lower.set_xlabel("hidden neurons $m$")
+    axes[0].set_ylabel("divergence from softmax\nattention (nats, median)")
+    axes[len(fits)].set_ylabel("share of heads better\nthan equal attention")
+    legend(figure, ncols=4 if wide else 1)
+    sns.despine(figure)
     return figure
 
 
-def draw_divergence(axis, fit: xr.Dataset) -> None:
-    """One line per origin; the band or bar is the interval."""
-    m = fit["n_features"].values
-    wide = np.array([m[0] / 1.4, *m, m[-1] * 1.4])
-    for origin, (colour, marker, style, shift) in LOOKS.items():
-        triple = interval(fit.sel(origin=origin), "median_kl")
-        if origin == "uniform":
-            middle, low, high = (np.pad(x, 1, mode="edge") for x in triple)
-            axis.plot(wide, middle, style, color=colour, zorder=2.2)  # over those of `points`
-            axis.fill_between(wide, low, high, color=colour, alpha=0.12, linewidth=0)
-        else:
-            points(axis, m * shift, triple, colour, marker, linestyle=style)
-    if (fit["median_kl"] > 0).any():  # attention to equal keys does not diverge
-        axis.set_yscale("log")
-        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    of_sizes(axis, m)
-    axis.yaxis.set_major_formatter("{x:g}")
-    words = [f"times the trained one's at $m$ = {m[-1]}:"]
-    for baseline in fit["baseline"].values:
-        largest = fit.sel(origin="learned", n_features=m[-1], baseline=baseline)
-        ratio, most, least = (10 ** -float(x) for x in interval(largest, "log10_kl_ratio"))
-        if np.isfinite(ratio):
-            ends = f" ({least:.2g} to {most:.2g})" if np.isfinite(most) else ""
-            words.append(f"{baseline} {ratio:.2g}{ends}")
-    palette.title_of(axis, fit, "\n".join(words) if len(words) > 1 else "")
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Median divergences of each origin, and the share of heads that are better than equal attention."""
+    divergence = frame(fits, "median_kl")
+    shares = frame(fits, "share_of_heads_kl", baseline="uniform")
+    parts = {
+        "divergence": (divergence, "median_kl"),
+        "share of heads": (shares, "share_of_heads_kl"),
+    }
+    named = [
+        part.assign(quantity=quantity).rename(
+            columns={f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+        )
+        for quantity, (part, name) in parts.items()
+    ]
+    return pd.concat(named, ignore_index=True)
 
 
-def draw_shares(axis, fit: xr.Dataset) -> None:
-    """Share of heads of each origin that are better than equal attention, by both measures."""
-    m = fit["n_features"].values
-    for of_measure, (name, style) in enumerate((("kl", "-"), ("output_error", ":"))):
-        for origin, (colour, marker, _, shift) in LOOKS.items():
-            if origin == "uniform":
-                continue
-            of_origin = fit.sel(origin=origin, baseline="uniform")
-            x = m * shift * (1.08 if of_measure else 1.0)
-            fill = "white" if of_measure else colour
-            look = {"linestyle": style, "markerfacecolor": fill, "markeredgewidth": 0.7}
-            triple = interval(of_origin, f"share_of_heads_{name}")
-            points(axis, x, triple, colour, marker, linewidth=0.9, elinewidth=0.6, **look)
-    axis.set_ylim(-0.04, 1.04)
-    axis.set_xlabel("hidden neurons $m$")
-    of_sizes(axis, m)
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """By which factor trained hidden layers of the largest size diverge less than fitted random ones."""
+    words = []
+    for fit in fits.values():
+        largest = fit.sel(origin="learned", baseline="fitted random").isel(n_features=-1)
+        middle, high, low = (
+            10 ** -float(largest[f"log10_kl_ratio{end}"]) for end in ("", "_low", "_high")
+        )
+        name = palette.short_name(fit.attrs["data"])
+        words.append(f"{captions.interval(middle, low, high, '{:.1f}'.format)} ({name})")
+    size = int(next(iter(fits.values()))["n_features"][-1])
+    return (
+        f"At m = {size}, trained ones diverge from softmax attention less than random ones that are "
+        f"fitted to the same inputs, by a factor of {', '.join(words)}."
+    )
 
 
-def of_sizes(axis, m: np.ndarray) -> None:
-    """A logarithmic axis with a tick for each number of neurons."""
-    axis.set(xscale="log", xlim=(m[0] / 1.4, m[-1] * 1.4))
-    axis.set_xticks(m, [str(size) for size in m])
+def draw(axis: Axes, drawn: pd.DataFrame) -> None:
+    """A line with intervals for each origin; equal attention as a line across."""
+    for origin, (label, look, shift) in ORIGINS.items():
+        own = drawn[drawn["origin"] == origin]
+        own = own.assign(n_features=own["n_features"] * shift)
+        estimates(
+            "n_features",
+            "value",
+            data=own,
+            axis=axis,
+            label=label,
+            linestyle="-",
+            **palette.marks(look),
+        )
+    sizes = np.unique(drawn["n_features"])
+    for value in drawn.loc[drawn["origin"] == "uniform", "value"].unique():
+        axis.axhline(
+            value, color=palette.GUIDE, linestyle="--", label="equal attention to all keys"
+        )
+    axis.set(xscale="log", xlim=(sizes[0] / 1.4, sizes[-1] * 1.4))
+    axis.set_xticks(sizes, [str(size) for size in sizes])
     axis.minorticks_off()

@@ -89,9 +89,9 @@ def draw_map(axis: Axes, fit: xr.Dataset, values: pd.Series, limits: tuple[float
         axis.annotate("not known", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
-def table(fits: dict[str, xr.Dataset]) -> str:
-    """The numbers of all heads as comma-separated values, with six digits."""
-    return of_heads.rows(fits).to_csv(index=False, float_format="%.6g", lineterminator="\n")
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """The numbers of all heads, a row each."""
+    return of_heads.rows(fits)
 
 
 def page(fits: dict[str, xr.Dataset]) -> str:

@@ -1,0 +1,82 @@
+"""The caption of a figure: its question, the answer with numbers, how it is read, what is behind it."""
+
+import json
+
+import numpy as np
+import xarray as xr
+
+from tripartite.declarations import Figure
+from tripartite.figures import palette
+
+
+def caption(figure: Figure, answer: str, fits: dict[str, xr.Dataset]) -> str:
+    """The caption as plain text, a paragraph each: question and answer, how it is read, n and files.
+
+    answer: one or more sentences with their numbers, from the figure's module; fits: what it shows.
+    """
+    parts = [" ".join(filter(None, (figure.question, answer))), figure.caption, behind(fits)]
+    return "\n\n".join(filter(None, (" ".join(part.split()) for part in parts))) + "\n"
+
+
+def behind(fits: dict[str, xr.Dataset]) -> str:
+    """Heads, inputs, networks and sizes behind each experiment, and the file that is read."""
+    lines = []
+    for name, fit in fits.items():
+        words = ", ".join(counts(fit))
+        lines.append(f"{fit.attrs['data']} ({name}{': ' if words else ''}{words})")
+    if not lines:
+        return ""
+    files = ", ".join(f"{name}/{fit.attrs['title'].split()[-1]}.nc" for name, fit in fits.items())
+    return f"Shown: {'; '.join(lines)}. Files: {files}."
+
+
+def counts(fit: xr.Dataset) -> list[str]:
+    """How many heads, inputs and independent networks or trainings there are, and their sizes."""
+    words = []
+    settings = all_settings(fit)
+    if {"layer", "head"} <= {*fit.sizes} and (n := n_heads(fit)):
+        words.append(f"{n} heads" if n > 1 else "1 head")
+    inputs = settings.get("inputs")
+    if isinstance(inputs, list):
+        held = {*settings.get("calibrated_on", []), *settings.get("trained_on", [])}
+        held |= {*settings.get("validated_on", [])}
+        inputs = len([name for name in inputs if name not in held]) or len(inputs)
+        words.append(f"{inputs} inputs" if inputs > 1 else "1 input")
+    elif "input" in fit.sizes:
+        words.append(f"{fit.sizes['input']} inputs")
+    if n := settings.get("n_seeds"):
+        words.append(f"{n} {'trainings' if fit.attrs.get('kind') == 'trained' else 'networks'}")
+    if "n_features" in fit.coords and fit["n_features"].size:
+        sizes = np.atleast_1d(fit["n_features"].values)
+        words.append(f"m = {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else ""))
+    return words
+
+
+def n_heads(fit: xr.Dataset) -> int:
+    """Most heads of which any variable has a finite number."""
+    most = 0
+    for values in fit.data_vars.values():
+        if {"layer", "head"} <= {*values.dims} and values.dtype.kind == "f":
+            others = [dim for dim in values.dims if dim not in ("layer", "head")]
+            most = max(most, int(np.isfinite(values).any(others).sum()))
+    return most
+
+
+def all_settings(fit: xr.Dataset) -> dict:
+    """Settings of the file's own stage and, behind it, of those from which it was made."""
+    behind = json.loads(fit.attrs.get("upstream_settings", "{}"))
+    found: dict = {}
+    for settings in (*behind.values(), json.loads(fit.attrs.get("settings", "{}"))):
+        found |= {key: value for key, value in settings.items() if value != "all"}
+    if "inputs" not in found:
+        for settings in behind.values():
+            if isinstance(data := settings.get("data"), dict) and "inputs" in data:
+                found["inputs"] = data["inputs"]
+    return found
+
+
+def interval(value: float, low: float, high: float, words=palette.decimal) -> str:
+    """A number with its interval in brackets; without it where the ends are not known."""
+    if not np.isfinite([low, high]).any():
+        return words(value)
+    return f"{words(value)} [{words(low)}, {words(high)}]"
