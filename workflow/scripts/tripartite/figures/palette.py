@@ -78,6 +78,12 @@ PARTS = {  # of the network
 }
 # At most four things that are neither models, recipes nor sizes; rows with names come first.
 CATEGORIES = ("#0072B2", "#E69F00", "#882255", "#44AA99")
+CALCIUM_MODELS = {  # names of models of calcium
+    "li_rinzel_nest": "Li–Rinzel (NEST)",
+    "li_rinzel_stimberg": "Li–Rinzel (Stimberg)",
+    "chi": "ChI",
+    "g_chi": "G-ChI",
+}
 
 SIZES = LogNorm(10, 1e5)  # hidden neurons m
 SIZES_MAP = "mako_r"

@@ -1,7 +1,7 @@
 """Parts that figures share: tables of what is drawn, heads, intervals, legends, letters."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -164,6 +164,76 @@ def beyond(axis: Axes, n: int, of: int, corner: str = "upper right", what: str =
             fontsize=6.5,
             color=palette.KEY,
         )
+
+
+class HeadMarks(NamedTuple):
+    """A head in a figure: where it is, its name, and how its marks look."""
+
+    experiment: str
+    layer: int
+    head: int
+    label: str
+    look: dict[str, Any]
+
+    def rows(self, table: pd.DataFrame) -> pd.DataFrame:
+        """The rows of a table from `frame` that belong to this head."""
+        own = (table["layer"] == self.layer) & (table["head"] == self.head)
+        return table[own & (table["experiment"] == self.experiment)]
+
+
+def marked_heads(
+    fits: dict[str, xr.Dataset], difficulty: dict[str, xr.DataArray], n: int
+) -> list[HeadMarks]:
+    """At most n heads, those of each experiment easy before hard: the easiest filled, others hollow.
+
+    difficulty: values over layer and head by experiment, NaN where a head was not run.
+    """
+    fits = dict([*fits.items()][:n])
+    data = [fit.attrs["data"] for fit in fits.values()]
+    names = [palette.short_name(name) for name in data]
+    found = []
+    for (experiment, fit), name in zip(fits.items(), names):
+        if names.count(name) > 1:
+            name = f"{name} ({palette.plain_text(palette.shown(experiment)[:24])})"
+        values = difficulty[experiment].transpose("layer", "head").values
+        look = palette.look_of(fit.attrs["data"], data)
+        for rank, place in enumerate(heads_by(values, n // len(fits))):
+            layer, head = int(fit["layer"][place[0]]), int(fit["head"][place[1]])
+            label = f"{name}, {head_words(fit, place)}"
+            marks = palette.marks(look, filled=rank == 0)
+            found.append(HeadMarks(experiment, layer, head, label, marks))
+    return found
+
+
+def rows_of_heads(
+    axis: Axes, table: pd.DataFrame, x: str, y: str, names: dict[str, str], heads: list[HeadMarks]
+) -> None:
+    """Estimates x of heads with intervals: a row for each name of column y, from the top, and in it
+    a line for each head in their order. names: what rows are called, by values of y.
+    """
+    rows = {name: place for place, name in enumerate(names)}
+    for place, head in enumerate(heads):
+        own = head.rows(table)
+        own = own[own[y].isin(rows)]
+        shift = 0.84 * ((place + 0.5) / len(heads) - 0.5)
+        own = own.assign(row=own[y].map(rows).astype(float) + shift)
+        estimates(x, "row", data=own, axis=axis, across=True, label=head.label, **head.look)
+    for border in range(1, len(rows)):
+        axis.axhline(border - 0.5, color=palette.SHADE, linewidth=0.6, zorder=0)
+    axis.set_yticks(range(len(rows)), [*names.values()])
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(len(rows) - 0.5, -0.5)
+
+
+def legend_of_heads(
+    figure: FigureBase, heads: list[HeadMarks], of: int, extra: Iterable[Any] = ()
+) -> Legend | None:
+    """The legend of `rows_of_heads`; says how many of all heads are shown, if not all."""
+    letters = max((len(head.label) for head in heads), default=0)
+    extra = [*extra]
+    ncols = 1 if letters > 60 else 2 if letters > 36 else 3 + bool(extra and letters <= 26)
+    title = f"{len(heads)} of {of} heads, easy to hard" if len(heads) < of else None
+    return legend(figure, extra, ncols=ncols, title=title)
 
 
 # Figures, legends and letters.

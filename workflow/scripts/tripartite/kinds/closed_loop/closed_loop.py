@@ -1,130 +1,120 @@
 """Does the calcium that a network drives divide its output better than a constant does?"""
 
-import numpy as np
+from typing import Any
+
+import pandas as pd
 import xarray as xr
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import palette
-from tripartite.figures.panels import heads_run, interval, line, mark, points, spread
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import beyond, estimates, frame, grid, legend, marked_heads
 
-MAX_HEADS = 3
-MAX_TOKENS = 60  # shown one by one
-LIMITS = 0.05, 20.0  # of ratios; intervals may be cut there
-STEP = 1.06  # between points of one duration, which stand side by side
-LOOKS = {  # colour, marker, line and what each division is
-    "algebra": ("0", "", "-", "normaliser of this network (algebra)"),
-    "algebra_scaled": ("0", "", ":", "the same, times the best constant"),
-    "process": (palette.COLOURS[5], "s", "-", "process $p$"),
-    "calcium": (palette.COLOURS[1], "^", "-", "calcium $C$, times the best constant"),
-    "calcium_fitted": (
-        palette.COLOURS[0],
-        "o",
-        "-",
-        r"the best power of calcium, $k\,C^{-\gamma}$",
-    ),
-    "constant": ("0.5", "", "--", "the best constant"),
+MAX_HEADS = 4
+HIGHEST = 2.0  # ratio that is drawn
+ORDERS = {"bidirectional": "all written, then all read", "causal": "each written, then read"}
+# What divides the output, colour and line, and by which factor marks stand beside their time.
+MARKED = {
+    "calcium_fitted": ("best power of calcium", palette.CATEGORIES[2], "-", 1.0),
+    "calcium": ("calcium, scaled", palette.CATEGORIES[1], "--", 1.06),
+    "process": ("astrocyte process $p$", palette.CATEGORIES[0], ":", 0.94),
 }
-DRAWN = [name for name in LOOKS if name != "constant"]
-ORDER_WORDS = {
-    "bidirectional": "all written, then all read",
-    "causal": "each written, then read",
+LINES = {
+    "algebra": ("network's normaliser", "-"),
+    "algebra_scaled": ("network's normaliser, scaled", "--"),
 }
 
 
 def closed_loop(fits: dict[str, xr.Dataset]) -> Figure:
-    """Upper row: gains token by token, one order a panel, of the first head of the first
-    experiment. Below, a row for each head and a column for each order: errors over that of the best
-    constant, against the time per token. The process is gated, except for open marks.
+    """Output errors over that of the best constant against the time per token.
+
+    A row for each head, a column for each order. The process is gated: it is driven by reading.
     """
     palette.apply()
-    heads = [(fit, pair) for fit in fits.values() for pair in heads_run(fit["share_at_rest"])]
-    heads = spread(heads, MAX_HEADS)
-    first = next(iter(fits.values()))
-    orders = first["order"].values
-    n_rows = 1 + len(heads)
-    figure, axes = plt.subplots(
-        n_rows, len(orders), squeeze=False, figsize=(palette.PAGE, 0.9 + 2.15 * n_rows)
-    )
-    for column, order in enumerate(orders):
-        if heads:
-            draw_tokens(axes[0, column], *heads[0], order)
-        for axis, (fit, pair) in zip(axes[1:, column], heads):
-            draw_ratios(axis, fit.sel(pair).sel(order=order))
-            words = f"{palette.head_name(fit, **pair)}: {ORDER_WORDS[order]}"
-            palette.title_of(axis, fit, words)
-    for axis in axes[1:].flat:
-        low, high = axis.get_ylim()
-        axis.set_ylim(min(max(low, LIMITS[0]), 0.45), max(min(high, LIMITS[1]), 1.1))
-        palette.few_decades(axis)
-    handles = [
-        line(words, color=colour, marker=marker, linestyle=style, markersize=3)
-        for colour, marker, style, words in LOOKS.values()
-    ]
-    colour, marker, _, _ = LOOKS["calcium_fitted"]
-    open_look = {"color": colour, "markerfacecolor": "white"}
-    words = "the best power, process also driven while tokens are written"
-    handles.append(mark(words, marker=marker, **open_look))
-    rest, depth = (f"{float(first[name]):g}" for name in ("operating_point", "depth"))
-    words = (
-        f"$m$ = {int(first['n_features'])}, IP$_3$ of {rest} + {depth} µM at the mean normaliser"
-    )
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=2,
-        title=f"output divided by (bars: 95 % over inputs and seeds; {words})",
-    )
+    gated = table(fits).query("drive == 'gated'")
+    heads = marked_heads(fits, {name: _difficulty(fit) for name, fit in fits.items()}, MAX_HEADS)
+    panels = [(head, order) for head in heads for order in ORDERS]
+    figure, axes = grid(max(len(panels), 1), len(ORDERS), 48, 26, sharex=True, sharey=True)
+    for axis, (head, order) in zip(axes, panels):
+        draw(axis, head.rows(gated).query("order == @order"), head.look)
+        fit = fits[head.experiment]
+        words = f"{palette.head_name(fit, head.layer, head.head)}\n{ORDERS[order]}"
+        palette.title_of(axis, fit.drop_vars("order"), words)
+    seconds = sorted({float(x) for fit in fits.values() for x in fit["duration"].values})
+    axes[0].set(xscale="log", xlim=(seconds[0] / 1.5, seconds[-1] * 1.5), ylim=(0, HIGHEST))
+    axes[0].set_xticks(seconds, [f"{x:g}" for x in seconds])
+    axes[0].minorticks_off()
+    for axis in axes[:: len(ORDERS)]:
+        axis.set_ylabel("output error / that of\nthe best constant")
+    for axis in axes[-len(ORDERS) :]:
+        axis.set_xlabel("time per token, written and read (s)")
+    legend(figure, ncols=3)
     return figure
 
 
-def draw_tokens(axis, fit: xr.Dataset, pair: dict[str, int], order: str) -> None:
-    """ln of the gain that each division leaves, query by query, at the middle duration."""
-    place = (fit.sizes["duration"] - 1) // 2 + (fit.sizes["duration"] > 1)
-    one = fit.sel(pair).sel(order=order, drive="gated").isel(duration=place)
-    present = one["token_calcium"].notnull().values
-    axis.axhline(0, color=LOOKS["algebra"][0])
-    for name in ("constant", "calcium", "calcium_fitted"):
-        colour, _, style, _ = LOOKS[name]
-        gain = one["token_log_gain"].sel(division=name).values[present][:MAX_TOKENS]
-        axis.plot(np.arange(1, len(gain) + 1), gain, color=colour, linestyle=style, linewidth=0.9)
-    axis.set_xlabel("token")
-    axis.set_ylabel("ln of the gain $\\Gamma\\,\\hat Z$")
-    name = palette.plain_text(str(fit["token_input"].values).replace("_", " "))
-    seconds = float(one["duration"])
-    words = (
-        f"{palette.head_name(fit, **pair)}: {ORDER_WORDS[order]}\n“{name}”, {seconds:g} s per token"
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Errors over that of the best constant, of each head, order, drive, division and duration."""
+    divisions = [*MARKED, *LINES]
+    return frame(fits, "error_over_constant", "output_error", division=divisions)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Errors of the division by the best power of calcium over that of the best constant."""
+    drawn = table(fits).query("drive == 'gated'").dropna(subset="error_over_constant")
+    own = drawn.query("division == 'calcium_fitted'").sort_values("error_over_constant")
+    if own.empty:
+        return "No head has a relative error."
+    ranges = [f"{_range(part)} at {seconds:g} s" for seconds, part in own.groupby("duration")]
+    low, high = own["error_over_constant_low"], own["error_over_constant_high"]
+    scaled = drawn.query("division == 'algebra_scaled'")["error_over_constant"]
+    return (
+        "With division by the best power of the calcium that the network drives, output errors are "
+        f"× {', × '.join(ranges)} per token, over those with the best constant; the whole interval "
+        f"is below 1 in {int((high < 1).sum())} of {len(own)} cases and above 1 in "
+        f"{int((low > 1).sum())}. With the network's normaliser, scaled alike, they are "
+        f"× {palette.decimal(scaled.min())} to {palette.decimal(scaled.max())}."
     )
-    palette.title_of(axis, fit, words)
 
 
-def draw_ratios(axis, fit: xr.Dataset) -> None:
-    """Output errors over that of the best constant, against the time per token, with intervals."""
-    seconds, gated = fit["duration"].values, fit.sel(drive="gated")
-    axis.axhline(1, color=LOOKS["constant"][0], linestyle=LOOKS["constant"][2])
-    for place, name in enumerate(DRAWN):
-        colour, marker, style, _ = LOOKS[name]
-        triple = ratios(gated.sel(division=name))
-        if marker:
-            look = {"linestyle": style, "linewidth": 0.9}
-            points(axis, seconds * STEP ** (place - 3), triple, colour, marker, **look)
-        else:
-            axis.plot(seconds, triple[0], color=colour, linestyle=style)
-    colour, marker, _, _ = LOOKS["calcium_fitted"]
-    ungated = fit.sel(drive="ungated", division="calcium_fitted")
-    look = {"markerfacecolor": "white"}
-    triple = ratios(ungated)
-    points(axis, seconds * STEP**2, triple, colour, marker, **look)
-    axis.set(xscale="log", yscale="log")
-    axis.set_xticks(seconds, [f"{x:g}" for x in seconds])
-    axis.minorticks_off()
-    axis.set_xlabel("time per token, written and read (s)")
-    axis.set_ylabel("output error / that of\nthe best constant")
+def draw(axis: Axes, drawn: pd.DataFrame, look: dict[str, Any]) -> None:
+    """Errors by what divides; marks beyond the axis are counted."""
+    axis.axhline(1, color=palette.GUIDE, linewidth=1.5, label="best constant", zorder=1)
+    for name, (label, style) in LINES.items():
+        own = drawn[drawn["division"] == name]
+        axis.plot(
+            own["duration"],
+            own["error_over_constant"],
+            color=palette.EXACT,
+            linestyle=style,
+            label=label,
+        )
+    for name, (label, colour, style, shift) in MARKED.items():
+        own = drawn[drawn["division"] == name]
+        hollow = look["markerfacecolor"] == "white"
+        colours = {"color": colour, "markeredgecolor": colour}
+        colours["markerfacecolor"] = "white" if hollow else colour
+        own = own.assign(duration=own["duration"] * shift)
+        estimates(
+            "duration",
+            "error_over_constant",
+            data=own,
+            axis=axis,
+            label=label,
+            **(look | colours | {"linestyle": style}),
+        )
+    marked = drawn[drawn["division"].isin(MARKED)]["error_over_constant"]
+    beyond(axis, int((marked > HIGHEST).sum()), int(marked.notna().sum()))
 
 
-def ratios(fit: xr.Dataset) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """error_over_constant with its interval; what is far beyond the axes is drawn just beyond."""
-    middle, low, high = (
-        np.clip(x, LIMITS[0] / 2, 2 * LIMITS[1]) for x in interval(fit, "error_over_constant")
-    )
-    return middle, low, high
+def _difficulty(fit: xr.Dataset) -> xr.DataArray:
+    """Mean output error of the network with the division by its own normaliser."""
+    return fit["output_error"].sel(division="algebra").mean(("order", "drive", "duration"))
+
+
+def _range(rows: pd.DataFrame) -> str:
+    """The least and the greatest of sorted rows, with intervals."""
+    ends = [
+        captions.interval(*(row[f"error_over_constant{end}"] for end in ("", "_low", "_high")))
+        for _, row in rows.iloc[[0, -1][: len(rows)]].iterrows()
+    ]
+    return " to ".join(ends)

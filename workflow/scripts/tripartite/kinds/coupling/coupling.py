@@ -1,182 +1,177 @@
-"""Gap junctions between astrocyte processes: a better gain, and what becomes of the output."""
+"""Do gap junctions between astrocyte processes make the gain better, and the output?"""
 
-import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import xarray as xr
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
-from tripartite.figures import palette
-from tripartite.figures.panels import heads_run, interval, line, mark, points, spread
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import (
+    PART,
+    beyond,
+    estimates,
+    frame,
+    grid,
+    heads_run,
+    legend,
+    line,
+    spread,
+)
 
-MAX_PANELS = 4  # side by side
-MAX_SIZES = 4  # numbers of neurons in a panel
-NO_COUPLING = 14  # kappa = 0 stands this factor below the weakest coupling
-WIDEST = 12.0  # change, up and down, that is drawn
-GAIN, OUTPUT = "0.55", palette.COLOURS[1]
-PARTS = {  # parts of the squared error of the output
-    "attention_error": (palette.COLOURS[0], "o", "of the attention, if its weights summed to 1"),
-    "sum_error": (palette.COLOURS[3], "s", "of the sum of the weights"),
-}
+MAX_COLUMNS = 4  # experiments and layouts side by side
+MAX_SIZES = 3  # numbers of neurons in a panel
+TOP = 2.5  # error over that at kappa = 0 that is drawn
+WORSE, BETTER = palette.CATEGORIES[1], palette.CATEGORIES[3]
+CHANGES = ("output_change", "gain_change")
 
 
 def coupling(fits: dict[str, xr.Dataset]) -> Figure:
-    """Three panels per experiment and layout, against the coupling kappa.
+    """Errors over those at kappa = 0 against the coupling, a column for each experiment and layout.
 
-    Upper: change of the error of gain and output of the largest networks, a thin line per head, and
-    geometric means over heads with 95 % intervals over inputs, seeds and heads. Middle: that of the
-    output in networks of all sizes, with the heads that get better and worse. Lower: the two parts
-    of the squared error of the output, medians over heads.
+    Upper: the output, and how many heads get significantly worse and better. Lower: the gain.
     """
     palette.apply()
-    panels = [(fit, str(layout)) for fit in fits.values() for layout in fit["layout"].values]
-    n_columns = min(len(panels), MAX_PANELS if len(panels) != 6 else 3)
-    n_blocks = -(-len(panels) // n_columns)
-    figure, axes = plt.subplots(
-        3 * n_blocks,
-        n_columns,
-        squeeze=False,
-        figsize=(palette.PAGE if n_columns > 1 else palette.COLUMN, 1.0 + 5.0 * n_blocks),
-    )
-    for axis in axes.flat:
-        axis.set_axis_off()
-    for place, (fit, layout) in enumerate(panels):
-        block, column = divmod(place, n_columns)
-        own = axes[3 * block : 3 * block + 3, column]
-        one = fit.sel(layout=layout)
-        palette.title_of(own[0], fit, _words(one, layout))
-        for axis, draw in zip(own, (draw_changes, draw_sizes, draw_parts)):
-            axis.set_axis_on()
-            draw(axis, one)
-            scale(axis, one["strength"].values)
-        if column == 0:
-            own[0].set_ylabel("error over that at $\\kappa=0$")
-            own[1].set_ylabel("output error over that at $\\kappa=0$")
-            own[2].set_ylabel("part of squared output error,\nover the whole at $\\kappa=0$")
-    grey = {"color": "0.3", "linewidth": 0.9}
-    handles = [
-        line("gain, $p/Z-1$", marker="o", markersize=3, color=GAIN),
-        line("output", marker="o", markersize=3, color=OUTPUT),
-        line("thin: single heads, largest networks", color="0.3", linewidth=0.4),
-        mark("mean over heads, bars: 95 % over inputs, seeds, heads", color="0.3"),
-        *(line(words, color=colour, marker=m, markersize=3) for colour, m, words in PARTS.values()),
-        line("law of these parts, no free parameter", linestyle="--", **grey),
+    drawn = table(fits)
+    columns = [(name, str(layout)) for name, fit in fits.items() for layout in fit["layout"].values]
+    n = min(len(columns), MAX_COLUMNS)
+    width = palette.PAGE if n > 1 else palette.COLUMN
+    rows = {"sharex": "col", "sharey": "row", "height_ratios": [1.4, 0.55, 1]}
+    figure, axes = grid(3 * n, n, 40, 34, width=width, **rows)
+    for (name, layout), upper, counts, lower in zip(columns, axes, axes[n:], axes[2 * n :]):
+        fit = fits[name].sel(layout=layout)
+        own = drawn[(drawn["experiment"] == name) & (drawn["layout"] == layout)]
+        for axis, quantity in zip((upper, lower), CHANGES):
+            draw_changes(axis, own, quantity)
+        draw_counts(counts, own, len(heads_run(fit["output_error"])))
+        palette.title_of(upper, fit, _words(fit))
+        _scale(upper, fit["strength"].values)
+        lower.set_xlabel("coupling $\\kappa$")
+    lowest = drawn["output_change"].min()
+    axes[0].set_ylim(min(0.9, lowest - 0.05 if lowest > 0.5 else 0), TOP)
+    axes[2 * n].set_ylim(0, TOP)
+    axes[0].set_ylabel("output error over\nthat at $\\kappa$ = 0")
+    axes[n].set_ylabel("heads")
+    axes[2 * n].set_ylabel("gain error over\nthat at $\\kappa$ = 0")
+    title = f"{n} of {len(columns)} layouts shown" if n < len(columns) else None
+    entries = [
+        line("single heads, largest $m$", color=palette.GUIDE, linewidth=0.5),
+        line("heads with a worse output", color=WORSE, linewidth=4),
+        line("heads with a better output", color=BETTER, linewidth=4),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2 if n_columns > 1 else 1)
+    legend(figure, entries, ncols=3 if n > 1 else 1, title=title)
     return figure
 
 
-def _words(one: xr.Dataset, layout: str) -> str:
-    n_heads = len(heads_run(one["output_error"]))
-    rows, processes = int(one["rows"]), n_heads * int(one["processes"])
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Errors over those at kappa = 0: geometric means of heads for each size, and single heads.
+
+    Single heads have a layer and a head, and the largest n_features. Means have the numbers of
+    heads whose interval is above 1 (output_worse) and below 1 (output_better).
+    """
+    means = frame(fits, *(f"{name}_all" for name in CHANGES), "output_worse", "output_better")
+    means = means.rename(columns=lambda name: name.replace("_change_all", "_change"))
+    heads = frame({name: fit.isel(n_features=[-1]) for name, fit in fits.items()}, *CHANGES)
+    return pd.concat([means, heads], ignore_index=True)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Errors at the strongest coupling over those at kappa = 0, in the largest networks."""
+    means, sentences = table(fits).query("head.isna()"), []
+    for name, fit in fits.items():
+        for layout in fit["layout"].values:
+            own = means[(means["experiment"] == name) & (means["layout"] == layout)]
+            own = own[own["n_features"] == own["n_features"].max()].sort_values("strength")
+            weakest, strongest = own.iloc[1], own.iloc[-1]
+            one = fit.sel(layout=layout)
+            gain, output = (
+                captions.interval(*(strongest[f"{what}{end}"] for end in ("", "_low", "_high")))
+                for what in reversed(CHANGES)
+            )
+            n_heads = len(heads_run(one["output_error"]))
+            words = " ".join([palette.short_name(fit.attrs["data"]) + ",", *_words(one).split()])
+            sentences.append(
+                f"{words}: at "
+                f"κ = {strongest['strength']:g} and m = {strongest['n_features']:g} gain errors are "
+                f"× {gain} and output errors × {output}, worse in {strongest['output_worse']:g} and "
+                f"better in {strongest['output_better']:g} of {n_heads} heads; at κ = "
+                f"{weakest['strength']:g} outputs are worse in {weakest['output_worse']:g} and "
+                f"better in {weakest['output_better']:g}."
+            )
+    return " ".join(sentences)
+
+
+def draw_changes(axis: Axes, drawn: pd.DataFrame, quantity: str) -> None:
+    """Means over heads by size, those of the largest networks with intervals; heads as thin lines."""
+    axis.axhline(1, color=palette.GUIDE, linestyle="--", linewidth=0.8, zorder=1)
+    means = drawn[drawn["head"].isna()]
+    single = drawn[drawn["head"].notna()]
+    curves = single.pivot(index="strength", columns=["layer", "head"], values=quantity)
+    if curves.size:
+        axis.plot(curves, color=palette.GUIDE, linewidth=0.5, rasterized=curves.size > 2000)
+    look = palette.look_of(drawn["data"].iloc[0], drawn["data"])
+    sizes = [int(m) for m in sorted(means["n_features"].unique())]
+    for m in spread(sizes, MAX_SIZES):
+        own = means[means["n_features"] == m]
+        ends = [] if m == sizes[-1] else [f"{quantity}_low", f"{quantity}_high"]
+        colour = palette.colour_of_size(m)
+        estimates(
+            "strength",
+            quantity,
+            data=own.drop(columns=ends),
+            axis=axis,
+            color=colour,
+            marker=look.marker,
+            markeredgecolor=palette.KEY,
+            markeredgewidth=0.5,
+            linestyle="-",
+            label=f"mean of heads, $m$ = {m}",
+            zorder=3,
+        )
+    beyond(axis, int((curves.max() > TOP).sum()), curves.shape[1], "upper left", "heads")
+
+
+def draw_counts(axis: Axes, drawn: pd.DataFrame, n_heads: int) -> None:
+    """How many heads have a worse output (up) and a better one (down), in the largest networks."""
+    axis.set_label(PART)
+    largest = drawn[drawn["n_features"] == drawn["n_features"].max()]
+    largest = largest[largest["head"].isna() & (largest["strength"] > 0)]
+    for name, sign, colour in (("worse", 1, WORSE), ("better", -1, BETTER)):
+        n = largest[f"output_{name}"].astype(int)
+        axis.vlines(largest["strength"], 0, sign * n, color=colour, linewidth=4)
+        for x, number in zip(largest["strength"], n):
+            axis.annotate(
+                str(number),
+                (x, sign * number),
+                xytext=(0, sign * 2),
+                textcoords="offset points",
+                ha="center",
+                va="bottom" if sign > 0 else "top",
+                fontsize=6.5,
+            )
+    axis.axhline(0, color=palette.EXACT, linewidth=0.6)
+    axis.set_ylim(-1.6 * max(n_heads, 1), 1.6 * max(n_heads, 1))
+    axis.set_yticks([-n_heads, n_heads] if n_heads else [0], [str(n_heads)] * (1 + bool(n_heads)))
+
+
+def _words(one: xr.Dataset) -> str:
+    """How the processes of a layout lie."""
+    n_heads, own = len(heads_run(one["output_error"])), int(one["processes"])
+    rows, processes = int(one["rows"]), n_heads * own
     heads = f"{n_heads} head{'s' * (n_heads != 1)}"
     return {
-        "separate": f"{heads}, each a\nchain of its own {int(one['processes'])}",
-        "chain": f"{heads} on one\nchain of {processes}",
-        "grid": f"{heads} on a\n{rows} × {processes // rows} grid",
-    }[layout]
+        "separate": f"{heads}, each with\na chain of {own} processes",
+        "chain": f"{heads} on one\nchain of {processes} processes",
+        "grid": f"{heads} on a grid of\n{rows} × {processes // max(rows, 1)} processes",
+    }[str(one["layout"].values)]
 
 
-def draw_changes(axis, one: xr.Dataset) -> None:
-    """Gain and output of the largest networks: heads, and their geometric mean."""
-    largest = one.isel(n_features=-1)
-    x = places(one["strength"].values)
-    for name, colour in (("gain", GAIN), ("output", OUTPUT)):
-        for pair in heads_run(one["output_error"]):
-            change = largest[f"{name}_change"].sel(pair)
-            axis.plot(x, change, color=colour, linewidth=0.4, alpha=0.7)
-        points(axis, x, interval(largest, f"{name}_change_all"), colour, linestyle="-", zorder=3)
-    limits(axis, [largest["gain_change"], largest["output_change"]])
-    size = palette.power(np.log10(int(largest["n_features"])))
-    axis.annotate(f"$m$ = {size}", (0.03, 0.04), xycoords="axes fraction", fontsize=6)
-
-
-def draw_sizes(axis, one: xr.Dataset) -> None:
-    """Output at each size, and how many heads get worse (above) and better (below)."""
-    kappa, m = one["strength"].values, one["n_features"].values
-    shown = spread(range(len(m)), MAX_SIZES)
-    colours = mpl.colormaps["viridis"](np.linspace(0, 0.85, len(shown)))
-    for place, (index, colour) in enumerate(zip(shown, colours)):
-        of_size = one.isel(n_features=index)
-        x = places(kappa) * 1.08 ** (place - (len(shown) - 1) / 2)
-        label = palette.power(np.log10(m[index]))
-        triple = interval(of_size, "output_change_all")
-        points(axis, x, triple, colour, linestyle="-", linewidth=0.8, label=label)
-    limits(axis, [one["output_change_all"], one["output_change_all_low"]], room=0.3)
-    last = one.isel(n_features=-1)
-    for name, height, vertical in (("worse", 0.98, "top"), ("better", 0.02, "bottom")):
-        words = {"transform": axis.get_xaxis_transform(), "va": vertical, "fontsize": 5.5}
-        axis.text(places(kappa)[0] / 1.5, height, name, **words)
-        for x, n in zip(places(kappa)[1:], last[f"output_{name}"].values[1:]):
-            axis.text(x, height, str(n), ha="center", **words)
-    axis.legend(
-        title="$m$",
-        ncols=MAX_SIZES,
-        loc="upper left",
-        bbox_to_anchor=(0, 0.93),
-        handletextpad=0.2,
-        columnspacing=0.6,
-        handlelength=0.8,
-        fontsize=5.5,
-        title_fontsize=5.5,
-    ).set_in_layout(False)
-
-
-def draw_parts(axis, one: xr.Dataset) -> None:
-    """Medians over heads of the two parts in the largest networks, and their laws."""
-    largest = one.isel(n_features=-1)
-    x = places(one["strength"].values)
-    plain = np.square(largest["output_error"].isel(strength=0))
-    drawn, laws = [], []
-    for name, (colour, marker, _) in PARTS.items():
-        share = (np.square(largest[name]) / plain).median(("layer", "head")).values
-        law = (np.square(largest[f"{name}_law"]) / plain).median(("layer", "head")).values
-        axis.plot(x, share, marker, color=colour, markersize=3)
-        axis.plot(x[1:], law[1:], "--", color=colour, linewidth=0.9)
-        drawn.append(share)
-        laws.append(law[-1])
-    top = 1.15 * np.nanmax([*np.concatenate(drawn), 0], initial=0)
-    axis.set_ylim(0, top or 1)
-    if max(laws) > top:
-        axis.annotate("law beyond ↑", (0.03, 0.93), xycoords="axes fraction", fontsize=6)
-
-
-def places(kappa: np.ndarray) -> np.ndarray:
-    """Where strengths stand: 0, the first, at some distance below the least one."""
-    return np.where(kappa > 0, kappa, kappa[1] / NO_COUPLING)
-
-
-def limits(axis, drawn: list[xr.DataArray], room: float = 0.05) -> None:
-    """A log axis around 1 that shows the values, with room in shares of its height."""
-    values = np.concatenate([x.values.ravel() for x in drawn] + [np.ones(1)])
-    values = values[np.isfinite(values) & (values > 0)].clip(1 / WIDEST, WIDEST)
-    low, high = np.log([values.min(), values.max()]) + [-0.05, 0.05]
-    axis.set_ylim(*np.exp([low - room * (high - low), high + room * (high - low)]))
-    axis.set_yscale("log")  # with limits already, as what is drawn may be 0
-    ticks = [t for t in (0.1, 0.2, 0.5, 0.8, 0.9, 1, 1.1, 1.2, 1.5, 2, 3, 5, 10)]
-    low, high = axis.get_ylim()
-    ticks = [t for t in ticks if low <= t <= high]
-    near = [t for t in ticks if high / low < 2.5 or t not in (0.8, 0.9, 1.1, 1.2, 1.5)]
-    axis.set_yticks(near, [f"{t:g}" for t in near])
+def _scale(axis: Axes, kappa: np.ndarray) -> None:
+    """The axis of kappa: linear from 0 to the weakest coupling, then logarithmic."""
+    weakest, strongest = kappa[1], kappa[-1]
+    axis.set_xscale("symlog", linthresh=weakest, linscale=0.5)
+    axis.set_xlim(-0.4 * weakest, 2.5 * strongest)
+    decades = 10.0 ** np.arange(np.ceil(np.log10(weakest) - 1e-9), np.log10(strongest) + 1e-9)
+    ticks = [0, *decades[:: -(-len(decades) // 5)]]
+    axis.set_xticks(ticks, [f"{x:g}" for x in ticks])
     axis.minorticks_off()
-    axis.axhline(1, color="0.8", linewidth=0.6, zorder=0)
-
-
-def scale(axis, kappa: np.ndarray) -> None:
-    """The axis of kappa: logarithmic, and 0 behind a break."""
-    x = places(kappa)
-    axis.set(xscale="log", xlim=(x[0] / 1.8, x[-1] * 1.8), xlabel="coupling $\\kappa$")
-    decades = 10.0 ** np.arange(np.floor(np.log10(kappa[1])), np.log10(x[-1]) + 0.01)
-    decades = decades[decades >= kappa[1] * 0.99][:: -(-len(decades) // 3)]
-    axis.set_xticks([x[0], *decades], ["0", *(f"{d:g}" for d in decades)])
-    axis.xaxis.set_minor_locator(NullLocator())
-    axis.plot(
-        [x[0] * NO_COUPLING**0.5],
-        [0],
-        marker=(2, 0, -25),
-        markersize=6,
-        color="black",
-        clip_on=False,
-        transform=axis.get_xaxis_transform(),
-    )
