@@ -13,9 +13,8 @@ from scipy.integrate import solve_ivp
 from conftest import assert_drawn_alike, defaults, random_heads, run_stage
 from tripartite import calcium, dynamics
 from tripartite.contracts import check, describe
-from tripartite.kinds.closed_loop import division, in_time, loop
+from tripartite.kinds.closed_loop import closed_loop, division, in_time, loop
 from tripartite.kinds.closed_loop.close import TIMES, close
-from tripartite.kinds.closed_loop.closed_loop import closed_loop
 from tripartite.kinds.closed_loop.division import DIVISIONS
 from tripartite.kinds.closed_loop.in_time import MODEL, ORDERS, Times, schedule
 from tripartite.kinds.data.attend import attend
@@ -335,5 +334,31 @@ def test_values_of_zero_have_no_relative_error(data):
 
 
 def test_figure(run, tmp_path):
-    assert_drawn_alike(closed_loop, {"a": run}, tmp_path)
+    """A row for each head, a column for each order; lines are the ratios of the file, gated."""
+    assert_drawn_alike(closed_loop.closed_loop, {"a": run}, tmp_path)
+    figure = closed_loop.closed_loop({"a": run})
+    panels = [(head, order) for head in (0, 1) for order in ORDERS]  # norms of .5 and 2
+    for axis, (head, order) in zip(figure.axes, panels, strict=True):
+        drawn = [tuple(line.get_ydata()) for line in axis.lines]
+        one = run["error_over_constant"].sel(order=order, drive="gated", layer=0, head=head)
+        for name in (*closed_loop.MARKED, *closed_loop.LINES):
+            assert tuple(one.sel(division=name).values) in drawn
     assert DIVISIONS[0] == "algebra"
+
+
+def test_table_and_answer(run):
+    dims = ["order", "drive", "division", "duration", "layer", "head"]
+    drawn = closed_loop.table({"a": run}).set_index(dims)
+    for end in ("", "_low", "_high"):
+        wanted = run[f"error_over_constant{end}"].to_series().reorder_levels(dims)
+        np.testing.assert_array_equal(drawn[f"error_over_constant{end}"], wanted[drawn.index])
+    before = closed_loop.answer({"a": run})
+    own = run["error_over_constant"].sel(drive="gated", division="calcium_fitted", duration=1)
+    low, high = float(own.min()), float(own.max())
+    assert f"× {low:.2f} [" in before and f" to {high:.2f} [" in before
+    n = (run["error_over_constant_high"].sel(drive="gated", division="calcium_fitted") < 1).sum()
+    assert f"below 1 in {int(n)} of 8 cases" in before
+    better = run.copy(deep=True)
+    for end in ("", "_low", "_high"):
+        better[f"error_over_constant{end}"] /= 100
+    assert "below 1 in 8 of 8 cases" in closed_loop.answer({"a": better})

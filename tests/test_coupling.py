@@ -8,12 +8,9 @@ from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
 
 from conftest import assert_drawn_alike, random_heads, run_stage
-from tripartite import job
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
-from tripartite.kinds.coupling import gap_junctions, processes
+from tripartite.kinds.coupling import coupling, gap_junctions, processes
 from tripartite.kinds.coupling.couple import couple
-from tripartite.kinds.coupling.coupling import coupling
 from tripartite.kinds.coupling.gap_junctions import junctions, steady
 from tripartite.kinds.data.attend import attend
 from tripartite.streams import stream
@@ -395,7 +392,7 @@ def test_one_process_has_no_neighbour(data):
     found = run_stage(couple, data, SETTINGS | {"heads": [[0, 1]], "processes_per_head": 1})
     assert found["best_gain_strength"].isnull().all()
     assert found["best_output_strength"].isnull().all()
-    coupling({"a": found.assign_attrs(data="one process")})
+    coupling.coupling({"a": found.assign_attrs(data="one process")})
 
 
 def test_one_input_has_no_interval(data):
@@ -404,36 +401,48 @@ def test_one_input_has_no_interval(data):
     assert found["output_change"].sel(head=0).notnull().all()
     assert found["output_change_low"].isnull().all() and found["gain_change_all_low"].isnull().all()
     assert not found["gain_better"].any() and not found["output_worse"].any()
-    coupling({"a": found.assign_attrs(data="one input")})
+    coupling.coupling({"a": found.assign_attrs(data="one input")})
 
 
 def test_figure(coupled, tmp_path):
+    """Means over heads at each size, single heads of the largest networks, and numbers of heads."""
     nothing = coupled.copy(deep=True)
     for name in nothing.data_vars:
         if nothing[name].dtype == float:
             nothing[name][:] = np.nan
-    odd = coupled.assign_attrs(data="x $^$ y")
-    assert_drawn_alike(coupling, {"a": coupled, "b": odd}, tmp_path)
-    for fits in ({"a": nothing}, {"a": coupled}):
-        figure = coupling(fits)
-        assert figure.get_figwidth() <= palette.PAGE
-        job.save_figure(figure, [tmp_path / "x.svg"], {})
-    one = coupled.sel(layout="separate")
-    upper, middle, lower = (figure.axes[i] for i in (0, 3, 6))
-    drawn = [tuple(line.get_ydata()) for line in upper.lines]
-    for name in ("gain", "output"):
-        assert tuple(one[f"{name}_change_all"].sel(n_features=40).values) in drawn
-        for head in (0, 2):
-            wanted = one[f"{name}_change"].sel(n_features=40, layer=0, head=head)
-            assert tuple(wanted.values) in drawn
-    drawn = [tuple(line.get_ydata()) for line in middle.lines]
-    for m in (5, 40):
-        assert tuple(one["output_change_all"].sel(n_features=m).values) in drawn
-    counts = [text.get_text() for text in middle.texts if text.get_text().isdigit()]
-    wanted = [one[f"output_{x}"].sel(n_features=40).values[1:] for x in ("worse", "better")]
-    assert counts == [str(n) for of_sign in wanted for n in of_sign]
-    largest = one.sel(n_features=40)
-    plain = np.square(largest["output_error"].sel(strength=0))
-    share = (np.square(largest["sum_error"]) / plain).median(("layer", "head"))
-    assert tuple(share.values) in [tuple(line.get_ydata()) for line in lower.lines]
-    assert any(label.get_text() == "0" for label in upper.get_xticklabels())
+    assert_drawn_alike(coupling.coupling, {"a": coupled, "b": nothing}, tmp_path)
+    coupling.coupling({"a": nothing})
+    figure = coupling.coupling({"a": coupled})
+    for column, layout in enumerate(coupled["layout"].values):
+        one = coupled.sel(layout=layout)
+        output, counts, gain = (figure.axes[i * coupled.sizes["layout"] + column] for i in range(3))
+        for axis, name in ((output, "output"), (gain, "gain")):
+            drawn = [tuple(line.get_ydata()) for line in axis.lines]
+            for m in (5, 40):
+                assert tuple(one[f"{name}_change_all"].sel(n_features=m).values) in drawn
+            for head in (0, 2):
+                wanted = one[f"{name}_change"].sel(n_features=40, layer=0, head=head)
+                assert tuple(wanted.values) in drawn
+        numbers = [text.get_text() for text in counts.texts if text.get_text().isdigit()]
+        wanted = [one[f"output_{x}"].sel(n_features=40).values[1:] for x in ("worse", "better")]
+        assert numbers == [str(n) for of_sign in wanted for n in of_sign]
+        assert any(label.get_text() == "0" for label in gain.get_xticklabels())
+
+
+def test_table_and_answer(coupled):
+    drawn = coupling.table({"a": coupled})
+    dims = ["layout", "strength", "n_features"]
+    means = drawn[drawn["head"].isna()].set_index(dims)
+    single = drawn[drawn["head"].notna()].set_index([*dims, "head"])
+    for end in ("", "_low", "_high"):
+        wanted = coupled[f"output_change_all{end}"].to_series()
+        np.testing.assert_array_equal(means[f"output_change{end}"], wanted[means.index])
+        wanted = coupled[f"gain_change{end}"].sel(layer=0).to_series()
+        np.testing.assert_array_equal(single[f"gain_change{end}"], wanted[single.index])
+    assert {*single.index.get_level_values("head")} == {0, 2}
+    before = coupling.answer({"a": coupled})
+    strongest = coupled.isel(strength=-1, n_features=-1).sel(layout="separate")
+    assert f"gain errors are × {float(strongest['gain_change_all']):.2f} [" in before
+    assert f"worse in {int(strongest['output_worse'])} heads" in before
+    other = coupled.assign(output_change_all=coupled["output_change_all"] * 3)
+    assert coupling.answer({"a": other}) != before

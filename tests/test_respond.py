@@ -9,12 +9,10 @@ from matplotlib import pyplot as plt
 from scipy.stats import poisson
 
 from conftest import assert_drawn_alike, random_heads, run_stage
-from tripartite import calcium, job
+from tripartite import calcium
 from tripartite.contracts import check, describe
-from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.readout import gain
-from tripartite.kinds.readout.calcium_readout import calcium_readout
+from tripartite.kinds.readout import calcium_models, calcium_readout, gain
 from tripartite.kinds.readout.gain import Noise
 from tripartite.kinds.readout.respond import respond
 
@@ -300,7 +298,7 @@ def test_a_normaliser_that_does_not_vary_is_told(data):
     for name in ("note", "best_note"):
         assert (found[name].sel(head=0) == "the normaliser does not vary").all()
     assert found["readout_exponent"].isnull().all() and found["best_spread_left"].isnull().all()
-    calcium_readout({"a": found.assign_attrs(data="equal queries")})
+    calcium_readout.calcium_readout({"a": found.assign_attrs(data="equal queries")})
 
 
 def test_a_head_that_never_rests_is_told():
@@ -313,19 +311,63 @@ def test_a_head_that_never_rests_is_told():
     assert (found["best_note"] == words).all()
 
 
-def test_figure(found, tmp_path):
-    nothing = found.copy(deep=True)
+def without_numbers(fit):
+    nothing = fit.copy(deep=True)
     for name in nothing.data_vars:
         if nothing[name].dtype == float:
             nothing[name][:] = np.nan
-    odd = found.assign_attrs(data="x $^$ y").sel(model=["chi"])
-    assert_drawn_alike(calcium_readout, {"a": odd, "b": found}, tmp_path)
-    for fits in ({str(i): odd for i in range(6)}, {"a": nothing}, {"a": found}):
-        figure = calcium_readout(fits)
-        assert figure.get_figwidth() <= palette.PAGE
-        job.save_figure(figure, [tmp_path / "x.svg"], {})
-    panel = figure.axes[2 * 3]  # the first head and model
-    head = found.sel(model="li_rinzel_nest", layer=0, head=0, normalizer_share=1)
-    drawn = [line.get_ydata() for line in panel.lines]
-    np.testing.assert_array_equal(drawn[0], head["share_steady"])
-    np.testing.assert_array_equal(drawn[2], head["spread_left"].sel(readout="C", noise="none"))
+    return nothing
+
+
+def test_figure(found, tmp_path):
+    """Marks are the spreads of the file, a row for each model and a line for each head."""
+    fits = {"a": found.sel(model=["chi"]), "b": found, "c": without_numbers(found)}
+    assert_drawn_alike(calcium_readout.calcium_readout, fits, tmp_path)
+    figure = calcium_readout.calcium_readout({"a": found})
+    sd = found["sd_log_normalizer"].sel(layer=0)
+    heads = sorted((0, 2), key=lambda head: float(sd.sel(head=head)))
+    panels = [(readout, noise) for readout in gain.READOUTS for noise in ("none", "calcium 10 %")]
+    for axis, (readout, noise) in zip(figure.axes, panels, strict=True):
+        marks = [line for line in axis.lines if line.get_marker() == "v"]
+        for line, head in zip(marks, heads, strict=True):
+            wanted = found["best_spread_left"].sel(readout=readout, noise=noise, layer=0, head=head)
+            np.testing.assert_array_equal(line.get_xdata(), wanted)
+            np.testing.assert_array_equal(np.round(line.get_ydata().astype(float)), range(3))
+
+
+def test_table_and_answer(found):
+    own = calcium_readout.table({"a": found}).set_index(["readout", "noise", "model", "head"])
+    for end in ("", "_low", "_high"):
+        wanted = found[f"best_spread_left{end}"].sel(layer=0).to_series().dropna()
+        drawn = own[f"spread_left{end}"].reorder_levels(wanted.index.names).dropna()
+        assert {*drawn.index} == {x for x in wanted.index if x[1] != "100 vesicles"}
+        np.testing.assert_array_equal(drawn, wanted[drawn.index])
+    before = calcium_readout.answer({"a": found})
+    least = found["best_spread_left"].sel(noise="none", readout="C", model="li_rinzel_nest")
+    assert f"without noise {float(least.min()):.2f} to {float(least.max()):.2f} (Li" in before
+    half = found.assign(best_spread_left=found["best_spread_left"] / 2)
+    assert calcium_readout.answer({"a": half}) != before
+    assert "No head" in calcium_readout.answer({"a": without_numbers(found)})
+
+
+def test_what_calcium_models_do(found, tmp_path):
+    """Curves of the file, broken where steady states lose stability, and ranges of oscillation."""
+    assert_drawn_alike(calcium_models.calcium_models, {"a": found}, tmp_path)
+    calcium_models.calcium_models({"a": without_numbers(found)})
+    drawn = calcium_models.table({"a": found})
+    nest = found.sel(model="li_rinzel_nest")
+    own = drawn[drawn["model"] == "li_rinzel_nest"].groupby("quantity")["value"]
+    stable = own.get_group("stable steady state").values
+    wanted = nest["steady_calcium"].where(nest["steady_growth"] < 0)
+    np.testing.assert_array_equal(stable, wanted)
+    np.testing.assert_array_equal(own.get_group("exponent"), nest["exponent"])
+    unstable = own.get_group("unstable steady state").dropna()
+    assert (
+        (nest["steady_growth"] > 0).sum() < len(unstable) <= (nest["steady_growth"] > 0).sum() + 2
+    )
+    words = calcium_models.answer({"a": found})
+    assert "ChI does not oscillate" in words
+    first = float(nest["cycle_stimulus"][0])
+    assert f"Li–Rinzel (NEST) oscillates at {first:.3g} to" in words
+    other = found.assign(cycle_stimulus=found["cycle_stimulus"] * 2)
+    assert calcium_models.answer({"a": other}) != words

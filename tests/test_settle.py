@@ -8,12 +8,10 @@ from matplotlib import pyplot as plt
 from scipy.integrate import solve_ivp
 
 from conftest import assert_drawn_alike, random_heads, run_stage
-from tripartite import calcium, job
+from tripartite import calcium
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
-from tripartite.kinds.settling import lag
-from tripartite.kinds.settling.calcium_speed import calcium_speed
+from tripartite.kinds.settling import calcium_speed, lag
 from tripartite.kinds.settling.lag import autocorrelation, sd_law
 from tripartite.kinds.settling.settle import MEASURED, MODELS, settle
 from tripartite.streams import stream
@@ -304,28 +302,57 @@ def test_equal_queries_have_no_stale_gain(data):
     assert float(one["gain_error"].max()) < 1e-12 and one["gain_error_low"].isnull().all()
     assert one["sd_log_gain_law"].max() < 1e-12
     assert all("smaller at every" in str(note) for note in one["ratio_note"].values.ravel())
-    calcium_speed({"a": found.assign_attrs(data="equal queries")})
+    fits = {"a": found.assign_attrs(data="equal queries")}
+    figure = calcium_speed.calcium_speed(fits)
+    assert "2 of 2 heads: at any time" in figure.axes[0].get_title(loc="left")
 
 
 def test_figure(settled, tmp_path):
+    """Marks are the seconds of the file, the head with the least sd of ln Z first."""
     nothing = settled.copy(deep=True)
     for name in nothing.data_vars:
         if nothing[name].dtype == float and name not in ("ratio", "relaxation_seconds"):
             nothing[name][:] = np.nan
-    odd = settled.assign_attrs(data="x $^$ y")
-    assert_drawn_alike(calcium_speed, {"a": settled, "b": nothing}, tmp_path)
-    for fits in ({str(i): odd for i in range(6)}, {"a": nothing}, {"a": settled}):
-        figure = calcium_speed(fits)
-        assert figure.get_figwidth() <= palette.PAGE
-        job.save_figure(figure, [tmp_path / "x.svg"], {})
-    upper, second, lower = (figure.axes[i] for i in (0, 2, 4))
-    head = settled.sel(layer=0, head=0)
-    np.testing.assert_array_equal(
-        upper.collections[0].get_array().ravel(), head["total_error"].values.T.ravel()
-    )
-    drawn = [line.get_ydata() for line in second.lines if line.get_marker() == "o"]
-    np.testing.assert_array_equal(drawn[0], head["sd_log_gain"])
-    drawn = [line.get_xdata() for line in lower.lines if line.get_marker() == "D"]
-    np.testing.assert_array_equal(drawn, head["seconds_needed"].transpose("lag_error", ...))
-    marked = [line.get_xdata()[0] for line in upper.lines if tuple(line.get_ydata()) == (0, 1)]
-    np.testing.assert_array_equal(marked, head["ratio_for_lag"])
+    assert_drawn_alike(calcium_speed.calcium_speed, {"a": settled, "b": nothing}, tmp_path)
+    figure = calcium_speed.calcium_speed({"a": settled})
+    by_time = np.argsort(settled["relaxation_seconds"].values)
+    few = settled["ratio_needed_in_all"].isel(n_features=-1) * settled["relaxation_seconds"]
+    seconds = [settled["seconds_needed"].isel(lag_error=i) for i in range(2)]
+    sd = settled["sd_log_normalizer"].sel(layer=0)
+    assert sd.sel(head=0) < sd.sel(head=2)
+    for axis, wanted in zip(figure.axes, [*seconds, few]):
+        marks = [line for line in axis.lines if line.get_marker() == "v"]
+        for line, head in zip(marks, (0, 2), strict=True):
+            drawn = dict(zip(np.round(line.get_ydata().astype(float)), line.get_xdata()))
+            one = wanted.sel(layer=0, head=head).values[by_time]
+            np.testing.assert_array_equal([drawn.get(i, np.nan) for i in range(len(one))], one)
+        assert [line.get_markerfacecolor() == "white" for line in marks] == [False, True]
+
+
+def test_table_and_answer(settled):
+    fits = {"a": settled}
+    drawn = calcium_speed.table(fits)
+    for end in ("", "_low", "_high"):
+        own = drawn.query("criterion == 'lag errs by 5.0 %' or criterion == 'lag errs by 5 %'")
+        own = own.set_index(["model", "head"])[f"seconds{end}"]
+        for head in (0, 2):
+            wanted = settled[f"seconds_needed{end}"].sel(lag_error=0.05, layer=0, head=head)
+            np.testing.assert_array_equal(own.loc[:, head], wanted)
+    always = settled["gain_output_error"].max("ratio").sel(layer=0, head=0) < 0.1
+    assert always and drawn.query("criterion == 'lag errs by 10 %' and head == 0")["always"].all()
+    before = calcium_speed.answer(fits)
+    slow = settled.copy(deep=True)
+    for end in ("", "_low", "_high"):
+        slow[f"seconds_needed{end}"] *= 1000
+    after = calcium_speed.answer({"a": slow})
+    assert "2 of 2 heads (Fastest rise" in before and "1 of 2 heads (Fastest rise" in after
+    assert after != before and "nan" not in before.split()
+
+
+def test_more_heads_than_a_figure_holds(settled):
+    """Evenly spread from the easiest to the hardest, and the legend says how many."""
+    fits = {str(i): settled for i in range(13)}
+    figure = calcium_speed.calcium_speed(fits)
+    (legend,) = figure.legends
+    assert legend.get_title().get_text() == "12 of 26 heads, easy to hard"
+    assert len(calcium_speed.table(fits).groupby(["experiment", "layer", "head"])) == 12

@@ -167,6 +167,7 @@ TINY = {
         "convergence": {"experiments": ["limit"]},
         "calcium_speed": {"experiments": ["fast"]},
         "calcium_readout": {"experiments": ["graded"]},
+        "calcium_models": {"experiments": ["graded"]},
         "closed_loop": {"experiments": ["closed"]},
         "coupling": {"experiments": ["coupled"]},
         "lesions": {"experiments": ["hurt"]},

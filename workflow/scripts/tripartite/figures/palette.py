@@ -308,8 +308,10 @@ def power(x: float) -> str:
 
 
 def decimal(x: float) -> str:
-    """x with two decimals, 0 without a sign; a dash for NaN."""
-    return "–" if x != x else f"{x:z.2f}"
+    """x with two decimals, 0 without a sign; large numbers with an exponent; a dash for NaN."""
+    if x != x:
+        return "–"
+    return f"{x:z.2f}" if abs(x) < 1e4 else f"{x:.1e}"
 
 
 def percent(x: float) -> str:

@@ -184,7 +184,7 @@ class HeadMarks(NamedTuple):
 def marked_heads(
     fits: dict[str, xr.Dataset], difficulty: dict[str, xr.DataArray], n: int
 ) -> list[HeadMarks]:
-    """At most n heads, those of each experiment easy before hard: the easiest filled, others hollow.
+    """At most n heads, those of each experiment easy before hard: the first filled, others hollow.
 
     difficulty: values over layer and head by experiment, NaN where a head was not run.
     """
@@ -196,6 +196,7 @@ def marked_heads(
         if names.count(name) > 1:
             name = f"{name} ({palette.plain_text(palette.shown(experiment)[:24])})"
         values = difficulty[experiment].transpose("layer", "head").values
+        values = np.where(np.isposinf(values), np.finfo(float).max, values)
         look = palette.look_of(fit.attrs["data"], data)
         for rank, place in enumerate(heads_by(values, n // len(fits))):
             layer, head = int(fit["layer"][place[0]]), int(fit["head"][place[1]])
@@ -203,6 +204,11 @@ def marked_heads(
             marks = palette.marks(look, filled=rank == 0)
             found.append(HeadMarks(experiment, layer, head, label, marks))
     return found
+
+
+def rows_of(heads: list[HeadMarks], table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of a table from `frame` that belong to any of these heads, in their order."""
+    return pd.concat([table.iloc[:0], *(head.rows(table) for head in heads)], ignore_index=True)
 
 
 def rows_of_heads(

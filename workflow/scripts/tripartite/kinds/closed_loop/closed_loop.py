@@ -8,7 +8,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import beyond, estimates, frame, grid, legend, marked_heads
+from tripartite.figures.panels import (
+    HeadMarks,
+    beyond,
+    estimates,
+    frame,
+    grid,
+    heads_run,
+    legend,
+    marked_heads,
+    rows_of,
+)
 
 MAX_HEADS = 4
 HIGHEST = 2.0  # ratio that is drawn
@@ -31,8 +41,7 @@ def closed_loop(fits: dict[str, xr.Dataset]) -> Figure:
     A row for each head, a column for each order. The process is gated: it is driven by reading.
     """
     palette.apply()
-    gated = table(fits).query("drive == 'gated'")
-    heads = marked_heads(fits, {name: _difficulty(fit) for name, fit in fits.items()}, MAX_HEADS)
+    gated, heads = table(fits).query("drive == 'gated'"), _heads(fits)
     panels = [(head, order) for head in heads for order in ORDERS]
     figure, axes = grid(max(len(panels), 1), len(ORDERS), 48, 26, sharex=True, sharey=True)
     for axis, (head, order) in zip(axes, panels):
@@ -48,19 +57,20 @@ def closed_loop(fits: dict[str, xr.Dataset]) -> Figure:
         axis.set_ylabel("output error / that of\nthe best constant")
     for axis in axes[-len(ORDERS) :]:
         axis.set_xlabel("time per token, written and read (s)")
-    legend(figure, ncols=3)
+    n_heads = sum(len(heads_run(fit["share_at_rest"])) for fit in fits.values())
+    title = f"{len(heads)} of {n_heads} heads shown" if len(heads) < n_heads else None
+    legend(figure, ncols=3, title=title)
     return figure
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Errors over that of the best constant, of each head, order, drive, division and duration."""
-    divisions = [*MARKED, *LINES]
-    return frame(fits, "error_over_constant", "output_error", division=divisions)
+    """Errors over that of the best constant, of each head that is drawn, with both drives."""
+    return rows_of(_heads(fits), _all(fits))
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """Errors of the division by the best power of calcium over that of the best constant."""
-    drawn = table(fits).query("drive == 'gated'").dropna(subset="error_over_constant")
+    drawn = _all(fits).query("drive == 'gated'").dropna(subset="error_over_constant")
     own = drawn.query("division == 'calcium_fitted'").sort_values("error_over_constant")
     if own.empty:
         return "No head has a relative error."
@@ -106,9 +116,18 @@ def draw(axis: Axes, drawn: pd.DataFrame, look: dict[str, Any]) -> None:
     beyond(axis, int((marked > HIGHEST).sum()), int(marked.notna().sum()))
 
 
-def _difficulty(fit: xr.Dataset) -> xr.DataArray:
-    """Mean output error of the network with the division by its own normaliser."""
-    return fit["output_error"].sel(division="algebra").mean(("order", "drive", "duration"))
+def _heads(fits: dict[str, xr.Dataset]) -> list[HeadMarks]:
+    """Heads that are drawn, by the output error of the network with its own normaliser."""
+    errors = {
+        name: fit["output_error"].sel(division="algebra").mean(("order", "drive", "duration"))
+        for name, fit in fits.items()
+    }
+    return marked_heads(fits, errors, MAX_HEADS)
+
+
+def _all(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Errors of all heads that were run."""
+    return frame(fits, "error_over_constant", "output_error", division=[*MARKED, *LINES])
 
 
 def _range(rows: pd.DataFrame) -> str:

@@ -19,7 +19,9 @@ from tripartite.figures.panels import (
     spread,
 )
 
-MAX_COLUMNS = 4  # experiments and layouts side by side
+MAX_COLUMNS = 3  # experiments and layouts side by side
+MAX_LINES = 60  # single heads in a panel
+MAX_NUMBERS = 9  # of heads, written in a panel
 MAX_SIZES = 3  # numbers of neurons in a panel
 TOP = 2.5  # error over that at kappa = 0 that is drawn
 WORSE, BETTER = palette.CATEGORIES[1], palette.CATEGORIES[3]
@@ -33,7 +35,7 @@ def coupling(fits: dict[str, xr.Dataset]) -> Figure:
     """
     palette.apply()
     drawn = table(fits)
-    columns = [(name, str(layout)) for name, fit in fits.items() for layout in fit["layout"].values]
+    columns = _columns(fits)
     n = min(len(columns), MAX_COLUMNS)
     width = palette.PAGE if n > 1 else palette.COLUMN
     rows = {"sharex": "col", "sharey": "row", "height_ratios": [1.4, 0.55, 1]}
@@ -48,16 +50,20 @@ def coupling(fits: dict[str, xr.Dataset]) -> Figure:
         _scale(upper, fit["strength"].values)
         lower.set_xlabel("coupling $\\kappa$")
     lowest = drawn["output_change"].min()
-    axes[0].set_ylim(min(0.9, lowest - 0.05 if lowest > 0.5 else 0), TOP)
-    axes[2 * n].set_ylim(0, TOP)
+    axes[0].set_ylim(min(0.9, lowest - 0.05) if lowest > 0.5 else 0, _top(drawn["output_change"]))
+    axes[2 * n].set_ylim(0, _top(drawn["gain_change"]))
     axes[0].set_ylabel("output error over\nthat at $\\kappa$ = 0")
     axes[n].set_ylabel("heads")
     axes[2 * n].set_ylabel("gain error over\nthat at $\\kappa$ = 0")
     title = f"{n} of {len(columns)} layouts shown" if n < len(columns) else None
+    bar = {"linewidth": 4, "solid_capstyle": "butt"}
+    n_heads = max(len(heads_run(fits[name]["output_error"])) for name, _ in columns[:n])
+    words = f"{MAX_LINES} of {n_heads} heads" if n_heads > MAX_LINES else "single heads"
+    single = line(f"{words}, largest $m$", color=palette.GUIDE, linewidth=0.5)
     entries = [
-        line("single heads, largest $m$", color=palette.GUIDE, linewidth=0.5),
-        line("heads with a worse output", color=WORSE, linewidth=4),
-        line("heads with a better output", color=BETTER, linewidth=4),
+        *([single] if n_heads else []),
+        line("heads with a worse output", color=WORSE, **bar),
+        line("heads with a better output", color=BETTER, **bar),
     ]
     legend(figure, entries, ncols=3 if n > 1 else 1, title=title)
     return figure
@@ -78,39 +84,41 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """Errors at the strongest coupling over those at kappa = 0, in the largest networks."""
     means, sentences = table(fits).query("head.isna()"), []
-    for name, fit in fits.items():
-        for layout in fit["layout"].values:
-            own = means[(means["experiment"] == name) & (means["layout"] == layout)]
-            own = own[own["n_features"] == own["n_features"].max()].sort_values("strength")
-            weakest, strongest = own.iloc[1], own.iloc[-1]
-            one = fit.sel(layout=layout)
-            gain, output = (
-                captions.interval(*(strongest[f"{what}{end}"] for end in ("", "_low", "_high")))
-                for what in reversed(CHANGES)
-            )
-            n_heads = len(heads_run(one["output_error"]))
-            words = " ".join([palette.short_name(fit.attrs["data"]) + ",", *_words(one).split()])
-            sentences.append(
-                f"{words}: at "
-                f"κ = {strongest['strength']:g} and m = {strongest['n_features']:g} gain errors are "
-                f"× {gain} and output errors × {output}, worse in {strongest['output_worse']:g} and "
-                f"better in {strongest['output_better']:g} of {n_heads} heads; at κ = "
-                f"{weakest['strength']:g} outputs are worse in {weakest['output_worse']:g} and "
-                f"better in {weakest['output_better']:g}."
-            )
+    for name, layout in _columns(fits)[:MAX_COLUMNS]:
+        own = means[(means["experiment"] == name) & (means["layout"] == layout)]
+        own = own[own["n_features"] == own["n_features"].max()].sort_values("strength")
+        own = own.dropna(subset=CHANGES[0])
+        one = fits[name].sel(layout=layout)
+        words = " ".join(f"{one.attrs['data']}, {_words(one)}".split())
+        if own.empty:
+            sentences.append(f"{words}: no known error.")
+            continue
+        weakest, strongest = own[own["strength"] > 0].iloc[0], own.iloc[-1]
+        gain, output = (
+            captions.interval(*(strongest[f"{what}{end}"] for end in ("", "_low", "_high")))
+            for what in reversed(CHANGES)
+        )
+        sentences.append(
+            f"{words}: at κ = {strongest['strength']:g} and m = {strongest['n_features']:g} gain "
+            f"errors are × {gain} and output errors × {output}; outputs are worse in "
+            f"{strongest['output_worse']:g} heads and better in {strongest['output_better']:g}, at "
+            f"κ = {weakest['strength']:g} in {weakest['output_worse']:g} and "
+            f"{weakest['output_better']:g}."
+        )
     return " ".join(sentences)
 
 
 def draw_changes(axis: Axes, drawn: pd.DataFrame, quantity: str) -> None:
-    """Means over heads by size, those of the largest networks with intervals; heads as thin lines."""
+    """Means over heads by size, of the largest networks with intervals; heads as thin lines."""
     axis.axhline(1, color=palette.GUIDE, linestyle="--", linewidth=0.8, zorder=1)
     means = drawn[drawn["head"].isna()]
     single = drawn[drawn["head"].notna()]
     curves = single.pivot(index="strength", columns=["layer", "head"], values=quantity)
-    if curves.size:
-        axis.plot(curves, color=palette.GUIDE, linewidth=0.5, rasterized=curves.size > 2000)
+    for one in spread(range(curves.shape[1]), MAX_LINES):
+        axis.plot(curves.iloc[:, one], color=palette.GUIDE, linewidth=0.5)
     look = palette.look_of(drawn["data"].iloc[0], drawn["data"])
     sizes = [int(m) for m in sorted(means["n_features"].unique())]
+    highest = [*curves.max()]
     for m in spread(sizes, MAX_SIZES):
         own = means[means["n_features"] == m]
         ends = [] if m == sizes[-1] else [f"{quantity}_low", f"{quantity}_high"]
@@ -128,7 +136,8 @@ def draw_changes(axis: Axes, drawn: pd.DataFrame, quantity: str) -> None:
             label=f"mean of heads, $m$ = {m}",
             zorder=3,
         )
-    beyond(axis, int((curves.max() > TOP).sum()), curves.shape[1], "upper left", "heads")
+        highest.append(own[quantity].max())
+    beyond(axis, int((np.array(highest) > TOP).sum()), len(highest), "upper left", "curves")
 
 
 def draw_counts(axis: Axes, drawn: pd.DataFrame, n_heads: int) -> None:
@@ -139,7 +148,8 @@ def draw_counts(axis: Axes, drawn: pd.DataFrame, n_heads: int) -> None:
     for name, sign, colour in (("worse", 1, WORSE), ("better", -1, BETTER)):
         n = largest[f"output_{name}"].astype(int)
         axis.vlines(largest["strength"], 0, sign * n, color=colour, linewidth=4)
-        for x, number in zip(largest["strength"], n):
+        step = -(-len(n) // MAX_NUMBERS)
+        for x, number in zip(largest["strength"][::step], n[::step]):
             axis.annotate(
                 str(number),
                 (x, sign * number),
@@ -152,6 +162,16 @@ def draw_counts(axis: Axes, drawn: pd.DataFrame, n_heads: int) -> None:
     axis.axhline(0, color=palette.EXACT, linewidth=0.6)
     axis.set_ylim(-1.6 * max(n_heads, 1), 1.6 * max(n_heads, 1))
     axis.set_yticks([-n_heads, n_heads] if n_heads else [0], [str(n_heads)] * (1 + bool(n_heads)))
+
+
+def _top(values: pd.Series) -> float:
+    """Upper end of an axis of changes."""
+    return float(np.clip(1.05 * np.nan_to_num(values.max(), nan=1.0), 1.2, TOP))
+
+
+def _columns(fits: dict[str, xr.Dataset]) -> list[tuple[str, str]]:
+    """Every experiment and layout."""
+    return [(name, str(layout)) for name, fit in fits.items() for layout in fit["layout"].values]
 
 
 def _words(one: xr.Dataset) -> str:

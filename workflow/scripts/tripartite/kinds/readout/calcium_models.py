@@ -1,5 +1,7 @@
 """Where do models of astrocytic calcium rest, where do they oscillate, and how steep are they?"""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -16,14 +18,14 @@ STIMULI = {
     "source of IP3": "source of IP₃, $J/\\Omega_{5P}$ (µM)",
     "glutamate": "glutamate (µM)",
 }
-REGIMES = {  # grounds of panels
+REGIMES: dict[str, tuple[str, dict[str, Any]]] = {  # grounds of panels
     "oscillates": ("no stable steady state", {"facecolor": palette.SHADE}),
     "bistable": (
         "bistable: state depends on the start",
         {"facecolor": "white", "edgecolor": palette.GUIDE, "hatch": "////"},
     ),
 }
-CURVES = {  # quantities of the table: label, look
+CURVES: dict[str, tuple[str, dict[str, Any]]] = {  # quantities of the table: label, look
     "stable steady state": ("stable steady state", {"color": palette.EXACT}),
     "unstable steady state": (
         "unstable steady state",
@@ -52,7 +54,8 @@ def calcium_models(fits: dict[str, xr.Dataset]) -> Figure:
         own = drawn[drawn["model"] == model]
         for quantity, (label, look) in CURVES.items():
             curve = own[own["quantity"] == quantity]
-            upper.plot(curve["stimulus"], curve["value"], label=label, **look)
+            if curve["value"].notna().any():
+                upper.plot(curve["stimulus"], curve["value"], label=label, **look)
         exponent = own[own["quantity"] == "exponent"]
         lower.plot(exponent["stimulus"], exponent["value"], color=palette.EXACT)
         lower.axhline(1, color=palette.GUIDE, linestyle="--", linewidth=0.8, zorder=1)
@@ -64,9 +67,11 @@ def calcium_models(fits: dict[str, xr.Dataset]) -> Figure:
     if (drawn.loc[drawn["quantity"] != "exponent", "value"] > 0).any():
         axes[0].set_yscale("log")
         axes[0].yaxis.set_major_formatter("{x:g}")
+        palette.few_decades(axes[0])
     axes[len(models)].set_ylabel("exponent\nd ln $C$ / d ln stimulus")
     axes[len(models)].set_ylim(0, None)
-    regimes = {str(name) for fit in models.values() for name in fit["regime"].values}
+    known = [fit for fit in models.values() if fit["stimulus"].notnull().all()]
+    regimes = {str(name) for fit in known for name in fit["regime"].values}
     grounds = [
         Patch(label=words, linewidth=0, **look)
         for name, (words, look) in REGIMES.items()
@@ -77,7 +82,7 @@ def calcium_models(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Curves of each model: steady states, ends of oscillations and exponents, by the stimulus (µM).
+    """Curves of each model by the stimulus (µM): steady states, ends of oscillations, exponents.
 
     A curve is broken by rows without a value. Values are µM of calcium, exponents have no unit.
     """
@@ -115,8 +120,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         steep = fit["exponent"].where(fit["regime"] == "rest").values
         if np.isfinite(steep).any():
             words += (
-                f"; where it comes to rest from every start, its exponent is {np.nanmin(steep):.3g} "
-                f"to {np.nanmax(steep):.3g}"
+                f"; where it comes to rest from every start, its exponent is "
+                f"{np.nanmin(steep):.3g} to {np.nanmax(steep):.3g}"
             )
         sentences.append(f"{name} {words}.")
     return " ".join(sentences)

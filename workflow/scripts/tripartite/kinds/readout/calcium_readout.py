@@ -1,23 +1,25 @@
 """How much of the spread of the gain is left when calcium, or a power of it, divides the output?"""
 
-import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
 from tripartite.figures import captions, palette
 from tripartite.figures.panels import (
+    HeadMarks,
     frame,
     grid,
     heads_run,
     legend_of_heads,
     marked_heads,
+    rows_of,
     rows_of_heads,
 )
 
 MAX_HEADS = 12
 HIGHEST = 1.12  # spread left that is drawn
 READOUTS = {"C": "calcium", "C^gamma": "a fitted power of it"}
+TITLES = {"C": "Divided by calcium", "C^gamma": "By a fitted power of it"}
 
 
 def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
@@ -26,44 +28,34 @@ def calcium_readout(fits: dict[str, xr.Dataset]) -> Figure:
     A panel for each readout, without noise and with the most noise of calcium that was run.
     """
     palette.apply()
-    drawn, names = table(fits), _models(fits)
-    difficulty = {name: fit["sd_log_normalizer"] for name, fit in fits.items()}
-    heads = marked_heads(fits, difficulty, MAX_HEADS)
+    shown, names, heads = table(fits), _models(fits), _heads(fits)
     panels = [(readout, noise) for readout in READOUTS for noise in _noises(fits)]
     row_mm = len(names) * max(8.0, 1.7 * len(heads))
     figure, axes = grid(len(panels), len(panels), row_mm, 34, sharex=True, sharey=True)
-    shown = pd.concat([drawn.iloc[:0], *(head.rows(drawn) for head in heads)])
     for axis, (readout, noise) in zip(axes, panels):
         own = shown[(shown["readout"] == readout) & (shown["noise"] == noise)]
         axis.axvline(1, color=palette.GUIDE, linestyle="--", linewidth=0.8, zorder=0)
         rows_of_heads(axis, own, "spread_left", "model", names, heads)
-        axis.set_title(f"Divided by {READOUTS[readout]},\n{_noise_words(noise)}", loc="left")
+        axis.set_title(f"{TITLES[readout]},\n{_noise_words(noise)}", loc="left")
         left = own["spread_left"]
         missing = f"{left.isna().sum()} of {len(left)} not known\n" * bool(left.isna().any())
         beyond = f"{(left > HIGHEST).sum()} of {len(left)} beyond\n" * bool((left > HIGHEST).any())
         axis.set_xlabel(f"spread of the gain left\n{missing}{beyond}".rstrip())
     axes[0].set_xlim(-0.03, HIGHEST)
     axes[0].set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
-    n_heads = sum(len(heads_run(values)) for values in difficulty.values())
+    n_heads = sum(len(heads_run(fit["sd_log_normalizer"])) for fit in fits.values())
     legend_of_heads(figure, heads, n_heads)
     return figure
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Spread left of each head, readout, noise that is drawn and model, at the best operating point."""
-    noises, parts = _noises(fits), {}
-    for experiment, fit in fits.items():
-        part = fit.sel(noise=[name for name in noises if name in fit["noise"].values])
-        ends = {f"spread_left{end}": part[f"best_spread_left{end}"] for end in ("", "_low", "_high")}
-        names = ("best_mean_stimulus", "best_normalizer_share", "best_power", "best_share_read")
-        others = {name: part[name] for name in names}
-        parts[experiment] = xr.Dataset(ends | others | {"sd_log_normalizer": fit["sd_log_normalizer"]}, attrs=fit.attrs)
-    return frame(parts, "spread_left", *names, "sd_log_normalizer")
+    """Spread left of each head that is drawn, with its best operating points."""
+    return rows_of(_heads(fits), _all(fits))
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """What dividing by calcium, and by a power of it, leaves of the spread of ln Z, by model."""
-    drawn, names = table(fits).dropna(subset="spread_left"), _models(fits)
+    drawn, names = _all(fits).dropna(subset="spread_left"), _models(fits)
     sentences = []
     for readout, words in READOUTS.items():
         parts = []
@@ -78,10 +70,10 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 if name in by_model.groups
             ]
             least = own.loc[own["spread_left"].idxmin()]
-            ends = [least[f"spread_left{end}"] for end in ("", "_low", "_high")]
+            low, high = least["spread_left_low"], least["spread_left_high"]
             parts.append(
                 f"{_noise_words(noise)} {', '.join(ranges)}, at least "
-                f"{captions.interval(*ends, _share)}"
+                f"{captions.interval(least['spread_left'], low, high, _share)}"
             )
         if parts:
             leaves = f"Dividing by {words} leaves, of the spread of ln Z,"
@@ -89,6 +81,24 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not sentences:
         return "No head has enough queries at which calcium comes to rest."
     return f"{' '.join(sentences)} Ranges are over heads."
+
+
+def _heads(fits: dict[str, xr.Dataset]) -> list[HeadMarks]:
+    return marked_heads(
+        fits, {name: fit["sd_log_normalizer"] for name, fit in fits.items()}, MAX_HEADS
+    )
+
+
+def _all(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """What is left in all heads that were run, by readout, noise that is drawn, and model."""
+    names = {f"best_spread_left{end}": f"spread_left{end}" for end in ("", "_low", "_high")}
+    others = ["best_mean_stimulus", "best_normalizer_share", "best_power", "best_share_read"]
+    others.append("sd_log_normalizer")
+    parts = {}
+    for experiment, fit in fits.items():
+        noises = [name for name in _noises(fits) if name in fit["noise"].values]
+        parts[experiment] = fit[[*names, *others]].sel(noise=noises).rename(names)
+    return frame(parts, "spread_left", *others)
 
 
 def _models(fits: dict[str, xr.Dataset]) -> dict[str, str]:

@@ -5,14 +5,17 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter
 
 from tripartite.figures import captions, palette
 from tripartite.figures.panels import (
+    HeadMarks,
     frame,
     grid,
     heads_run,
     legend_of_heads,
     marked_heads,
+    rows_of,
     rows_of_heads,
 )
 
@@ -29,43 +32,40 @@ def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
     squared error as the random neurons make.
     """
     palette.apply()
-    drawn, names = table(fits), _rows(fits)
-    heads = marked_heads(fits, {name: _difficulty(fit) for name, fit in fits.items()}, MAX_HEADS)
+    shown, names, heads = table(fits), _rows(fits), _heads(fits)
     criteria = list(_titles(fits))
     row_mm = len(names) * max(8.0, 1.5 * len(heads))
     figure, axes = grid(len(criteria), len(criteria), row_mm, 38, sharex=True, sharey=True)
-    shown = pd.concat([drawn.iloc[:0], *(head.rows(drawn) for head in heads)])
     for axis, criterion in zip(axes, criteria):
         own = shown[shown["criterion"] == criterion]
         axis.axvspan(*SPOKEN_WORD, color=palette.SHADE, linewidth=0, zorder=0)
         rows_of_heads(axis, own, "seconds", "model", names, heads)
-        missing = len(heads) - len(own[["experiment", "layer", "head"]].drop_duplicates())
-        words = f"\n{missing} of {len(heads)} heads: no such time" if missing else ""
+        by_head = own.groupby(["experiment", "layer", "head"])[["seconds", "always"]].max()
+        n_always, n_known = int(by_head["always"].sum()), int(by_head["seconds"].notna().sum())
+        words = f"\n{n_always} of {len(heads)} heads: at any time" if n_always else ""
+        unknown = len(heads) - n_known - n_always
+        words += f"\n{unknown} of {len(heads)} heads: not known" if unknown else ""
         axis.set_title(f"{_titles(fits)[criterion]}{words}", loc="left")
         axis.set_xlabel("reading time per token (s)")
     axes[0].set(xscale="log", xlim=_limits(shown["seconds"].values))
     axes[0].xaxis.set_major_formatter("{x:g}")
+    axes[0].xaxis.set_minor_formatter(NullFormatter())
     low, high = SPOKEN_WORD
     zone = Patch(color=palette.SHADE, label=f"a spoken word, {low:g} to {high:g} s")
-    n_heads = sum(len(heads_run(_difficulty(fit))) for fit in fits.values())
+    n_heads = sum(len(heads_run(fit["sd_log_normalizer"])) for fit in fits.values())
     legend_of_heads(figure, heads, n_heads, [zone])
     return figure
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Seconds per token of each head, criterion and model, with the sd of ln Z that orders heads."""
-    times = {name: _times(fit) for name, fit in fits.items()}
-    return frame(times, "seconds").assign(
-        sd_log_normalizer=lambda x: [
-            float(fits[name]["sd_log_normalizer"].sel(layer=layer, head=head))
-            for name, layer, head in zip(x["experiment"], x["layer"], x["head"])
-        ],
-    )
+    """Seconds per token of each head that is drawn, with the sd of ln Z, which sorts heads."""
+    return rows_of(_heads(fits), _all(fits))
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """Which processes are in time within a spoken word, and what calcium models need."""
-    drawn, first = table(fits), next(iter(fits.values()))
+    drawn, first = _all(fits), next(iter(fits.values()))
+    drawn = drawn[drawn["seconds"].notna() | drawn["always"]]
     tolerance = float(first["lag_error"][0])
     criterion = _criterion(tolerance)
     own, few = (drawn[drawn["criterion"] == name] for name in (criterion, FEW_NEURONS))
@@ -74,9 +74,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     limit, in_time = SPOKEN_WORD[1], []
     for name, words in _rows(fits).items():  # fast to slow
         rows = own[own["model"] == name]
-        if n := int((rows["seconds"] <= limit).sum()):
+        if n := int(((rows["seconds"] <= limit) | rows["always"]).sum()):
             in_time.append(f"{n} of {len(rows)} heads ({', '.join(words.splitlines())})")
-    rest = ["and in none with any slower process" if in_time else "no head with any process"]
+    rest = ["and in none with any other process" if in_time else "no head with any process"]
     rest *= len(in_time) < len(_rows(fits))
     sentences = [
         f"Within {limit:g} s, a spoken word, the lag errs by at most {palette.percent(tolerance)} "
@@ -87,7 +87,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         (own, f"per token for {palette.percent(tolerance)}"),
         (few, f"until their lag costs as much as too few neurons ({_sizes(fits)})"),
     ):
-        rows = rows[rows["model"].isin(models)].sort_values("seconds")
+        rows = rows[rows["model"].isin(models)].dropna(subset="seconds").sort_values("seconds")
         if len(rows):
             ends = [
                 captions.interval(x.seconds, x.seconds_low, x.seconds_high, _seconds)
@@ -98,8 +98,23 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     return f"{sentences[0]} {needed}".strip()
 
 
+def _heads(fits: dict[str, xr.Dataset]) -> list[HeadMarks]:
+    return marked_heads(
+        fits, {name: fit["sd_log_normalizer"] for name, fit in fits.items()}, MAX_HEADS
+    )
+
+
+def _all(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Seconds per token of all heads that were run."""
+    times = {name: _times(fit) for name, fit in fits.items()}
+    return frame(times, "seconds", "always", "sd_log_normalizer")
+
+
 def _times(fit: xr.Dataset) -> xr.Dataset:
-    """Seconds per token [criterion, model, layer, head] with intervals."""
+    """Seconds per token [criterion, model, layer, head] with intervals.
+
+    always [criterion, layer, head]: whether the criterion holds at every reading time that was run.
+    """
     found = {}
     for end in ("", "_low", "_high"):
         lag = fit[f"seconds_needed{end}"].rename(lag_error="criterion")
@@ -107,7 +122,14 @@ def _times(fit: xr.Dataset) -> xr.Dataset:
         few = fit[f"ratio_needed_in_all{end}"].isel(n_features=-1, drop=True)
         few = (few * fit["relaxation_seconds"]).expand_dims(criterion=[FEW_NEURONS])
         found[f"seconds{end}"] = xr.concat([lag, few], "criterion")
-    return xr.Dataset(found, attrs=fit.attrs)
+    lag = fit["gain_output_error"].max("ratio") <= fit["lag_error"]
+    lag = lag.rename(lag_error="criterion").assign_coords(criterion=found["seconds"].criterion[:-1])
+    last = fit[["total_error", "random_feature_error"]].isel(n_features=-1, drop=True)
+    few = last["total_error"].max("ratio") <= 2**0.5 * last["random_feature_error"]
+    always = xr.concat([lag, few.expand_dims(criterion=[FEW_NEURONS])], "criterion")
+    always &= found["seconds"].isnull().all("model")
+    others = {"always": always, "sd_log_normalizer": fit["sd_log_normalizer"]}
+    return xr.Dataset(found | others, attrs=fit.attrs)
 
 
 def _criterion(tolerance: float) -> str:
@@ -137,13 +159,10 @@ def _rows(fits: dict[str, xr.Dataset]) -> dict[str, str]:
             words = f"{model}, measured".capitalize()
             if name:
                 point = float(one["operating_point"])
-                words = f"{palette.CALCIUM_MODELS[name]}, {point:g} µM IP₃"
+                words = palette.CALCIUM_MODELS[name]
+                words += f", {point:g} µM IP₃" if np.isfinite(point) else ""
             found[str(model)] = (seconds, f"{words}\nτ = {_seconds(seconds)} s")
     return {name: words for name, (_, words) in sorted(found.items(), key=lambda x: x[1][0])}
-
-
-def _difficulty(fit: xr.Dataset) -> xr.DataArray:
-    return fit["sd_log_normalizer"]
 
 
 def _seconds(x: float) -> str:
