@@ -110,7 +110,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     for model, fit in _models(fits).items():
         name = palette.CALCIUM_MODELS[model]
         period, at = fit["period"].values, fit["cycle_stimulus"].values
-        words = "does not oscillate"
+        known = np.isfinite(fit["stimulus"]).all()
+        words = "does not oscillate" if known else "is not known"
         if np.isfinite(period).any():
             words = (
                 f"oscillates at {np.nanmin(at):.3g} to {np.nanmax(at):.3g} µM of "
@@ -139,9 +140,10 @@ def _models(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 def _shade(axis: Axes, fit: xr.Dataset) -> None:
     """Grounds where the model has no stable steady state, and where it is bistable."""
     stimulus, regime = fit["stimulus"].values, fit["regime"].values
+    axis.set_xscale("log")
     if not np.isfinite(stimulus).all():
         return
-    axis.set(xscale="log", xlim=stimulus[[0, -1]])
+    axis.set_xlim(stimulus[[0, -1]])
     middles = np.sqrt(stimulus[1:] * stimulus[:-1])
     edges = np.concatenate([stimulus[:1], middles, stimulus[-1:]])
     for name, (_, look) in REGIMES.items():

@@ -166,7 +166,9 @@ def _rows(fits: dict[str, xr.Dataset]) -> dict[str, str]:
 
 
 def _seconds(x: float) -> str:
-    return f"{x:.2g}" if x < 100 else f"{x:.0f}"
+    if x != x:
+        return "–"
+    return f"{x:.0f}" if 100 <= x < 1e5 else f"{x:.2g}"
 
 
 def _limits(seconds: np.ndarray) -> tuple[float, float]:
