@@ -140,10 +140,10 @@ def _models(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
 def _shade(axis: Axes, fit: xr.Dataset) -> None:
     """Grounds where the model has no stable steady state, and where it is bistable."""
     stimulus, regime = fit["stimulus"].values, fit["regime"].values
-    axis.set_xscale("log")
-    if not np.isfinite(stimulus).all():
+    if not (np.isfinite(stimulus).all() and 0 < stimulus[0] < stimulus[-1]):
+        axis.set(xscale="log", xlim=(0.01, 1))
         return
-    axis.set_xlim(stimulus[[0, -1]])
+    axis.set(xscale="log", xlim=stimulus[[0, -1]])
     middles = np.sqrt(stimulus[1:] * stimulus[:-1])
     edges = np.concatenate([stimulus[:1], middles, stimulus[-1:]])
     for name, (_, look) in REGIMES.items():
