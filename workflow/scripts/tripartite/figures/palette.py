@@ -291,6 +291,15 @@ def can_write(text: str) -> bool:
     return all(font.get_char_index(ord(letter)) for letter in text)
 
 
+def row_names(fits: dict[str, xr.Dataset]) -> list[str]:
+    """Experiments in a word or two: models, and names of experiments where models are not unique."""
+    names = [short_name(fit.attrs["data"]) for fit in fits.values()]
+    return [
+        words if names.count(words) == 1 else f"{words} ({short_labels([name], 20)[0]})"
+        for name, words in zip(fits, names)
+    ]
+
+
 # Numbers.
 
 
