@@ -22,6 +22,7 @@ from tripartite.figures.panels import (
 
 MAX_HEADS = 2  # of an experiment, from easy to hard
 MIN_FLOOR = 1e-3  # floors below are not drawn
+ERRORS, MAX_DECADES = (1e-3, 30.0), 16.0  # widest axes
 # Decades from the lowest to the highest rate of cortical neurons: .15 to 16 Hz (Attwell &
 # Laughlin, J Cereb Blood Flow Metab 2001), and below .01 to above 50 Hz (Hromadka et al., PLoS Biol
 # 2008).
@@ -29,7 +30,7 @@ CORTEX = (np.log10(16 / 0.15), np.log10(50 / 0.01))
 
 
 def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
-    """Error of the output against decades of firing rate below a ceiling, a panel per experiment."""
+    """Error of the output against decades of firing rate, a panel per experiment."""
     palette.apply()
     drawn = table(fits)
     shown = dict([*fits.items()][: palette.MAX_PANELS])
@@ -63,16 +64,18 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
             axis.tick_params(labelbottom=True)
             axis.set_xlabel("firing rate, highest over median (decades)")
         axis.xaxis.set_major_locator(MultipleLocator(2))
+        n_beyond = int((~inside(of_experiment)).sum())
+        beyond(axis, n_beyond, len(of_experiment), "lower left", "points")
     for axis in axes[::n_columns]:
         axis.set_ylabel("relative error of the output")
     known = drawn[["error", "error_of_equal_attention"]].to_numpy()
-    known = known[np.isfinite(known) & (known > 0)]
-    if known.size:
-        low, high = known.min(), known.max()
-        axes[0].set_ylim(min(low / 1.6, high / 10), high * 1.9)
+    known = known[(known > ERRORS[0]) & (known < ERRORS[1])]
+    low, high = (known.min(), known.max()) if known.size else (0.1, 1)
+    axes[0].set_ylim(min(low / 1.6, high / 10), high * 1.9)
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].yaxis.set_major_formatter("{x:g}")
-    axes[0].set_xlim(0, max(5, np.ceil(drawn["decades"].max()) + 0.5 if len(drawn) else 0))
+    decades = drawn.loc[drawn["decades"] < MAX_DECADES, "decades"]
+    axes[0].set_xlim(0, max([5, *np.ceil(decades)]) + 0.5)
     axes[0].annotate(
         "cortex",
         (np.mean(CORTEX), 0.98),
@@ -82,29 +85,29 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
         color=palette.KEY,
     )
     beyond(axes[0], len(fits) - len(shown), len(fits), "upper left", "experiments")
-    extra = [
-        line("measured, a point for each ceiling", marker="o", color=palette.KEY, linewidth=0.8),
-        mark("best ceiling", markersize=7, markerfacecolor="none", color=palette.KEY),
-        line("the same with $m = \\infty$", color=palette.EXACT, linewidth=0.8),
-        line("equal attention", linestyle=":", color=palette.GUIDE),
-    ]
-    has_floor = (drawn["error_of_many_neurons"] > MIN_FLOOR).any()
-    if len(drawn):
-        legend(
-            figure,
-            [x for i, x in enumerate(extra) if i != 2 or has_floor],
-            ncols=4 if n_columns > 1 else 2,
-        )
+    extra = {
+        "error": line("measured, a point for each ceiling", marker="o", color=palette.KEY),
+        "best_ceiling": mark(
+            "best ceiling", markersize=7, markerfacecolor="none", color=palette.KEY
+        ),
+        "error_of_many_neurons": line("the same with $m = \\infty$", color=palette.EXACT),
+        "error_of_equal_attention": line("equal attention", linestyle=":", color=palette.GUIDE),
+    }
+    least = {"error_of_many_neurons": MIN_FLOOR}
+    visible = drawn[inside(drawn)]
+    known = [name for name in extra if (visible[name] > least.get(name, 0)).any()]
+    if known:
+        legend(figure, [extra[name] for name in known], ncols=4 if n_columns > 1 else 2)
     return figure
 
 
 def heads(fit: xr.Dataset) -> list[tuple[int, int]]:
-    """Heads that are drawn, from easy to hard by the error without a ceiling, or else the least."""
+    """Heads that are drawn, from easy to hard by their least error with any variant."""
     return heads_by(fit["mean_square"].isel(n_features=-1).min("variant").values, MAX_HEADS)
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Errors at the largest m by ceiling (inf: none), with the decades of the rates and the best ceiling.
+    """Errors at the largest m by ceiling (inf: none), decades of rates, and the best ceiling.
 
     A row per experiment, head and ceiling, of heads that are drawn and experiments with ceilings.
     """
@@ -150,16 +153,26 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             ]
             if own.empty or not np.isfinite(own["best_decades"].iloc[0]):
                 continue
-            best = own.iloc[0][["best_decades", "best_decades_low", "best_decades_high"]]
+            best, low, high = (
+                float(own[f"best_decades{end}"].iloc[0]) for end in ("", "_low", "_high")
+            )
             where = f"{names[experiment]}, {head_words(fit, (layer, head))}"
-            words.append(f"{captions.interval(*best, '{:.1f}'.format)} ({where})")
-    cortex = f"cortical neurons have {CORTEX[0]:.1f} to {CORTEX[1]:.1f} from the lowest to the highest rate"
+            words.append(f"{captions.interval(best, low, high, '{:.2g}'.format)} ({where})")
+    cortex = (
+        f"cortical neurons have {CORTEX[0]:.1f} to {CORTEX[1]:.1f} from the lowest to the highest "
+        "rate"
+    )
     if not words:
         return f"No head has a best ceiling; {cortex}."
     return (
-        "At the ceiling of least error, these decades lie between the median and the highest firing "
-        f"rate: {', '.join(words)}; {cortex}, about half of them above the median."
+        "At the ceiling of least error, these decades lie between the median and the highest "
+        f"firing rate: {', '.join(words)}; {cortex}, about half of them above the median."
     )
+
+
+def inside(drawn: pd.DataFrame) -> pd.Series:
+    """Whether points are on the widest axes."""
+    return drawn["error"].between(*ERRORS) & (drawn["decades"] < MAX_DECADES)
 
 
 def draw(axis: Axes, own: pd.DataFrame, look: dict, above: bool) -> None:
@@ -186,11 +199,11 @@ def draw(axis: Axes, own: pd.DataFrame, look: dict, above: bool) -> None:
         zorder=4,
     )
     equal = own["error_of_equal_attention"].iloc[0]
-    axis.axhline(equal, color=palette.GUIDE, linestyle=":", linewidth=1, zorder=1)
-    if np.isfinite(equal):
+    if ERRORS[0] < equal < ERRORS[1]:
+        axis.axhline(equal, color=palette.GUIDE, linestyle=":", linewidth=1, zorder=1)
         axis.plot(1, equal, transform=axis.get_yaxis_transform(), clip_on=False, zorder=5, **look)
-    best = own[own["ceiling"] == own["best_ceiling"]]
-    if best.empty or not np.isfinite(best["best_decades"].iloc[0]):
+    best = own[inside(own) & (own["ceiling"] == own["best_ceiling"])]
+    if best.empty or not best["best_decades"].iloc[0] < MAX_DECADES:
         return
     decades, low, high = (
         float(best[f"best_decades{end}"].iloc[0]) for end in ("", "_low", "_high")

@@ -1,7 +1,6 @@
 """Which activation of the hidden neurons serves, and what limits it: bias or variance?"""
 
-from collections.abc import Iterator
-
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -26,6 +25,7 @@ from tripartite.figures.panels import (
 MAX_ROWS = 24
 N_COLUMNS = 4
 ROW = 4.3  # mm
+LETTERS = 24  # of a line of a title
 LIMITS = (3e-3, 30.0)  # widest axis of errors
 MAPS = {  # group and words of each feature map
     "performer": ("unbiased", "exponential"),
@@ -64,7 +64,7 @@ Panels = list[tuple[str, tuple[int, int], str]]  # experiment, indices of the he
 
 
 def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
-    """Error, bias and limit of each feature map at the largest m; a panel per head, maps in rows."""
+    """Error, bias and limit of each map at the largest m; a panel per head, maps in rows."""
     palette.apply()
     drawn, panels = table(fits), chosen(fits)
     of_all, panels = len(panels), panels[: palette.MAX_PANELS]
@@ -85,9 +85,10 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
         ]
         look = palette.look_of(fit.attrs["data"], names)
         draw(axis, own, palette.marks(look, which.startswith("easiest")))
-        palette.title_of(
-            axis, fit, f"{head_words(fit, head)}\n{which}, $m$ = {fit['n_features'].values[-1]}"
-        )
+        words = (palette.network_words(fit), head_words(fit, head))
+        lines = [fill(text, LETTERS) for text in words if text]
+        lines.append(f"{which}, $m$ = {fit['n_features'].values[-1]}")
+        palette.title(axis, palette.short_name(fit.attrs["data"]), "\n".join(lines))
         axis.tick_params(axis="y", length=0)
         if place + n_columns >= len(panels):
             axis.tick_params(labelbottom=True)
@@ -152,7 +153,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """The map of least error in each head that is drawn, and how many err more than equal attention."""
+    """The map of least error in each head, and how many err more than equal attention."""
     found, names = table(fits), dict(zip(fits, palette.row_names(fits)))
     sentences = []
     for experiment, head, _ in chosen(fits)[: palette.MAX_PANELS]:
@@ -172,7 +173,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         sentences.append(
             f"{names[experiment]}, {head_words(fit, head)}: {best['map']}, {error} ({n_worse} of "
             f"{len(own)} maps err more than equal attention, "
-            f"{short(best['error_of_equal_attention'])}; bias is most of the squared error of {n_biased})"
+            f"{short(best['error_of_equal_attention'])}; bias is most of the squared error of "
+            f"{n_biased})"
         )
     if not sentences:
         return "No head has a finite error."

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import beyond, estimates, frame, grid, heads_by, legend, line, mark
+from tripartite.figures.panels import beyond, estimates, frame, grid, heads_by, legend, line
 from tripartite.kinds.convergence.limit import MAX_RATIO
 
 MAX_HEADS = 6  # of an experiment, from easy to hard
@@ -74,7 +74,7 @@ def heads_of(fit: xr.Dataset) -> list[tuple[int, int]]:
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """Errors of the largest networks by tau / T, and errors over their laws, each with its law.
 
-    Of heads that are drawn, `head_rank` 0 the easiest; without errors that are 0 or lost in rounding.
+    Of heads that are drawn, `head_rank` 0 the easiest; without errors of 0 or below rounding.
     """
     parts = []
     for experiment, fit in fits.items():
@@ -97,7 +97,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """Exponent of the error, its size at the shortest time constants, and its distance from the law."""
+    """The error at the shortest time constants, its power, and how far it is from its law."""
     found = table(fits)
     if found.empty:
         return "No head has an error beyond rounding."
@@ -117,13 +117,12 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         f"{shortest.min():.1e} to {shortest.max():.1e}"
     )
     if slopes.size:
-        words += (
-            f", and the error goes with the power {slopes.min():.3f} to {slopes.max():.3f} of τ / T"
-        )
+        powers = dict.fromkeys(f"{x:.4g}" for x in (slopes.min(), slopes.max()))
+        words += f", and the error goes with the power {' to '.join(powers)} of τ / T"
     if len(over):
         most = palette.percent(float((over - 1).abs().max()))
         words += (
-            f"; up to τ / T = {MAX_RATIO:g} errors of output and calcium are within {most} of their "
-            "laws of first order"
+            f"; up to τ / T = {MAX_RATIO:g} errors of output and calcium are within {most} of "
+            "their laws of first order"
         )
     return f"{words}."

@@ -1,5 +1,7 @@
 """How much better is a trained hidden layer than random ones of the same size, or than none?"""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -35,7 +37,7 @@ QUANTITIES = {  # title and label of each panel
 
 
 def learned_features(fits: dict[str, xr.Dataset]) -> Figure:
-    """Divergences, paired ratios of them, and heads better than equal attention; a row per model and m."""
+    """Divergences, paired ratios, and heads better than equal attention; a row per model and m."""
     palette.apply()
     drawn = table(fits)
     names = dict(zip(fits, palette.row_names(fits)))
@@ -64,7 +66,7 @@ def learned_features(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Median divergences; those of trained layers over others; shares better than equal attention."""
+    """Median divergences, ratios of trained layers to others, and shares of better heads."""
     ratio = frame(fits, "log10_kl_ratio", origin="learned")
     ends = [name for name in ratio if str(name).startswith("log10_kl_ratio")]
     ratio[ends] = 10.0 ** ratio[ends]
@@ -86,38 +88,36 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """What trained layers of the largest size gain over fitted random ones, and in how many heads."""
-    names, found = palette.row_names(fits), table(fits)
-    ratios, shares = [], []
-    for name, (experiment, fit) in zip(names, fits.items()):
+    """What trained layers of the largest size gain over fitted ones, and shares of better heads."""
+    found, ratios, shares = table(fits), [], []
+    for name, (experiment, fit) in zip(palette.row_names(fits), fits.items()):
         m = int(fit["n_features"][-1])
         own = found[(found["experiment"] == experiment) & (found["n_features"] == m)]
-
-        def words(quantity: str, origin: str, baseline: str, style=palette.decimal) -> str:
-            chosen = own[
-                (own["quantity"] == quantity)
-                & (own["origin"] == origin)
-                & (own["baseline"] == baseline)
-            ]
-            if chosen.empty:
-                return "–"
-            middle, low, high = chosen.iloc[0][["value", "value_low", "value_high"]]
-            return captions.interval(middle, low, high, style)
-
-        ratios.append(f"{words('ratio', 'learned', 'fitted random')} ({name}, m = {m})")
+        own = own.set_index(["quantity", "origin", "baseline"]).sort_index()
+        ratio = number(own, ("ratio", "learned", "fitted random"), palette.decimal)
+        ratios.append(f"{ratio} ({name}, m = {m})")
         of_heads = [
-            words("share of heads", origin, "uniform", palette.percent) for origin in [*LOOKS][:3]
+            number(own, ("share of heads", origin, "uniform"), palette.percent)
+            for origin in ("learned", "fitted random", "random")
         ]
         shares.append(f"{', '.join(of_heads)} ({name})")
     return (
         "The divergence of a trained hidden layer is, in the median pair, that of a random one "
-        f"fitted to the same inputs times {', '.join(ratios)}. Of the heads, these shares are better "
-        f"than equal attention with trained, fitted random and plain random layers: {'; '.join(shares)}."
+        f"fitted to the same inputs times {', '.join(ratios)}. Shares of heads that are better "
+        f"than equal attention, with trained, fitted random and random layers: {'; '.join(shares)}."
     )
 
 
+def number(own: pd.DataFrame, key: tuple[str, str, str], words: Callable[[float], str]) -> str:
+    """The value of a row with its interval in words; a dash if there is no such row."""
+    if key not in own.index:
+        return words(np.nan)
+    value, low, high = own.loc[[key], ["value", "value_low", "value_high"]].to_numpy(float)[0]
+    return captions.interval(value, low, high, words)
+
+
 def draw(axis: Axes, drawn: pd.DataFrame, quantity: str) -> None:
-    """Estimates of each kind of hidden layer, or of trained ones over each, in the rows of a panel."""
+    """Estimates of each kind of hidden layer, or of trained ones over each, in rows."""
     what = "baseline" if quantity == "ratio" else "origin"
     for name, (label, look, shift) in LOOKS.items():
         own = drawn[drawn[what] == name]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator
 
-from tripartite.figures import captions, palette
+from tripartite.figures import palette
 from tripartite.figures.panels import (
     beyond,
     estimates,
@@ -27,11 +27,13 @@ MAX_MARKS = 9  # ages at which the network is drawn
 MAX_PAIRS = 8  # of unequal leaks
 MIN_RETAINED = 1e-4  # weight below which nothing is drawn
 MAX_DRAWN = 1e100
+COLUMNS = ["experiment", "data", "quantity", "head_rank", "leak_hebbian", "leak_presynaptic"]
+COLUMNS += ["layer", "head", "age", "value", "value_low", "value_high", "exact"]
 FASTER = {True: "astrocyte forgets faster", False: "astrocyte forgets slower"}
 
 
 def retention(fits: dict[str, xr.Dataset]) -> Figure:
-    """Attention against age, a panel per experiment; fitted over true leaks; gains of unequal leaks."""
+    """Attention by age, a panel per experiment; fitted over true leaks; gains of unequal leaks."""
     palette.apply()
     drawn = table(fits)
     shown = dict([*fits.items()][: palette.MAX_PANELS - 2])
@@ -83,10 +85,10 @@ def asked(fit: xr.Dataset) -> xr.Dataset:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Attention by age, fitted over true leaks, and gains of unequal leaks, beside exact attention.
+    """Attention by age, fitted over true leaks, and gains of unequal leaks, beside exact ones.
 
-    Of the largest networks and of heads that are drawn, `head_rank` 0 the easiest; attention of this
-    one alone, over that without leak, for equal leaks.
+    Of the largest networks and of heads that are drawn, `head_rank` 0 the easiest; attention over
+    that without leak of this one alone, for equal leaks.
     """
     parts = []
     for experiment, fit in fits.items():
@@ -99,9 +101,8 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
                 for quantity, part in of_head(experiment, own, first=rank == 0)
             ]
     if not parts:
-        return pd.DataFrame(columns=["experiment", "quantity", "head_rank", "value"])
-    found = pd.concat(parts, ignore_index=True)
-    return found.drop(columns=["recipe", "network", "token"], errors="ignore")
+        return pd.DataFrame(columns=COLUMNS, dtype=float)
+    return pd.concat(parts, ignore_index=True)[COLUMNS]
 
 
 def of_head(experiment: str, own: xr.Dataset, first: bool):
@@ -144,13 +145,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             where = f"{names[experiment]}, {head_words(fit, head)}"
             leaks = own[own["quantity"] == "fitted leak"]
             leaks = leaks[np.isfinite(leaks["value"])]
-            gains = own[(own["quantity"] == "gain") & np.isfinite(own["value"])]
+            gains = own[own["quantity"] == "gain"]
+            gains = gains[np.isfinite(gains[["value", "exact"]]).all(axis=1)]
             parts = []
             if len(leaks):
                 n = int(((leaks["value_low"] <= 1) & (leaks["value_high"] >= 1)).sum())
                 ends = leaks["value"].min(), leaks["value"].max()
                 parts.append(
-                    f"fitted leaks are {ends[0]:.2f} to {ends[1]:.2f} times the true ones "
+                    f"fitted leaks are {' to '.join(map(palette.decimal, ends))} times the true ones "
                     f"({n} of {len(leaks)} intervals hold 1)"
                 )
             faster = gains["leak_presynaptic"] > gains["leak_hebbian"]
