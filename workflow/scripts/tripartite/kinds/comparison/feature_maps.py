@@ -88,7 +88,8 @@ def feature_maps(fits: dict[str, xr.Dataset]) -> Figure:
         words = (palette.network_words(fit), head_words(fit, head))
         lines = [fill(text, LETTERS) for text in words if text]
         lines.append(f"{which}, $m$ = {fit['n_features'].values[-1]}")
-        palette.title(axis, palette.short_name(fit.attrs["data"]), "\n".join(lines))
+        name = palette.short_name(fit.attrs["data"]).replace(r"\$", "$")  # title escapes it
+        palette.title(axis, name, "\n".join(lines))
         axis.tick_params(axis="y", length=0)
         if place + n_columns >= len(panels):
             axis.tick_params(labelbottom=True)
@@ -246,10 +247,16 @@ def draw(axis: Axes, own: pd.DataFrame, look: dict) -> None:
     """Errors of one head with intervals, their bias and limit, and equal attention."""
     inside = own["error"].between(*LIMITS)
     estimates("error", "y", data=own[inside], axis=axis, across=True, zorder=3, **look)
-    for value, y in own.loc[own["error"] > LIMITS[1], ["error", "y"]].itertuples(index=False):
+    for value, y in own.loc[~inside & own["error"].notna(), ["error", "y"]].to_numpy():
+        more = bool(value > LIMITS[1])
         text = short(value) if value < 1e4 else "more"
         axis.annotate(
-            f"{text} ▸", (LIMITS[1], y), ha="right", va="center", fontsize=6.5, color=palette.KEY
+            f"{text} ▸" if more else f"◂ {text}",
+            (LIMITS[more], y),
+            ha="right" if more else "left",
+            va="center",
+            fontsize=6.5,
+            color=palette.KEY,
         )
     for name, (_, mark_look) in MARKS.items():
         part = own[own[name].between(*LIMITS)]

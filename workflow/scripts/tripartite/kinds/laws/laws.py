@@ -100,11 +100,12 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     """Median and range of measured over law by kind of check, and intervals that hold the law."""
     found, parts = table(fits), []
     for name, own in found.groupby("check", sort=False):
-        ratio = own["ratio"]
         n_held = int(((own["ratio_low"] <= 1) & (own["ratio_high"] >= 1)).sum())
+        ratio = own["ratio"]
+        middle, low, high = map(palette.decimal, (ratio.median(), ratio.min(), ratio.max()))
         parts.append(
-            f"{TITLES[str(name)].lower()} {palette.decimal(ratio.median())} ({palette.decimal(ratio.min())} "
-            f"to {palette.decimal(ratio.max())}; {n_held} of {len(own)} intervals hold the law)"
+            f"{TITLES[str(name)].lower()} {middle} ({low} to {high}; {n_held} of {len(own)} "
+            "intervals hold the law)"
         )
     if not parts:
         return "No number has a law beside it."

@@ -152,7 +152,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 n = int(((leaks["value_low"] <= 1) & (leaks["value_high"] >= 1)).sum())
                 ends = leaks["value"].min(), leaks["value"].max()
                 parts.append(
-                    f"fitted leaks are {' to '.join(map(palette.decimal, ends))} times the true ones "
+                    f"fitted leaks are {' to '.join(map(palette.decimal, ends))} times true ones "
                     f"({n} of {len(leaks)} intervals hold 1)"
                 )
             faster = gains["leak_presynaptic"] > gains["leak_hebbian"]
@@ -228,7 +228,8 @@ def draw_leaks(axis: Axes, leaks: pd.DataFrame, looks: dict) -> None:
     axis.set_title("Leak fitted to the outputs", loc="left")
     axis.set(xlabel="true leak of $H$ (1/s)", ylabel="fitted over true leak")
     axis.axhline(1, color=palette.EXACT, linewidth=0.8, zorder=0)
-    leaks = leaks[np.isfinite(leaks["value"]) & (leaks["value"].abs() < MAX_DRAWN)]
+    n, leaks = len(leaks), leaks[leaks["value"].abs() < MAX_DRAWN]
+    beyond(axis, n - len(leaks), n, what="points")
     if leaks.empty:
         return
     true = sorted(leaks["leak_hebbian"].unique())
@@ -248,7 +249,8 @@ def draw_gains(axis: Axes, gains: pd.DataFrame, looks: dict) -> None:
     axis.set_title("Gain where leaks differ", loc="left")
     axis.set_xlabel("gain: sum of attention weights")
     axis.axvline(1, color=palette.GUIDE, linewidth=0.8, zorder=0)
-    gains = gains[gains["value"].between(1 / MAX_DRAWN, MAX_DRAWN)]
+    n, gains = len(gains), gains[gains["value"].between(1 / MAX_DRAWN, MAX_DRAWN)]
+    beyond(axis, n - len(gains), n, what="points")
     pairs = gains[["leak_hebbian", "leak_presynaptic"]].drop_duplicates()
     pairs = sorted(pairs.itertuples(index=False, name=None), key=lambda pair: pair[0] - pair[1])
     pairs = spread(pairs, MAX_PAIRS)
