@@ -449,6 +449,8 @@ def test_answers_follow_the_numbers(comparison):
     assert np.isinf(found["ceiling"]).any() and (found["decades"] > 0).all()
     more = comparison.assign(best_threshold_decades=comparison["best_threshold_decades"] + 5)
     assert dynamic_range.answer({"a": more}) != text
+    within = comparison["in_range_over_uniform"].sel(decades=3.0).isel(n_features=-1)
+    assert f"error is {float(within.min()):.2f} to {float(within.max()):.2f} times" in text
     few = comparison.sel(variant=["plain", "relu"])
     assert dynamic_range.answer({"a": few}).startswith("No head has a best ceiling")
     assert dynamic_range.table({"a": few}).empty

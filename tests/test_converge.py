@@ -294,7 +294,7 @@ def test_figure_draws_the_numbers(found):
     text = answer(fits)
     slopes = found["slope"].isel(n_features=-1)
     assert "At τ / T = 0.003" in text and f"power {float(slopes.min()):.4g}" in text
-    assert answer({"a": found.assign(output_error=found["output_error"] * 2)}) != text
+    assert answer({"a": fits["a"].assign(output_error=found["output_error"] * 2)}) != text
     plt.close("all")
 
 

@@ -23,6 +23,7 @@ from tripartite.figures.panels import (
 MAX_HEADS = 2  # of an experiment, from easy to hard
 MIN_FLOOR = 1e-3  # floors below are not drawn
 ERRORS, MAX_DECADES = (1e-3, 30.0), 16.0  # widest axes
+DECADES = 3.0  # of which the answer tells what is left of a head
 # Decades from the lowest to the highest rate of cortical neurons: .15 to 16 Hz (Attwell &
 # Laughlin, J Cereb Blood Flow Metab 2001), and below .01 to above 50 Hz (Hromadka et al., PLoS Biol
 # 2008).
@@ -164,10 +165,23 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     )
     if not words:
         return f"No head has a best ceiling; {cortex}."
-    return (
+    within = [
+        float(fit["in_range_over_uniform"].sel(decades=DECADES).isel(n_features=-1).values[head])
+        for fit in fits.values()
+        for head in heads(fit)
+    ]
+    within = [value for value in within if np.isfinite(value)]
+    text = (
         "At the ceiling of least error, these decades lie between the median and the highest "
         f"firing rate: {', '.join(words)}; {cortex}, about half of them above the median."
     )
+    if within:
+        ends = " to ".join(map(palette.decimal, (min(within), max(within))))
+        text += (
+            f" With {DECADES:g} decades at most, the mean square error is {ends} times that of "
+            f"equal attention ({len(within)} heads)."
+        )
+    return text
 
 
 def inside(drawn: pd.DataFrame) -> pd.Series:
