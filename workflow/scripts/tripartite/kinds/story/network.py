@@ -79,7 +79,14 @@ def network(fits: dict[str, xr.Dataset]) -> Figure:
         (5, 42.5, 45, 34, "Softmax attention in a transformer", draw_attention),
         (57, 42.5, 54, 34, "Write: each token is stored", draw_writing),
         (118, 42.5, 60, 34, "Read: a query recalls", draw_reading),
-        (5, 0.5, 140, 36, "One tripartite synapse, its symbols, and where lesions act", draw_synapse),
+        (
+            5,
+            0.5,
+            140,
+            36,
+            "One tripartite synapse, its symbols, and where lesions act",
+            draw_synapse,
+        ),
         (149, 0.5, 29, 36, "One process per head", draw_scale),
     )
     for left, bottom, width, height, title, draw in panels:
@@ -94,7 +101,9 @@ def network(fits: dict[str, xr.Dataset]) -> Figure:
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """The symbols with their names and units, and the numbers of lesions."""
-    symbols = [(symbol.strip("$").replace("\\", ""), name, unit) for symbol, name, unit, _ in SYMBOLS]
+    symbols = [
+        (symbol.strip("$").replace("\\", ""), name, unit) for symbol, name, unit, _ in SYMBOLS
+    ]
     lesions = [(str(number), name, "") for number, name in enumerate(LESIONS, 1)]
     return pd.DataFrame([*symbols, *lesions], columns=["symbol", "name", "unit"]).replace(
         r"\$", "", regex=True
@@ -184,9 +193,17 @@ def draw_synapse(axis: Axes) -> None:
     axis.add_patch(PathPatch(curve(BELOW), **sheath))
     axis.add_patch(PathPatch(curve(ABOVE), **sheath))
     # axon and bouton, dendrite and spine
-    axis.add_patch(PathPatch(curve(AXON), facecolor=HIDDEN, edgecolor="white", linewidth=0.6, zorder=3))
-    axis.add_patch(PathPatch(curve(SPINE), facecolor=palette.NOT_KNOWN, edgecolor=OUTPUT, linewidth=0.8, zorder=3))
-    axis.plot((26.1, 26.1), (15.8, 22.4), color=HEBBIAN, linewidth=2.4, solid_capstyle="round", zorder=5)
+    axis.add_patch(
+        PathPatch(curve(AXON), facecolor=HIDDEN, edgecolor="white", linewidth=0.6, zorder=3)
+    )
+    axis.add_patch(
+        PathPatch(
+            curve(SPINE), facecolor=palette.NOT_KNOWN, edgecolor=OUTPUT, linewidth=0.8, zorder=3
+        )
+    )
+    axis.plot(
+        (26.1, 26.1), (15.8, 22.4), color=HEBBIAN, linewidth=2.4, solid_capstyle="round", zorder=5
+    )
     for x, y in ((23.4, 17.2), (22.4, 19.2), (23.5, 21.2), (21.2, 17.6), (21.4, 20.8)):
         axis.plot(x, y, "o", color="white", markersize=2, markeredgewidth=0, zorder=5)
     for x, y in CALCIUM:

@@ -17,6 +17,8 @@ PALE = to_rgba(ASTROCYTE, 0.16)
 SMALL = 6.5  # pt
 STRENGTHS = (0.5, 1.3, 0.8, 1.6, 0.5, 1.0)  # pt, of the synapses and contacts of each hidden neuron
 
+BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+
 Point = tuple[float, float]
 
 
@@ -79,9 +81,7 @@ def places(n: int, low: float, high: float) -> np.ndarray:
     return np.linspace(high, low, n)
 
 
-def layers(
-    axis: Axes, x: tuple[float, float, float], y: Point
-) -> tuple[list[Point], list[Point]]:
+def layers(axis: Axes, x: tuple[float, float, float], y: Point) -> tuple[list[Point], list[Point]]:
     """Hidden and output neurons, the synapses H between them, and the astrocyte process around these.
 
     x: hidden layer, astrocyte, output layer; y: lowest and highest neuron. Returns where the neurons
@@ -114,30 +114,37 @@ def contacts(axis: Axes, hidden: Iterable[Point], x: float, middle: float) -> li
     return found
 
 
-def head(axis: Axes, width: float = 106, height: float = 36) -> None:
+def head(axis: Axes, width: float = 112, height: float = 33) -> None:
     """An attention head of neurons and one astrocyte process, as it writes and as it reads."""
     drawing(axis, width, height)
-    middle = 19.5
-    hidden, output = layers(axis, (23, 39, 58), (9, 30))
-    contacts(axis, hidden, 36.4, middle)
-    for at, words, name in ((27, "$k$", "key"), (19.5, "$q$", "query"), (12, "$v$", "value")):
-        box(axis, (9.5, at), 5, 4.6, words)
-        text(axis, 5.8, at, name, ha="right")
-    for at in hidden:
-        for start in (27, 19.5):
-            axis.plot((12, at[0] - 1.3), (start, at[1]), color=palette.GUIDE, linewidth=0.5, zorder=1)
-    arrow(axis, (12, 11), (56.8, 12.3), OUTPUT, 0.8, bend=0.22)
-    text(axis, 23, 34.3, "$m$ hidden neurons\nrates $\\varphi$", color=HIDDEN_TEXT, fontsize=7.2)
-    text(axis, 41.5, 34.3, "astrocyte process\nresponse $p$", color=ASTROCYTE, fontsize=7.2)
-    text(axis, 59, 32.3, "Hebbian\nsynapses $H$", color=HEBBIAN, fontsize=7.2)
-    text(axis, 31, 5.9, "contacts $g$", color=WEIGHT_TEXT, fontsize=7.2)
-    text(axis, 63, 10.6, "output\nneurons", color=OUTPUT)
-    arrow(axis, (60, middle), (68.5, middle), OUTPUT, 1.2)
+    middle = 17.5
+    hidden, output = layers(axis, (24, 41, 60), (8.5, 26.5))
+    contacts(axis, hidden, 38.4, middle)
+    for at, words, name in ((24.5, "$k$", "key"), (17.5, "$q$", "query"), (10.5, "$v$", "value")):
+        box(axis, (11, at), 5, 4.6, words)
+        text(axis, 7.6, at, name, ha="right")
+    drive = [
+        point
+        for start in (24.5, 17.5)
+        for at in hidden
+        for point in ((13.5, start), (at[0] - 1.3, at[1]), (np.nan, np.nan))
+    ]
+    axis.plot(*zip(*drive), color=palette.GUIDE, linewidth=0.5, zorder=1)
+    arrow(axis, (13.5, 9.6), (output[-1][0], output[-1][1] - 1.4), OUTPUT, 0.8, bend=0.25)
+    arrow(axis, (62, middle), (69, middle), OUTPUT, 1.2)
+    for at, words, colour in (
+        (22, "hidden neurons $\\varphi$", HIDDEN_TEXT),
+        (42.5, "astrocyte $p$", ASTROCYTE),
+        (61, "output", OUTPUT),
+    ):
+        text(axis, at, 31.6, words, color=colour, fontsize=7.2)
+    text(axis, 55.5, 27.4, "synapses $H$", color=HEBBIAN, fontsize=7.2)
+    text(axis, 33.5, 5.9, "contacts $g$", color=WEIGHT_TEXT, fontsize=7.2, bbox=BEHIND)
     left = {"ha": "left", "fontsize": 7.2}
-    text(axis, 70, 29.5, "write, token by token", weight="bold", ha="left")
-    text(axis, 70, 25.6, r"$H \leftarrow H + v\,\varphi(k)^{\top}$", color=HEBBIAN, **left)
-    text(axis, 70, 21.8, r"$g \leftarrow g + \varphi(k)$", color=WEIGHT_TEXT, **left)
-    text(axis, 70, 16.6, "read", weight="bold", ha="left")
-    text(axis, 70, 12.7, r"$p = g\cdot\varphi(q)$", color=ASTROCYTE, **left)
-    text(axis, 70, 8.9, r"output $= H\,\varphi(q)\,/\,p$", color=OUTPUT, **left)
-    text(axis, 70, 4.6, "softmax attention if $p = Z$", **left)
+    text(axis, 73, 31.6, "write, token by token", weight="bold", ha="left")
+    text(axis, 73, 27.2, r"$H \leftarrow H + v\,\varphi(k)^{\top}$", color=HEBBIAN, **left)
+    text(axis, 73, 22.9, r"$g \leftarrow g + \varphi(k)$", color=WEIGHT_TEXT, **left)
+    text(axis, 73, 17.5, "read", weight="bold", ha="left")
+    text(axis, 73, 13.1, r"$p = g\cdot\varphi(q)$", color=ASTROCYTE, **left)
+    text(axis, 73, 8.8, r"output $= H\,\varphi(q)\,/\,p$", color=OUTPUT, **left)
+    text(axis, 73, 3.4, "softmax attention if $\\varphi(q)\\cdot\\varphi(k)=e^{q\\cdot k}$", **left)
