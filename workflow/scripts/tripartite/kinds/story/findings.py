@@ -95,7 +95,7 @@ def _places(fit: xr.Dataset, place: tuple[int, int]) -> dict[str, int]:
 
 
 def tokens(fits: Fits) -> Iterator[dict]:
-    """ln p and ln Z of queries in the largest plain networks, for the easiest head run and a median one."""
+    """ln p and ln Z of queries in the largest plain networks, for an easy head and a median one."""
     plain = [
         (name, fit)
         for name, fit in of_kind(fits, "network").items()
@@ -113,7 +113,7 @@ def tokens(fits: Fits) -> Iterator[dict]:
         about["correlation"] = float(one["correlation"])
         pairs = one[["log_normalizer", "log_calcium"]].stack(query=("input", "token"))
         z, p = (pairs[key].values for key in ("log_normalizer", "log_calcium"))
-        for i in spread(np.flatnonzero(np.isfinite(z) & np.isfinite(p)), MAX_POINTS):
+        for i in spread(np.flatnonzero(np.isfinite(z) & np.isfinite(p)).tolist(), MAX_POINTS):
             yield about | {"x": float(z[i]), "value": float(p[i])}
 
 
@@ -143,7 +143,7 @@ def errors(fits: Fits) -> Iterator[dict]:
             continue
         m = int(max(sizes))
         run = [fit["output_error"].sel(n_features=m).notnull().values for _, (_, fit) in pair]
-        if run[0].mean() < 0.5 or not np.array_equal(*run):
+        if run[0].mean() < 0.5 or not np.array_equal(run[0], run[1]):
             continue  # a few heads, which were chosen, say nothing of the model
         for recipe, (name, fit) in pair:
             one = fit.sel(n_features=m)
@@ -232,7 +232,7 @@ def calcium(fits: Fits) -> Iterator[dict]:
 
 
 def divisions(fits: Fits) -> Iterator[dict]:
-    """Cosine of a whole model's output with itself, if its heads divide by something else than Z."""
+    """Cosine of a model's output with itself, if its heads divide by something else than Z."""
     for name, fit in [*of_kind(fits, "ablation").items()][:MAX_MODELS]:
         output = fit.isel(layer=-1)
         for knockout in (key for key in DIVISIONS if key in fit["perturbation"]):
@@ -279,9 +279,10 @@ def of_tokens(rows: pd.DataFrame) -> str:
         words = f" in a head that needs 10^{needed:.1f} of them" if needed == needed else ""
         parts.append(f"{one['correlation']:z.2f}{words}")
     one = rows.iloc[0]
+    name = palette.short_name(one["data"])
     return (
-        f"With {one['n_features']} plain neurons, ln p and ln Z of {palette.short_name(one['data'])} "
-        f"correlate by {' and by '.join(parts)}."
+        f"With {one['n_features']} plain neurons, ln p and ln Z of {name} correlate by "
+        f"{' and by '.join(parts)}."
     )
 
 
@@ -297,7 +298,8 @@ def of_needs(rows: pd.DataFrame) -> str:
     counts = ", ".join(f"{few.get(recipe, 0)} of {n} {recipe} ones" for recipe, n in of.items())
     return (
         f"For a 10 % rms error of Z the median head needs so many hidden neurons ({recipes}): "
-        f"{each(rows, medians)}; within the contacts of a rodent astrocyte (at most 120 000) are {counts}."
+        f"{each(rows, medians)}; no more than a rodent astrocyte has contacts (at most 120 000) "
+        f"need {counts}."
     )
 
 
@@ -319,7 +321,8 @@ def of_rebuilt(rows: pd.DataFrame) -> str:
         fitted = own[own["recipe"] == "fitted"]
         row = fitted.iloc[0] if len(fitted) else best
         return (
-            f"{estimate(row, 'score')} {row['measure']} with {row['n_features']} {row['recipe']} neurons, "
+            f"{estimate(row, 'score')} {row['measure']} with {row['n_features']} {row['recipe']} "
+            "neurons, "
             f"{row['softmax']:.2f} with softmax and {row['equal']:.2f} with equal attention"
         )
 
@@ -332,7 +335,10 @@ def of_trained(rows: pd.DataFrame) -> str:
         known = [f"{row['change']:+.2f} {row['row']}" for _, row in changed.iterrows()]
         return f"{', '.join(known) or 'no number'} in {own['unit'].iloc[0]}"
 
-    return f"In networks trained from scratch the best constant in place of p changes the score by {each(rows, costs)}."
+    return (
+        "In networks trained from scratch the best constant in place of p changes the score by "
+        f"{each(rows, costs)}."
+    )
 
 
 def of_calcium(rows: pd.DataFrame) -> str:
@@ -353,8 +359,8 @@ def of_divisions(rows: pd.DataFrame) -> str:
 
     first = rows[rows["row"] == rows["row"].iloc[0]]
     return (
-        "If heads divide by the best constant, fitted to other inputs, instead of Z, the output of the "
-        f"whole model keeps a cosine of {each(first, cosines)}."
+        "If heads divide by the best constant, fitted to other inputs, instead of Z, the output of "
+        f"the whole model keeps a cosine of {each(first, cosines)}."
     )
 
 

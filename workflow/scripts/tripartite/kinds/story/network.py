@@ -21,6 +21,7 @@ from tripartite.kinds.story.schematic import (
     PALE,
     WEIGHT,
     WEIGHT_TEXT,
+    Look,
     arrow,
     box,
     contacts,
@@ -55,8 +56,8 @@ BADGE = {"boxstyle": "circle,pad=0.15", "facecolor": palette.EXACT, "edgecolor":
 # Corners of the outlines of the enlarged synapse, in mm; numbers of lesions where they act.
 AXON = ((0, 22), (8, 22), (13, 25.5), (25, 25.5), (25, 13), (13, 13), (8, 19.5), (0, 19.5))
 SPINE = (
-    (26.4, 25), (33, 25.5), (37, 20.8), (42, 20.8), (42, 36), (46, 36), (46, 2), (42, 2), (42, 17.6),
-    (37, 17.6), (33, 13), (26.4, 13.2),
+    (26.4, 25), (33, 25.5), (37, 20.8), (42, 20.8), (42, 36), (46, 36), (46, 2), (42, 2),
+    (42, 17.6), (37, 17.6), (33, 13), (26.4, 13.2),
 )  # fmt: skip
 BELOW = (
     (10, 0), (13, 8), (6, 13), (8, 16), (14, 11.5), (23.5, 12), (25.2, 16), (27, 12), (33, 11.5),
@@ -113,10 +114,10 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """What the network computes."""
     return (
-        "Synapses H hold a sum over all tokens of values times rates, contacts g the sum of the rates "
-        "alone. A query reads both: the output is H φ(q), divided by the astrocyte's response p = g·φ(q). "
-        "It is softmax attention where products of rates φ(q)·φ(k) are exp(q·k); with random hidden "
-        "neurons they are so on average, the better, the more neurons there are."
+        "Synapses H hold the sum over all tokens of values times rates, contacts g the sum of "
+        "rates alone. A query reads both: the output is H φ(q), divided by the response p = g·φ(q) "
+        "of the astrocyte. It is softmax attention where products of rates φ(q)·φ(k) are exp(q·k); "
+        "of random hidden neurons they are so on average, the closer, the more neurons there are."
     )
 
 
@@ -166,8 +167,8 @@ def draw_reading(axis: Axes) -> None:
         arrow(axis, at, (32.4, middle + 0.25 * (at[1] - middle)), WEIGHT, 0.6)
     axis.plot(33.8, middle, "o", color=ASTROCYTE, markersize=11, markeredgecolor="white", zorder=6)
     text(axis, 33.8, middle, "$p$", color="white", fontsize=7.2, zorder=7)
-    for at in (23.2, 12.8):
-        arrow(axis, (33.9, middle + np.sign(at - middle) * 2), (34.6, at), ASTROCYTE, 1.0)
+    for side in (1, -1):
+        arrow(axis, (33.9, middle + 2 * side), (34.6, middle + 5.2 * side), ASTROCYTE, 1.0)
     text(axis, 40.6, 8.2, "× 1/$p$", color=ASTROCYTE, fontsize=7.2)
     box(axis, (3.5, middle), 5, 4.6, "$q$")
     for at in hidden:
@@ -189,7 +190,7 @@ def name_parts(axis: Axes, x: tuple[float, float, float], rates: str) -> None:
 
 def draw_synapse(axis: Axes) -> None:
     """Bouton, spine and the astrocyte process around them; numbers of lesions; lists of both."""
-    sheath = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.8, "zorder": 1}
+    sheath: Look = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.8, "zorder": 1}
     axis.add_patch(PathPatch(curve(BELOW), **sheath))
     axis.add_patch(PathPatch(curve(ABOVE), **sheath))
     # axon and bouton, dendrite and spine
@@ -249,10 +250,10 @@ def draw_scale(axis: Axes) -> None:
     middles = [
         (6.2 + 5 * column, 13.4 + 7 * row) for row in range(N_LAYERS) for column in range(N_HEADS)
     ]
-    tiles = {"markeredgecolor": palette.GUIDE, "markeredgewidth": 0.5, "zorder": 1}
+    tiles: Look = {"markeredgecolor": palette.GUIDE, "markeredgewidth": 0.5, "zorder": 1}
     axis.plot(*zip(*middles), "s", color="white", markersize=12.5, **tiles)
-    process = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.6, "zorder": 2}
-    where = {"units": "xy", "offsets": middles, "offset_transform": axis.transData}
+    process: Look = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.6, "zorder": 2}
+    where: Look = {"units": "xy", "offsets": middles, "offset_transform": axis.transData}
     axis.add_collection(EllipseCollection(1.2, 4, 0, **where, **process))
     # all synapses, neurons and junctions as one line each
     synapses = [
@@ -261,7 +262,13 @@ def draw_scale(axis: Axes) -> None:
         for place in (-1.3, 0, 1.3)
         for a, b in ((-1.1, place), (1.2, 0), (np.nan, np.nan))
     ]
-    dots = {"linestyle": "", "marker": "o", "markersize": 1.8, "markeredgewidth": 0, "zorder": 3}
+    dots: Look = {
+        "linestyle": "",
+        "marker": "o",
+        "markersize": 1.8,
+        "markeredgewidth": 0,
+        "zorder": 3,
+    }
     axis.plot(*zip(*synapses), color=HEBBIAN, linewidth=0.5, zorder=2)
     axis.plot(*zip(*synapses[::3]), color=HIDDEN, **dots)
     axis.plot(*zip(*synapses[1::9]), color=OUTPUT, **dots)

@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -34,11 +35,11 @@ MOST_ERROR = 1.3
 SHARES = (-0.42, 1.12)  # of the way from equal to softmax attention
 MODEL_STEP = 0.17  # between models in a row, in rows
 
+Place = tuple[SubFigure, SubplotSpec]
+
 OWN_COLOURS = ("tokens", "calcium", "divisions")  # panels in which models have their colours
-WHOLE, CHANGED = (
-    palette.marks(palette.Look(palette.KEY, palette.KEY)),
-    palette.marks(palette.Look(palette.KEY, palette.KEY), False),
-)
+KEY_LOOK = palette.Look(palette.KEY, palette.KEY)
+WHOLE, CHANGED = palette.marks(KEY_LOOK), palette.marks(KEY_LOOK, False)
 
 
 def overview(fits: dict[str, xr.Dataset]) -> Figure:
@@ -52,7 +53,9 @@ def overview(fits: dict[str, xr.Dataset]) -> Figure:
     data = [name for table in found.values() for name in table["data"].unique()]
     for part, names in zip(parts, rows):
         widths = [WIDTHS[name] for name in names]
-        for name, place in zip(names, part.add_gridspec(1, len(names), width_ratios=widths)):
+        cells = part.add_gridspec(1, len(names), width_ratios=widths)
+        for i, name in enumerate(names):
+            place = (part, cells[0, i])
             if name == "head":
                 draw_head(place)
             else:
@@ -103,18 +106,24 @@ def recipes_in(found: dict[str, pd.DataFrame]) -> Iterator[Patch]:
             yield Patch(facecolor=look.fill, edgecolor=look.line, label=f"{name} neurons")
 
 
-def panel(place: SubplotSpec, title: str, plain: str = "", n: int = 1) -> list[Axes]:
+def panel(place: Place, title: str, plain: str = "", n: int = 1) -> list[Axes]:
     """n axes side by side that share y, as one panel with a title and a line below it."""
-    part = place.get_gridspec().figure
-    cells = place.subgridspec(1, n)
+    part, cell = place
+    cells = cell.subgridspec(1, n)
     axes: list[Axes] = []
-    for cell in cells:
-        axes.append(part.add_subplot(cell, sharey=axes[0] if axes else None))
+    for i in range(n):
+        axes.append(part.add_subplot(cells[0, i], sharey=axes[0] if axes else None))
     palette.title(axes[0], title, plain)
     if n > 1:  # titles that reach over the axes beside leave no gap there
         axes[0].set_title(" " * bool(plain), loc="left")
-        look = {"xycoords": "axes fraction", "textcoords": "offset points"}
-        axes[0].annotate(plain, (0, 1), xytext=(0, 6), annotation_clip=False, **look)
+        axes[0].annotate(
+            plain,
+            (0, 1),
+            xytext=(0, 6),
+            xycoords="axes fraction",
+            textcoords="offset points",
+            annotation_clip=False,
+        )
         for text in axes[0].texts:
             text.set_in_layout(False)
         axes[-1].set_title("\n " if plain else " ", loc="left")
@@ -124,14 +133,33 @@ def panel(place: SubplotSpec, title: str, plain: str = "", n: int = 1) -> list[A
     return axes
 
 
-def draw_head(place: SubplotSpec) -> None:
+def note(axis: Axes, words: str, place: tuple[float, float], side: str) -> None:
+    """Words beside a line, on its right if they are aligned to the left."""
+    axis.annotate(
+        words,
+        place,
+        xytext=(2 if side == "left" else -2, 0),
+        textcoords="offset points",
+        ha=side,
+        va="center",
+        fontsize=6.5,
+        color=palette.KEY,
+    )
+
+
+def marks_of(recipe: str, name: str, data: list[str], size: float) -> dict[str, Any]:
+    """Marks of a model, in the colour of a recipe."""
+    look = palette.RECIPES[recipe]._replace(marker=palette.look_of(name, data).marker)
+    return palette.marks(look) | {"markersize": size}
+
+
+def draw_head(place: Place) -> None:
     """The drawing of a head."""
-    axis = place.get_gridspec().figure.add_subplot(place)
+    (axis,) = panel(place, "Attention with an astrocyte")
     schematic.head(axis)
-    palette.title(axis, "Attention with an astrocyte")
 
 
-def draw_tokens(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_tokens(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """ln p on ln Z, and the line on which they are equal."""
     look = palette.look_of(rows["data"].iloc[0], data)
     size = palette.power(np.log10(rows["n_features"].iloc[0]))
@@ -153,7 +181,7 @@ def draw_tokens(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None
     axis.set_ylim(low, high + 0.3 * (high - low))
 
 
-def draw_needs(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_needs(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Neurons that heads need: a row for each model and recipe, a mark for each head."""
     (axis,) = panel(place, "Neurons that heads need")
     ticks: dict[float, str] = {}
@@ -161,11 +189,8 @@ def draw_needs(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
     for name, model in rows.groupby("data", sort=False):
         start = y
         for recipe, own in model.groupby("recipe", sort=False):
-            look = palette.RECIPES[str(recipe)]._replace(
-                marker=palette.look_of(str(name), data).marker
-            )
             jitter = (np.arange(len(own)) * 0.618 % 1 - 0.5) * 0.7
-            options = palette.marks(look) | {"markeredgewidth": 0.3, "markersize": 3}
+            options = marks_of(str(recipe), str(name), data, 3) | {"markeredgewidth": 0.3}
             axis.plot(own["value"], y + jitter, linestyle="", rasterized=True, **options)
             middle = own["value"].median()
             axis.plot([middle] * 2, [y - 0.45, y + 0.45], color=palette.KEY, linewidth=1.6)
@@ -200,22 +225,13 @@ def draw_needs(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
             linestyle=":",
             zorder=0,
         )
-        axis.annotate(
-            words,
-            (at, height),
-            xytext=(-2 if side == "right" else 2, 0),
-            textcoords="offset points",
-            ha=side,
-            va="center",
-            fontsize=6.5,
-            color=palette.KEY,
-        )
+        note(axis, words, (at, height), side)
     axis.xaxis.set_major_formatter(lambda x, _: palette.power(x))
     axis.set_xlabel("hidden neurons for 10 % rms error of $Z$")
     beyond(axis, int((rows["value"] > right).sum()), len(rows), "upper right", "heads")
 
 
-def draw_errors(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_errors(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Errors of each head with both recipes, joined, and of the median head with its interval."""
     sizes = " or ".join(palette.power(np.log10(m)) for m in rows["n_features"].unique())
     (axis,) = panel(place, "Error of the output", f"{sizes} neurons, a line per head")
@@ -239,15 +255,8 @@ def draw_errors(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None
         medians = medians.assign(x=medians["recipe"].map(x))
         axis.plot(medians["x"], medians["value"], color=palette.EXACT, linewidth=0.8)
         for recipe, own in medians.groupby("recipe", sort=False):
-            look = palette.RECIPES[recipe]._replace(marker=palette.look_of(str(name), data).marker)
-            estimates(
-                "x",
-                "value",
-                data=own,
-                axis=axis,
-                zorder=4,
-                **palette.marks(look) | {"markersize": 5},
-            )
+            options = marks_of(str(recipe), str(name), data, 5)
+            estimates("x", "value", data=own, axis=axis, zorder=4, **options)
         ticks[sum(x.values()) / 2] = palette.short_name(str(name))
     equal = rows[rows["what"] == "equal attention"].reset_index(drop=True)
     highest = equal.loc[equal["value"].idxmax()]
@@ -269,49 +278,29 @@ def draw_errors(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None
     beyond(axis, int((heads["value"] > top).sum()), len(heads), "upper right", "values")
 
 
-def draw_rebuilt(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_rebuilt(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Scores of whole models between equal and softmax attention, a row for each model."""
     sizes = rows.groupby("recipe", sort=False)["n_features"].unique().map(list)
     usual = rows["n_features"].mode().iloc[0]
-    words = [f"{usual} neurons in each head"]
-    words += [f"{recipe}: {', '.join(map(str, m))}" for recipe, m in sizes.items() if m != [usual]]
-    (axis,) = panel(place, "Whole transformers rebuilt", "; ".join(words))
+    parts = [f"{usual} neurons in each head"]
+    parts += [f"{recipe}: {', '.join(map(str, m))}" for recipe, m in sizes.items() if m != [usual]]
+    (axis,) = panel(place, "Whole transformers rebuilt", "; ".join(parts))
     names = []
     for row, (name, own) in enumerate(rows.groupby("data", sort=False)):
         own = own.assign(y=row + 0.2 * (np.arange(len(own)) - (len(own) - 1) / 2) + 0.1)
         for recipe, one in own.groupby("recipe", sort=False):
-            look = palette.RECIPES[str(recipe)]._replace(
-                marker=palette.look_of(str(name), data).marker
-            )
-            options = palette.marks(look) | {"markersize": 4.5}
+            options = marks_of(str(recipe), str(name), data, 4.5)
             estimates("value", "y", data=one, axis=axis, across=True, **options)
         first = own.iloc[0]
         for at, side in ((0, "equal"), (1, "softmax")):
-            axis.annotate(
-                palette.decimal(first[side]),
-                (at, row - 0.42),
-                xytext=(-2, 0),
-                textcoords="offset points",
-                ha="right",
-                va="center",
-                fontsize=6.5,
-                color=palette.KEY,
-            )
+            note(axis, palette.decimal(first[side]), (at, row - 0.42), "right")
         measure = palette.plain_text(first["measure"]).replace(" (share)", "")
         names.append(f"{palette.short_name(str(name))}\n{fill(measure, 20)}")
     axis.axvline(0, color=palette.KEY, linestyle="--", linewidth=0.8)
     axis.axvline(1, color=palette.EXACT, linewidth=0.8)
     axis.set(xlim=SHARES, ylim=(len(names) - 0.45, -1.1))
     for at, words in ((0, "equal attention"), (1, "softmax")):
-        axis.annotate(
-            words,
-            (at, -0.85),
-            xytext=(-2, 0),
-            textcoords="offset points",
-            ha="right",
-            va="center",
-            fontsize=6.5,
-        )
+        note(axis, words, (at, -0.85), "right")
     axis.set_yticks(range(len(names)), names)
     axis.set_xticks([0, 0.5, 1])
     axis.tick_params(axis="y", length=0)
@@ -320,7 +309,7 @@ def draw_rebuilt(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> Non
     axis.set_xlabel("share of the way from equal to softmax attention")
 
 
-def draw_trained(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_trained(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Scores of trained networks and, hollow, with a constant in place of p: tasks side by side."""
     tasks = [own for _, own in rows.groupby("experiment", sort=False)]
     words = "filled: as trained, hollow: best constant for $p$"
@@ -345,7 +334,7 @@ def draw_trained(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> Non
     axes[0].tick_params(axis="y", length=0)
 
 
-def draw_calcium(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_calcium(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Spread of the gain left, a row for each model of calcium; noise and readout side by side."""
     strips = [*rows.groupby(["noise", "readout"], sort=False)]
     words = "sd of ln gain / sd of ln $Z$; hollow: harder head"
@@ -371,7 +360,7 @@ def draw_calcium(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> Non
     axes[0].tick_params(axis="y", length=0)
 
 
-def draw_divisions(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> None:
+def draw_divisions(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     """Cosines of outputs of whole models that divide by something else, in one layer and in all."""
     (axis,) = panel(place, "Whole models that divide by …", "filled: in one layer, hollow: in all")
     names, models = [*rows["row"].unique()], [*rows["data"].unique()]
@@ -396,7 +385,7 @@ def draw_divisions(place: SubplotSpec, rows: pd.DataFrame, data: list[str]) -> N
     axis.set_xlabel("cosine with the output of the whole model")
 
 
-DRAW: dict[str, Callable[[SubplotSpec, pd.DataFrame, list[str]], None]] = {
+DRAW: dict[str, Callable[[Place, pd.DataFrame, list[str]], None]] = {
     "tokens": draw_tokens,
     "needs": draw_needs,
     "errors": draw_errors,

@@ -20,6 +20,7 @@ STRENGTHS = (0.5, 1.3, 0.8, 1.6, 0.5, 1.0)  # pt, of the synapses and contacts o
 BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
 
 Point = tuple[float, float]
+Look = dict[str, Any]  # options of artists
 
 
 def drawing(axis: Axes, width: float, height: float) -> None:
@@ -31,7 +32,8 @@ def drawing(axis: Axes, width: float, height: float) -> None:
 
 def text(axis: Axes, x: float, y: float, words: str, **look: Any) -> None:
     """Words at a place, in the middle unless look (options of Axes.text) says otherwise."""
-    axis.text(x, y, words, **{"ha": "center", "va": "center", "fontsize": SMALL} | look)
+    options: Look = {"ha": "center", "va": "center", "fontsize": SMALL} | look
+    axis.text(x, y, words, **options)
 
 
 def arrow(
@@ -55,7 +57,8 @@ def arrow(
 
 def box(axis: Axes, middle: Point, width: float, height: float, words: str, **look: Any) -> None:
     """A rounded box with words in it."""
-    look = {"facecolor": palette.SHADE, "edgecolor": palette.GUIDE, "linewidth": 0.6} | look
+    edge: Look = {"edgecolor": palette.GUIDE, "linewidth": 0.6, "zorder": 5}
+    options: Look = edge | {"facecolor": palette.SHADE} | look
     x, y = middle
     axis.add_patch(
         FancyBboxPatch(
@@ -63,16 +66,22 @@ def box(axis: Axes, middle: Point, width: float, height: float, words: str, **lo
             width,
             height,
             boxstyle="round,pad=0,rounding_size=0.8",
-            zorder=5,
-            **look,
+            **options,
         )
     )
-    text(axis, x, y - 0.1, words, fontsize=7.2, zorder=6, color=palette.text_on(look["facecolor"]))
+    text(
+        axis, x, y - 0.1, words, fontsize=7.2, zorder=6, color=palette.text_on(options["facecolor"])
+    )
 
 
 def neurons(axis: Axes, middles: Iterable[Point], colour: str) -> None:
     """The bodies of neurons of one layer."""
-    look = {"markersize": 7.4, "markeredgecolor": "white", "markeredgewidth": 0.6, "zorder": 5}
+    look: Look = {
+        "markersize": 7.4,
+        "markeredgecolor": "white",
+        "markeredgewidth": 0.6,
+        "zorder": 5,
+    }
     axis.plot(*zip(*middles), "o", color=colour, **look)
 
 
@@ -82,10 +91,10 @@ def places(n: int, low: float, high: float) -> np.ndarray:
 
 
 def layers(axis: Axes, x: tuple[float, float, float], y: Point) -> tuple[list[Point], list[Point]]:
-    """Hidden and output neurons, the synapses H between them, and the astrocyte process around these.
+    """Hidden and output neurons, the synapses H between them, and the process around these.
 
-    x: hidden layer, astrocyte, output layer; y: lowest and highest neuron. Returns where the neurons
-    are.
+    x: hidden layer, astrocyte, output layer; y: lowest and highest neuron. Returns where both
+    layers of neurons are.
     """
     low, high = y
     middle, half = (low + high) / 2, (high - low) / 2
@@ -94,7 +103,7 @@ def layers(axis: Axes, x: tuple[float, float, float], y: Point) -> tuple[list[Po
     for a, strength in zip(hidden, STRENGTHS):
         fan = [point for b in output for point in (a, b)]
         axis.plot(*zip(*fan), color=HEBBIAN, linewidth=strength, zorder=2)
-    sheath = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.8, "zorder": 1}
+    sheath: Look = {"facecolor": PALE, "edgecolor": ASTROCYTE, "linewidth": 0.8, "zorder": 1}
     axis.add_patch(Ellipse((x[1], middle), 8.5, 2 * half + 4.5, **sheath))
     neurons(axis, hidden, HIDDEN)
     neurons(axis, output, OUTPUT)
@@ -108,7 +117,7 @@ def contacts(axis: Axes, hidden: Iterable[Point], x: float, middle: float) -> li
         place = (x, middle + 0.9 * (at[1] - middle))
         axis.plot(*zip((at[0] + 1.3, at[1]), place), color=WEIGHT, linewidth=0.7, zorder=3)
         size = 2.4 + 1.4 * strength
-        look = {"markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.5}
+        look: Look = {"markersize": size, "markeredgecolor": "white", "markeredgewidth": 0.5}
         axis.plot(*place, "o", color=WEIGHT, zorder=5, **look)
         found.append(place)
     return found
@@ -140,7 +149,7 @@ def head(axis: Axes, width: float = 112, height: float = 33) -> None:
         text(axis, at, 31.6, words, color=colour, fontsize=7.2)
     text(axis, 55.5, 27.4, "synapses $H$", color=HEBBIAN, fontsize=7.2)
     text(axis, 33.5, 5.9, "contacts $g$", color=WEIGHT_TEXT, fontsize=7.2, bbox=BEHIND)
-    left = {"ha": "left", "fontsize": 7.2}
+    left: Look = {"ha": "left", "fontsize": 7.2}
     text(axis, 73, 31.6, "write, token by token", weight="bold", ha="left")
     text(axis, 73, 27.2, r"$H \leftarrow H + v\,\varphi(k)^{\top}$", color=HEBBIAN, **left)
     text(axis, 73, 22.9, r"$g \leftarrow g + \varphi(k)$", color=WEIGHT_TEXT, **left)
