@@ -27,6 +27,7 @@ ARMS = {  # what attends in trained networks, in the order of rows
     "astromorphic": "astromorphic",
     "gru": "recurrent (GRU)",
 }
+HEADLINE_ARMS = (ARMS["softmax"], ARMS["learned"], ARMS["random"])  # of the sentence
 CALCIUM = {
     "li_rinzel_nest": "Li–Rinzel (NEST)",
     "li_rinzel_stimberg": "Li–Rinzel (Stimberg)",
@@ -42,14 +43,14 @@ DIVISIONS = {  # what heads divide by instead of their own Z, by knock-out
 
 
 def tables(fits: Fits) -> dict[str, pd.DataFrame]:
-    """The table of each panel for which there are experiments, in the order of the panels.
+    """The table of each panel for which there are numbers, in the order of the panels.
 
     All have the columns panel, experiment and data, and value with its 95 % interval, value_low and
     value_high, NaN where it has none.
     """
     found = {}
     for name, rows_of in FINDINGS.items():
-        rows = [*rows_of(fits)]
+        rows = [row for row in rows_of(fits) if row["value"] == row["value"]]
         if rows:
             blank = {"panel": name, "value_low": np.nan, "value_high": np.nan}
             found[name] = pd.DataFrame([blank | row for row in rows])
@@ -110,7 +111,8 @@ def tokens(fits: Fits) -> Iterator[dict]:
         about = _about(name, fit, first=first, n_features=int(one["n_features"]))
         about |= _places(fit, place)
         about["log10_features_needed"] = float(one["log10_features_needed"])
-        about["correlation"] = float(one["correlation"])
+        for key in ("correlation", "correlation_low", "correlation_high"):
+            about[key] = float(one[key])
         pairs = one[["log_normalizer", "log_calcium"]].stack(query=("input", "token"))
         z, p = (pairs[key].values for key in ("log_normalizer", "log_calcium"))
         for i in spread(np.flatnonzero(np.isfinite(z) & np.isfinite(p)).tolist(), MAX_POINTS):
@@ -198,7 +200,8 @@ def trained(fits: Fits) -> Iterator[dict]:
             if "best_constant" in fit["knockout"]:
                 change = _with_ends(one.sel(knockout="best_constant"), "knockout_change")
                 after = {end: score["value"] + value for end, value in change.items()}
-                yield about | {"what": "best constant for p", "change": change["value"], **after}
+                change = {end.replace("value", "change"): value for end, value in change.items()}
+                yield about | {"what": "best constant for p", **change, **after}
 
 
 def calcium(fits: Fits) -> Iterator[dict]:
@@ -261,14 +264,21 @@ FINDINGS: dict[str, Callable[[Fits], Iterator[dict]]] = {
 def each(rows: pd.DataFrame, words: Callable[[pd.DataFrame], str]) -> str:
     """Words for each model, with its name in brackets, as a list."""
     parts = [
-        f"{words(own)} ({palette.short_name(str(data))})"
-        for data, own in rows.groupby("data", sort=False)
+        f"{words(own)} ({name_of(str(data))})" for data, own in rows.groupby("data", sort=False)
     ]
     return ", ".join(parts)
 
 
+def name_of(data: str) -> str:
+    return palette.short_name(data).replace(r"\$", "$")
+
+
+def number(x: float) -> str:
+    return palette.decimal(x) if abs(x) < 1e4 or x != x else f"{x:.1e}"
+
+
 def estimate(row: pd.Series, prefix: str = "value") -> str:
-    return interval(*(row[f"{prefix}{end}"] for end in ("", "_low", "_high")))
+    return interval(*(row[f"{prefix}{end}"] for end in ("", "_low", "_high")), words=number)
 
 
 def of_tokens(rows: pd.DataFrame) -> str:
@@ -277,9 +287,9 @@ def of_tokens(rows: pd.DataFrame) -> str:
         one = own.iloc[0]
         needed = one["log10_features_needed"]
         words = f" in a head that needs 10^{needed:.1f} of them" if needed == needed else ""
-        parts.append(f"{one['correlation']:z.2f}{words}")
+        parts.append(estimate(one, "correlation") + words)
     one = rows.iloc[0]
-    name = palette.short_name(one["data"])
+    name = name_of(one["data"])
     return (
         f"With {one['n_features']} plain neurons, ln p and ln Z of {name} correlate by "
         f"{' and by '.join(parts)}."
@@ -323,7 +333,7 @@ def of_rebuilt(rows: pd.DataFrame) -> str:
         return (
             f"{estimate(row, 'score')} {row['measure']} with {row['n_features']} {row['recipe']} "
             "neurons, "
-            f"{row['softmax']:.2f} with softmax and {row['equal']:.2f} with equal attention"
+            f"{number(row['softmax'])} with softmax and {number(row['equal'])} with equal attention"
         )
 
     return f"Whole transformers rebuilt score {each(rows, score)}."
@@ -331,12 +341,15 @@ def of_rebuilt(rows: pd.DataFrame) -> str:
 
 def of_trained(rows: pd.DataFrame) -> str:
     def costs(own: pd.DataFrame) -> str:
-        changed = own[own["what"] == "best constant for p"].dropna(subset="value")
-        known = [f"{row['change']:+.2f} {row['row']}" for _, row in changed.iterrows()]
-        return f"{', '.join(known) or 'no number'} in {own['unit'].iloc[0]}"
+        parts = []
+        for row, pair in own[own["row"].isin(HEADLINE_ARMS)].groupby("row", sort=False):
+            change = pair[pair["what"] != "trained"]
+            costs = f", changed by {estimate(change.iloc[0], 'change')}" if len(change) else ""
+            parts.append(f"{row} {estimate(pair.iloc[0])}{costs}")
+        return f"{own['unit'].iloc[0]}: {'; '.join(parts)}"
 
     return (
-        "In networks trained from scratch the best constant in place of p changes the score by "
+        "Networks trained from scratch score, and are changed by the best constant in place of p: "
         f"{each(rows, costs)}."
     )
 
@@ -344,12 +357,10 @@ def of_trained(rows: pd.DataFrame) -> str:
 def of_calcium(rows: pd.DataFrame) -> str:
     parts = []
     for (noise, readout), own in rows.groupby(["noise", "readout"], sort=False):
-        known = own["value"].dropna()
-        if len(known):
-            how = "without noise" if noise == 0 else f"with {palette.percent(noise)} noise"
-            power = "calcium" if readout == "C" else "a fitted power of it"
-            parts.append(f"{known.min():.2f} to {known.max():.2f} for {power} {how}")
-    words = "; ".join(parts) or "no number is known"
+        ends = f"{number(own['value'].min())} to {number(own['value'].max())}"
+        how = "without noise" if noise == 0 else f"with {palette.percent(noise)} noise"
+        parts.append(f"{ends} for {'calcium' if readout == 'C' else 'a fitted power of it'} {how}")
+    words = "; ".join(parts)
     return f"Dividing by the calcium of models leaves this share of the spread of ln Z: {words}."
 
 

@@ -1,6 +1,6 @@
 """What was found, on one page."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from textwrap import fill
 from typing import Any
 
@@ -32,6 +32,7 @@ WIDTHS = {  # of panels, in twelfths of a page
 FIRST_MM, ROW_MM, AROUND_MM = 42, 49, 10  # heights of rows and of the legend
 MOST_NEEDED = 42  # log10 of neurons; heads that need more are counted
 MOST_ERROR = 1.3
+MOST_SPREAD = 2.0  # of that of ln Z
 SHARES = (-0.42, 1.12)  # of the way from equal to softmax attention
 MODEL_STEP = 0.17  # between models in a row, in rows
 
@@ -73,7 +74,8 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """A sentence for each panel."""
     found = findings.tables(fits)
-    return " ".join(findings.SENTENCES[name](rows) for name, rows in found.items())
+    words = " ".join(findings.SENTENCES[name](rows) for name, rows in found.items())
+    return words or "There is no number to show."
 
 
 def in_rows(names: list[str]) -> Iterator[list[str]]:
@@ -131,6 +133,20 @@ def panel(place: Place, title: str, plain: str = "", n: int = 1) -> list[Axes]:
         axis.set_label(PART)
         axis.tick_params(axis="y", labelleft=False, length=0)
     return axes
+
+
+def name_rows(axis: Axes, names: Sequence[str], places: Sequence[float] = ()) -> None:
+    """Names of rows: at places, or the first on top and as high as all others."""
+    axis.set_yticks(places or range(len(names)), names)
+    axis.tick_params(axis="y", length=0)
+    if not places:
+        axis.set_ylim(len(names) - 0.5, -0.5)
+
+
+def limit(axis: Axes, values: pd.Series, low: float, high: float, corner: str) -> None:
+    """Set the limits of x, and say how many values lie beyond them."""
+    axis.set_xlim(low, high)
+    beyond(axis, int((~values.between(low, high)).sum()), len(values), corner)
 
 
 def note(axis: Axes, words: str, place: tuple[float, float], side: str) -> None:
@@ -206,8 +222,7 @@ def draw_needs(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         y += 0.4
     right = min(MOST_NEEDED, rows["value"].max() + 1)
     axis.set(xlim=(rows["value"].min() - 1, right), ylim=(y - 0.6, -2.6))
-    axis.set_yticks([*ticks], [*ticks.values()])
-    axis.tick_params(axis="y", length=0)
+    name_rows(axis, [*ticks.values()], [*ticks])
     axis.annotate(
         "median", (1.02, -1), xycoords=("axes fraction", "data"), va="center", fontsize=6.5
     )
@@ -298,14 +313,12 @@ def draw_rebuilt(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         names.append(f"{palette.short_name(str(name))}\n{fill(measure, 20)}")
     axis.axvline(0, color=palette.KEY, linestyle="--", linewidth=0.8)
     axis.axvline(1, color=palette.EXACT, linewidth=0.8)
-    axis.set(xlim=SHARES, ylim=(len(names) - 0.45, -1.1))
+    limit(axis, rows["value"], *SHARES, "lower right")
     for at, words in ((0, "equal attention"), (1, "softmax")):
         note(axis, words, (at, -0.85), "right")
-    axis.set_yticks(range(len(names)), names)
+    name_rows(axis, names)
+    axis.set_ylim(len(names) - 0.45, -1.1)
     axis.set_xticks([0, 0.5, 1])
-    axis.tick_params(axis="y", length=0)
-    n_beyond = int((~rows["value"].dropna().between(*SHARES)).sum())
-    beyond(axis, n_beyond, len(rows), "lower right")
     axis.set_xlabel("share of the way from equal to softmax attention")
 
 
@@ -326,12 +339,10 @@ def draw_trained(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         if unit == "bits per character":
             axis.invert_xaxis()
         else:
-            axis.set_xlim(-0.08, 1.08)
+            limit(axis, own["value"], -0.08, 1.08, "lower right")
         name = fill(palette.short_name(str(own["data"].iloc[0]), 20), 11)
         axis.set_xlabel(f"{name}\n{unit.replace(' per ', ' / ')}")
-    axes[0].set_yticks(range(len(arms)), arms)
-    axes[0].set_ylim(len(arms) - 0.5, -0.5)
-    axes[0].tick_params(axis="y", length=0)
+    name_rows(axes[0], arms)
 
 
 def draw_calcium(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
@@ -340,7 +351,7 @@ def draw_calcium(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     words = "sd of ln gain / sd of ln $Z$; hollow: harder head"
     axes = panel(place, "Spread left by calcium models", words, len(strips))
     names = [*rows["row"].unique()]
-    top = max(1.1, float(np.nanmax([0, *rows["value"]])) * 1.05)
+    top = min(max(1.1, rows["value"].max() * 1.05), MOST_SPREAD)
     for axis, ((noise, readout), own) in zip(axes, strips):
         models = [*own["data"].unique()]
         for number, name in enumerate(models):
@@ -351,13 +362,11 @@ def draw_calcium(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
                 look = palette.marks(palette.look_of(name, data), bool(first))
                 estimates("value", "y", data=part, axis=axis, across=True, **look)
         axis.axvline(1, color=palette.GUIDE, linewidth=0.8, linestyle=":", zorder=0)
-        axis.set_xlim(0, top)
+        limit(axis, own["value"], 0, top, "lower right")
         words = "$C$" if readout == "C" else "$C^{\\gamma}$"
         how = "no noise" if noise == 0 else f"{palette.percent(noise)} noise"
         axis.set_xlabel(f"{words}\n{how}")
-    axes[0].set_yticks(range(len(names)), names)
-    axes[0].set_ylim(len(names) - 0.5, -0.5)
-    axes[0].tick_params(axis="y", length=0)
+    name_rows(axes[0], names)
 
 
 def draw_divisions(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
@@ -378,10 +387,8 @@ def draw_divisions(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
             )
     axis.axvline(0, color=palette.GUIDE, linewidth=0.6)
     lowest = np.nanmin([0, *rows["value"], *rows["value_low"]])
-    axis.set_xlim(max(lowest, -1) - 0.06, 1.04)
-    axis.set_yticks(range(len(names)), names)
-    axis.set_ylim(len(names) - 0.5, -0.5)
-    axis.tick_params(axis="y", length=0)
+    limit(axis, rows["value"], max(lowest, -1) - 0.06, 1.04, "lower left")
+    name_rows(axis, names)
     axis.set_xlabel("cosine with the output of the whole model")
 
 

@@ -17,8 +17,6 @@ PALE = to_rgba(ASTROCYTE, 0.16)
 SMALL = 6.5  # pt
 STRENGTHS = (0.5, 1.3, 0.8, 1.6, 0.5, 1.0)  # pt, of the synapses and contacts of each hidden neuron
 
-BEHIND = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
-
 Point = tuple[float, float]
 Look = dict[str, Any]  # options of artists
 
@@ -142,13 +140,13 @@ def head(axis: Axes, width: float = 112, height: float = 33) -> None:
     arrow(axis, (13.5, 9.6), (output[-1][0], output[-1][1] - 1.4), OUTPUT, 0.8, bend=0.25)
     arrow(axis, (62, middle), (69, middle), OUTPUT, 1.2)
     for at, words, colour in (
-        (22, "hidden neurons $\\varphi$", HIDDEN_TEXT),
+        (22, "hidden $\\varphi$", HIDDEN_TEXT),
         (42.5, "astrocyte $p$", ASTROCYTE),
         (61, "output", OUTPUT),
     ):
-        text(axis, at, 31.6, words, color=colour, fontsize=7.2)
+        text(axis, at, 32, words, color=colour, fontsize=7.2)
     text(axis, 55.5, 27.4, "synapses $H$", color=HEBBIAN, fontsize=7.2)
-    text(axis, 33.5, 5.9, "contacts $g$", color=WEIGHT_TEXT, fontsize=7.2, bbox=BEHIND)
+    text(axis, 31.5, 28.2, "contacts $g$", color=WEIGHT_TEXT, fontsize=7.2)
     left: Look = {"ha": "left", "fontsize": 7.2}
     text(axis, 73, 31.6, "write, token by token", weight="bold", ha="left")
     text(axis, 73, 27.2, r"$H \leftarrow H + v\,\varphi(k)^{\top}$", color=HEBBIAN, **left)
