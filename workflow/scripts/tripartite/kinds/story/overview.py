@@ -221,17 +221,17 @@ def draw_needs(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         ticks[(start + y - 1) / 2] = palette.short_name(str(name))
         y += 0.4
     right = min(MOST_NEEDED, rows["value"].max() + 1)
-    axis.set(xlim=(rows["value"].min() - 1, right), ylim=(y - 0.6, -2.6))
+    axis.set(xlim=(rows["value"].min() - 1, right), ylim=(y - 0.6, -3.6))
     name_rows(axis, [*ticks.values()], [*ticks])
     axis.annotate(
         "median", (1.02, -1), xycoords=("axes fraction", "data"), va="center", fontsize=6.5
     )
     lines = (
-        (np.log10(rows["n_features"].max()), "largest simulated", "right", -1),
-        (np.log10(findings.CONTACTS), "contacts of an astrocyte", "left", -2),
-        (np.log10(findings.CORTEX), "neurons of a human cortex", "left", -1),
+        (np.log10(rows["n_features"].max()), "largest simulated", -3),
+        (np.log10(findings.CONTACTS), "contacts of an astrocyte", -2),
+        (np.log10(findings.CORTEX), "neurons of a human cortex", -1),
     )
-    for at, words, side, height in lines:
+    for at, words, height in lines:
         axis.plot(
             [at, at],
             [y - 0.6, height - 0.4],
@@ -240,7 +240,7 @@ def draw_needs(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
             linestyle=":",
             zorder=0,
         )
-        note(axis, words, (at, height), side)
+        note(axis, words, (at, height), "left")
     axis.xaxis.set_major_formatter(lambda x, _: palette.power(x))
     axis.set_xlabel("hidden neurons for 10 % rms error of $Z$")
     beyond(axis, int((rows["value"] > right).sum()), len(rows), "upper right", "heads")
@@ -314,8 +314,8 @@ def draw_rebuilt(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     axis.axvline(0, color=palette.KEY, linestyle="--", linewidth=0.8)
     axis.axvline(1, color=palette.EXACT, linewidth=0.8)
     limit(axis, rows["value"], *SHARES, "lower right")
-    for at, words in ((0, "equal attention"), (1, "softmax")):
-        note(axis, words, (at, -0.85), "right")
+    note(axis, "equal attention", (0, -0.85), "left")
+    note(axis, "softmax", (1, -0.85), "right")
     name_rows(axis, names)
     axis.set_ylim(len(names) - 0.45, -1.1)
     axis.set_xticks([0, 0.5, 1])
