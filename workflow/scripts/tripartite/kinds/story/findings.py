@@ -13,7 +13,7 @@ from tripartite.figures.panels import heads_by, spread
 Fits = dict[str, xr.Dataset]
 
 MAX_MODELS = 5  # in a panel
-MAX_POINTS = 300  # tokens of a head
+MAX_POINTS = 200  # tokens of a head
 MAX_STRIPS = 3  # tasks side by side
 CONTACTS = (
     1.2e5  # of a rodent astrocyte at most: synapses in its domain, Bushong et al., J Neurosci 2002
@@ -278,7 +278,8 @@ def number(x: float) -> str:
 
 
 def estimate(row: pd.Series, prefix: str = "value") -> str:
-    return interval(*(row[f"{prefix}{end}"] for end in ("", "_low", "_high")), words=number)
+    middle, low, high = (row[f"{prefix}{end}"] for end in ("", "_low", "_high"))
+    return interval(middle, low, high, number)
 
 
 def of_tokens(rows: pd.DataFrame) -> str:

@@ -29,7 +29,7 @@ WIDTHS = {  # of panels, in twelfths of a page
     "calcium": 6,
     "divisions": 6,
 }
-FIRST_MM, ROW_MM, AROUND_MM = 42, 49, 10  # heights of rows and of the legend
+FIRST_MM, ROW_MM, AROUND_MM = 42, 48, 10  # heights of rows and of the legend
 MOST_NEEDED = 42  # log10 of neurons; heads that need more are counted
 MOST_ERROR = 1.3
 MOST_SPREAD = 2.0  # of that of ln Z
@@ -257,7 +257,13 @@ def draw_errors(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         ends = heads.pivot(index=["layer", "head"], columns="recipe", values="value")[[*x]]
         gaps = np.c_[ends.values, np.full(len(ends), np.nan)]
         places = np.tile([*x.values(), np.nan], len(ends))
-        axis.plot(places, gaps.ravel(), color=palette.GUIDE, linewidth=0.5, alpha=0.5)
+        axis.plot(
+            places,
+            gaps.ravel(),
+            color=palette.NOT_KNOWN,
+            linewidth=0.5,
+            antialiased=False,
+        )
         equal = model.loc[model["what"] == "equal attention", "value"].iloc[0]
         axis.plot(
             [min(x.values()) - 0.4, max(x.values()) + 0.4],
