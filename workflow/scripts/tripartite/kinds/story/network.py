@@ -102,13 +102,10 @@ def network(fits: dict[str, xr.Dataset]) -> Figure:
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """The symbols with their names and units, and the numbers of lesions."""
-    symbols = [
-        (symbol.strip("$").replace("\\", ""), name, unit) for symbol, name, unit, _ in SYMBOLS
-    ]
+    symbols = [(symbol, name, unit) for symbol, name, unit, _ in SYMBOLS]
     lesions = [(str(number), name, "") for number, name in enumerate(LESIONS, 1)]
-    return pd.DataFrame([*symbols, *lesions], columns=["symbol", "name", "unit"]).replace(
-        r"\$", "", regex=True
-    )
+    drawn = pd.DataFrame([*symbols, *lesions], columns=["symbol", "name", "unit"])
+    return drawn.replace({r"\\varphi": "φ", r"\\kappa": "κ", r"\$": ""}, regex=True)
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:

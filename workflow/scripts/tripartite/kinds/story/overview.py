@@ -262,7 +262,7 @@ def draw_errors(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
             gaps.ravel(),
             color=palette.NOT_KNOWN,
             linewidth=0.5,
-            antialiased=False,
+            antialiased=False,  # half as large as a png
         )
         equal = model.loc[model["what"] == "equal attention", "value"].iloc[0]
         axis.plot(
