@@ -36,7 +36,7 @@ STUDY = {
             "network": {"n_features": [10, 100], "n_seeds": 2},
         }
     },
-    "figures": {"error_vs_features": {"experiments": ["small"]}},
+    "figures": {"theory": {"experiments": ["small"]}},
 }
 
 

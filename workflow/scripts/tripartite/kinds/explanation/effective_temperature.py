@@ -8,8 +8,8 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import captions, palette
-from tripartite.figures.panels import beyond, estimates, frame, heads_by, legend, mark
+from tripartite.figures import palette
+from tripartite.figures.panels import beyond, estimates, frame, heads_by, legend, line
 
 MAX_EXPERIMENTS = 4
 MAX_HEADS = 6  # of an experiment
@@ -20,8 +20,8 @@ DESCRIPTIONS = {  # what is fitted, and its name with the number of parameters
     TEMPERATURE: "inverse temperature β: 1",
     "temperature and uniform share": "β and ε: 2",
     "temperature and decay": "β and γ: 2",
-    "key bias": "a bias of each key: keys − 1",
-    "temperature and key bias": "β and biases: keys",
+    "key bias": "bias of each key: N − 1",
+    "temperature and key bias": "β and biases: N",
 }
 BETA = (0.0, 1.3)
 REMOVED = (-0.35, 1.0)
@@ -47,7 +47,9 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
         draw_temperatures(upper, of_fit[of_fit["quantity"] == "inverse temperature"], look)
         draw_removed(lower, of_fit[of_fit["quantity"] == "divergence removed"], look)
         palette.title_of(upper, fit)
-        lower.set_title(f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}", loc="left")
+        lower.set_title(
+            f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}", loc="left"
+        )
     axes[0, 0].set_ylabel("likeliest inverse\ntemperature β")
     axes[1, 0].set_yticks(range(len(DESCRIPTIONS)), DESCRIPTIONS.values())
     axes[1, 0].set_ylim(len(DESCRIPTIONS) - 0.5, -0.5)
@@ -61,9 +63,8 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
         pad=0.02,
         label="hardness of the head $\\sigma^2$",
     )
-    more = f" ({len(shown)} of {len(fits)} experiments are shown)" * (len(shown) < len(fits))
-    figure.supxlabel("") if not more else figure.supxlabel(more.strip(" ()"), fontsize=6.5)
-    legend(figure, [mark("a head", marker=look["marker"], color=palette.KEY)])
+    more = [line(f"{len(shown)} of {len(fits)} experiments are shown", linestyle="")]
+    legend(figure, more * (len(shown) < len(fits)), ncols=1 if len(shown) == 1 else 3)
     return figure
 
 
@@ -90,9 +91,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
             ("divergence removed", "divergence_removed_unfitted", removed),
         )
         heads = heads_by(fit["sigma_squared"].transpose("layer", "head").values, MAX_HEADS)
-        places = {
-            (int(fit["layer"][a]), int(fit["head"][b])): i for i, (a, b) in enumerate(heads)
-        }
+        places = {(int(fit["layer"][a]), int(fit["head"][b])): i for i, (a, b) in enumerate(heads)}
         for quantity, name, part in named:
             place = [places.get(pair) for pair in zip(part["layer"], part["head"])]
             part = part.assign(quantity=quantity, place=pd.Series(place, part.index, dtype=float))
@@ -114,9 +113,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     below = int((beta["value_high"] < 1).sum())
     n, sizes = len(beta), " or ".join(map(str, sorted(most.unique())))
     first = (
-        f"With m = {sizes} the likeliest inverse temperature of {n} heads "
-        f"{'of models' if not random.all() else '(random)'} is {captions_range(beta['value'])}; its "
-        f"interval is below 1 in {below}."
+        f"With m = {sizes} the likeliest inverse temperature of {n} "
+        f"{'random heads' if random.all() else 'heads of models'} is {span(beta['value'])}, with "
+        f"intervals below 1 in {below}."
     )
     removed = largest[largest["quantity"] == "divergence removed"].groupby("explanation")["value"]
     words = {
@@ -125,7 +124,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         "temperature and key bias": "both",
     }
     shares = [
-        f"{text} {captions_range(removed.get_group(name), palette.percent)}"
+        f"{text} {span(100 * removed.get_group(name))} %"
         for name, text in words.items()
         if name in removed.groups
     ]
@@ -137,9 +136,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     return f"{first} {second}".strip()
 
 
-def captions_range(values: pd.Series, words=palette.decimal) -> str:
-    """Smallest to largest of some values."""
-    low, high = words(values.min()), words(values.max())
+def span(values: pd.Series) -> str:
+    """Smallest to largest of some values, with two digits."""
+    low, high = (f"{x:.2g}" if abs(x) < 100 else f"{x:.3g}" for x in (values.min(), values.max()))
     return low if low == high else f"{low} to {high}"
 
 
@@ -158,6 +157,8 @@ def draw_temperatures(axis: Axes, drawn: pd.DataFrame, look: dict) -> None:
     off = ~drawn["value"].between(*BETA)
     beyond(axis, int(off.sum()), len(drawn), "lower right")
     axis.set(xscale="log", ylim=BETA, xlabel="hidden neurons $m$")
+    if len(drawn):
+        axis.set_xlim(drawn["n_features"].min() / 1.5, drawn["n_features"].max() * 1.5)
 
 
 def draw_removed(axis: Axes, drawn: pd.DataFrame, look: dict) -> None:

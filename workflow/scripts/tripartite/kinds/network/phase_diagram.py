@@ -13,7 +13,7 @@ from tripartite.figures.panels import beyond, estimates, frame, legend, spread
 
 MAX_EXPERIMENTS = 9  # with rows of their own
 MAX_SIZES = 3  # of an experiment
-MAX_CLOUD = 500  # networks; more are drawn as pixels
+MAX_CLOUD, MAX_ROW = 500, 50  # networks of a panel, and heads in a row; more are drawn as pixels
 SIGMA_SQUARED = (0.1, 200.0)  # at most
 REACH = (-6.5, 4.5)
 RATIO = (1e-4, 2.0)
@@ -89,6 +89,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             fit.sel(phase=phase)
             for fit in fits.values()
             if np.isfinite(fit["phase_exponent"].sel(phase=phase))
+            and fit["phase_heads"].sel(phase=phase) > 0
             and (phase == "gaussian" or has_plain_weights(fit))
         ]
         if known:
@@ -106,7 +107,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         f"fitted: Gaussian, and not): {'; '.join(counts)}."
     )
     second = f"Inside a phase typical errors change as {', '.join(falls)}." if falls else ""
-    return f"{first} {second}".strip()
+    return f"{first} {second}".strip().replace("\\$", "$")
 
 
 def has_plain_weights(fit: xr.Dataset) -> bool:
@@ -148,10 +149,12 @@ def draw_map(
                 one["sigma_squared"],
                 np.full(len(one), row),
                 linestyle="",
-                rasterized=len(known) > 4 * MAX_CLOUD,
+                rasterized=len(known) > MAX_CLOUD,
                 **look | {"markersize": 3, "markeredgewidth": 0.5},
             )
-            off += int(((one["sigma_squared"] < limits[0]) | (one["sigma_squared"] > limits[1])).sum())
+            off += int(
+                ((one["sigma_squared"] < limits[0]) | (one["sigma_squared"] > limits[1])).sum()
+            )
             ticks[row] = palette.power(np.log10(m))
             row += 1
         row += 0.6
@@ -210,7 +213,8 @@ def draw_collapse(axis: Axes, part: pd.DataFrame, names: list[str]) -> None:
     inside = part["reach"].between(*REACH) & part["value"].between(*RATIO)
     beyond(axis, int((~inside).sum()), len(part), "lower right", "networks")
     plain = bool(part["plain weights"].iloc[0])
-    palette.title(axis, "Response over normaliser", f"{'plain' if plain else 'other'} hidden weights")
+    words = "plain" if plain else "fitted" if (part["recipe"] == "fitted").all() else "other"
+    palette.title(axis, "Response over normaliser", f"{words} hidden weights")
 
 
 def draw_shifts(axis: Axes, shifts: pd.DataFrame, names: list[str]) -> None:
@@ -218,7 +222,9 @@ def draw_shifts(axis: Axes, shifts: pd.DataFrame, names: list[str]) -> None:
     shown = shifts[:MAX_EXPERIMENTS]
     for row, (_, one) in enumerate(shown.iterrows()):
         look = palette.marks(palette.look_of(one["data"], names))
-        estimates("value", "row", data=one.to_frame().T.assign(row=row), axis=axis, across=True, **look)
+        estimates(
+            "value", "row", data=one.to_frame().T.assign(row=row), axis=axis, across=True, **look
+        )
     axis.axvline(0, color=palette.EXACT, linewidth=0.7)
     labels = [
         short if short == "random heads" else f"{short}, {recipe}"
@@ -238,13 +244,16 @@ def draw_exponents(axis: Axes, exponents: pd.DataFrame, names: list[str]) -> Non
     axis.axvline(0, color=palette.GUIDE, linewidth=0.6, linestyle="--")
     for row, phase in enumerate(NAMES):
         axis.axhspan(row - 0.5, row + 0.5, linewidth=0, zorder=0, **SHADES[phase])
-        of_phase = exponents[exponents["phase"] == phase].sort_values("sigma_squared", kind="stable")
+        of_phase = exponents[exponents["phase"] == phase].sort_values(
+            "sigma_squared", kind="stable"
+        )
         places = row + np.linspace(-0.42, 0.42, len(of_phase)) * (len(of_phase) > 1)
         of_phase = of_phase.assign(place=places)
         for data, one in of_phase.groupby("data", sort=False):
             look = palette.marks(palette.look_of(str(data), names))
             look |= {"markersize": 3, "markeredgewidth": 0.5, "elinewidth": 0.5}
-            estimates("value", "place", data=one, axis=axis, across=True, **look)
+            many = len(of_phase) > MAX_ROW
+            estimates("value", "place", data=one, axis=axis, across=True, rasterized=many, **look)
     axis.set(xlim=EXPONENT, ylim=(len(NAMES) - 0.5, -0.5))
     axis.set_yticks(range(len(NAMES)), NAMES.values())
     axis.tick_params(axis="y", length=0)

@@ -13,12 +13,13 @@ from tripartite.figures.panels import beyond, estimates, frame, heads_by, legend
 MAX_MODELS = 4  # in the panels of single heads
 MAX_HEADS = 3  # of random heads in a panel
 MAX_ROWS = 9  # of costs
-MAX_CLOUD = 500  # networks; more are drawn as pixels
+MAX_CLOUD, MAX_ROW = 500, 50  # networks of a panel, and heads in a row; more are drawn as pixels
 MIN_ERROR, MAX_ERROR = 1e-6, 30.0  # ends of the axis of errors
 M_OVER_R2 = (-30.0, 5.0)  # log10
 LOG10_RATIO = (-7.0, 0.7)  # measured over predicted error
 AGREEMENT = (0.4, 1.25)  # the same where it must be 1
 COST = (0.7, 1000.0)
+LABEL_DECADES = 0.4  # of error between names of lines
 VARIABLES = (
     "normalizer_error_rms",
     "normalizer_error",
@@ -185,7 +186,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     words.append(
         f"Pooling other neurons multiplies the error (largest m, median head) by {', '.join(costs)}."
     )
-    return " ".join(words)
+    return " ".join(words).replace("\\$", "$")
 
 
 def contained(networks: pd.DataFrame) -> tuple[int, int]:
@@ -224,6 +225,7 @@ def error_floor(of_heads: pd.DataFrame) -> float:
 
 def draw_curves(axis: Axes, part: pd.DataFrame, name: str, names: list[str]) -> None:
     """Errors of single heads against m, measured with intervals and by the closed form."""
+    labels: list[float] = []
     above, heads = 0, [one for _, one in part.groupby(["experiment", "layer", "head"], sort=False)]
     for one in heads:
         exact = 10 ** one[f"log10_{name}_predicted"].clip(-9, 9)
@@ -233,13 +235,21 @@ def draw_curves(axis: Axes, part: pd.DataFrame, name: str, names: list[str]) -> 
             palette.look_of(one["data"].iloc[0], names), one["curve"].iloc[0] == "easiest"
         )
         estimates("n_features", name, data=one, axis=axis, **look)
-        if not one["random"].iloc[0] and MIN_ERROR < exact.iloc[0] < MAX_ERROR:
+        last = float(np.log10(exact.iloc[-1])) if len(exact) else np.nan
+        free = one["n_features"].iloc[-1] == part["n_features"].max() and all(
+            abs(last - other) > LABEL_DECADES for other in labels
+        )
+        if not one["random"].iloc[0] and MIN_ERROR < 10**last < MAX_ERROR and free:
+            labels.append(last)
             axis.annotate(
                 palette.short_name(one["data"].iloc[0], 8),
-                (one["n_features"].iloc[0], exact.iloc[0]),
-                xytext=(4, 2),
+                (1, 10**last),
+                xycoords=("axes fraction", "data"),
+                xytext=(1, 0),
                 textcoords="offset points",
+                va="center",
                 fontsize=6.5,
+                annotation_clip=False,
             )
     low, high = part["n_features"].min(), part["n_features"].max()
     axis.set(xscale="log", xlim=(low / 1.6, high * 1.6), xlabel="hidden neurons $m$")
@@ -247,6 +257,7 @@ def draw_curves(axis: Axes, part: pd.DataFrame, name: str, names: list[str]) -> 
         ends = np.unique([low, high])
         axis.set_xticks(ends, [f"{x:,}" for x in ends])
         axis.xaxis.set_minor_formatter("")
+    axis.tick_params(which="minor", bottom=False, left=False)
     bold = "Random heads" if part["random"].iloc[0] else "Heads of models"
     palette.title(axis, bold, CURVES[name])
     n_off = int((part[name] > MAX_ERROR).sum())
@@ -309,6 +320,7 @@ def draw_agreement(axis: Axes, networks: pd.DataFrame, name: str, names: list[st
             ratio,
             data=one.assign(m_over_r2=10 ** one["log10_m_over_r2"]),
             axis=axis,
+            rasterized=len(inside) > MAX_ROW,
             **palette.marks(palette.look_of(str(data), names)) | {"markersize": 3},
         )
     axis.set(xscale="log", xlim=(0.8, 1e5), ylim=AGREEMENT, xlabel="$m / R^2$")
@@ -327,6 +339,7 @@ def draw_costs(axis: Axes, rows: list, names: list[str]) -> None:
         one = largest(one).sort_values("sigma_squared", kind="stable")
         one = one.assign(place=row + np.linspace(-0.36, 0.36, len(one)) * (len(one) > 1))
         look = palette.marks(palette.look_of(one["data"].iloc[0], names))
+        look["rasterized"] = len(one) > MAX_ROW
         bars = {"elinewidth": 0.5, "alpha": 0.3 if len(one) > 20 else 1, "marker": ""}
         estimates("other_pool_cost", "place", data=one, axis=axis, across=True, **look | bars)
         axis.plot(
@@ -344,7 +357,9 @@ def draw_costs(axis: Axes, rows: list, names: list[str]) -> None:
         )
         median = one["other_pool_cost"].median()
         axis.plot([median] * 2, [row - 0.42, row + 0.42], color=palette.KEY, linewidth=1.5)
-        off += int((one["other_pool_cost"] > COST[1]).sum() + (one["other_pool_cost"] < COST[0]).sum())
+        off += int(
+            (one["other_pool_cost"] > COST[1]).sum() + (one["other_pool_cost"] < COST[0]).sum()
+        )
         n += len(one)
         axis.annotate(
             f"{median:.1f}",
@@ -359,6 +374,10 @@ def draw_costs(axis: Axes, rows: list, names: list[str]) -> None:
     axis.set(xscale="log", xlim=COST, ylim=(len(shown) - 0.5, -0.5))
     axis.set_yticks(range(len(shown)), [row_name(one) for _, one in shown])
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel("error of the output if other neurons are pooled, over that of the same neurons")
+    axis.set_xlabel(
+        "error of the output if other neurons are pooled, over that of the same neurons"
+    )
     more = f"; {len(shown)} of {len(rows)} experiments" * (len(shown) < len(rows))
-    palette.title(axis, "Cost of pooling other neurons", f"at the largest $m$; at the right, medians{more}")
+    palette.title(
+        axis, "Cost of pooling other neurons", f"at the largest $m$; at the right, medians{more}"
+    )
