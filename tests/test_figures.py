@@ -185,9 +185,8 @@ def test_errors_are_drawn_with_their_intervals(fits):
     one = fits["all"].sel(layer=0, head=0)
     for axis, name in zip(figure.axes, theory.CURVES):
         bars = {tuple(bar.lines[0].get_ydata()): bar for bar in axis.containers}
-        ends = np.array(
-            [path.vertices[:, 1] for path in bars[tuple(one[name].values)][2][0].get_paths()]
-        )
+        (segments,) = bars[tuple(one[name].values)][2]
+        ends = np.array([path.vertices[:, 1] for path in segments.get_paths()])
         np.testing.assert_allclose(ends.T, [one[f"{name}_low"], one[f"{name}_high"]])
         lines = [line for line in axis.lines if line.get_marker() == "None"]
         closed = 10 ** one[f"log10_{name}_closed_form"].values

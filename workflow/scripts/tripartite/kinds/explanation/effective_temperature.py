@@ -28,7 +28,7 @@ REMOVED = (-0.35, 1.0)
 
 
 def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
-    """A column for each experiment: beta against m, and what each description removes at the largest m."""
+    """A column for each experiment: beta against m, and what descriptions remove."""
     palette.apply()
     drawn = table(fits)
     shown = [*fits][:MAX_EXPERIMENTS]
@@ -69,7 +69,7 @@ def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Inverse temperatures, measured and predicted, and shares of divergence removed, of shown heads."""
+    """Inverse temperatures, measured and predicted, and shares removed, of the heads shown."""
     parts = []
     for experiment, fit in [*fits.items()][:MAX_EXPERIMENTS]:
         one = {experiment: fit}

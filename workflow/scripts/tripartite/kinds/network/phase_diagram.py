@@ -1,5 +1,7 @@
 """Where networks are among the phases of the estimate, and what holds there."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -19,7 +21,7 @@ REACH = (-6.5, 4.5)
 RATIO = (1e-4, 2.0)
 EXPONENT = (-0.62, 0.12)
 NAMES = {"gaussian": "Gaussian", "anomalous": "anomalous", "frozen": "frozen"}
-SHADES = {  # behind everything
+SHADES: dict[str, dict[str, Any]] = {  # behind everything
     "gaussian": {"color": "white"},
     "anomalous": {"color": palette.SHADE},
     "frozen": {"color": palette.GUIDE, "alpha": 0.5},
@@ -37,8 +39,8 @@ def phase_diagram(fits: dict[str, xr.Dataset]) -> Figure:
     networks = drawn[drawn["quantity"] == "p/Z"]
     names = [fit.attrs["data"] for fit in fits.values()]
     figure = plt.figure(figsize=(palette.PAGE, 182 * palette.MM))
-    upper, lower = figure.subfigures(2, height_ratios=(118, 54))
-    left, right = upper.subfigures(1, 2, width_ratios=(1.55, 1))
+    upper, lower = figure.subfigures(2, 1, squeeze=False, height_ratios=(118, 54))[:, 0]
+    left, right = upper.subfigures(1, 2, squeeze=False, width_ratios=(1.55, 1))[0]
     draw_map(left.subplots(), fits, networks, names)
     groups = [part for _, part in networks.groupby("plain weights", sort=False)]
     panels = right.subplots(max(len(groups), 1), sharex=True, squeeze=False)[:, 0]
@@ -76,7 +78,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """How many heads are in each phase with the most neurons, and how errors fall there."""
     counts = []
-    for name, fit in fits.items():
+    for fit in fits.values():
         heads = fit["heads_in_phase"].isel(n_features=-1)
         n = [int(heads.sel(phase=phase)) for phase in NAMES]
         if sum(n):
@@ -103,8 +105,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not counts:
         return "No phase of a network is known."
     first = (
-        "Heads in the Gaussian, anomalous and frozen phase with the most neurons (where weights are "
-        f"fitted: Gaussian, and not): {'; '.join(counts)}."
+        "Heads in the Gaussian, anomalous and frozen phase with the most neurons (where weights "
+        f"are fitted: Gaussian, and not): {'; '.join(counts)}."
     )
     second = f"Inside a phase typical errors change as {', '.join(falls)}." if falls else ""
     return f"{first} {second}".strip().replace("\\$", "$")
@@ -125,7 +127,8 @@ def draw_map(
     axis: Axes, fits: dict[str, xr.Dataset], networks: pd.DataFrame, names: list[str]
 ) -> None:
     """sigma^2 of heads in rows of experiments and m, with the phases of each row behind them."""
-    row, ticks, off = 0, {}, 0
+    row, off = 0.0, 0
+    ticks: dict[float, str] = {}
     known = networks[np.isfinite(networks["sigma_squared"])]
     limits = limits_of(known["sigma_squared"])
     for experiment, of_fit in [*known.groupby("experiment", sort=False)][:MAX_EXPERIMENTS]:
@@ -187,7 +190,7 @@ def borders(log_m: float, limits: tuple[float, float]) -> dict[str, tuple[float,
 
 
 def shade(
-    axis: Axes, row: int, log_m: float, limits: tuple[float, float], frozen: bool = True
+    axis: Axes, row: float, log_m: float, limits: tuple[float, float], frozen: bool = True
 ) -> None:
     """Phases behind a row; frozen: whether the border of the frozen phase has a meaning there."""
     for phase, (low, high) in borders(log_m, limits).items():
@@ -196,7 +199,7 @@ def shade(
 
 
 def draw_collapse(axis: Axes, part: pd.DataFrame, names: list[str]) -> None:
-    """p / Z of all networks against b_m - sigma, with the shape that the random-energy model gives."""
+    """p / Z of all networks against b_m - sigma, with the shape by the random-energy model."""
     for data, one in part.groupby("data", sort=False):
         axis.plot(
             one["reach"],

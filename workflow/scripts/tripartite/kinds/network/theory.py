@@ -7,7 +7,7 @@ from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import captions, palette
+from tripartite.figures import palette
 from tripartite.figures.panels import beyond, estimates, frame, heads_by, legend, mark
 
 MAX_MODELS = 4  # in the panels of single heads
@@ -37,14 +37,14 @@ POOLS = {
 
 
 def theory(fits: dict[str, xr.Dataset]) -> Figure:
-    """Errors of the normaliser in a few heads, errors of the output in all networks, costs of pools."""
+    """Errors of the normaliser in few heads, of the output in all networks, and costs of pools."""
     palette.apply()
     drawn = table(fits)
     networks, names = drawn[drawn["counted"]], [*drawn["data"].unique()]
     rows = [*networks.groupby("experiment", sort=False)]
     heights = (54, 58, 25 + 5 * min(len(rows), MAX_ROWS))  # mm
     figure = plt.figure(figsize=(palette.PAGE, (sum(heights) + 10) * palette.MM))
-    upper, middle, lower = figure.subfigures(3, height_ratios=heights)
+    upper, middle, lower = figure.subfigures(3, 1, squeeze=False, height_ratios=heights)[:, 0]
     of_heads = drawn[drawn["curve"] != ""]
     groups = [part for _, part in of_heads.groupby("random", sort=False)]
     if groups:
@@ -87,7 +87,8 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     )
     log_m = np.log10(drawn["n_features"])
     predicted = drawn["log10_normalizer_error_rms_predicted"]
-    log_r = np.logaddexp(0, np.log(10) * (log_m + 2 * predicted)) / np.log(10)
+    with np.errstate(invalid="ignore"):  # NaN without a closed form
+        log_r = np.logaddexp(0, np.log(10) * (log_m + 2 * predicted)) / np.log(10)
     drawn["log10_m_over_r2"] = log_m - 2 * log_r
     for name in POOLS:
         drawn = drawn.assign(
@@ -114,8 +115,8 @@ def over(drawn: pd.DataFrame, column: str, name: str) -> pd.Series:
 def shown_heads(fits: dict[str, xr.Dataset]) -> list[tuple[str, tuple[int, int], str]]:
     """Experiment, (layer, head) and words of the heads of the upper panels.
 
-    Of random heads MAX_HEADS of the first experiment; of each model the easiest and the hardest head
-    of the experiment with the most neurons.
+    Of random heads MAX_HEADS of the first experiment; of each model the easiest and the hardest
+    head of the experiment with the most neurons.
     """
     sources: dict[str, str] = {}
     for name, fit in fits.items():
@@ -156,7 +157,7 @@ def n_run(fit: xr.Dataset) -> int:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """How many intervals contain the prediction where m > R^2, how far it is off elsewhere, and costs."""
+    """How many intervals contain the prediction where m > R^2, its error elsewhere, and costs."""
     drawn = table(fits)
     networks = drawn[drawn["counted"] & np.isfinite(drawn["log10_m_over_r2"])]
     if networks.empty:
@@ -166,8 +167,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if inside.any():
         hold, n = contained(networks[inside])
         words.append(
-            f"In the {inside.sum()} networks with m > R², {hold} of {n} intervals of the output's rms "
-            f"error contain the prediction (the astrocyte pools the same neurons, or others)"
+            f"In the {inside.sum()} networks with m > R², {hold} of {n} intervals of the output's "
+            "rms error contain the prediction (the astrocyte pools the same neurons, or others)"
         )
         hold, n = contained(networks[networks["random"] & (networks["sigma_squared"] <= 1)])
         words[-1] += f"; in random heads with σ² ≤ 1, {hold} of {n}." if n else "."
@@ -176,21 +177,22 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not inside.all():
         off = networks.loc[~inside, "output_error_rms_over_predicted"].median()
         words.append(
-            f"In the other {(~inside).sum()} networks the output errs {power_of_ten(off)} times as much "
-            "as predicted (median)."
+            f"In the other {(~inside).sum()} networks the output errs {power_of_ten(off)} times as "
+            "much as predicted (median)."
         )
     costs = [
         f"{one['other_pool_cost'].median():.1f} ({row_name(one)})"
         for _, one in largest(networks).groupby("experiment", sort=False)
     ]
     words.append(
-        f"Pooling other neurons multiplies the error (largest m, median head) by {', '.join(costs)}."
+        "Pooling other neurons multiplies the error (largest m, median head) by "
+        f"{', '.join(costs)}."
     )
     return " ".join(words).replace("\\$", "$")
 
 
 def contained(networks: pd.DataFrame) -> tuple[int, int]:
-    """Intervals of both errors of the output that contain the prediction, and how many there are."""
+    """How many intervals of both errors of the output contain the prediction, and of how many."""
     low, high = (
         np.stack([networks[f"{name}_over_predicted{end}"] for name in POOLS])
         for end in ("_low", "_high")
@@ -333,7 +335,7 @@ def draw_agreement(axis: Axes, networks: pd.DataFrame, name: str, names: list[st
 
 
 def draw_costs(axis: Axes, rows: list, names: list[str]) -> None:
-    """What pooling other neurons costs each head with the most neurons, a row for each experiment."""
+    """What pooling other neurons costs each head at the largest m, a row for each experiment."""
     shown, off, n = rows[:MAX_ROWS], 0, 0
     for row, (_, one) in enumerate(shown):
         one = largest(one).sort_values("sigma_squared", kind="stable")
