@@ -180,7 +180,7 @@ def test_the_protocol_says_what_the_fit_holds(fits):
 
 
 def test_errors_are_drawn_with_their_intervals(fits):
-    """Errors of the normaliser of single heads, of other sources than random heads, as in the fit."""
+    """Errors of the normaliser of a single head, measured and by the closed form, as in the fit."""
     figure = FIGURES["theory"](fits)
     one = fits["all"].sel(layer=0, head=0)
     for axis, name in zip(figure.axes, theory.CURVES):
