@@ -841,11 +841,11 @@ figures:
   theory: {}
 """
     assert faults_of(root, text) == [
-        line("figures.theory.experiments", "is missing and has no default"),
         line(
             "figures.features_needed.experiments",
             "got an empty list, wanted a list of at least one, such as [a, b]",
         ),
+        line("figures.theory.experiments", "is missing and has no default"),
         line("figures.trace.experiments", "'first' is repeated; name each once"),
         line(
             "figures.trace.experiments",
