@@ -227,7 +227,8 @@ def lines(figure: Figure) -> Iterator[str]:
             yield f"a line ({line.get_label()}) has {width} pt: at least {LEAST_LINE}"
     for part in figure.findobj(LineCollection):
         widths = [width for width in np.atleast_1d(part.get_linewidths())]
-        if part.get_visible() and widths and 0 < min(widths) < LEAST_LINE - 1e-9:
+        shown = part.get_visible() and part.get_segments()
+        if shown and widths and 0 < min(widths) < LEAST_LINE - 1e-9:
             yield f"lines ({part.get_label()}) have {min(widths)} pt: at least {LEAST_LINE}"
 
 
@@ -237,7 +238,7 @@ def known_colours() -> set[str]:
     known = {colour for look in looks for colour in (look.fill, look.line)}
     known |= {*palette.PARTS.values(), *palette.CATEGORIES}
     for name in (palette.SIZES_MAP, palette.BAD_MAP):
-        known |= {to_hex(colour) for colour in matplotlib.colormaps[name](np.arange(256))}
+        known |= {to_hex(x) for x in np.round(matplotlib.colormaps[name](np.arange(256)), 3)}
     return {to_hex(colour) for colour in known}
 
 

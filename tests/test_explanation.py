@@ -14,7 +14,12 @@ from tripartite.contracts import check, describe
 from tripartite.explanation import EXPLANATIONS, SCALARS, Observed, explain_attention
 from tripartite.features import draw_neurons
 from tripartite.kinds.explanation import criteria, prediction
-from tripartite.kinds.explanation.effective_temperature import effective_temperature
+from tripartite.kinds.explanation.effective_temperature import (
+    DESCRIPTIONS,
+    answer,
+    effective_temperature,
+    table,
+)
 from tripartite.kinds.explanation.explain import explain
 
 SETTINGS = {"n_features": [10], "n_seeds": 2, "heads": "all", "seed": 5, "data_of": "x"}
@@ -542,21 +547,20 @@ def test_the_figure_draws_what_was_found(explained, tmp_path):
         figure = effective_temperature(fits)
         job.save_figure(figure, [tmp_path / "effective_temperature.svg"], {})
     figure = effective_temperature({"a": explained})
-    left, middle, right = figure.axes
-    marks = [line for line in left.lines if line.get_marker() in ("o", "^")]
+    upper, lower = figure.axes[:2]
     temperature = explained.sel(explanation="temperature").squeeze()
-    measured = ("slope_of_logs", "inverse_temperature", "inverse_temperature")
-    wanted = [temperature[name].isel(head=head) for head in range(3) for name in measured]
-    np.testing.assert_array_equal([x.get_ydata() for x in marks], wanted)
-    np.testing.assert_array_equal(
-        [x.get_xdata() for x in marks[::3]],
-        temperature["slope_of_logs_predicted"].transpose("head", ...),
-    )
-    drawn = {float(x.get_xdata()[0]) for x in middle.lines if x.get_marker() == "o"}
+    for head, bars in enumerate(upper.containers):
+        drawn = bars.lines[0].get_ydata()
+        np.testing.assert_array_equal(drawn, temperature["inverse_temperature"].isel(head=head))
+    drawn = np.concatenate([bars.lines[0].get_xdata() for bars in lower.containers])
     removed = explained["divergence_removed_unfitted"].isel(n_features=-1)
-    wanted = removed.drop_sel(explanation=["uniform", "softmax"]).values.ravel()
-    assert drawn == set(wanted)
-    share = explained["share_best"].isel(n_features=-1).mean(("layer", "head"))
-    heights = np.array([bar.get_height() for bar in right.patches]).reshape(share.shape[::-1])
-    np.testing.assert_allclose(heights, share.transpose("explanation", ...))
+    wanted = removed.sel(explanation=[*DESCRIPTIONS]).values.ravel()
+    np.testing.assert_array_equal(np.sort(drawn), np.sort(wanted))
+    found = table({"a": explained})
+    rows = found[found["quantity"] == "divergence removed"]
+    np.testing.assert_array_equal(np.sort(rows["value"]), np.sort(wanted))
+    of_largest = temperature["inverse_temperature"].isel(n_features=-1)
+    assert f"is {float(of_largest.min()):.2g} to" in answer({"a": explained})
+    doubled = explained.assign(inverse_temperature=2 * explained["inverse_temperature"])
+    assert f"is {2 * float(of_largest.min()):.2g} to" in answer({"a": doubled})
     plt.close("all")

@@ -12,11 +12,10 @@ from tripartite import job
 from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.network import (
-    error_vs_features,
     features_needed,
     phase_diagram,
-    predicted_error,
     protocol,
+    theory,
     trace,
 )
 from tripartite.kinds.symmetries import symmetries
@@ -26,9 +25,8 @@ FIGURES = {
     "trace": trace.trace,
     "protocol": protocol.protocol,
     "features_needed": features_needed.features_needed,
-    "error_vs_features": error_vs_features.error_vs_features,
     "phase_diagram": phase_diagram.phase_diagram,
-    "predicted_error": predicted_error.predicted_error,
+    "theory": theory.theory,
 }
 
 
@@ -144,8 +142,6 @@ def test_heads_are_called_as_the_data_call_them(fits):
         assert [tick.get_text() for tick in axis.get_yticklabels()] == [
             str(layer) for layer in fit["layer"].values
         ]
-        curves = texts(FIGURES["error_vs_features"]({"all": data}))
-        assert f"head {wanted[0]}:" in " ".join(curves)
 
 
 def test_trace_draws_the_medians(fits):
@@ -184,12 +180,17 @@ def test_the_protocol_says_what_the_fit_holds(fits):
 
 
 def test_errors_are_drawn_with_their_intervals(fits):
-    figure = FIGURES["error_vs_features"]({"one": fits["one"]})
-    bars = [c for c in figure.axes[0].containers if hasattr(c, "lines")]
-    drawn = {tuple(bar.lines[0].get_ydata()) for bar in bars}
-    one = fits["one"].sel(layer=0, head=2)
-    assert tuple(one["normalizer_error"].values) in drawn
-    assert tuple(one["normalizer_error_rms"].values) in drawn
+    """Errors of the normaliser of a single head, measured and by the closed form, as in the fit."""
+    figure = FIGURES["theory"](fits)
+    one = fits["all"].sel(layer=0, head=0)
+    for axis, name in zip(figure.axes, theory.CURVES):
+        bars = {tuple(bar.lines[0].get_ydata()): bar for bar in axis.containers}
+        (segments,) = bars[tuple(one[name].values)][2]
+        ends = np.array([path.vertices[:, 1] for path in segments.get_paths()])
+        np.testing.assert_allclose(ends.T, [one[f"{name}_low"], one[f"{name}_high"]])
+        lines = [line for line in axis.lines if line.get_marker() == "None"]
+        closed = 10 ** one[f"log10_{name}_closed_form"].values
+        assert any(np.allclose(line.get_ydata(), closed) for line in lines)
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -228,60 +229,97 @@ def test_maps_without_a_closed_form_and_untested_inputs_can_be_drawn(name, featu
     figure = FIGURES[name]({"a": found})
     job.save_figure(figure, [tmp_path / f"{name}.png"], {})
     said = texts(figure)
-    crowded = ("error_vs_features", "phase_diagram", "predicted_error")
+    crowded = ("phase_diagram", "theory")
     assert any(f"{feature_map}, balanced" in text for text in said) or name in crowded
     assert not any("nan" in text for text in said)
     assert name != "trace" or "token of “draw-1”" in said
 
 
 def test_the_phase_diagram_draws_every_network(fits):
-    """At its sigma^2 and m, in the colour of p / Z; what is beyond the axes is counted."""
+    """Heads at their sigma^2 in rows of m, all p / Z, exponents; what is beyond is counted."""
     one = fits["all"]
     figure = FIGURES["phase_diagram"]({"all": one})
-    drawn = np.concatenate([np.asarray(c.get_offsets()) for c in figure.axes[0].collections])
-    x, y = (
-        values.ravel()
-        for values in np.broadcast_arrays(
-            one["sigma_squared"].values, np.log10(one["n_features"].values)[:, None, None]
-        )
+    rows, ratios = (
+        [line for line in axis.lines if line.get_linestyle() == "None"] for axis in figure.axes[:2]
     )
-    np.testing.assert_allclose(drawn, np.stack([x, y], -1))
-    colours = np.concatenate([c.get_array() for c in figure.axes[0].collections])
-    np.testing.assert_array_equal(colours, one["normalizer_ratio"].values.ravel())
+    sizes = [line.get_ydata()[0] for line in rows]
+    assert sizes == [0, 1]
+    for line in rows:
+        np.testing.assert_array_equal(line.get_xdata(), one["sigma_squared"].values.ravel())
+    (drawn,) = ratios
+    np.testing.assert_array_equal(drawn.get_xdata(), one["reach"].values.ravel())
+    np.testing.assert_array_equal(drawn.get_ydata(), one["normalizer_ratio"].values.ravel())
+    table = phase_diagram.table({"all": one})
+    of_ratio = table[table["quantity"] == "p/Z"]
+    np.testing.assert_array_equal(of_ratio["value"], one["normalizer_ratio"].values.ravel())
+    exponents = table.loc[table["quantity"] == "exponent", "value"]
+    assert len(exponents) == one["exponent"].notnull().sum()
     far = one.assign(sigma_squared=one["sigma_squared"] + 1000)
-    assert "6 beyond →" in texts(FIGURES["phase_diagram"]({"all": far}))
+    assert any("6 beyond" in text for text in texts(FIGURES["phase_diagram"]({"all": far})))
 
 
-def test_two_pools_are_drawn_by_their_law(fits):
+def test_phases_behind_a_row_are_those_of_its_networks():
+    """Gaussian below ln m / 2, frozen above 2 ln m; nothing outside of the axis."""
+    found = phase_diagram.borders(np.log(100), (1.0, 50.0))
+    edges = (np.log(100) / 2, 2 * np.log(100))
+    wanted = {"gaussian": (1.0, edges[0]), "anomalous": edges, "frozen": (edges[1], 50.0)}
+    assert {name: pytest.approx(ends) for name, ends in wanted.items()} == found
+    assert phase_diagram.borders(np.log(100), (20.0, 50.0))["gaussian"] == (20.0, 20.0)
+
+
+def test_the_answer_about_phases_counts_heads(fits):
+    one = fits["all"]
+    counts = one["heads_in_phase"].isel(n_features=-1)
+    n = [int(counts.sel(phase=phase)) for phase in ("gaussian", "anomalous", "frozen")]
+    assert f"{n[0]}, {n[1]}, {n[2]} (source of all, plain" in phase_diagram.answer({"all": one})
+    more = one.assign(heads_in_phase=one["heads_in_phase"] + 5)
+    assert f"{n[0] + 5}, {n[1] + 5}, {n[2] + 5} (" in phase_diagram.answer({"all": more})
+
+
+def test_the_theory_is_that_of_the_fits(fits):
+    """Measured over predicted, m over R^2, and the intervals that contain the prediction."""
     fit = fits["all"]
-    axis = FIGURES["predicted_error"]({"all": fit}).axes[2]
-    points = [line for line in axis.lines if line.get_linestyle() == "None"]
-    law = fit["pool_log_ratio_law"].values
-    shown = np.isfinite(law) & fit["pool_log_ratio"].notnull().values
-    assert shown.any()
-    for i, wanted in ((0, law), (1, fit["pool_log_ratio"].values)):
-        drawn = np.concatenate([line.get_data()[i] for line in points])
-        np.testing.assert_allclose(np.sort(drawn), np.sort(wanted[shown]))
+    table = theory.table({"all": fit})
+    assert len(table) == fit["normalizer_error"].notnull().sum()
+    for name in theory.POOLS:
+        log_ratio = np.log10(fit[name].values) - fit[f"log10_{name}_closed_form"].values
+        drawn = np.log10(table[f"{name}_over_predicted"])
+        np.testing.assert_allclose(drawn, log_ratio.ravel())
+    # the rms has an interval where m > R^2
+    inside = table["log10_m_over_r2"] > 0
+    np.testing.assert_array_equal(inside, fit["output_error_rms_low"].notnull().values.ravel())
+    assert 0 < inside.sum() < len(table)
+    figure = FIGURES["theory"]({"all": fit})
+    for axis, name in zip(figure.axes[3:5], theory.POOLS):
+        (bars,) = axis.containers
+        np.testing.assert_allclose(
+            bars.lines[0].get_ydata(), table.loc[inside, f"{name}_over_predicted"]
+        )
+    costs = figure.axes[-1]
+    drawn = [line for line in costs.lines if line.get_linestyle() == "None"]
+    cost = fit["other_pool_cost"].isel(n_features=-1).values.ravel()
+    assert any(np.array_equal(np.sort(line.get_xdata()), np.sort(cost)) for line in drawn)
 
 
-def test_predicted_errors_are_those_of_the_fits(fits):
-    figure = FIGURES["predicted_error"]({"all": fits["all"]})
-    points = [line for line in figure.axes[0].lines if line.get_linestyle() == "None"]
-    (equal,) = (line for line in figure.axes[0].lines if line.get_linestyle() == ":")
-    uniform = np.log10(float(fits["all"]["output_error_uniform_all"]))
-    assert equal.get_ydata()[0] == pytest.approx(uniform)
-    filled, hollow = (
-        [line for line in points if line.get_markerfacecolor() == face]
-        for face in (palette.COLOURS[0], "none")
+def test_the_answer_about_the_theory_counts_intervals(fits):
+    fit = fits["all"]
+    table = theory.table({"all": fit})
+    hold, n = theory.contained(table[table["log10_m_over_r2"] > 0])
+    assert f"{hold} of {n} intervals" in theory.answer({"all": fit})
+    wrong = fit.assign(
+        {f"log10_{name}_closed_form": fit[f"log10_{name}_closed_form"] + 3 for name in theory.POOLS}
     )
-    x, y = (np.concatenate([line.get_data()[i] for line in (*hollow, *filled)]) for i in (0, 1))
-    np.testing.assert_allclose(
-        np.sort(x), np.sort(fits["all"]["log10_output_error_rms_closed_form"].values.ravel())
-    )
-    np.testing.assert_allclose(
-        np.sort(y), np.sort(np.log10(fits["all"]["output_error_rms"].values.ravel()))
-    )
-    assert len(filled[0].get_xdata()) == fits["all"]["output_error_rms_low"].notnull().sum() > 0
+    assert f"0 of {n} intervals" in theory.answer({"all": wrong})
+    median = float(fit["other_pool_cost"].isel(n_features=-1).median())
+    assert f"{median:.1f} (source of all, plain)" in theory.answer({"all": fit})
+
+
+def test_no_network_counts_twice_in_the_theory(fits):
+    """One head of the same data is part of all of them; random heads are always others."""
+    same = {name: fit.assign_attrs(data="one source") for name, fit in fits.items()}
+    assert theory.widest(same) == ["all"] and theory.widest(fits) == ["all", "one"]
+    random = {name: fit.assign_attrs(data="random heads") for name, fit in fits.items()}
+    assert theory.widest(random) == ["all", "one"]
 
 
 def test_the_slope_chart_says_what_is_gained(tmp_path):
@@ -330,7 +368,7 @@ def test_many_maps_wrap_into_rows(fits):
 
 def test_more_sources_than_colours_are_all_drawn(fits):
     many = {str(i): fits["all"].assign_attrs(data=f"source {i}") for i in range(8)}
-    figure = FIGURES["error_vs_features"](many)
+    figure = FIGURES["theory"](many)
     assert all(any(f"source {i}" in text for text in texts(figure)) for i in range(8))
 
 

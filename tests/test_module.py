@@ -23,7 +23,7 @@ MINI = {
             "network": {"n_features": [10, 100], "n_seeds": 2},
         }
     },
-    "figures": {"error_vs_features": {"experiments": ["small"]}},
+    "figures": {"theory": {"experiments": ["small"]}},
 }
 
 
@@ -98,7 +98,7 @@ def test_two_tags_of_github_side_by_side(published, tmp_path):
     old, new = (job.load(folder / x / "results/mini/small/fit.nc") for x in ("old", "new"))
     xr.testing.assert_equal(old, new)
     assert old.attrs["code_digest"] != new.attrs["code_digest"]
-    assert (folder / "new/results/mini/figures/error_vs_features.svg").is_file()
+    assert (folder / "new/results/mini/figures/theory.svg").is_file()
     assert not (folder / "results").exists()
     assert NOTHING in snakemake(folder, "--dry-run").stdout
     checked = snakemake(folder, "old_verify")

@@ -28,7 +28,7 @@ STUDY = {
             },
         }
     },
-    "figures": {"error_vs_features": {"experiments": ["small"]}},
+    "figures": {"theory": {"experiments": ["small"]}},
 }
 
 

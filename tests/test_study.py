@@ -838,14 +838,14 @@ figures:
   traces: {experiments: [first]}
   trace: {experiments: [frist, first, first]}
   features_needed: {experiments: []}
-  error_vs_features: {}
+  theory: {}
 """
     assert faults_of(root, text) == [
-        line("figures.error_vs_features.experiments", "is missing and has no default"),
         line(
             "figures.features_needed.experiments",
             "got an empty list, wanted a list of at least one, such as [a, b]",
         ),
+        line("figures.theory.experiments", "is missing and has no default"),
         line("figures.trace.experiments", "'first' is repeated; name each once"),
         line(
             "figures.trace.experiments",
@@ -946,7 +946,7 @@ TYPED = [
     ("figures", "trace_plot", "trace"),
     ("model", "alberta", "albert"),
     ("network", "leak", "leak_hebbian or leak_presynaptic"),
-    ("figures", "error", "error_vs_features or predicted_error"),
+    ("figures", "phases", "phase_diagram"),
     ("imaging", "trials", "most_trials"),
     # other languages
     ("data", "modèle", "model"),

@@ -110,8 +110,8 @@ def test_a_report_lies_anywhere_and_follows_a_run_or_shows_a_part_of_it(copy):
     """C03 and C21."""
     done = snakemake(copy, "--report", "results/mini/reports/r.html", "--config", "study=mini")
     assert done.returncode == 0 and (copy / "results/mini/reports/r.html").is_file(), done.stdout
-    part = "results/mini/figures/error_vs_features.svg"
-    (copy / "results/mini/figures/error_vs_features.pdf").unlink()
+    part = "results/mini/figures/theory.svg"
+    (copy / "results/mini/figures/theory.pdf").unlink()
     done = snakemake(copy, part, "--report", "part.html", "--config", "study=mini")
     assert (
         done.returncode == 0 and "Not there yet: 1 of 7 files" in (copy / "part.html").read_text()
@@ -657,9 +657,7 @@ def test_clearing_does_not_mind_what_others_change(tmp_path):
 
 def test_a_target_is_told_in_one_line(ran, copy):
     """And a run prints few lines."""
-    done = snakemake(
-        copy, "--force", "results/mini/figures/error_vs_features.svg", "--config", "study=mini"
-    )
+    done = snakemake(copy, "--force", "results/mini/figures/theory.svg", "--config", "study=mini")
     assert done.returncode == 0, done.stdout
     done = snakemake(copy, "--forceall", "--dry-run", "--config", "study=mini")
     (place,) = [
@@ -669,7 +667,7 @@ def test_a_target_is_told_in_one_line(ran, copy):
     ]
     line, reason = done.stdout.splitlines()[place : place + 2]
     assert line == "Job 0: Everything of the study mini is there." and len(reason) < 60
-    assert done.stdout.count("error_vs_features.pdf") < 2
+    assert done.stdout.count("theory.pdf") < 2
 
 
 def test_a_bad_file_that_a_job_finds_is_told_without_much_around_it(copy):

@@ -155,9 +155,8 @@ TINY = {
     "figures": {
         "trace": {"experiments": ["chosen"]},
         "features_needed": {"experiments": ["small"]},
-        "error_vs_features": {"experiments": ["small", "chosen", "leaky"]},
+        "theory": {"experiments": ["small", "chosen", "leaky"]},
         "phase_diagram": {"experiments": ["small", "leaky"]},
-        "predicted_error": {"experiments": ["small", "leaky"]},
         "symmetries": {"experiments": ["fitted"]},
         "feature_maps": {"experiments": ["maps"]},
         "dynamic_range": {"experiments": ["maps"]},

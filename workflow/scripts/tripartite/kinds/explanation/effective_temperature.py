@@ -2,134 +2,184 @@
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import heads_by, interval, mark, points
+from tripartite.figures.panels import beyond, estimates, frame, heads_by, legend, line
 
-MAX_HEADS = 6  # in a panel
+MAX_EXPERIMENTS = 4
+MAX_HEADS = 6  # of an experiment
 TEMPERATURE = "temperature"
-PREDICTIONS = (  # measured, predicted, look of its marks, words of the legend
-    (
-        "slope_of_logs",
-        "slope_of_logs_predicted",
-        {"marker": "^"},
-        "slope of ln weights, against its exact mean",
-    ),
-    (
-        "inverse_temperature",
-        "inverse_temperature_unshifted",
-        {"marker": "o", "markerfacecolor": "white"},
-        "likeliest $\\beta$, against the random-energy model",
-    ),
-    (
-        "inverse_temperature",
-        "inverse_temperature_shifted",
-        {"marker": "o"},
-        "the same, with a shift fitted to other heads",
-    ),
-)
-COLOURS = {  # of what is fitted beside β
-    TEMPERATURE: palette.COLOURS[0],
-    "uniform share": palette.COLOURS[4],
-    "decay": palette.COLOURS[2],
-    "key bias": palette.COLOURS[3],
-    "softmax": palette.EXACT,
-    "uniform": "0.75",
+DESCRIPTIONS = {  # what is fitted, and its name with the number of parameters
+    "uniform share": "share of equal attention ε: 1",
+    "decay": "decay with distance γ: 1",
+    TEMPERATURE: "inverse temperature β: 1",
+    "temperature and uniform share": "β and ε: 2",
+    "temperature and decay": "β and γ: 2",
+    "key bias": "bias of each key: N − 1",
+    "temperature and key bias": "β and biases: N",
 }
-TRACKS = tuple(COLOURS)[:4]  # of a head, from above
-PALE = 0.4  # opacity where β is 1
+BETA = (0.0, 1.3)
+REMOVED = (-0.35, 1.0)
 
 
 def effective_temperature(fits: dict[str, xr.Dataset]) -> Figure:
-    """A row for each experiment: β against predictions, what explanations remove, the likeliest.
-
-    Left and middle: at most MAX_HEADS heads, with 95 % intervals over inputs and seeds, left of all
-    sizes, middle of the largest. Right: all networks of the largest size.
-    """
+    """A column for each experiment: beta against m, and what descriptions remove."""
     palette.apply()
+    drawn = table(fits)
+    shown = [*fits][:MAX_EXPERIMENTS]
+    names = [fit.attrs["data"] for fit in fits.values()]
     figure, axes = plt.subplots(
-        len(fits), 3, squeeze=False, figsize=(palette.PAGE, 2.1 * len(fits) + 0.6)
+        2,
+        len(shown),
+        squeeze=False,
+        sharey="row",
+        height_ratios=(45, 62),
+        figsize=(palette.COLUMN if len(shown) == 1 else palette.PAGE, 150 * palette.MM),
     )
-    for row, fit in zip(axes, fits.values()):
-        heads = heads_by(fit["sigma_squared"].values, MAX_HEADS)
-        colours = mpl.colormaps["viridis"](np.linspace(0, 0.8, max(len(heads), 1)))
-        of_heads = [(fit.isel(layer=a, head=b), colour) for (a, b), colour in zip(heads, colours)]
-        draw_predictions(row[0], of_heads)
-        draw_removed(row[1], of_heads)
-        draw_likeliest(row[2], fit)
-        palette.title_of(row[0], fit, "flattened …")
-        size = palette.power(np.log10(fit["n_features"].values[-1]))
-        row[1].set_title(f"… and noisy ($m$ = {size})", loc="left")
-        row[2].set_title(f"best by AIC ($m$ = {size})", loc="left")
-    handles = [mark(words, color="0.35", **look) for *_, look, words in PREDICTIONS]
-    handles += [
-        mark(name, color=colour, marker="s", markersize=4) for name, colour in COLOURS.items()
-    ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        title="middle and right: open or pale with $\\beta$ = 1, full with $\\beta$ fitted",
+    for (upper, lower), experiment in zip(axes.T, shown):
+        fit, of_fit = fits[experiment], drawn[drawn["experiment"] == experiment]
+        look = palette.marks(palette.look_of(fit.attrs["data"], names))
+        draw_temperatures(upper, of_fit[of_fit["quantity"] == "inverse temperature"], look)
+        draw_removed(lower, of_fit[of_fit["quantity"] == "divergence removed"], look)
+        palette.title_of(upper, fit)
+        lower.set_title(
+            f"$m$ = {palette.power(np.log10(fit['n_features'].values[-1]))}", loc="left"
+        )
+    axes[0, 0].set_ylabel("likeliest inverse\ntemperature β")
+    axes[1, 0].set_yticks(range(len(DESCRIPTIONS)), DESCRIPTIONS.values())
+    axes[1, 0].set_ylim(len(DESCRIPTIONS) - 0.5, -0.5)
+    scale = mpl.cm.ScalarMappable(palette.HARDNESS, palette.BAD_MAP)
+    figure.colorbar(
+        scale,
+        ax=[*axes.flat],
+        orientation="horizontal",
+        aspect=50,
+        shrink=0.7,
+        pad=0.02,
+        label="hardness of the head $\\sigma^2$",
     )
+    more = [line(f"{len(shown)} of {len(fits)} experiments are shown", linestyle="")]
+    legend(figure, more * (len(shown) < len(fits)), ncols=1 if len(shown) == 1 else 3)
     return figure
 
 
-def draw_predictions(axis: Axes, heads: list) -> None:
-    """Measured against predicted, with the line where they are equal."""
-    axis.plot([0, 1.2], [0, 1.2], color=palette.EXACT, linewidth=0.6, linestyle=":")
-    for head, colour in heads:
-        fitted = head.sel(explanation=TEMPERATURE)
-        for measured, predicted, look, _ in PREDICTIONS:
-            x = fitted[predicted].values
-            points(axis, x, interval(fitted, measured), colour, elinewidth=0.6, **look)
-    axis.set(xlim=(0, 1.2), ylim=(0, 1.2), xticks=(0, 0.5, 1), yticks=(0, 0.5, 1))
-    axis.set(xlabel="predicted $\\beta$", ylabel="measured $\\beta$")
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Inverse temperatures, measured and predicted, and shares removed, of the heads shown."""
+    parts = []
+    for experiment, fit in [*fits.items()][:MAX_EXPERIMENTS]:
+        one = {experiment: fit}
+        beta = frame(
+            one,
+            "inverse_temperature",
+            "inverse_temperature_shifted",
+            "sigma_squared",
+            explanation=TEMPERATURE,
+        )
+        beta = beta.rename(columns={"inverse_temperature_shifted": "predicted"})
+        removed = frame(one, "divergence_removed_unfitted", "sigma_squared")
+        removed = removed[
+            removed["explanation"].isin(DESCRIPTIONS)
+            & (removed["n_features"] == fit["n_features"].values[-1])
+        ]
+        named = (
+            ("inverse temperature", "inverse_temperature", beta),
+            ("divergence removed", "divergence_removed_unfitted", removed),
+        )
+        heads = heads_by(fit["sigma_squared"].transpose("layer", "head").values, MAX_HEADS)
+        places = {(int(fit["layer"][a]), int(fit["head"][b])): i for i, (a, b) in enumerate(heads)}
+        for quantity, name, part in named:
+            place = [places.get(pair) for pair in zip(part["layer"], part["head"])]
+            part = part.assign(quantity=quantity, place=pd.Series(place, part.index, dtype=float))
+            columns = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+            parts.append(part.rename(columns=columns).dropna(subset=["place", "value"]))
+    return pd.concat(parts, ignore_index=True)
 
 
-def draw_removed(axis: Axes, heads: list) -> None:
-    """Share that explanations remove in queries they were not fitted to: lines in a head's row."""
-    for place, (head, _) in enumerate(heads):
-        largest = head.isel(n_features=-1)
-        for track, name in enumerate(TRACKS):
-            y = place + 0.2 * (track - 1.5)
-            fitted = name if name == TEMPERATURE else f"{TEMPERATURE} and {name}"
-            for explanation in dict.fromkeys((name, fitted)):
-                middle, low, high = interval(
-                    largest.sel(explanation=explanation), "divergence_removed_unfitted"
-                )
-                face = COLOURS[name] if explanation == fitted else "white"
-                axis.plot([low, high], [y, y], color=COLOURS[name], linewidth=0.6)
-                axis.plot(middle, y, "o", color=COLOURS[name], markerfacecolor=face, markersize=2.5)
-    for y in np.arange(1, len(heads)) - 0.5:
-        axis.axhline(y, color="0.85", linewidth=0.5)
-    axis.axvline(0, color=palette.EXACT, linewidth=0.6, linestyle=":")
-    labels = [f"{float(head['sigma_squared']):.1f}" for head, _ in heads]
-    axis.set_yticks(np.arange(len(heads)), labels)
-    for label, (_, colour) in zip(axis.get_yticklabels(), heads):
-        label.set(color=colour, weight="bold")
-    axis.set(xlim=(-0.3, 1), ylim=(len(heads) - 0.5, -0.5))
-    axis.set(
-        xlabel="share of divergence removed\n(in queries it was not fitted to)",
-        ylabel="head, by its $\\sigma^2$",
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Betas of the shown heads with the most neurons, and ranges of what descriptions remove."""
+    drawn = table(fits)
+    if drawn.empty:
+        return "No network that is shown could be described."
+    random = drawn["data"].str.startswith("random heads")
+    of_models = drawn[~random] if not random.all() else drawn
+    most = of_models.groupby("experiment")["n_features"].transform("max")
+    largest = of_models[of_models["n_features"] == most]
+    beta = largest[largest["quantity"] == "inverse temperature"]
+    below = int((beta["value_high"] < 1).sum())
+    n, sizes = len(beta), " or ".join(map(str, sorted(most.unique())))
+    first = (
+        f"With m = {sizes} the likeliest inverse temperature of {n} "
+        f"{'random heads' if random.all() else 'heads of models'} is {span(beta['value'])}, with "
+        f"intervals below 1 in {below}."
     )
+    removed = largest[largest["quantity"] == "divergence removed"].groupby("explanation")["value"]
+    words = {
+        TEMPERATURE: "it removes",
+        "key bias": "a bias of each key",
+        "temperature and key bias": "both",
+    }
+    shares = [
+        f"{text} {span(100 * removed.get_group(name))} %"
+        for name, text in words.items()
+        if name in removed.groups
+    ]
+    second = (
+        f"Of the divergence from softmax attention, in queries not fitted, {', '.join(shares)}."
+        if shares
+        else ""
+    )
+    return f"{first} {second}".strip()
 
 
-def draw_likeliest(axis: Axes, fit: xr.Dataset) -> None:
-    """Share of networks in which each explanation has the lowest AIC, stacked."""
-    share = fit["share_best"].isel(n_features=-1).mean(("layer", "head"))
-    tokens = [f"{x:g}" for x in fit["attended_tokens"].values]
-    x, bottom = np.arange(len(tokens)), np.zeros(len(tokens))
-    for explanation in map(str, fit["explanation"].values):
-        name = explanation.removeprefix(f"{TEMPERATURE} and ")
-        has_beta = explanation.startswith(TEMPERATURE) or name in ("softmax", "uniform")
-        height = np.nan_to_num(share.sel(explanation=explanation).values)
-        colour = mpl.colors.to_rgba(COLOURS[name], 1 if has_beta else PALE)
-        axis.bar(x, height, bottom=bottom, color=colour, width=0.8)
-        bottom += height
-    axis.set_xticks(x, tokens)
-    axis.set(ylim=(0, 1), yticks=(0, 0.5, 1))
-    axis.set(xlabel="attended tokens per query (assumed)", ylabel="share of networks")
+def span(values: pd.Series) -> str:
+    """Smallest to largest of some values, with two digits."""
+    low, high = (f"{x:.2g}" if abs(x) < 100 else f"{x:.3g}" for x in (values.min(), values.max()))
+    return low if low == high else f"{low} to {high}"
+
+
+def draw_temperatures(axis: Axes, drawn: pd.DataFrame, look: dict) -> None:
+    """Beta of each head against m, and what the random-energy model predicts from other heads."""
+    axis.axhline(1, color=palette.GUIDE, linewidth=0.6, linestyle="--", label="softmax attention")
+    for _, one in drawn.groupby("place"):
+        axis.plot(
+            one["n_features"],
+            one["predicted"],
+            color=palette.EXACT,
+            linewidth=0.6,
+            label="predicted, with a shift fitted to other heads",
+        )
+        draw_head(axis, "n_features", "value", one, look)
+    off = ~drawn["value"].between(*BETA)
+    beyond(axis, int(off.sum()), len(drawn), "lower right")
+    axis.set(xscale="log", ylim=BETA, xlabel="hidden neurons $m$")
+    if len(drawn):
+        axis.set_xlim(drawn["n_features"].min() / 1.5, drawn["n_features"].max() * 1.5)
+
+
+def draw_removed(axis: Axes, drawn: pd.DataFrame, look: dict) -> None:
+    """Share that descriptions remove, a row each; heads from above, easy before hard."""
+    axis.axvline(0, color=palette.GUIDE, linewidth=0.6, linestyle="--")
+    n_heads = max(drawn["place"].max() + 1, 1) if len(drawn) else 1
+    rows = {name: row for row, name in enumerate(DESCRIPTIONS)}
+    for place, one in drawn.groupby("place"):
+        height = 0.7 * ((place + 0.5) / n_heads - 0.5)
+        one = one.assign(row=one["explanation"].map(rows) + height)
+        draw_head(axis, "value", "row", one, look, across=True)
+    for y in np.arange(1, len(rows)) - 0.5:
+        axis.axhline(y, color=palette.SHADE, linewidth=0.5)
+    off = ~drawn["value"].between(*REMOVED)
+    beyond(axis, int(off.sum()), len(drawn), "lower left")
+    axis.set(xlim=REMOVED, xlabel="share of divergence\nremoved")
+    axis.tick_params(axis="y", length=0)
+
+
+def draw_head(axis: Axes, x: str, y: str, one: pd.DataFrame, look: dict, across=False) -> None:
+    """Estimates of a head in the colour of its hardness."""
+    colour = palette.colour_of_hardness(float(one["sigma_squared"].iloc[0]))
+    look = look | {"color": palette.KEY, "markerfacecolor": colour, "markeredgecolor": palette.KEY}
+    estimates(x, y, data=one, axis=axis, across=across, **look | {"markeredgewidth": 0.5})
