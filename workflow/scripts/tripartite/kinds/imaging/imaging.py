@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import PART, estimates, frame, head_words, heads_by, legend, mark
+from tripartite.figures.panels import estimates, frame, head_words, heads_by, legend, mark
 
 MAX_COLUMNS = 2  # experiments side by side
 MAX_HEADS = 2  # of each: the one whose fluorescence the normaliser explains best, and the last one
@@ -27,7 +27,7 @@ RIVALS = {  # what fluorescence is explained by, and its name in the figure
     "beyond": "$Z$ beyond all others",
 }
 DESIGNS = {
-    "beside signals": "$Z$ beside signals",
+    "beside signals": "beside signals",
     "beside contacts": "and beside other contacts",
     "two contexts": "difference of two contexts",
 }
@@ -52,7 +52,18 @@ TRACES = {  # variable: name in the legend, look
         {"color": palette.EXACT, "linewidth": 0.9, "linestyle": "--"},
     ),
 }
-ORDER = ["experiment", "quantity", "layer", "head"]
+COLUMNS = [
+    "experiment",
+    "data",
+    "quantity",
+    "rank",
+    "layer",
+    "head",
+    "n_features",
+    "noise",
+    "rival",
+]
+COLUMNS += ["design", "astrocyte", "value", "value_low", "value_high", "trials_tried", "seconds"]
 
 
 def imaging(fits: dict[str, xr.Dataset]) -> Figure:
@@ -71,25 +82,22 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
         squeeze=False,
         figsize=((palette.COLUMN, palette.PAGE)[len(shown) - 1], 192 * palette.MM),
         height_ratios=rows,
-        sharey="row",
     )
     heads = []
     for (experiment, fit), column in zip(shown.items(), axes.T):
         own = drawn[(drawn["experiment"] == experiment) & chosen(drawn, fit)]
         draw_trace(column[0], fit, own)
         places = heads_of(fit)
-        looks = []
-        for rank, place in enumerate(places):
-            look = palette.marks(palette.look_of(fit.attrs["data"], names_of(shown)), rank == 0)
-            looks.append(look)
+        look = palette.look_of(fit.attrs["data"], [x.attrs["data"] for x in fits.values()])
+        looks = [palette.marks(look, filled=not rank) for rank in range(len(places))]
+        for place, of_head in zip(places, looks):
             words = f"{palette.short_name(fit.attrs['data'])}: {head_words(fit, place)}"
-            heads.append(mark(words, **look))
+            heads.append(mark(words, **of_head))
         draw_explained(column[1], own, looks)
         draw_trials(column[2], fit, own, looks)
         draw_found(column[3], own, looks)
-    for axis in axes[:, 1:].flat:
+    for axis in axes[1:, 1:].flat:
         axis.tick_params(labelleft=False)
-        axis.set_ylabel("")
     if len(fits) > len(shown):
         words = f"{len(shown)} of {len(fits)} experiments shown"
         figure.suptitle(words, fontsize=palette.STYLE["legend.fontsize"])
@@ -102,13 +110,12 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     shown = dict([*fits.items()][:MAX_COLUMNS])
     parts = []
     for experiment, fit in shown.items():
-        few = fit.isel(layer=[], head=[])
-        for layer, head in heads_of(fit):
+        for rank, (layer, head) in enumerate(heads_of(fit)):
             few = fit.isel(layer=[layer], head=[head])
             for name in ("r_squared", "partial", "trials_needed", "share_found"):
                 # numbers of trials are known or beyond what can be afforded where these are
                 names = (name, "trials_tried") if name == "trials_needed" else (name,)
-                part = frame({experiment: few}, *names).assign(quantity=name)
+                part = frame({experiment: few}, *names).assign(quantity=name, rank=rank)
                 ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
                 parts.append(part.rename(columns=ends))
         traces = fit[["trace_seconds", *TRACES]].isel(
@@ -121,52 +128,46 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
         about |= {"n_features": int(fit["n_features"][-1]), "experiment": experiment}
         about |= {"noise": float(fit["noise"][middle_noise(fit)]), "data": fit.attrs["data"]}
         parts.append(recording.assign(**about))
-    found = pd.concat(parts, ignore_index=True)
-    return found[[*ORDER, *(name for name in found if name not in ORDER)]]
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """Trials of the designs, and how often other astrocytes pass, in each head shown."""
+    """Trials of two designs in the heads shown, and how often other astrocytes pass."""
     drawn = table(fits)
-    words = []
-    for experiment, fit in [*fits.items()][:MAX_COLUMNS]:
-        for place in heads_of(fit):
+    shown = [*fits.items()][:MAX_COLUMNS]
+
+    def listed(quantity: str, design: str, astrocyte: str = "") -> str:
+        words = []
+        for experiment, fit in shown:
             own = drawn[(drawn["experiment"] == experiment) & chosen(drawn, fit)]
-            own = own[(own["layer"] == int(fit["layer"][place[0]]))]
-            own = own[(own["head"] == int(fit["head"][place[1]]))]
-            trials = own[own["quantity"] == "trials_needed"].set_index("design")
-            numbers = {
-                design: trials_words(fit, trials.loc[design]) if design in trials.index else "–"
-                for design in DESIGNS
-            }
-            found = own[own["quantity"] == "share_found"].set_index(["astrocyte", "design"])
-            passes = found["value"].reindex(
-                [
-                    ("another input", "beside signals"),
-                    ("another input", "two contexts"),
-                    ("shuffled contacts", "two contexts"),
-                ]
-            )
-            shares = [palette.decimal(x) for x in passes]
-            name = palette.short_name(fit.attrs["data"])
-            words.append(
-                f"{name}, {head_words(fit, place)} (m = {int(fit['n_features'][-1])}, noise "
-                f"{fit['noise'].values[middle_noise(fit)]:g} times the signal): "
-                f"{numbers['beside signals']} trials find Z beside signals, but the astrocyte of "
-                f"another input passes in {shares[0]} of experiments; in the difference of two "
-                f"contexts it passes in {shares[1]} and shuffled contacts in {shares[2]}, at "
-                f"{numbers['two contexts']} pairs of recordings."
-            )
-    return " ".join(words) or "No head has a recording that varies."
+            own = own[(own["quantity"] == quantity) & (own["design"] == design)]
+            own = own[own["astrocyte"] == astrocyte] if astrocyte else own
+            numbers = [
+                share(row["value"]) if astrocyte else trials_words(fit, row)
+                for _, row in own.sort_values("rank").iterrows()
+            ]
+            words.append(f"{' and '.join(numbers) or 'an unknown number'} ({about(fit)})")
+        return ", ".join(words)
+
+    def about(fit: xr.Dataset) -> str:
+        return palette.short_name(fit.attrs["data"])
+
+    signals, contexts = "beside signals", "two contexts"
+    fit = shown[0][1]
+    return (
+        f"With a noise of {fit['noise'].values[middle_noise(fit)]:g} times the signal and m = "
+        f"{int(fit['n_features'][-1])}, {listed('trials_needed', signals)} trials find Z beside "
+        f"signals; an astrocyte of another input passes in "
+        f"{listed('share_found', signals, 'another input')} of experiments. The difference of two "
+        f"contexts takes {listed('trials_needed', contexts)} pairs of recordings; of another input "
+        f"{listed('share_found', contexts, 'another input')} pass there, of shuffled contacts "
+        f"{listed('share_found', contexts, 'shuffled contacts')}."
+    )
 
 
 def heads_of(fit: xr.Dataset) -> list[tuple[int, int]]:
     """Places (layer, head) of the heads shown, first the one that the normaliser explains best."""
     return heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
-
-
-def names_of(fits: dict[str, xr.Dataset]) -> list[str]:
-    return [fit.attrs["data"] for fit in fits.values()]
 
 
 def middle_noise(fit: xr.Dataset) -> int:
@@ -271,19 +272,21 @@ def draw_found(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
             label="2.5 % and 80 % of experiments",
             zorder=0,
         )
-    axis.set_title("Found in as many trials, if contacts hold …", loc="left")
+    axis.set_title("What passes, if contacts hold …", loc="left")
     axis.set(xlim=(-0.03, 1.03), xlabel="share of experiments that find $Z$")
     name_rows(axis, places, words)
+    for label in axis.get_yticklabels()[:: len(ASTROCYTES) + 1]:
+        label.set_weight("bold")
     write_beside(axis, of_heads, [*rows.values()])
 
 
 def in_rows(own: pd.DataFrame, y: pd.Series, looks: list[dict], apart: float = 0.2) -> list:
     """Tables of the heads in order, with their rows y: the first a little higher than the last."""
-    own = own.assign(y=y.astype(float))
-    groups = [part for _, part in own.groupby(["rank"], sort=True)] if "rank" in own else []
-    parts = groups or [part for _, part in own.groupby(["layer", "head"], sort=False)]
     shifts = np.linspace(-apart, apart, len(looks)) if len(looks) > 1 else [0.0]
-    return [part.assign(y=part["y"] + shift) for part, shift in zip(parts, shifts)]
+    own = own.assign(y=y.astype(float))
+    return [
+        own[own["rank"] == rank].assign(y=own["y"] + shift) for rank, shift in enumerate(shifts)
+    ][: len(looks)]
 
 
 def name_rows(axis: Axes, places: list, words: list[str], edge: float = 0.6) -> None:
@@ -297,7 +300,7 @@ def write_beside(axis: Axes, of_heads: list[pd.DataFrame], places: list[float]) 
     """The values of each row at its right, of the first head first."""
     for place in places:
         values = [part.loc[(part["y"] - place).abs() < 0.5, "value"] for part in of_heads]
-        words = ", ".join(palette.decimal(float(x.iloc[0])) for x in values if len(x))
+        words = ", ".join(share(float(x.iloc[0])) for x in values if len(x))
         beside(axis, place, words)
 
 
@@ -321,6 +324,10 @@ def trials_words(fit: xr.Dataset, row: pd.Series) -> str:
         return captions.interval(row["value"], row["value_low"], row["value_high"], short)
     low = row["value_low"]
     return f"[{short(low)}, > {most:g}]" if low < most else f"> {most:g}"
+
+
+def share(x: float) -> str:
+    return palette.decimal(x) if x != x or x >= 0.1 else f"{x:.2g}"
 
 
 def short(x: float) -> str:
