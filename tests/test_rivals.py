@@ -367,7 +367,7 @@ def test_the_figure_draws_what_was_found(found):
             wanted = one["output_error"].sel(n_features=size).values
             wanted = np.sort([*wanted[wanted > 1e-9], *one["rival_error"].values[1:]])
             assert any(np.array_equal(np.sort(line.get_xdata()), wanted) for line in axis.lines)
-        wanted = one["output_error"].sel(mechanism="network").values
+        wanted = one["output_error"].sel(mechanism="network, fitted").values
         assert any(np.array_equal(line.get_ydata(), wanted) for line in curve.lines)
         wanted = one["ratio_needed"].dropna("reading").values
         assert any(np.array_equal(line.get_xdata(), wanted) for line in times.lines)

@@ -160,7 +160,7 @@ def fastest(parts: list[xr.Dataset]) -> list[int]:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """How p follows its normaliser and calcium follows p, by ranks over tokens, and the errors left."""
+    """How p follows its normaliser and calcium follows p, by ranks, and the errors left."""
     fit = next(iter(fits.values()))
     settled, exact, calcium = correlations(fit)
     words = (
@@ -207,7 +207,10 @@ def correlations(fit: xr.Dataset) -> tuple[float, float, float]:
 def token_windows(fit: xr.Dataset) -> list[list[Cell]]:
     """The first tokens in the order of time: a window to write and one to read, or one for both."""
     n_tokens = fit.sizes["token"]
-    write, read = float(fit["token_seconds"]), float(fit["read_seconds"])
+    write, read = (  # within what settings allow, so that odd files can be drawn
+        float(np.nan_to_num(np.clip(fit[f"{phase}_seconds"], 1e-9, 1e6), nan=1.0))
+        for phase in ("token", "read")
+    )
     shown = range(min(MAX_TOKENS, n_tokens))
     if not alternates(fit):
         begin = n_tokens * write
@@ -324,17 +327,29 @@ def name_neurons(panels: np.ndarray, name: str, drawn: pd.DataFrame) -> None:
         return
     words = [f"${symbol}_{number}$" for number in range(1, len(columns) + 1)]
     if name == "rates":
-        for word, column in zip(words, columns):
-            peak = drawn.loc[known[column].idxmax()]
-            of_token = (drawn[["token", "phase"]] == peak[["token", "phase"]]).all(axis=1)
-            panels[int(peak["window"])].annotate(
-                word,
-                (drawn.loc[of_token, "seconds"].mean(), peak[column]),
-                xytext=(0, 1),
-                textcoords="offset points",
-                ha="center",
-                va="bottom",
-            )
+        peaks = [drawn.loc[known[column].idxmax()] for column in columns]
+        for window, axis in enumerate(panels):
+            start, stop = axis.get_xlim()
+            here = [i for i, peak in enumerate(peaks) if peak["window"] == window]
+            middles = [
+                drawn.loc[
+                    (drawn["token"] == peaks[i]["token"]) & (drawn["phase"] == peaks[i]["phase"]),
+                    "seconds",
+                ].mean()
+                for i in here
+            ]
+            least = 0.03 if window or len(panels) == 1 else 0.08
+            x = apart((np.array(middles) - start) / (stop - start), least)
+            for i, place in zip(here, x):
+                axis.annotate(
+                    words[i],
+                    (place, peaks[i][columns[i]]),
+                    xycoords=axis.get_yaxis_transform(),
+                    xytext=(0, 1),
+                    textcoords="offset points",
+                    ha="center",
+                    va="bottom",
+                )
         return
     low, high = panels[0].get_ylim()
     ends = (known.iloc[-1].to_numpy(dtype=float) - low) / (high - low)
@@ -354,6 +369,8 @@ def apart(places: np.ndarray, least: float) -> np.ndarray:
     """Places near the given ones, in their order, that are at least so far apart."""
     order = places.argsort(kind="stable")
     moved = places[order]
+    if not len(moved):
+        return moved
     for i in range(1, len(moved)):
         moved[i] = max(moved[i], moved[i - 1] + least)
     moved += min(0.0, 1 + least / 2 - moved[-1])
@@ -424,6 +441,8 @@ def name_phases(axes: np.ndarray, fit: xr.Dataset, n_experiments: int) -> None:
 
 
 def duration(seconds: xr.DataArray) -> str:
+    if np.isnan(seconds):
+        return "–"
     return f"{1000 * float(seconds):g} ms" if seconds < 1 else f"{float(seconds):g} s"
 
 

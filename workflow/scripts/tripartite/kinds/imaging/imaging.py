@@ -1,5 +1,7 @@
 """Could a microscope see the normaliser in an astrocyte, and with how many trials?"""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -37,7 +39,7 @@ ASTROCYTES = {
     "shuffled contacts": "this one, shuffled",
     "uniform contacts": "nothing: uniform",
 }
-TRACES = {  # variable: name in the legend, look
+TRACES: dict[str, tuple[str, dict[str, Any]]] = {  # variable: name in the legend, look
     "trace_fluorescence": ("one trial", {"color": palette.GUIDE, "linewidth": 0.5}),
     "trace_clean": (
         "fluorescence without noise",
@@ -45,7 +47,7 @@ TRACES = {  # variable: name in the legend, look
     ),
     "trace_rival": (
         "predicted from contacts of another input",
-        {"color": palette.PARTS["presynaptic"], "linewidth": 0.8},
+        {"color": palette.PARTS["presynaptic"], "linewidth": 1.1, "linestyle": ":"},
     ),
     "trace_normalizer": (
         "predicted from softmax $Z$",
@@ -67,22 +69,24 @@ COLUMNS += ["design", "astrocyte", "value", "value_low", "value_high", "trials_t
 
 
 def imaging(fits: dict[str, xr.Dataset]) -> Figure:
-    """A column for each experiment: a recording, what explains it, trials needed, what passes for Z.
+    """A column for each experiment: a recording, what explains it, trials, what passes for Z.
 
-    The largest network, at the noise that is nearest to the signal; numbers with 95 % intervals over
-    inputs and seeds.
+    The largest network, at the noise that is nearest to the signal; 95 % intervals over inputs and
+    seeds.
     """
     palette.apply()
     shown = dict([*fits.items()][:MAX_COLUMNS])
     drawn = table(fits)
     rows = (6.5, len(RIVALS), 2 * len(DESIGNS), len(DESIGNS) * (len(ASTROCYTES) + 1))
-    figure, axes = plt.subplots(
-        len(rows),
-        len(shown),
-        squeeze=False,
-        figsize=((palette.COLUMN, palette.PAGE)[len(shown) - 1], 192 * palette.MM),
-        height_ratios=rows,
-    )
+    if len(shown) > 1:
+        figure, axes = plt.subplots(
+            len(rows), 2, figsize=(palette.PAGE, 192 * palette.MM), height_ratios=rows
+        )
+    else:
+        figure, square = plt.subplots(
+            2, 2, figsize=(palette.PAGE, 125 * palette.MM), height_ratios=(rows[2], rows[3])
+        )
+        axes = square.T.reshape(4, 1)
     heads = []
     for (experiment, fit), column in zip(shown.items(), axes.T):
         own = drawn[(drawn["experiment"] == experiment) & chosen(drawn, fit)]
@@ -124,7 +128,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
         recording = traces.to_dataframe().melt("trace_seconds", [*TRACES], "quantity")
         recording = recording.rename(columns={"trace_seconds": "seconds"})
         recording = recording[recording["seconds"] <= MAX_SECONDS]
-        about = {"layer": int(fit["trace_layer"]), "head": int(fit["trace_head"])}
+        about: dict[str, Any] = {"layer": int(fit["trace_layer"]), "head": int(fit["trace_head"])}
         about |= {"n_features": int(fit["n_features"][-1]), "experiment": experiment}
         about |= {"noise": float(fit["noise"][middle_noise(fit)]), "data": fit.attrs["data"]}
         parts.append(recording.assign(**about))
@@ -146,12 +150,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 share(row["value"]) if astrocyte else trials_words(fit, row)
                 for _, row in own.sort_values("rank").iterrows()
             ]
-            words.append(f"{' and '.join(numbers) or 'an unknown number'} ({about(fit)})")
+            words.append(f"{' and '.join(numbers) or '–'} ({about(fit)})")
         return ", ".join(words)
 
     def about(fit: xr.Dataset) -> str:
         return palette.short_name(fit.attrs["data"])
 
+    if not any(heads_of(fit) for _, fit in shown):
+        return "No head has a recording that varies."
     signals, contexts = "beside signals", "two contexts"
     fit = shown[0][1]
     return (
@@ -251,7 +257,9 @@ def draw_trials(axis: Axes, fit: xr.Dataset, own: pd.DataFrame, looks: list[dict
 def draw_found(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
     """Shares of experiments that find Z in as many trials, by the design and what contacts hold."""
     own = own[own["quantity"] == "share_found"]
-    rows, places, words = {}, [], []
+    rows: dict[tuple[str, str], float] = {}
+    places: list[int] = []
+    words: list[str] = []
     for design, name in DESIGNS.items():
         places.append(len(places))
         words.append(f"{name}:")
@@ -276,7 +284,7 @@ def draw_found(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
     axis.set(xlim=(-0.03, 1.03), xlabel="share of experiments that find $Z$")
     name_rows(axis, places, words)
     for label in axis.get_yticklabels()[:: len(ASTROCYTES) + 1]:
-        label.set_weight("bold")
+        label.set_fontweight("bold")
     write_beside(axis, of_heads, [*rows.values()])
 
 
@@ -327,8 +335,8 @@ def trials_words(fit: xr.Dataset, row: pd.Series) -> str:
 
 
 def share(x: float) -> str:
-    return palette.decimal(x) if x != x or x >= 0.1 else f"{x:.2g}"
+    return palette.decimal(x) if x != x or 0.1 <= x < 100 else f"{x:.2g}"
 
 
 def short(x: float) -> str:
-    return f"{x:.0f}" if x >= 9.95 else f"{x:.2g}"
+    return f"{x:.0f}" if 9.95 <= x < 1e6 else f"{x:.2g}"

@@ -16,6 +16,7 @@ from tripartite.figures.panels import beyond, estimates, frame, head_words, head
 MAX_HEADS = 2  # shown, easy before hard
 EXACT = 1e-9  # error below which a mechanism is exact
 MAX_ERROR = 10.0  # end of the axis
+MAX_TIME = 100.0  # over the time constant: the longest ratio that settings allow
 STRIP = 0.16  # share of the axis of errors, below the least one, for what is exact
 SIZED = {  # with as many units as said, and their names
     "network": "network, random neurons",
@@ -38,7 +39,6 @@ FIXED = {  # with as many units as the head or the input has
     "a constant output": "best constant output",
 }
 CURVES = {  # drawn against units, and their colours
-    "network": palette.RECIPES["plain"].line,
     "network, fitted": palette.RECIPES["fitted"].line,
     "delta rule, elu + 1": palette.CATEGORIES[1],
     "replicator": palette.CATEGORIES[2],
@@ -76,7 +76,7 @@ def rivals(fits: dict[str, xr.Dataset]) -> Figure:
     palette.apply()
     heads, drawn = shown_heads(fits), table(fits)
     figure = plt.figure(figsize=(palette.PAGE, palette.MAX_HEIGHT))
-    parts = figure.subfigures(3, 1, height_ratios=(2.4, 1.2, 1.1))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(2.4, 1.2, 1.1))
     axes = np.array([part.subplots(1, 2) for part in parts])
     errors = drawn[drawn["quantity"].isin(["error", "error, fixed size"])]
     limits = error_limits(errors)
@@ -105,7 +105,7 @@ def rivals(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Errors with units and synapses of each mechanism, times to settle, and overlaps of the memory.
+    """Errors with units and synapses of each mechanism, times to settle, and overlaps.
 
     ratio: error over that of the fitted network of the same size, input and seed (geometric mean).
     """
@@ -117,15 +117,15 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
             {f"ratio{end}": 10 ** few[f"log10_error_ratio{end}"] for end in ("", "_low", "_high")}
         )
         of_rivals = few.rename({"rival": "mechanism", "mechanism": "_"}).drop_vars("_")
-        of_rivals = of_rivals[[name for name in of_rivals if "rival" in name]]
+        of_rivals = of_rivals[[name for name in of_rivals if "rival" in str(name)]]
         of_rivals = of_rivals.rename({f"rival_{name}": name for name in counted})
         of_rivals = of_rivals.assign_attrs(few.attrs)
-        for quantity, name, fit, names in (
-            ("error", "output_error", few, ("output_error", "ratio", *counted)),
-            ("error, fixed size", "rival_error", of_rivals, ("rival_error", *counted)),
-            ("time", "ratio_needed", few, ("ratio_needed",)),
+        for quantity, fit, name, *others in (
+            ("error", few, "output_error", "ratio", *counted),
+            ("error, fixed size", of_rivals, "rival_error", *counted),
+            ("time", few, "ratio_needed"),
         ):
-            part = frame({head.experiment: fit}, *names).assign(quantity=quantity, rank=rank)
+            part = frame({head.experiment: fit}, name, *others).assign(quantity=quantity, rank=rank)
             ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
             parts.append(part.rename(columns=ends))
     experiment, fit = next(iter(fits.items()))
@@ -143,42 +143,45 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """Errors of the fitted network, the delta rule and the replicator, and where the memory starts."""
+    """Errors of the network, the delta rule and the replicator, times, and the memory's start."""
     drawn, heads = table(fits), shown_heads(fits)
     few, most = two_sizes(next(iter(fits.values())))
 
-    def listed(name: str, size: int, mechanism: str) -> str:
+    def listed(quantity: str, name: str = "value", **which: Any) -> str:
         words = []
         for head in heads:
             own = of_head(drawn, head)
-            own = own[(own["mechanism"] == mechanism) & (own["n_features"] == size)]
-            for _, row in own[own["quantity"] == "error"].iterrows():
-                numbers = (row[name], row[f"{name}_low"], row[f"{name}_high"])
-                exact = name == "value" and row["value"] < EXACT
-                words.append("0" if exact else captions.interval(*numbers))
+            own = own[
+                (own["quantity"] == quantity) & (own[[*which]] == pd.Series(which)).all(axis=1)
+            ]
+            for _, row in own.iterrows():
+                exact = quantity == "error" and row["value"] < EXACT
+                ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+                words.append("0" if exact else captions.interval(*ends))
         return " and ".join(words) or "–"
 
-    units = drawn.loc[
-        (drawn["mechanism"] == "replicator, all tokens") & drawn["rank"].eq(0), "units"
+    fitted = listed("error", mechanism="network, fitted", n_features=most)
+    exact = listed("error", mechanism="replicator", n_features=most)
+    delta = listed("error", "ratio", mechanism="delta rule, elu + 1", n_features=few)
+    tokens = drawn.loc[drawn["mechanism"] == "replicator, all tokens", "units"].max()
+    overlap = drawn[drawn["quantity"] == "overlap"].set_index(["start", "state"])["value"]
+    starts = [
+        f"{palette.decimal(overlap.get((start, 'synapses'), np.nan))} and "
+        f"{palette.decimal(overlap.get((start, 'last'), np.nan))}"
+        for start in STARTS
     ]
     words = (
-        f"With {most} units the network of fitted neurons errs by "
-        f"{listed('value', most, 'network, fitted')} ({', '.join(x.words for x in heads)}), a "
-        f"replicator with a gain for each of {units.iloc[0] if len(units) else np.nan:.0f} tokens by "
-        f"{listed('value', most, 'replicator')}. "
-        f"With {few} units a delta rule on elu + 1 neurons with a fitted gain errs "
-        f"{listed('ratio', few, 'delta rule, elu + 1')} times as much as the fitted network. "
+        f"With {most} units the network of fitted neurons errs by {fitted} "
+        f"({'; '.join(head.words for head in heads)}), a replicator with a gain for each of "
+        f"{tokens:.0f} tokens by {exact}; with {few} units a delta "
+        f"rule on elu + 1 neurons with a fitted gain errs {delta} times as much as the network. "
+        f"Query after query, calcium has to settle for {listed('time', reading='calcium in turn')} "
+        f"time constants until the output errs by 10 %, the replicator's gains for "
+        f"{listed('time', reading='replicator in turn')}. "
     )
-    if not heads:
-        words = "No head has an error. "
-    overlap = drawn[drawn["quantity"] == "overlap"].set_index(["start", "state"])["value"]
-    at = {key: palette.decimal(float(value)) for key, value in overlap.items()}
-    said = [
-        f"{at.get((start, 'synapses'), '–')} and {at.get((start, 'last'), '–')}" for start in STARTS
-    ]
-    return words + (
-        f"In the associative memory the overlap of the synapses with the memory at the start and of "
-        f"the settled neurons is {said[0]} from the start of its public tutorial, {said[1]} from zero."
+    return (words if heads else "No head has an error. ") + (
+        f"In the associative memory, synapses at the start and settled neurons overlap with the "
+        f"memory by {starts[0]} from the start of its public tutorial, {starts[1]} from zero."
     )
 
 
@@ -203,7 +206,7 @@ def of_head(drawn: pd.DataFrame, head: Shown) -> pd.DataFrame:
 
 
 def two_sizes(fit: xr.Dataset) -> tuple[int, int]:
-    """The largest number of units with which the replicator does not hold all tokens, and the last."""
+    """Numbers of units: the largest at which the replicator lacks tokens, and the last."""
     sizes = fit["n_features"].values
     partly = sizes[fit["units"].sel(mechanism="replicator").values >= sizes]
     return int(partly[-1] if len(partly) else sizes[0]), int(sizes[-1])
@@ -212,11 +215,11 @@ def two_sizes(fit: xr.Dataset) -> tuple[int, int]:
 def error_limits(errors: pd.DataFrame) -> tuple[float, float]:
     """Ends of the axis of errors, without the strip of what is exact."""
     known = errors[["value", "value_low", "value_high"]].to_numpy(dtype=float)
-    known = known[np.isfinite(known) & (known > EXACT)]
+    known = known[(known > EXACT) & (known < MAX_ERROR)]
     if not len(known):
         return 0.1, 1.0
     low = max(known.min(), 1e-4)
-    return low / 1.2, float(np.clip(known.max() * 1.2, 2 * low, MAX_ERROR))
+    return low / 1.2, float(max(known.max() * 1.2, 2 * low))
 
 
 def draw_errors(
@@ -235,15 +238,15 @@ def draw_errors(
         draw_exact(part, exact_edge(limits), head.look, axis, "y", across=True)
         for _, row in part[part["quantity"] == "error"].iterrows():
             ratios.setdefault(row["mechanism"], []).append(ratio_words(row))
-    for name, words in ratios.items():
-        beside(axis, rows[name], "× " + ", ".join(words))
+    for name, numbers in ratios.items():
+        beside(axis, rows[name], "× " + ", ".join(numbers))
     beside(axis, -1, "× fitted")
     sized = own[own["quantity"] == "error"]
     synapses = sized.loc[sized["units"] == size, "synapses"]
-    words = f"{synapses.min():.0f} to {synapses.max():.0f} synapses" if len(synapses) else ""
+    words = f"{synapses.min():.6g} to {synapses.max():.6g} synapses" if len(synapses) else ""
     fewer = sized[sized["units"] < size]
     if len(fewer):
-        words += f"; replicator {fewer['units'].iloc[0]:.0f}, {fewer['synapses'].iloc[0]:.0f}"
+        words += f"; replicator {fewer['units'].iloc[0]:.4g}, {fewer['synapses'].iloc[0]:.6g}"
     axis.set_title(f"Errors with {size} units\n{words}", loc="left")
     axis.set_xlabel("relative error of the output")
     axis.set_yticks([*rows.values()], [*names.values()])
@@ -254,7 +257,10 @@ def draw_errors(
 
 
 def ratio_words(row: pd.Series) -> str:
-    return "0" if row["value"] < EXACT else palette.decimal(row["ratio"])
+    ratio = row["ratio"]
+    if row["value"] < EXACT:
+        return "0"
+    return f"{ratio:.0e}" if 100 <= ratio < np.inf else palette.decimal(ratio)
 
 
 def exact_edge(limits: tuple[float, float], share: float = STRIP / 2) -> float:
@@ -283,7 +289,7 @@ def error_axis(axis: Axes, limits: tuple[float, float], which: str) -> None:
     span(end, low, color=palette.SHADE, linewidth=0, zorder=0)
     lines = axis.xaxis if which == "x" else axis.yaxis
     ticks = LogLocator(subs=(1, 2, 5) if high < 99 * low else (1,)).tick_values(low, high)
-    ticks = [tick for tick in ticks if low * (high / low) ** 0.06 <= tick <= high]
+    ticks = [tick for tick in ticks if low * (high / low) ** 0.12 <= tick <= high]
     lines.set_ticks(
         [exact_edge(limits), *ticks], labels=["exact", *(f"{tick:g}" for tick in ticks)]
     )
@@ -307,7 +313,10 @@ def draw_curves(axis: Axes, own: pd.DataFrame, head: Shown, limits: tuple[float,
         level = own.loc[own["mechanism"] == name, "value"]
         for value in level[level > EXACT]:
             axis.axhline(value, color=palette.GUIDE, linestyle=style, label=FIXED[name], zorder=0)
-    axis.set(xscale="log", xlabel="units: hidden neurons or stored tokens")
+    sizes = own["n_features"].dropna()
+    if len(sizes):
+        axis.set(xscale="log", xlim=(sizes.min() / 1.3, sizes.max() * 1.3))
+    axis.set_xlabel("units: hidden neurons or stored tokens")
     axis.set_title(head.words, loc="left")
     error_axis(axis, limits, "y")
     axis.set_ylabel("relative error\nof the output")
@@ -324,7 +333,9 @@ def draw_times(axis: Axes, times: pd.DataFrame, heads: list[Shown]) -> None:
         estimates("value", "y", data=part, axis=axis, across=True, **head.look)
     axis.set_title("Time until the output errs by 10 %", loc="left")
     axis.set_xlabel("reading time over time constant")
-    axis.set_xlim(left=0)
+    known = times[["value", "value_high"]].to_numpy(dtype=float)
+    axis.set_xlim(0, 1.05 * known[known < MAX_TIME].max(initial=1.0))
+    beyond(axis, int((times["value"] >= MAX_TIME).sum()), len(times), "lower right")
     axis.set_yticks([*rows.values()], [*READINGS.values()])
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(max(rows.values()) + 0.6, -0.6)
@@ -348,7 +359,7 @@ def draw_memory(axis: Axes, overlap: pd.DataFrame) -> None:
     axis.tick_params(axis="y", length=0)
     axis.set_ylim(max(ticks) + 0.6, -0.6)
     for label in axis.get_yticklabels()[:: len(STATES) + 1]:
-        label.set_weight("bold")
+        label.set_fontweight("bold")
 
 
 def beside(axis: Axes, y: float, words: str) -> None:
