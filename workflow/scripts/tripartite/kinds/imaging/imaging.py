@@ -105,7 +105,7 @@ def imaging(fits: dict[str, xr.Dataset]) -> Figure:
     if len(fits) > len(shown):
         words = f"{len(shown)} of {len(fits)} experiments shown"
         figure.suptitle(words, fontsize=palette.STYLE["legend.fontsize"])
-    legend(figure, heads, ncols=len(shown))
+    legend(figure, heads, ncols=2)
     return figure
 
 
@@ -201,6 +201,7 @@ def draw_trace(axis: Axes, fit: xr.Dataset, own: pd.DataFrame) -> None:
         trace = own[own["quantity"] == quantity]
         axis.plot(trace["seconds"], trace["value"], label=label, **look)
     axis.set(xlabel="time (s)", ylabel="ΔF/F")
+    axis.yaxis.set_major_formatter("{x:g}")
     axis.margins(x=0)
 
 
@@ -224,9 +225,9 @@ def draw_trials(axis: Axes, fit: xr.Dataset, own: pd.DataFrame, looks: list[dict
     own = own[own["quantity"] == "trials_needed"]
     rows = {name: 2.0 * y for y, name in enumerate(DESIGNS)}
     for part, look in zip(in_rows(own, own["design"].map(rows), looks, 0.45), looks):
-        known = part[np.isfinite(part["value"])]
+        known = part[part["value"] <= most]
         estimates("value", "y", data=known, axis=axis, across=True, **look)
-        beyond = part[~np.isfinite(part["value"])]
+        beyond = part[~(part["value"] <= most)]
         edge = most * np.sqrt(ROOM)
         axis.hlines(beyond["y"], beyond["value_low"], edge, color=look["color"], linewidth=0.8)
         axis.plot(np.full(len(beyond), edge), beyond["y"], linestyle="", **look)

@@ -243,10 +243,10 @@ def draw_errors(
     beside(axis, -1, "× fitted")
     sized = own[own["quantity"] == "error"]
     synapses = sized.loc[sized["units"] == size, "synapses"]
-    words = f"{synapses.min():.6g} to {synapses.max():.6g} synapses" if len(synapses) else ""
+    words = f"{count(synapses.min())} to {count(synapses.max())} synapses" if len(synapses) else ""
     fewer = sized[sized["units"] < size]
     if len(fewer):
-        words += f"; replicator {fewer['units'].iloc[0]:.4g}, {fewer['synapses'].iloc[0]:.6g}"
+        words += f"; replicator {count(fewer['units'].iloc[0])}, {count(fewer['synapses'].iloc[0])}"
     axis.set_title(f"Errors with {size} units\n{words}", loc="left")
     axis.set_xlabel("relative error of the output")
     axis.set_yticks([*rows.values()], [*names.values()])
@@ -254,6 +254,10 @@ def draw_errors(
     axis.set_ylim(max(rows.values()) + 0.6, -1.6)
     error_axis(axis, limits, "x")
     beyond(axis, n_beyond, len(heads) * len(rows), "lower right")
+
+
+def count(x: float) -> str:
+    return f"{x:.0f}" if x < 1e8 else f"{x:.2g}"
 
 
 def ratio_words(row: pd.Series) -> str:
