@@ -626,7 +626,7 @@ def test_figure(data, found, tmp_path):
 
 
 def test_the_figure_draws_what_was_found(found):
-    trace, explained, trials, passes = imaging({"a": found}).axes
+    trace, trials, explained, passes = imaging({"a": found}).axes
     lines = {line.get_label(): line.get_ydata() for line in trace.lines}
     shown = found["trace_seconds"] <= 60
     for name, label in (
