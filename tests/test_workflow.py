@@ -172,6 +172,7 @@ TINY = {
         "lesions": {"experiments": ["hurt"]},
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
+        "laws": {"experiments": ["limit", "coupled", "hurt", "forgetful"]},
         "imaging": {"experiments": ["imaged"]},
         "rivals": {"experiments": ["rival"]},
     },
