@@ -12,13 +12,13 @@ from scipy.stats import multivariate_normal, ttest_1samp
 from conftest import assert_drawn_alike, random_heads, run_stage
 from tripartite import job
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
+from tripartite.figures.panels import heads_by
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.imaging import contacts
 from tripartite.kinds.imaging.contacts import CONTACTS, Read, log_calcium
 from tripartite.kinds.imaging.fluorescence import HYPOTHESES, Noise, frame_filter
 from tripartite.kinds.imaging.image import image
-from tripartite.kinds.imaging.imaging import imaging
+from tripartite.kinds.imaging.imaging import answer, imaging, table
 from tripartite.kinds.imaging.trials import (
     affordable,
     both_above,
@@ -615,46 +615,61 @@ def test_figure(data, found, tmp_path):
         if lost[name].dtype == np.float64:
             lost[name] = lost[name] * np.nan
     odd = odd.assign(trace_input="$x^$_y").assign_attrs(data="x $^$ y, $$")
-    fits = {"a": found, "b": odd, "c": lost}
-    assert_drawn_alike(imaging, fits, tmp_path)
+    assert_drawn_alike(imaging, {"b": odd, "c": lost, "a": found}, tmp_path)
+    for few in ({"c": lost}, {"b": odd}):
+        job.save_figure(imaging(few), [tmp_path / "x.png"], {})
     figure = imaging({f"{i}": found for i in range(3)})
-    job.save_figure(figure, [tmp_path / "x.png"], {})
-    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 27
+    assert len(figure.axes) == 8
+    assert figure.get_suptitle() == "2 of 3 experiments shown"
+    for fits in ({"c": lost}, {"c": lost, "b": odd}):
+        assert "nan" not in answer(fits)
 
 
 def test_the_figure_draws_what_was_found(found):
-    trace, *panels = imaging({"a": found}).axes
-    trials, (shares,), founds, (rivals,) = panels[:3], panels[3:4], panels[4:7], panels[7:]
-    assert [label.get_text() for label in shares.get_xticklabels()] == [
-        *HYPOTHESES,
-        "normaliser beyond",
+    trace, trials, explained, passes = imaging({"a": found}).axes
+    lines = {line.get_label(): line.get_ydata() for line in trace.lines}
+    shown = found["trace_seconds"] <= 60
+    for name, label in (
+        ("trace_fluorescence", "one trial"),
+        ("trace_normalizer", "predicted from softmax $Z$"),
+    ):
+        wanted = found[name].isel(noise=1, missing_dims="ignore")[shown]
+        np.testing.assert_array_equal(lines[label], wanted)
+    assert [label.get_text() for label in explained.get_yticklabels()][1:7] == [
+        "contacts of another input",
+        *HYPOTHESES[2:5],
+        "norm of the query",
+        "previous token",
     ]
     large = found.isel(n_features=-1, layer=0)
-    lines = {line.get_label(): line.get_ydata() for line in trace.lines}
-    np.testing.assert_array_equal(lines["one trial"], found["trace_fluorescence"][1])
-    np.testing.assert_array_equal(lines["exact normaliser $Z$ predicts"], found["trace_normalizer"])
-    wanted = [
-        (
-            shares,
-            [
-                [*large["r_squared"].values[:, head], large["partial"].values[head]]
-                for head in (0, 1)
-            ],
-        ),
-        (rivals, large["trials_to_discriminate"].values[1:, 1].T[:2]),
-    ]
-    for place in range(3):
-        for size in range(2):
-            of_size = found.isel(n_features=size, layer=0, design=place)
-            wanted.append((trials[place], of_size["trials_needed"].values.T[:2]))
-            for name in ("share_found", "share_simulated"):
-                wanted.append((founds[place], of_size[name].isel(noise=1).values.T[:2]))
-    for axis, values_of_heads in wanted:
-        drawn = [line.get_ydata() for line in axis.lines]
-        for values in values_of_heads:
-            assert any(np.array_equal(values, line, equal_nan=True) for line in drawn)
-    for place, axis in enumerate(trials):  # an arrow for each number that is not known
-        unknown = np.isnan(found["trials_needed"].isel(design=place, head=slice(2))).sum()
-        arrows = [line for line in axis.lines if line.get_marker() == "^" and len(line.get_xdata())]
-        arrows = [line for line in arrows if (line.get_ydata() > 200).all()]
-        assert sum(len(line.get_ydata()) for line in arrows) == unknown
+    for head in heads_by(-found["r_squared"].values[0, -1], 2):
+        of_head = large.isel(head=head[1])
+        middle = of_head.isel(noise=1)
+        known = middle["trials_needed"].notnull().values
+        for axis, values in (
+            (explained, [*of_head["r_squared"].values, float(of_head["partial"])]),
+            (trials, middle["trials_needed"].values[known]),
+            (trials, np.full((~known).sum(), 200 * np.sqrt(5))),
+            (passes, middle["share_found"].values.T.ravel()),
+        ):
+            drawn = [np.sort(line.get_xdata()) for line in axis.lines]
+            assert any(np.array_equal(np.sort(values), line) for line in drawn)
+
+
+def test_table_and_answer_have_what_was_found(found):
+    drawn = table({"a": found})
+    trials = drawn[drawn["quantity"] == "trials_needed"]
+    for _, row in trials.iterrows():
+        place = {name: row[name] for name in ("design", "noise", "n_features", "layer", "head")}
+        one = found.sel(place)
+        for end in ("", "_low", "_high"):
+            np.testing.assert_equal(row[f"value{end}"], float(one[f"trials_needed{end}"]))
+    assert len(trials) == 2 * 3 * 3 * 2 and {*trials["rank"]} == {0, 1}
+    said = answer({"a": found})
+    (first, _) = heads_by(-found["r_squared"].values[0, -1], 2)
+    share = found["share_found"].sel(astrocyte="another input", design="beside signals")
+    number = float(share.isel(noise=1, n_features=-1, layer=first[0], head=first[1]))
+    assert f"passes in {number:.2f}" in said or f"passes in {number:.2g}" in said
+    assert answer({"a": found.assign(share_found=found["share_found"] / 2)}) != said
+    beyond = found.assign(trials_needed=found["trials_needed"] * np.nan)
+    assert "> 200" in answer({"a": beyond})

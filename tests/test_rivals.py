@@ -10,12 +10,20 @@ from scipy.integrate import solve_ivp
 from scipy.special import logsumexp, softmax
 
 from conftest import assert_drawn_alike, defaults, random_heads, run_stage
+from tripartite import job
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.rivals import counts, memories, retrieval
 from tripartite.kinds.rivals.rival import MECHANISMS, READINGS, RIVALS, rival
-from tripartite.kinds.rivals.rivals import rivals
+from tripartite.kinds.rivals.rivals import (
+    FIXED,
+    SIZED,
+    answer,
+    rivals,
+    shown_heads,
+    table,
+    two_sizes,
+)
 from tripartite.streams import stream
 
 SETTINGS = defaults("rivals") | {
@@ -333,15 +341,53 @@ def test_sizes_and_heads_do_not_depend_on_one_another(data, found):
 
 def test_figure(data, found, tmp_path):
     lost = found.copy()
-    for name in ("output_error", "rival_error", "lag_error"):
+    for name in ("output_error", "rival_error", "ratio_needed"):
         for end in ("", "_low", "_high"):
             lost[name + end] = lost[name + end] * np.nan
-    odd = run(data, heads=[[0, 1]], n_seeds=2).assign_attrs(data="x $^$ y")
+    odd = run(data, heads=[[0, 1]], n_features=[16], n_seeds=2).assign_attrs(data="x $^$ y")
     assert_drawn_alike(rivals, {"b": odd, "c": lost}, tmp_path)
-    figure = rivals({"a": found})
-    assert figure.get_figwidth() <= palette.PAGE and figure.get_figheight() * 25.4 <= 200
-    drawn = [line.get_ydata() for line in figure.axes[0].lines]
-    wanted = found["output_error"].isel(layer=0, head=0).sel(mechanism="network")
-    assert any(np.array_equal(line, wanted) for line in drawn)
-    assert len(RIVALS) == found.sizes["rival"]
+    for fits in ({"c": lost}, {"b": odd}, {"b": odd, "a": found, "c": lost}):
+        job.save_figure(rivals(fits), [tmp_path / "x.png"], {})
+        assert "nan" not in answer(fits)
+    assert {*FIXED} == {*RIVALS} and {*SIZED} == {*MECHANISMS}
     plt.close("all")
+
+
+def test_the_figure_draws_what_was_found(found):
+    few, most = two_sizes(found)
+    heads = shown_heads({"a": found})
+    assert [head.look["markerfacecolor"] == "white" for head in heads] == [False, True]
+    errors = found["output_error"].sel(mechanism="network, fitted", n_features=most)
+    hardness = [float(errors[head.place]) for head in heads]
+    assert hardness == sorted(hardness)
+    small, large, *curves, times, _ = rivals({"a": found}).axes
+    for head, curve in zip(heads, curves):
+        one = found.isel(layer=head.place[0], head=head.place[1])
+        for axis, size in ((small, few), (large, most)):
+            wanted = one["output_error"].sel(n_features=size).values
+            wanted = np.sort([*wanted[wanted > 1e-9], *one["rival_error"].values[1:]])
+            assert any(np.array_equal(np.sort(line.get_xdata()), wanted) for line in axis.lines)
+        wanted = one["output_error"].sel(mechanism="network, fitted").values
+        assert any(np.array_equal(line.get_ydata(), wanted) for line in curve.lines)
+        wanted = one["ratio_needed"].dropna("reading").values
+        assert any(np.array_equal(line.get_xdata(), wanted) for line in times.lines)
+    plt.close("all")
+
+
+def test_table_and_answer_have_what_was_found(found):
+    drawn = table({"a": found})
+    errors = drawn[drawn["quantity"] == "error"]
+    for _, row in errors.iterrows():
+        place = {name: row[name] for name in ("mechanism", "n_features", "layer", "head")}
+        one = found.sel(place)
+        assert row["value"] == float(one["output_error"])
+        assert row["units"] == float(one["units"]) and row["synapses"] == float(one["synapses"])
+        np.testing.assert_allclose(row["ratio_low"], 10 ** float(one["log10_error_ratio_low"]))
+    overlap = drawn[drawn["quantity"] == "overlap"].set_index(["start", "state"])["value"]
+    wanted = found["naam_overlap"].sel(start="zero", pattern="memory").isel(moment=-1)
+    assert overlap["zero", "last"] == float(wanted)
+    said = answer({"a": found})
+    (first, *_) = shown_heads({"a": found})
+    largest = found["output_error"].sel(mechanism="network, fitted").isel(n_features=-1)
+    assert f"errs by {float(largest[first.place]):.2f} [" in said
+    assert answer({"a": found.assign(output_error=2 * found["output_error"])}) != said

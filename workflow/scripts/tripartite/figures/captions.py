@@ -37,7 +37,9 @@ def counts(fit: xr.Dataset) -> list[str]:
     if {"layer", "head"} <= {*fit.sizes} and (n := n_heads(fit)):
         words.append(f"{n} heads" if n > 1 else "1 head")
     inputs = settings.get("inputs")
-    if isinstance(inputs, list):
+    if "input" in fit and not fit["input"].ndim:
+        words.append("1 input")
+    elif isinstance(inputs, list):
         held = {*settings.get("calibrated_on", []), *settings.get("trained_on", [])}
         held |= {*settings.get("validated_on", [])}
         n = len([name for name in inputs if name not in held]) or len(inputs)

@@ -1,202 +1,179 @@
 """Could a microscope see the normaliser in an astrocyte, and with how many trials?"""
 
+from typing import Any
+
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from tripartite.figures import palette
-from tripartite.figures.panels import head_words, heads_by, interval, mark, points
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import estimates, frame, head_words, heads_by, legend, mark
 
-MAX_HEADS = 4  # drawn, from easy to hard
-ASTROCYTE = "#882255"
-RIVAL = "#E69F00"
-ROOM = 6.0  # times the trials that can be afforded: the end of the axis
-DESIGN_WORDS = {
-    "beside signals": "test beside signals",
-    "beside contacts": "beside rival contacts too",
+MAX_COLUMNS = 2  # experiments side by side
+MAX_HEADS = 2  # of each: the one whose fluorescence the normaliser explains best, and the last one
+MAX_SECONDS = 60.0  # of the recording
+ROOM = 5.0  # times the trials that can be afforded: the end of the axis
+LEVELS = (0.025, 0.8)  # shares of experiments: false positives that the test allows, and its power
+RIVALS = {  # what fluorescence is explained by, and its name in the figure
+    "normaliser": "normaliser $Z$",
+    "another input": "contacts of another input",
+    "shuffled contacts": "shuffled contacts",
+    "mean rate": "mean rate",
+    "drift": "drift",
+    "query norm": "norm of the query",
+    "previous token": "previous token",
+    "beyond": "$Z$ beyond all others",
+}
+DESIGNS = {
+    "beside signals": "beside signals",
+    "beside contacts": "and beside other contacts",
     "two contexts": "difference of two contexts",
 }
+ASTROCYTES = {
+    "this input": "this input",
+    "another input": "another input",
+    "shuffled contacts": "this one, shuffled",
+    "uniform contacts": "nothing: uniform",
+}
+TRACES: dict[str, tuple[str, dict[str, Any]]] = {  # variable: name in the legend, look
+    "trace_fluorescence": ("one trial", {"color": palette.GUIDE, "linewidth": 0.5}),
+    "trace_clean": (
+        "fluorescence without noise",
+        {"color": palette.PARTS["astrocyte"], "linewidth": 1.8},
+    ),
+    "trace_rival": (
+        "predicted from contacts of another input",
+        {"color": palette.PARTS["presynaptic"], "linewidth": 1.1, "linestyle": ":"},
+    ),
+    "trace_normalizer": (
+        "predicted from softmax $Z$",
+        {"color": palette.EXACT, "linewidth": 0.9, "linestyle": "--"},
+    ),
+}
+COLUMNS = [
+    "experiment",
+    "data",
+    "quantity",
+    "rank",
+    "layer",
+    "head",
+    "n_features",
+    "noise",
+    "rival",
+]
+COLUMNS += ["design", "astrocyte", "value", "value_low", "value_high", "trials_tried", "seconds"]
 
 
 def imaging(fits: dict[str, xr.Dataset]) -> Figure:
-    """A recording, what explains it, the trials of each design, and what passes for the normaliser.
+    """A column for each experiment: a recording, what explains it, trials, what passes for Z.
 
-    Means or numbers of trials with 95 % intervals over inputs and seeds; largest network filled,
-    smallest open.
+    The largest network, at the noise that is nearest to the signal; 95 % intervals over inputs and
+    seeds.
     """
     palette.apply()
-    figure = plt.figure(figsize=(palette.PAGE, 0.6 + 5.2 * len(fits)))
-    parts = figure.subfigures(len(fits), 1, squeeze=False)[:, 0]
-    for part, fit in zip(parts, fits.values()):
-        heads = heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
-        designs = [str(name) for name in fit["design"].values]
-        axes = part.subplot_mosaic(
-            [
-                ["trace"] * 4,
-                [f"trials {name}" for name in designs] + ["shares"],
-                [f"found {name}" for name in designs] + ["rivals"],
-            ],
-            height_ratios=[0.7, 1, 1],
-            width_ratios=[1, 1, 1, 1.35],
+    shown = dict([*fits.items()][:MAX_COLUMNS])
+    drawn = table(fits)
+    rows = (6.5, len(RIVALS), 2 * len(DESIGNS), len(DESIGNS) * (len(ASTROCYTES) + 1))
+    if len(shown) > 1:
+        figure, axes = plt.subplots(
+            len(rows), 2, figsize=(palette.PAGE, 192 * palette.MM), height_ratios=rows
         )
-        draw_trace(axes["trace"], fit)
-        for name in designs:
-            draw_trials(axes[f"trials {name}"], fit, heads, name)
-            draw_found(axes[f"found {name}"], fit, heads, name)
-            if name != designs[0]:
-                for axis in (axes[f"trials {name}"], axes[f"found {name}"]):
-                    axis.set_ylabel("")
-                    axis.tick_params(axis="y", labelleft=False)
-        draw_shares(axes["shares"], fit, heads)
-        draw_rivals(axes["rivals"], fit, heads)
-        handles = [
-            mark(signal_words(fit, place), palette.MARKERS[rank], color=palette.COLOURS[rank])
-            for rank, place in enumerate(heads)
-        ]
-        if handles:
-            title = "heads (s.d. of the signal in ΔF/F of the largest network, 95 % interval)"
-            part.legend(
-                handles=handles,
-                loc="outside lower center",
-                ncols=2,
-                handletextpad=0.2,
-                title=title,
-            )
-    figure.legend(handles=looks(fits), loc="outside lower center", ncols=2)
+    else:
+        figure, square = plt.subplots(
+            2, 2, figsize=(palette.PAGE, 125 * palette.MM), height_ratios=(rows[2], rows[3])
+        )
+        axes = square.T.reshape(4, 1)
+    heads = []
+    for (experiment, fit), column in zip(shown.items(), axes.T):
+        own = drawn[(drawn["experiment"] == experiment) & chosen(drawn, fit)]
+        draw_trace(column[0], fit, own)
+        places = heads_of(fit)
+        look = palette.look_of(fit.attrs["data"], [x.attrs["data"] for x in fits.values()])
+        looks = [palette.marks(look, filled=not rank) for rank in range(len(places))]
+        for place, of_head in zip(places, looks):
+            words = f"{palette.short_name(fit.attrs['data'])}: {head_words(fit, place)}"
+            heads.append(mark(words, **of_head))
+        draw_explained(column[1], own, looks)
+        draw_trials(column[2], fit, own, looks)
+        draw_found(column[3], own, looks)
+    for axis in axes[1:, 1:].flat:
+        axis.tick_params(labelleft=False)
+    if len(fits) > len(shown):
+        words = f"{len(shown)} of {len(fits)} experiments shown"
+        figure.suptitle(words, fontsize=palette.STYLE["legend.fontsize"])
+    legend(figure, heads, ncols=2)
     return figure
 
 
-def looks(fits: dict[str, xr.Dataset]) -> list:
-    """What fillings, arrows and hatching mean."""
-    sizes = {tuple(int(m) for m in fit["n_features"].values[[0, -1]]) for fit in fits.values()}
-    small, large = sizes.pop() if len(sizes) == 1 else ("smallest", "largest")
-    handles = [mark(f"$m$ = {large} (bars: 95 % over inputs and seeds)", color="0.35")]
-    if small != large:
-        handles.append(mark(f"$m$ = {small}", color="0.35", fillstyle="none"))
-    handles += [
-        mark("beyond the trials that can be afforded, or its interval is", "^", color="0.35"),
-        mark("simulated frame by frame", "_", color="0.35", markersize=6),
-    ]
-    return handles
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Numbers of the heads shown with all networks and noises, and the recording drawn."""
+    shown = dict([*fits.items()][:MAX_COLUMNS])
+    parts = []
+    for experiment, fit in shown.items():
+        for rank, (layer, head) in enumerate(heads_of(fit)):
+            few = fit.isel(layer=[layer], head=[head])
+            for name in ("r_squared", "partial", "trials_needed", "share_found"):
+                # numbers of trials are known or beyond what can be afforded where these are
+                names = (name, "trials_tried") if name == "trials_needed" else (name,)
+                part = frame({experiment: few}, *names).assign(quantity=name, rank=rank)
+                ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+                parts.append(part.rename(columns=ends))
+        traces = fit[["trace_seconds", *TRACES]].isel(
+            noise=middle_noise(fit), missing_dims="ignore"
+        )
+        recording = traces.to_dataframe().melt("trace_seconds", [*TRACES], "quantity")
+        recording = recording.rename(columns={"trace_seconds": "seconds"})
+        recording = recording[recording["seconds"] <= MAX_SECONDS]
+        about: dict[str, Any] = {"layer": int(fit["trace_layer"]), "head": int(fit["trace_head"])}
+        about |= {"n_features": int(fit["n_features"][-1]), "experiment": experiment}
+        about |= {"noise": float(fit["noise"][middle_noise(fit)]), "data": fit.attrs["data"]}
+        parts.append(recording.assign(**about))
+    return pd.concat(parts, ignore_index=True).reindex(columns=COLUMNS)
 
 
-def signal_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
-    """What a head is called, and the standard deviation of its signal."""
-    signal = interval(largest(fit, place), "signal_sd")
-    middle, low, high = (palette.percent(float(x)) for x in signal)
-    return f"{head_words(fit, place)} ({middle}, {low} to {high})"
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Trials of two designs in the heads shown, and how often other astrocytes pass."""
+    drawn = table(fits)
+    shown = [*fits.items()][:MAX_COLUMNS]
 
+    def listed(quantity: str, design: str, astrocyte: str = "") -> str:
+        words = []
+        for experiment, fit in shown:
+            own = drawn[(drawn["experiment"] == experiment) & chosen(drawn, fit)]
+            own = own[(own["quantity"] == quantity) & (own["design"] == design)]
+            own = own[own["astrocyte"] == astrocyte] if astrocyte else own
+            numbers = [
+                share(row["value"]) if astrocyte else trials_words(fit, row)
+                for _, row in own.sort_values("rank").iterrows()
+            ]
+            words.append(f"{' and '.join(numbers) or '–'} ({about(fit)})")
+        return ", ".join(words)
 
-def largest(fit: xr.Dataset, place: tuple[int, int]) -> xr.Dataset:
-    """The largest network of the head at a place (layer, head)."""
-    return fit.isel(n_features=-1, layer=place[0], head=place[1])
+    def about(fit: xr.Dataset) -> str:
+        return palette.short_name(fit.attrs["data"])
 
-
-def draw_trace(axis, fit: xr.Dataset) -> None:
-    """One trial, and what the normaliser and contacts of another input predict."""
-    seconds, noise = fit["trace_seconds"].values, fit["noise"].values
-    middle = middle_noise(fit)
-    name = palette.plain_text(str(fit["trace_input"].values).replace("_", " "))
-    place = palette.head_name(fit, fit["trace_layer"], fit["trace_head"])
-    palette.title_of(
-        axis,
-        fit,
-        f"a recording while “{name}” is read: {place}, $m$ = {fit['n_features'].values[-1]}, "
-        f"noise {noise[middle]:g} × signal",
+    if not any(heads_of(fit) for _, fit in shown):
+        return "No head has a recording that varies."
+    signals, contexts = "beside signals", "two contexts"
+    fit = shown[0][1]
+    return (
+        f"With a noise of {fit['noise'].values[middle_noise(fit)]:g} times the signal and m = "
+        f"{int(fit['n_features'][-1])}, {listed('trials_needed', signals)} trials find Z beside "
+        f"signals; an astrocyte of another input passes in "
+        f"{listed('share_found', signals, 'another input')} of experiments. The difference of two "
+        f"contexts takes {listed('trials_needed', contexts)} pairs of recordings; of another input "
+        f"{listed('share_found', contexts, 'another input')} pass there, of shuffled contacts "
+        f"{listed('share_found', contexts, 'shuffled contacts')}."
     )
-    for name, label, style in (
-        ("trace_fluorescence", "one trial", {"color": "0.8", "linewidth": 0.5}),
-        ("trace_clean", "without noise", {"color": ASTROCYTE, "linewidth": 1.3}),
-        (
-            "trace_normalizer",
-            "exact normaliser $Z$ predicts",
-            {"color": palette.EXACT, "linewidth": 0.8},
-        ),
-        (
-            "trace_rival",
-            "contacts of another input predict",
-            {"color": RIVAL, "linewidth": 0.8, "linestyle": "--"},
-        ),
-    ):
-        values = fit[name].isel(noise=middle, missing_dims="ignore")
-        axis.plot(seconds, values, label=label, **style)
-    axis.set(xlabel="time (s)", ylabel="ΔF/F")
-    axis.margins(x=0)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 0.98), ncols=4, borderpad=0, handlelength=1.5)
-    axis.set_title(axis.get_title(loc="left"), loc="left", pad=17)
-    axis.texts[0].xyann = (0, axis.texts[0].xyann[1] + 11)  # above the legend
 
 
-def draw_shares(axis, fit: xr.Dataset, heads: list) -> None:
-    """Variance explained by each alone, and by the normaliser beyond all."""
-    names = [str(name) for name in fit["rival"].values]
-    axis.set_title("variance explained, no noise\n(each alone; right: beyond all)", loc="left")
-    axis.set_ylim(0, 1.02)
-    for rank, place in enumerate(heads):
-        network = largest(fit, place)
-        ends = zip(interval(network, "r_squared"), interval(network, "partial"))
-        shares = tuple(np.append(alone, beyond) for alone, beyond in ends)
-        x = np.arange(len(names) + 1.0) + beside(rank, heads)
-        draw_points(axis, x, shares, rank)
-    axis.axvline(len(names) - 0.5, color="0.75", linewidth=0.6)
-    categories(axis, [*names, "normaliser beyond"])
-
-
-def draw_trials(axis, fit: xr.Dataset, heads: list, design: str) -> None:
-    """Trials of a design against noise."""
-    axis.set_title(f"{DESIGN_WORDS[design]}:\ntrials for 80 % power", loc="left")
-    axis.set(xlabel="noise of a frame / signal (s.d.)", ylabel="trials", xscale="log")
-    noise = fit["noise"].values
-    for size, look in networks(fit):
-        for rank, place in enumerate(heads):
-            shift = beside(rank, heads) + (0.06 if size else -0.06)
-            of_head = fit.isel(n_features=size, layer=place[0], head=place[1]).sel(design=design)
-            x = noise * 10 ** (0.8 * shift)
-            draw_counts(axis, fit, x, interval(of_head, "trials_needed"), rank, look)
-    axis.set_xlim(noise.min() / 1.8, noise.max() * 1.8)
-    axis.set_xticks(noise, [f"{x:g}" for x in noise])
-    axis.minorticks_off()
-    afforded(axis, fit)
-
-
-def draw_found(axis, fit: xr.Dataset, heads: list, design: str) -> None:
-    """Shares of experiments that find the normaliser, by what the contacts hold."""
-    names = [str(name) for name in fit["astrocyte"].values]
-    middle = middle_noise(fit)
-    axis.set_title(
-        f"found in as many trials, if\ncontacts are (noise {fit['noise'].values[middle]:g}):",
-        loc="left",
-    )
-    axis.set(ylabel="share of experiments", ylim=(-0.02, 1.04))
-    for level in (0.025, 0.8):
-        axis.axhline(level, color="0.35", linewidth=0.6, linestyle=":", zorder=0)
-    for size, look in networks(fit):
-        for rank, place in enumerate(heads):
-            of_head = fit.isel(n_features=size, noise=middle, layer=place[0], head=place[1])
-            of_head = of_head.sel(design=design)
-            x = np.arange(len(names)) + beside(rank, heads) + (0.06 if size else -0.06)
-            draw_points(axis, x, interval(of_head, "share_found"), rank, **look)
-            simulated = of_head["share_simulated"].values
-            axis.plot(x, simulated, "_", color=palette.COLOURS[rank], markersize=6)
-    axis.axvline(0.5, color="0.75", linewidth=0.6)
-    categories(axis, [name.removesuffix(" contacts") for name in names])
-
-
-def draw_rivals(axis, fit: xr.Dataset, heads: list) -> None:
-    """Trials to tell the normaliser from each rival, at the same noise."""
-    names = [str(name) for name in fit["rival"].values[1:]]
-    middle = middle_noise(fit)
-    axis.set_title(
-        f"trials until $Z$ fits better\nthan one rival (noise {fit['noise'].values[middle]:g})",
-        loc="left",
-    )
-    for rank, place in enumerate(heads):
-        of_head = largest(fit, place).isel(rival=slice(1, None), noise=middle)
-        x = np.arange(len(names)) + beside(rank, heads)
-        draw_counts(axis, fit, x, interval(of_head, "trials_to_discriminate"), rank, {})
-    categories(axis, names)
-    afforded(axis, fit)
+def heads_of(fit: xr.Dataset) -> list[tuple[int, int]]:
+    """Places (layer, head) of the heads shown, first the one that the normaliser explains best."""
+    return heads_by(-fit["r_squared"].sel(rival="normaliser").values[-1], MAX_HEADS)
 
 
 def middle_noise(fit: xr.Dataset) -> int:
@@ -204,46 +181,163 @@ def middle_noise(fit: xr.Dataset) -> int:
     return int(np.abs(np.log(fit["noise"].values)).argmin())
 
 
-def networks(fit: xr.Dataset) -> list[tuple[int, dict]]:
-    """Places of the smallest and the largest network, and how their marks look."""
-    last = fit.sizes["n_features"] - 1
-    open_marks = {"fillstyle": "none", "markeredgewidth": 0.7}
-    return [(0, open_marks), (last, {})] if last else [(0, {})]
+def chosen(drawn: pd.DataFrame, fit: xr.Dataset) -> pd.Series:
+    """Rows of the largest network, at the middle noise where they have one."""
+    noise = drawn["noise"].isna() | (drawn["noise"] == fit["noise"].values[middle_noise(fit)])
+    return noise & (drawn["n_features"] == int(fit["n_features"][-1]))
 
 
-def draw_counts(axis, fit: xr.Dataset, x: np.ndarray, triple: tuple, rank: int, look: dict) -> None:
-    """Numbers of trials; arrows from the lower end of the interval up, where there is none."""
-    top = np.sqrt(ROOM) * float(fit["most_trials"])
-    middle, low, _ = triple
-    draw_points(axis, x, triple, rank, **look)
-    none = np.isnan(middle)
-    colour = palette.COLOURS[rank]
-    axis.vlines(x[none], low[none], np.full(none.sum(), top), color=colour, linewidth=0.8)
-    look = {"markeredgewidth": 0.7} | look
-    axis.plot(x[none], np.full(none.sum(), top), "^", color=colour, markersize=3.5, **look)
+def draw_trace(axis: Axes, fit: xr.Dataset, own: pd.DataFrame) -> None:
+    """One trial, fluorescence without noise, and what Z and contacts of another input predict."""
+    noise = fit["noise"].values[middle_noise(fit)]
+    name = palette.shown(str(fit["trace_input"].values).replace("_", " "))
+    name = palette.plain_text(name if len(name) <= 20 else f"{name[:19]}…")
+    place = palette.head_name(fit, fit["trace_layer"], fit["trace_head"])
+    words = (
+        f"“{name}” is read, $m$ = {int(fit['n_features'][-1])}\n{place}, noise {noise:g} × signal"
+    )
+    palette.title_of(axis, fit, words)
+    for quantity, (label, look) in TRACES.items():
+        trace = own[own["quantity"] == quantity]
+        axis.plot(trace["seconds"], trace["value"], label=label, **look)
+    axis.set(xlabel="time (s)", ylabel="ΔF/F")
+    axis.yaxis.set_major_formatter("{x:g}")
+    axis.margins(x=0)
 
 
-def draw_points(axis, x: np.ndarray, triple: tuple, rank: int, **look) -> None:
-    """Estimates of a head with their intervals."""
-    points(axis, x, triple, palette.COLOURS[rank], palette.MARKERS[rank], zorder=3, **look)
+def draw_explained(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
+    """Shares of variance explained by each alone, and by the normaliser beyond all others."""
+    own = own[own["quantity"].isin(["r_squared", "partial"])]
+    own = own.assign(rival=own["rival"].where(own["quantity"] == "r_squared", "beyond"))
+    rows = {name: float(y) for y, name in enumerate(RIVALS)}
+    of_heads = in_rows(own, own["rival"].map(rows), looks)
+    for part, look in zip(of_heads, looks):
+        estimates("value", "y", data=part, axis=axis, across=True, **look)
+    axis.set_title("Variance explained, without noise", loc="left")
+    axis.set(xlim=(-0.03, 1.03), xlabel="share of variance")
+    name_rows(axis, [*rows.values()], [*RIVALS.values()])
+    write_beside(axis, of_heads, [*rows.values()])
 
 
-def beside(rank: int, heads: list) -> float:
-    """Place of a head beside others, in categories."""
-    return 0.24 * (rank - (len(heads) - 1) / 2) * min(1, 3 / max(1, len(heads)))
+def draw_trials(axis: Axes, fit: xr.Dataset, own: pd.DataFrame, looks: list[dict]) -> None:
+    """Trials of each design; what cannot be afforded stands in a strip beyond a break."""
+    most = float(fit["most_trials"])
+    own = own[own["quantity"] == "trials_needed"]
+    rows = {name: 2.0 * y for y, name in enumerate(DESIGNS)}
+    for part, look in zip(in_rows(own, own["design"].map(rows), looks, 0.45), looks):
+        known = part[part["value"] <= most]
+        estimates("value", "y", data=known, axis=axis, across=True, **look)
+        beyond = part[~(part["value"] <= most)]
+        edge = most * np.sqrt(ROOM)
+        axis.hlines(beyond["y"], beyond["value_low"], edge, color=look["color"], linewidth=0.8)
+        axis.plot(np.full(len(beyond), edge), beyond["y"], linestyle="", **look)
+        for _, row in part.iterrows():
+            beside(axis, row["y"], trials_words(fit, row))
+    axis.set_title("Trials that find $Z$ (80 % power)", loc="left")
+    axis.set(xscale="log", xlim=(0.9, most * ROOM), xlabel="trials, or pairs of recordings")
+    axis.axvspan(most, most * ROOM, color=palette.SHADE, linewidth=0, zorder=0)
+    axis.xaxis.set_major_locator(LogLocator(subs=(1,)))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    ticks = [10.0**i for i in range(int(np.log10(most)) + 1) if 10.0**i < 0.9 * most]
+    words = [f"{tick:g}" for tick in ticks] + [f"> {most:g}"]
+    axis.set_xticks([*ticks, most * np.sqrt(ROOM)], words)
+    axis.set_xticks([], minor=True)
+    axis.plot(
+        most,
+        0,
+        transform=axis.get_xaxis_transform(),
+        marker=[(-0.5, -1), (0.5, 1)],
+        markersize=6,
+        color=palette.EXACT,
+        markeredgewidth=0.8,
+        clip_on=False,
+    )
+    name_rows(axis, [*rows.values()], [*DESIGNS.values()], 1.0)
 
 
-def categories(axis, names: list[str]) -> None:
-    """Names of categories below an axis."""
-    axis.set_xticks(range(len(names)), names, rotation=40, ha="right", rotation_mode="anchor")
-    axis.set_xlim(-0.5, len(names) - 0.5)
-    axis.tick_params(axis="x", length=0)
+def draw_found(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
+    """Shares of experiments that find Z in as many trials, by the design and what contacts hold."""
+    own = own[own["quantity"] == "share_found"]
+    rows: dict[tuple[str, str], float] = {}
+    places: list[int] = []
+    words: list[str] = []
+    for design, name in DESIGNS.items():
+        places.append(len(places))
+        words.append(f"{name}:")
+        for astrocyte, held in ASTROCYTES.items():
+            rows[design, astrocyte] = float(len(places))
+            places.append(len(places))
+            words.append(held)
+    y = pd.Series([*zip(own["design"], own["astrocyte"])], own.index, dtype=object).map(rows)
+    of_heads = in_rows(own, y, looks)
+    for part, look in zip(of_heads, looks):
+        estimates("value", "y", data=part, axis=axis, across=True, **look)
+    for level in LEVELS:
+        axis.axvline(
+            level,
+            color=palette.GUIDE,
+            linestyle=":",
+            linewidth=0.8,
+            label="2.5 % and 80 % of experiments",
+            zorder=0,
+        )
+    axis.set_title("What passes, if contacts hold …", loc="left")
+    axis.set(xlim=(-0.03, 1.03), xlabel="share of experiments that find $Z$")
+    name_rows(axis, places, words)
+    for label in axis.get_yticklabels()[:: len(ASTROCYTES) + 1]:
+        label.set_fontweight("bold")
+    write_beside(axis, of_heads, [*rows.values()])
 
 
-def afforded(axis, fit: xr.Dataset) -> None:
-    """A logarithmic axis from one trial on, hatched beyond those that can be afforded."""
-    most = int(fit["most_trials"])
-    axis.set_yscale("log")
-    axis.set_ylim(0.8, ROOM * most)
-    axis.axhspan(most, ROOM * most, facecolor="none", edgecolor="0.85", hatch="////", linewidth=0)
-    axis.axhline(most, color="0.6", linewidth=0.6, zorder=0)
+def in_rows(own: pd.DataFrame, y: pd.Series, looks: list[dict], apart: float = 0.2) -> list:
+    """Tables of the heads in order, with their rows y: the first a little higher than the last."""
+    shifts = np.linspace(-apart, apart, len(looks)) if len(looks) > 1 else [0.0]
+    own = own.assign(y=y.astype(float))
+    return [
+        own[own["rank"] == rank].assign(y=own["y"] + shift) for rank, shift in enumerate(shifts)
+    ][: len(looks)]
+
+
+def name_rows(axis: Axes, places: list, words: list[str], edge: float = 0.6) -> None:
+    """Names of rows at the left; the first row is at the top."""
+    axis.set_yticks(places, words)
+    axis.set_ylim(max(places) + edge, min(places) - edge)
+    axis.tick_params(axis="y", length=0)
+
+
+def write_beside(axis: Axes, of_heads: list[pd.DataFrame], places: list[float]) -> None:
+    """The values of each row at its right, of the first head first."""
+    for place in places:
+        values = [part.loc[(part["y"] - place).abs() < 0.5, "value"] for part in of_heads]
+        words = ", ".join(share(float(x.iloc[0])) for x in values if len(x))
+        beside(axis, place, words)
+
+
+def beside(axis: Axes, y: float, words: str) -> None:
+    axis.annotate(
+        words,
+        (1, y),
+        xycoords=axis.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=6.5,
+        annotation_clip=False,
+    )
+
+
+def trials_words(fit: xr.Dataset, row: pd.Series) -> str:
+    """A number of trials with its interval, or what is known of it."""
+    most = float(fit["most_trials"])
+    if np.isfinite(row["value"]):
+        return captions.interval(row["value"], row["value_low"], row["value_high"], short)
+    low = row["value_low"]
+    return f"[{short(low)}, > {most:g}]" if low < most else f"> {most:g}"
+
+
+def share(x: float) -> str:
+    return palette.decimal(x) if x != x or 0.1 <= x < 100 else f"{x:.2g}"
+
+
+def short(x: float) -> str:
+    return f"{x:.0f}" if 9.95 <= x < 1e6 else f"{x:.2g}"

@@ -1,198 +1,379 @@
 """Is there a better mechanism? Errors of the network and its rivals, and how fast they settle."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, SubFigure
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
-from tripartite.figures import palette
-from tripartite.figures.panels import heads_run, interval, line, mark, points, spread
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import beyond, estimates, frame, head_words, heads_by, legend, mark
 
-MAX_HEADS = 2  # side by side
-EXACT = 1e-9  # error below which a mechanism is exact, and drawn at the lower edge
-MIN_LAG = 1e-3  # error below which nothing is drawn of what settles
-N_BARS = 6  # of the associative memory
-SIZED: dict[str, tuple[str, str, str]] = {  # words, colour, marker
-    "network": ("network, random neurons", palette.SMALL, "o"),
-    "network, fitted": ("network, fitted neurons", palette.LARGE, "o"),
-    "no division, fitted": ("the same without division (best gain)", palette.COLOURS[4], "v"),
-    "delta rule, fitted": ("delta rule, fitted neurons", palette.COLOURS[2], "s"),
-    "delta rule, elu + 1": ("delta rule, elu + 1 neurons", palette.COLOURS[2], "D"),
-    "elu + 1": ("elu + 1 neurons, division", palette.COLOURS[3], "^"),
-    "elu + 1, exponent": ("elu + 1, best exponent and gain", palette.COLOURS[6], "P"),
-    "replicator": ("replicator gains, tokens at random", palette.EXACT, "X"),
+MAX_HEADS = 2  # shown, easy before hard
+EXACT = 1e-9  # error below which a mechanism is exact
+MAX_ERROR = 10.0  # end of the axis
+MAX_TIME = 100.0  # over the time constant: the longest ratio that settings allow
+STRIP = 0.16  # share of the axis of errors, below the least one, for what is exact
+SIZED = {  # with as many units as said, and their names
+    "network": "network, random neurons",
+    "network, fitted": "network, fitted neurons",
+    "network, fitted, gain": "the same with a fitted gain",
+    "no division, fitted": "without division, fitted gain",
+    "delta rule, fitted": "delta rule, fitted neurons",
+    "delta rule, elu + 1": "delta rule, elu + 1 neurons",
+    "elu + 1": "elu + 1 neurons",
+    "elu + 1, exponent": "the same, fitted exponent, gain",
+    "replicator": "replicator, random tokens",
 }
-HOLLOW = ("delta rule, elu + 1", "elu + 1, exponent")
-FIXED: dict[str, tuple[str, str, str]] = {
-    "match and control, threshold": ("matches above a threshold", palette.COLOURS[0], "*"),
-    "match and control, best matches": ("best matches", palette.COLOURS[0], "p"),
-    "elu + 1, d_head neurons": ("elu + 1 of queries and keys", palette.COLOURS[3], "*"),
+FIXED = {  # with as many units as the head or the input has
+    "replicator, all tokens": "replicator, all tokens",
+    "match and control, threshold": "matches above a threshold",
+    "match and control, best matches": "best matches",
+    "elu + 1, d_head neurons": "elu + 1 of queries and keys",
+    "equal attention": "equal attention",
+    "equal attention, gain": "the same with a fitted gain",
+    "a constant output": "best constant output",
 }
-LEVELS = {"equal attention": ("equal attention", ":"), "a constant output": ("a constant", "--")}
-LAGS: dict[str, tuple[str, str, str]] = {  # words, colour, line
-    "calcium from rest": ("calcium that divides, from 0", palette.LARGE, ":"),
-    "calcium in turn": ("the same, query after query", palette.LARGE, "-"),
-    "replicator from rest": ("replicator, from equal gains", palette.EXACT, ":"),
-    "replicator in turn": ("the same, query after query", palette.EXACT, "-"),
+CURVES = {  # drawn against units, and their colours
+    "network, fitted": palette.RECIPES["fitted"].line,
+    "delta rule, elu + 1": palette.CATEGORIES[1],
+    "replicator": palette.CATEGORIES[2],
 }
-PATTERNS = {"memory": ("with the memory", "-"), "cue": ("with the cue", ":")}
-STARTS = {
-    "of the tutorial": ("start of the tutorial", palette.LARGE),
-    "zero": ("from zero", palette.SMALL),
+READINGS = {
+    "calcium from rest": "calcium that divides, from 0",
+    "calcium in turn": "the same, query after query",
+    "replicator from rest": "replicator, from equal gains",
+    "replicator in turn": "the same, query after query",
 }
+STARTS = {"of the tutorial": "start of its tutorial:", "zero": "start from zero:"}
+STATES = {"synapses": "synapses", "first": "neurons", "last": "neurons, settled"}
+
+
+class Shown(NamedTuple):
+    """A head that is shown: experiment, its file, place (layer, head), and look of its marks."""
+
+    experiment: str
+    fit: xr.Dataset
+    place: tuple[int, int]
+    look: dict[str, Any]
+
+    @property
+    def words(self) -> str:
+        """Its name in a legend."""
+        return f"{palette.short_name(self.fit.attrs['data'])}: {head_words(self.fit, self.place)}"
 
 
 def rivals(fits: dict[str, xr.Dataset]) -> Figure:
-    """Columns are heads, at most two: errors against units and synapses, and what has to settle.
+    """Errors by mechanism with few and with most units, against units, settling, and the memory.
 
-    Below, of the first experiment: overlaps and energy of the associative memory. Means over inputs
-    and seeds with 95 % intervals over both (of what settles over inputs, of the memory over seeds).
+    At most two heads. Means over inputs and seeds with 95 % intervals over both; of what settles
+    over inputs, of the associative memory (of the first experiment) over seeds.
     """
     palette.apply()
-    heads: list[tuple[xr.Dataset, dict[str, int]]] = [
-        (fit, pair)
-        for fit in fits.values()
-        for pair in heads_run(fit["output_error"])[: max(1, MAX_HEADS // len(fits))]
-    ][:MAX_HEADS]
-    heads = heads or [(next(iter(fits.values())), {})]
-    figure = plt.figure(figsize=(palette.PAGE, 7.4))
-    parts = figure.subfigures(3, 1, squeeze=False, height_ratios=(3.9, 1.7, 1.8))
-    above, middle, below = parts[:, 0]
-    options: dict[str, Any] = {"ncols": len(heads), "squeeze": False, "sharey": True}
-    axes = np.concatenate([above.subplots(2, **options), middle.subplots(1, **options)])
-    lowest = lowest_error([fit.sel(pair) for fit, pair in heads if pair])
-    for column, (fit, pair) in zip(axes.T, heads):
-        words = palette.head_name(fit, **pair) if pair else "no result"
-        palette.title_of(column[0], fit, words)
-        column[0].set_xlabel("units: hidden neurons or stored tokens")
-        column[1].set_xlabel("synapses")
-        column[2].set_xlabel("reading time over time constant")
-        if pair:
-            draw_errors(column[0], fit, pair, "units", lowest / 2)
-            draw_errors(column[1], fit, pair, "synapses", lowest / 2)
-            draw_lags(column[2], fit.sel(pair))
-    for axis in axes[:2, 0]:
-        axis.set_ylabel("relative output error")
-    axes[2, 0].set_ylabel("relative output error")
-    legend(above, mechanism_handles(), "bars: 95 % over inputs\nand seeds")
-    lag_handles = [
-        line(words, color=colour, linestyle=dash) for words, colour, dash in LAGS.values()
-    ]
-    legend(middle, lag_handles, "what has not settled,\nexact otherwise\n(bars: 95 % over inputs)")
-    draw_memory(below.subplots(1, 2), next(iter(fits.values())))
-    memory_handles = [line(words, color=colour) for words, colour in STARTS.values()]
-    memory_handles += [line(words, color="0.35", linestyle=x) for words, x in PATTERNS.values()]
-    legend(below, memory_handles, "bars: 95 % over seeds")
+    heads, drawn = shown_heads(fits), table(fits)
+    figure = plt.figure(figsize=(palette.PAGE, palette.MAX_HEIGHT))
+    parts: Any = figure.subfigures(3, 1, height_ratios=(2.4, 1.2, 1.1))
+    axes = np.array([part.subplots(1, 2) for part in parts])
+    errors = drawn[drawn["quantity"].isin(["error", "error, fixed size"])]
+    limits = error_limits(errors)
+    few, most = two_sizes(next(iter(fits.values())))
+    draw_errors(axes[0, 0], errors, heads, few, limits)
+    if most > few:
+        draw_errors(axes[0, 1], errors, heads, most, limits)
+    else:
+        axes[0, 1].set_axis_off()
+    for axis, head in zip(axes[1], heads):
+        draw_curves(axis, of_head(errors, head), head, limits)
+    for axis in axes[1, len(heads) :]:
+        axis.set_axis_off()
+    axes[0, 1].tick_params(labelleft=False)
+    if len(heads) > 1:
+        axes[1, 1].tick_params(labelleft=False)
+        axes[1, 1].set_ylabel("")
+    draw_times(axes[2, 0], drawn[drawn["quantity"] == "time"], heads)
+    draw_memory(axes[2, 1], drawn[drawn["quantity"] == "overlap"])
+    if len(fits) > len({head.experiment for head in heads}) and heads:
+        n = len({head.experiment for head in heads})
+        words = f"{n} of {len(fits)} experiments shown"
+        figure.suptitle(words, fontsize=palette.STYLE["legend.fontsize"])
+    legend(figure, [mark(head.words, **head.look) for head in heads], ncols=3)
     return figure
 
 
-def legend(part: SubFigure, handles: list, title: str) -> None:
-    """A legend on the right of a part, all of the same width."""
-    part.legend(
-        handles=handles,
-        title=title,
-        loc="outside right upper",
-        alignment="left",
-        handlelength=1.6,
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Errors with units and synapses of each mechanism, times to settle, and overlaps.
+
+    ratio: error over that of the fitted network of the same size, input and seed (geometric mean).
+    """
+    counted = ("units", "synapses", "synapses_written")
+    parts = []
+    for rank, head in enumerate(shown_heads(fits)):
+        few = head.fit.isel(layer=[head.place[0]], head=[head.place[1]])
+        few = few.assign(
+            {f"ratio{end}": 10 ** few[f"log10_error_ratio{end}"] for end in ("", "_low", "_high")}
+        )
+        of_rivals = few.rename({"rival": "mechanism", "mechanism": "_"}).drop_vars("_")
+        of_rivals = of_rivals[[name for name in of_rivals if "rival" in str(name)]]
+        of_rivals = of_rivals.rename({f"rival_{name}": name for name in counted})
+        of_rivals = of_rivals.assign_attrs(few.attrs)
+        for quantity, fit, name, *others in (
+            ("error", few, "output_error", "ratio", *counted),
+            ("error, fixed size", of_rivals, "rival_error", *counted),
+            ("time", few, "ratio_needed"),
+        ):
+            part = frame({head.experiment: fit}, name, *others).assign(quantity=quantity, rank=rank)
+            ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+            parts.append(part.rename(columns=ends))
+    experiment, fit = next(iter(fits.items()))
+    overlap = fit.sel(pattern="memory").isel(moment=[0, -1])
+    overlap = overlap.assign_coords(moment=["first", "last"])
+    for name, states in (("naam_drive_overlap", {}), ("naam_overlap", {"moment": "state"})):
+        part = frame({experiment: overlap.drop_vars("pattern")}, name)
+        ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+        part = part.rename(columns=ends | states).assign(quantity="overlap")
+        parts.append(part if states else part.assign(state="synapses"))
+    found = pd.concat(parts, ignore_index=True)
+    names = ["experiment", "data", "quantity", "rank", "layer", "head", "mechanism", "n_features"]
+    names += [*counted, "value", "value_low", "value_high", "ratio", "ratio_low", "ratio_high"]
+    return found.reindex(columns=[*names, "reading", "start", "state"])
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Errors of the network, the delta rule and the replicator, times, and the memory's start."""
+    drawn, heads = table(fits), shown_heads(fits)
+    few, most = two_sizes(next(iter(fits.values())))
+
+    def listed(quantity: str, name: str = "value", **which: Any) -> str:
+        words = []
+        for head in heads:
+            own = of_head(drawn, head)
+            own = own[
+                (own["quantity"] == quantity) & (own[[*which]] == pd.Series(which)).all(axis=1)
+            ]
+            for _, row in own.iterrows():
+                exact = quantity == "error" and row["value"] < EXACT
+                ends = (row[name], row[f"{name}_low"], row[f"{name}_high"])
+                words.append("0" if exact else captions.interval(*ends))
+        return " and ".join(words) or "–"
+
+    fitted = listed("error", mechanism="network, fitted", n_features=most)
+    exact = listed("error", mechanism="replicator", n_features=most)
+    delta = listed("error", "ratio", mechanism="delta rule, elu + 1", n_features=few)
+    tokens = drawn.loc[drawn["mechanism"] == "replicator, all tokens", "units"].max()
+    overlap = drawn[drawn["quantity"] == "overlap"].set_index(["start", "state"])["value"]
+    starts = [
+        f"{palette.decimal(overlap.get((start, 'synapses'), np.nan))} and "
+        f"{palette.decimal(overlap.get((start, 'last'), np.nan))}"
+        for start in STARTS
+    ]
+    words = (
+        f"With {most} units the network of fitted neurons errs by {fitted} "
+        f"({'; '.join(head.words for head in heads)}), a replicator with a gain for each of "
+        f"{tokens:.0f} tokens by {exact}; with {few} units a delta "
+        f"rule on elu + 1 neurons with a fitted gain errs {delta} times as much as the network. "
+        f"Query after query, calcium has to settle for {listed('time', reading='calcium in turn')} "
+        f"time constants until the output errs by 10 %, the replicator's gains for "
+        f"{listed('time', reading='replicator in turn')}. "
+    )
+    return (words if heads else "No head has an error. ") + (
+        f"In the associative memory, synapses at the start and settled neurons overlap with the "
+        f"memory by {starts[0]} from the start of its public tutorial, {starts[1]} from zero."
     )
 
 
-def mechanism_handles() -> list:
-    """Entries of the legend of the errors."""
-    handles = [
-        mark(words, marker, color=colour, **hollow(name))
-        for name, (words, colour, marker) in (SIZED | FIXED).items()
-    ]
-    look = {"color": "0.5", "linewidth": 0.8}
-    return handles + [line(words, linestyle=dash, **look) for words, dash in LEVELS.values()]
+def shown_heads(fits: dict[str, xr.Dataset]) -> list[Shown]:
+    """Heads of the first experiments, from easy to hard by the error of the fitted network."""
+    names = [fit.attrs["data"] for fit in fits.values()]
+    heads = []
+    for experiment, fit in [*fits.items()][:MAX_HEADS]:
+        errors = fit["output_error"].sel(mechanism="network, fitted").isel(n_features=-1)
+        look = palette.look_of(fit.attrs["data"], names)
+        places = heads_by(errors.transpose("layer", "head").values, MAX_HEADS)
+        for rank, place in enumerate(places[: max(1, MAX_HEADS // len(fits))]):
+            heads.append(Shown(experiment, fit, place, palette.marks(look, filled=not rank)))
+    return heads
 
 
-def lowest_error(of_heads: list[xr.Dataset]) -> float:
-    """The least error that is drawn and not exact."""
-    every = [fit[name].values for fit in of_heads for name in ("output_error_low", "rival_error")]
-    values = np.concatenate([x.ravel() for x in every]) if every else np.empty(0)
-    values = values[values > EXACT]
-    return float(max(values.min(), 1e-4)) if len(values) else 0.1
+def of_head(drawn: pd.DataFrame, head: Shown) -> pd.DataFrame:
+    """Rows of a head."""
+    layer, number = (int(head.fit[dim][i]) for dim, i in zip(("layer", "head"), head.place))
+    own = drawn["experiment"] == head.experiment
+    return drawn[own & (drawn["layer"] == layer) & (drawn["head"] == number)]
 
 
-def hollow(name: str) -> dict[str, Any]:
-    """The look of marks that would otherwise be taken for another mechanism's."""
-    return {"markerfacecolor": "white"} if name in HOLLOW else {}
+def two_sizes(fit: xr.Dataset) -> tuple[int, int]:
+    """Numbers of units: the largest at which the replicator lacks tokens, and the last."""
+    sizes = fit["n_features"].values
+    partly = sizes[fit["units"].sel(mechanism="replicator").values >= sizes]
+    return int(partly[-1] if len(partly) else sizes[0]), int(sizes[-1])
+
+
+def error_limits(errors: pd.DataFrame) -> tuple[float, float]:
+    """Ends of the axis of errors, without the strip of what is exact."""
+    known = errors[["value", "value_low", "value_high"]].to_numpy(dtype=float)
+    known = known[(known > EXACT) & (known < MAX_ERROR)]
+    if not len(known):
+        return 0.1, 1.0
+    low = max(known.min(), 1e-4)
+    return low / 1.2, float(max(known.max() * 1.2, 2 * low))
 
 
 def draw_errors(
-    axis: Axes, fit: xr.Dataset, pair: dict[str, int], count: str, bottom: float
+    axis: Axes, errors: pd.DataFrame, heads: list[Shown], size: int, limits: tuple[float, float]
 ) -> None:
-    """Errors of one head against units or synapses; what is exact stands at the lower edge."""
-    for name, (_, colour, marker) in SIZED.items():
-        one = fit.sel(mechanism=name)
-        triple = interval(one.sel(pair), "output_error")
-        exact = triple[0] < EXACT
-        shown = [np.where(exact, bottom, x) for x in triple]
-        drawn = slice(int(exact.argmax()) + 1 if exact.any() else None)  # then all are the same
-        look = {"linestyle": "-", "linewidth": 0.8} | hollow(name)
-        x = one[count].values[drawn]
-        points(axis, x, tuple(y[drawn] for y in shown), colour, marker, **look)
-    for name, (_, colour, marker) in FIXED.items():
-        one = fit.sel(rival=name)
-        error = tuple(x[None] for x in interval(one.sel(pair), "rival_error"))
-        points(axis, one[f"rival_{count}"].values[None], error, colour, marker, markersize=5)
-    for name, (_, dash) in LEVELS.items():
-        level = float(fit["rival_error"].sel({"rival": name, **pair}))
-        if np.isfinite(level):
-            axis.axhline(level, color="0.5", linestyle=dash, linewidth=0.8, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(bottom * 0.8, 3))
-    axis.annotate(
-        "lower edge: exact",
-        (1, bottom),
-        xycoords=("axes fraction", "data"),
-        ha="right",
-        va="bottom",
-        fontsize=6,
+    """A row for each mechanism with so many units, and for those whose size is given."""
+    names = SIZED | FIXED
+    rows = {name: y + (y >= len(SIZED)) for y, name in enumerate(names)}  # a gap between both
+    own = errors[(errors["n_features"] == size) | (errors["quantity"] == "error, fixed size")]
+    n_beyond = 0
+    ratios: dict[str, list[str]] = {}
+    for head, shift in zip(heads, (-0.17, 0.17)):
+        part = of_head(own, head)
+        part = part.assign(y=part["mechanism"].map(rows) + (shift if len(heads) > 1 else 0))
+        n_beyond += int((part["value"] > limits[1]).sum())
+        draw_exact(part, exact_edge(limits), head.look, axis, "y", across=True)
+        for _, row in part[part["quantity"] == "error"].iterrows():
+            ratios.setdefault(row["mechanism"], []).append(ratio_words(row))
+    for name, numbers in ratios.items():
+        beside(axis, rows[name], "× " + ", ".join(numbers))
+    beside(axis, -1, "× fitted")
+    sized = own[own["quantity"] == "error"]
+    synapses = sized.loc[sized["units"] == size, "synapses"]
+    words = f"{count(synapses.min())} to {count(synapses.max())} synapses" if len(synapses) else ""
+    fewer = sized[sized["units"] < size]
+    if len(fewer):
+        words += f"; replicator {count(fewer['units'].iloc[0])}, {count(fewer['synapses'].iloc[0])}"
+    axis.set_title(f"Errors with {size} units\n{words}", loc="left")
+    axis.set_xlabel("relative error of the output")
+    axis.set_yticks([*rows.values()], [*names.values()])
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(max(rows.values()) + 0.6, -1.6)
+    error_axis(axis, limits, "x")
+    beyond(axis, n_beyond, len(heads) * len(rows), "lower right")
+
+
+def count(x: float) -> str:
+    return f"{x:.0f}" if x < 1e8 else f"{x:.2g}"
+
+
+def ratio_words(row: pd.Series) -> str:
+    ratio = row["ratio"]
+    if row["value"] < EXACT:
+        return "0"
+    return f"{ratio:.0e}" if 100 <= ratio < np.inf else palette.decimal(ratio)
+
+
+def exact_edge(limits: tuple[float, float], share: float = STRIP / 2) -> float:
+    """Where what is exact is drawn: in the middle of its strip, or where this share begins."""
+    low, high = limits
+    return low / (high / low) ** (share / (1 - STRIP))
+
+
+def draw_exact(
+    part: pd.DataFrame, edge: float, look: dict[str, Any], axis: Axes, place: str, across: bool
+) -> None:
+    """Errors with their intervals; what is exact in the middle of its strip, without a bar."""
+    exact = part["value"] < EXACT
+    known, zero = part[~exact], part[exact].assign(value=edge, value_low=edge, value_high=edge)
+    for some in (known, zero):
+        x, y = ("value", place) if across else (place, "value")
+        estimates(x, y, data=some, axis=axis, across=across, **look)
+
+
+def error_axis(axis: Axes, limits: tuple[float, float], which: str) -> None:
+    """A logarithmic axis of errors with a strip for what is exact at its lower end."""
+    low, high = limits
+    end = exact_edge(limits, STRIP)
+    axis.set(**{f"{which}scale": "log", f"{which}lim": (end, high)})
+    span = axis.axvspan if which == "x" else axis.axhspan
+    span(end, low, color=palette.SHADE, linewidth=0, zorder=0)
+    lines = axis.xaxis if which == "x" else axis.yaxis
+    ticks = LogLocator(subs=(1, 2, 5) if high < 99 * low else (1,)).tick_values(low, high)
+    ticks = [tick for tick in ticks if low * (high / low) ** 0.12 <= tick <= high]
+    lines.set_ticks(
+        [exact_edge(limits), *ticks], labels=["exact", *(f"{tick:g}" for tick in ticks)]
     )
+    lines.set_ticks([], minor=True)
+    lines.set_minor_formatter(NullFormatter())
 
 
-def draw_lags(axis: Axes, of_head: xr.Dataset) -> None:
-    """Errors of calcium and gains that have not settled, against the time that a query is read."""
-    ratio = of_head["ratio"].values
-    for name, (_, colour, dash) in LAGS.items():
-        triple = interval(of_head.sel(reading=name), "lag_error")
-        drawn = triple[0] >= MIN_LAG
-        if drawn.any():
-            points(
-                axis,
-                ratio[drawn],
-                tuple(x[drawn] for x in triple),
-                colour,
-                marker="",
-                linestyle=dash,
-                linewidth=1.0,
-            )
-    axis.axhline(0.1, color="0.75", linewidth=0.6, zorder=0)
-    axis.set(xscale="log", yscale="log", ylim=(MIN_LAG * 0.8, 3))
+def draw_curves(axis: Axes, own: pd.DataFrame, head: Shown, limits: tuple[float, float]) -> None:
+    """Errors of a few mechanisms of a head against their units."""
+    for name, colour in CURVES.items():
+        part = own[(own["mechanism"] == name) & (own["quantity"] == "error")]
+        part = part.drop_duplicates("units")
+        edge = exact_edge(limits)
+        y = part["value"].where(part["value"] >= EXACT, edge)
+        axis.plot(part["units"], y, color=colour, label=SIZED[name])
+        look = head.look | {"color": colour, "markeredgecolor": colour}
+        if look["markerfacecolor"] != "white":
+            look["markerfacecolor"] = colour
+        draw_exact(part, edge, look, axis, "units", across=False)
+    for name, style in (("equal attention", ":"), ("a constant output", "--")):
+        level = own.loc[own["mechanism"] == name, "value"]
+        for value in level[level > EXACT]:
+            axis.axhline(value, color=palette.GUIDE, linestyle=style, label=FIXED[name], zorder=0)
+    sizes = own["n_features"].dropna()
+    if len(sizes):
+        axis.set(xscale="log", xlim=(sizes.min() / 1.3, sizes.max() * 1.3))
+    axis.set_xlabel("units: hidden neurons or stored tokens")
+    axis.set_title(head.words, loc="left")
+    error_axis(axis, limits, "y")
+    axis.set_ylabel("relative error\nof the output")
+    n = int((own["value"] > limits[1]).sum())
+    beyond(axis, n, len(own), "upper right")
 
 
-def draw_memory(axes: np.ndarray, fit: xr.Dataset) -> None:
-    """Overlaps and energy of the associative memory from both starts."""
-    fit = fit.isel(moment=slice(1, None))  # the axis is logarithmic
-    barred = spread([*range(fit.sizes["moment"])], N_BARS)
+def draw_times(axis: Axes, times: pd.DataFrame, heads: list[Shown]) -> None:
+    """How long a query is read until what settles errs by 10 %."""
+    rows = {name: float(y) for y, name in enumerate(READINGS)}
+    for head, shift in zip(heads, (-0.17, 0.17)):
+        part = of_head(times, head)
+        part = part.assign(y=part["reading"].map(rows) + (shift if len(heads) > 1 else 0))
+        estimates("value", "y", data=part, axis=axis, across=True, **head.look)
+    axis.set_title("Time until the output errs by 10 %", loc="left")
+    axis.set_xlabel("reading time over time constant")
+    known = times[["value", "value_high"]].to_numpy(dtype=float)
+    axis.set_xlim(0, 1.05 * known[known < MAX_TIME].max(initial=1.0))
+    beyond(axis, int((times["value"] >= MAX_TIME).sum()), len(times), "lower right")
+    axis.set_yticks([*rows.values()], [*READINGS.values()])
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(max(rows.values()) + 0.6, -0.6)
 
-    def draw(axis: Axes, one: xr.Dataset, name: str, colour: str, dash: str) -> None:
-        axis.plot(one["moment"], one[name], color=colour, linestyle=dash, linewidth=1.0)
-        few = one.isel(moment=barred)
-        points(axis, few["moment"].values, interval(few, name), colour, marker="")
 
-    for name, (_, colour) in STARTS.items():
-        one = fit.sel(start=name)
-        for pattern, (_, dash) in PATTERNS.items():
-            draw(axes[0], one.sel(pattern=pattern), "naam_overlap", colour, dash)
-        draw(axes[1], one, "naam_energy", colour, "-")
-    for axis in axes:
-        axis.set(xscale="log", xlabel="time over time constant")
-    palette.title(axes[0], "associative memory", "of neurons and astrocytes, not of a head")
-    axes[0].set(ylabel="overlap of neurons", ylim=(-0.05, 1.08))
-    palette.title(axes[1], "", "its energy falls from either start")
-    axes[1].set_ylabel("energy per neuron")
+def draw_memory(axis: Axes, overlap: pd.DataFrame) -> None:
+    """Overlap with the memory of synapses and neurons, from two starts."""
+    places: dict[tuple[str, str], float] = {}
+    ticks, words = [], []
+    for start, name in STARTS.items():
+        words.append(name)
+        for state, named in STATES.items():
+            places[start, state] = float(len(words))
+            words.append(named)
+    ticks = [*range(len(words))]
+    y = [places[key] for key in zip(overlap["start"], overlap["state"])]
+    estimates("value", "y", data=overlap.assign(y=y), axis=axis, across=True, color=palette.KEY)
+    axis.set_title("Associative memory", loc="left")
+    axis.set(xlim=(-0.05, 1.05), xlabel="overlap with the memory")
+    axis.set_yticks(ticks, words)
+    axis.tick_params(axis="y", length=0)
+    axis.set_ylim(max(ticks) + 0.6, -0.6)
+    for label in axis.get_yticklabels()[:: len(STATES) + 1]:
+        label.set_fontweight("bold")
+
+
+def beside(axis: Axes, y: float, words: str) -> None:
+    axis.annotate(
+        words,
+        (1, y),
+        xycoords=axis.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=6.5,
+        annotation_clip=False,
+    )
