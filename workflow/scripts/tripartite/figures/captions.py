@@ -14,6 +14,7 @@ def caption(figure: Figure, answer: str, fits: dict[str, xr.Dataset]) -> str:
 
     answer: one or more sentences with their numbers, from the figure's module; fits: what it shows.
     """
+    answer = answer.replace(r"\$", "$")  # names in figures are escaped
     parts = [" ".join(filter(None, (figure.question, answer))), figure.caption, behind(fits)]
     return "\n\n".join(filter(None, (" ".join(part.split()) for part in parts))) + "\n"
 

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from tripartite.figures import captions, palette
 from tripartite.figures.panels import (
+    beyond,
     estimates,
     frame,
     grid,
@@ -31,10 +32,19 @@ LAWS = {  # line and words of a law by what it is made of
     "rounding": (":", "uniform rounding errors (no law)"),
 }
 INTACT = "output_error_unperturbed"
-INTACT_LINE: dict[str, Any] = {"linestyle": "-.", "linewidth": 0.8}
 MEASURED = ("added_error", "error_ratio", "gain", "bits_needed", INTACT)
 EXPECTED = ("added_error_law", "added_error_uniform", "output_error_law", "gain_law")
 WORDS = ("title", "dose_label", "dose_scale", "law_basis", "law_holds")
+COLUMNS = [  # of the table
+    *("experiment", "data", "recipe", "network", "n_features", "layer", "head", "name", "rank"),
+    *("perturbation", *WORDS, "dose", "law", "ratio_law", "gain_law"),
+    *(
+        f"{name}{end}"
+        for name in ("added_error", "error_ratio", "gain", "bits_needed", "intact_error")
+        for end in ("", "_low", "_high")
+    ),
+]
+INTACT_LINE: dict[str, Any] = {"color": palette.GUIDE, "linestyle": "-.", "linewidth": 0.8}
 
 
 def of_group(fit: xr.Dataset, group: str) -> xr.Dataset:
@@ -66,9 +76,10 @@ def responses(fits: dict[str, xr.Dataset], group: str) -> pd.DataFrame:
             about = {"rank": rank, "name": head_words(fit, (layer, head))}
             parts.append(every[every["tried"]].assign(**about))
     if not parts:
-        columns = [*MEASURED, *EXPECTED, *WORDS, "experiment", "data", "perturbation", "dose"]
-        return pd.DataFrame(columns=[*columns, "rank", "name", "law", "ratio_law"])
-    return with_laws(pd.concat(parts, ignore_index=True))
+        return pd.DataFrame(columns=COLUMNS)
+    table = with_laws(pd.concat(parts, ignore_index=True))
+    ends = {f"{INTACT}{end}": f"intact_error{end}" for end in ("", "_low", "_high")}
+    return table.rename(columns=ends)[COLUMNS]
 
 
 def with_laws(table: pd.DataFrame) -> pd.DataFrame:
@@ -108,6 +119,8 @@ def head_entries(table: pd.DataFrame) -> list[Line2D]:
     of_heads, entries = looks(table), []
     heads = table.drop_duplicates(["experiment", "rank"])
     models = heads.drop_duplicates("experiment")["data"].map(palette.short_name).tolist()
+    visible = drawable(table, "added_error").dropna(subset="added_error")
+    visible = {*zip(visible["experiment"], visible["rank"])}
     for experiment, own in heads.groupby("experiment", sort=False):
         model = palette.short_name(own["data"].iloc[0])
         model += f" ({experiment})" if models.count(model) > 1 else ""
@@ -116,15 +129,18 @@ def head_entries(table: pd.DataFrame) -> list[Line2D]:
         for words, part in parts.items():
             name = part["name"].iloc[0] + words.removesuffix(" harder")
             name = name if len(part) == 1 else f"{len(part)}{words} heads"
-            look = of_heads[experiment, part["rank"].iloc[0]]
-            entries.append(mark(f"{model}, {name}", **look))
+            if any((experiment, rank) in visible for rank in part["rank"]):
+                look = of_heads[experiment, part["rank"].iloc[0]]
+                entries.append(mark(f"{model}, {name}", **look))
     return entries
 
 
-def n_columns_of(entries: list[Line2D]) -> int:
-    """Columns of a legend across the page, in which the longest entry has room."""
-    longest = max(len(str(entry.get_label())) for entry in entries)
-    return int(np.clip(MAX_LETTERS // (longest + 7), 1, 4))
+def head_legend(figure: Figure, entries: list[Line2D], title: str) -> None:
+    """A legend below all panels, in rows of equal length in which the longest entry has room."""
+    longest = max([len(str(entry.get_label())) for entry in entries], default=0)
+    most = int(np.clip(MAX_LETTERS // (longest + 7), 1, 4))
+    n_rows = -(-len(entries) // most)
+    legend(figure, entries, ncols=-(-len(entries) // max(n_rows, 1)), title=title)
 
 
 def not_shown(fits: dict[str, xr.Dataset], group: str) -> str:
@@ -135,11 +151,11 @@ def not_shown(fits: dict[str, xr.Dataset], group: str) -> str:
     with_some = [fit for fit in fits.values() if (fit["group"] == group).any()]
     words = [f"{n} of {n_run} heads"] if n < n_run else []
     words += [f"{len(own)} of {len(with_some)} experiments"] if len(own) < len(with_some) else []
-    return " and ".join(words)
+    return f"{' and '.join(words)} shown" if words else ""
 
 
 def dose_responses(
-    fits: dict[str, xr.Dataset], group: str, n_columns: int, **options: object
+    fits: dict[str, xr.Dataset], group: str, n_columns: int, **options: Any
 ) -> Figure:
     """Added error against dose, a panel for each perturbation; options: of pyplot.subplots."""
     palette.apply()
@@ -154,35 +170,37 @@ def dose_responses(
     if not kinds:
         axes[0].set_title(f"No {group} in these experiments", loc="left")
         return figure
-    bases = {*drawn.loc[drawn["law"].notna(), "law_basis"]}
+    bases = {*drawable(drawn, "law").dropna(subset="law")["law_basis"]}
+    intact = drawable(drawn, "intact_error")["intact_error"].notna()
     entries = [
         *head_entries(drawn),
-        line("error of the intact network", color=palette.GUIDE, **INTACT_LINE),
+        *([line("error of the intact network", **INTACT_LINE)] if intact.any() else []),
         *(
             line(words, linestyle=style, color=palette.EXACT, linewidth=0.8)
             for basis, (style, words) in LAWS.items()
             if basis in bases
         ),
     ]
-    legend(figure, entries, ncols=n_columns_of(entries), title=not_shown(fits, group))
+    head_legend(figure, entries, not_shown(fits, group))
     return figure
 
 
 def draw_doses(axis: Axes, own: pd.DataFrame) -> None:
     """Marks and the law as a line for each head; the intact error as a line across."""
     dose, scale = np.unique(own["dose"]), own["dose_scale"].iloc[0]
-    own = drawable(own, "added_error", "law", INTACT)
+    known, own = own["added_error"].notna(), drawable(own, "added_error", "law", "intact_error")
+    lost = int((known & own["added_error"].isna()).sum())
+    beyond(axis, lost, len(own), "lower left")
     of_heads = looks(own)
     for key, of_head in own.groupby(["experiment", "rank"], sort=False):
         of_head = of_head.sort_values("dose")
         estimates("dose", "added_error", data=of_head, axis=axis, **of_heads[key])
         style = LAWS[of_head["law_basis"].iloc[0]][0]
-        known = of_head["law"].notna()
-        look = {"color": palette.EXACT, "linewidth": 0.8, "zorder": 3}
-        if known.sum() == 1:
+        look: dict[str, Any] = {"color": palette.EXACT, "linewidth": 0.8, "zorder": 3}
+        if of_head["law"].notna().sum() == 1:
             look |= {"marker": "_", "markersize": 9}
         axis.plot(of_head["dose"], of_head["law"], style, **look)
-        axis.axhline(of_head[INTACT].iloc[0], color=palette.GUIDE, zorder=0, **INTACT_LINE)
+        axis.axhline(of_head["intact_error"].iloc[0], zorder=0, **INTACT_LINE)
     if (own["added_error"] > 0).any():
         axis.set_yscale("log")
         axis.yaxis.set_major_locator(LogLocator(numticks=6))
@@ -191,8 +209,9 @@ def draw_doses(axis: Axes, own: pd.DataFrame) -> None:
     if scale == "linear":
         axis.set(xlim=(-0.05, 1.05), xticks=(0, 0.5, 1), xticklabels=("0", "0.5", "1"))
     if scale == "log" and dose[0] > 0:
-        axis.set_xscale("log")
+        axis.set(xscale="log", xlim=(dose[0] / 1.3, dose[-1] * 1.3))
     if scale == "integer":
+        axis.set_xlim(dose[0] - 0.5, dose[-1] + 0.5)
         axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     if (len(dose) == 1 and scale != "linear") or (scale == "log" and dose[-1] < 50 * dose[0]):
         axis.set_xticks(dose, [f"{x:g}" for x in dose])
@@ -220,7 +239,8 @@ def head_of(row: pd.Series) -> str:
 
 def estimate(row: pd.Series, name: str) -> str:
     """A number of a row with its interval."""
-    return captions.interval(*(row[f"{name}{end}"] for end in ("", "_low", "_high")), three_digits)
+    value, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return captions.interval(value, low, high, three_digits)
 
 
 def three_digits(x: float) -> str:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import palette
-from tripartite.figures.panels import beyond, estimates, grid, legend, mark, spread
+from tripartite.figures.panels import beyond, estimates, grid, mark, spread
 from tripartite.kinds.perturbations import dose_response
 from tripartite.kinds.perturbations.dose_response import estimate, head_of
 
@@ -38,7 +38,7 @@ def lesions(fits: dict[str, xr.Dataset]) -> Figure:
     widths = {"width_ratios": (1.5, 1, 1)}
     figure, axes = grid(3, 3, (len(rows) + 1) * row_mm, 28, sharey=True, gridspec_kw=widths)
     for axis, (name, (law, title, label)) in zip(axes, PANELS.items()):
-        own = dose_response.drawable(drawn, name, law, dose_response.INTACT)
+        own = dose_response.drawable(drawn, name, law, "intact_error")
         for i, (key, look) in enumerate(of_heads.items()):
             one = own[(own["experiment"] == key[0]) & (own["rank"] == key[1])]
             shift = (i - (len(of_heads) - 1) / 2) * 0.75 / len(of_heads)
@@ -60,9 +60,7 @@ def lesions(fits: dict[str, xr.Dataset]) -> Figure:
     for axis in axes:
         axis.tick_params(axis="y", length=0)
         axis.axhline(-0.5, color=palette.GUIDE, linewidth=0.6)
-    if drawn.empty:
-        return figure
-    bases = {*drawn.loc[drawn["law"].notna(), "law_basis"]}
+    bases = {*dose_response.drawable(drawn, "law").dropna(subset="law")["law_basis"]}
     entries = [
         *dose_response.head_entries(drawn),
         *(
@@ -71,8 +69,7 @@ def lesions(fits: dict[str, xr.Dataset]) -> Figure:
             if basis in bases
         ),
     ]
-    n_columns = dose_response.n_columns_of(entries)
-    legend(figure, entries, ncols=n_columns, title=dose_response.not_shown(fits, GROUP))
+    dose_response.head_legend(figure, entries, dose_response.not_shown(fits, GROUP))
     return figure
 
 
@@ -97,9 +94,9 @@ def draw_head(axis: Axes, own: pd.DataFrame, name: str, look: dict) -> None:
 
 def draw_intact(axis: Axes, own: pd.DataFrame, look: dict) -> None:
     """The error of the intact network, to compare with."""
-    estimates(dose_response.INTACT, "place", data=own, axis=axis, across=True, **look)
-    for error in own[dose_response.INTACT]:
-        axis.axvline(error, color=palette.GUIDE, zorder=0, **dose_response.INTACT_LINE)
+    estimates("intact_error", "place", data=own, axis=axis, across=True, **look)
+    for error in own["intact_error"]:
+        axis.axvline(error, zorder=0, **dose_response.INTACT_LINE)
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:

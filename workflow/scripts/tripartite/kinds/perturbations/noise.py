@@ -19,16 +19,14 @@ def noise(fits: dict[str, xr.Dataset]) -> Figure:
     figure = dose_response.dose_responses(fits, GROUP, n_columns=3, sharey="row")
     drawn = table(fits)
     for axis, (_, own) in zip(figure.axes, drawn.groupby("perturbation", sort=False)):
-        if own["bits_needed"].notna().any():
-            of_heads = dose_response.looks(own)
-            bits = own.drop_duplicates(["experiment", "rank"]).itertuples()
-            marks = [mark(bits_words(row), **of_heads[row.experiment, row.rank]) for row in bits]
-            axis.legend(
-                handles=marks,
-                ncols=1 + (len(marks) > 4),
-                title="bits for error ≤ √2 × intact",
-                loc="upper right",
-            )
+        visible = dose_response.drawable(own, "added_error")["added_error"].notna()
+        heads = own[visible & own["bits_needed"].notna()].drop_duplicates(["experiment", "rank"])
+        if len(heads):
+            looks = dose_response.looks(drawn)
+            marks = [mark(bits_words(x), **looks[x.experiment, x.rank]) for x in heads.itertuples()]
+            title = "bits for error ≤ √2 × intact"
+            ncols = 1 + (len(marks) > 4)
+            axis.legend(handles=marks, ncols=ncols, title=title, loc="upper right")
     return figure
 
 
