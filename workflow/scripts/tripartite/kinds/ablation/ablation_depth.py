@@ -14,12 +14,15 @@ from tripartite.figures.panels import estimates, frame, grid, legend, line
 from tripartite.kinds.ablation.ablation import ALL, DIVISORS, named, names_of
 
 MAX_MODELS = palette.MAX_PANELS // 2
-SHOWN = dict(
-    zip(
+SHOWN: dict[str, dict[str, Any]] = {  # what heads divide by, and how its line looks
+    name: {"color": colour, "linestyle": style}
+    for name, colour, style in zip(
         ("knockout_best_here", "knockout_best", "knockout_lagged", "knockout_one"),
         palette.CATEGORIES,
+        ("-", "--", "-.", ":"),
     )
-)
+}
+CHANCE: dict[str, Any] = {"color": palette.GUIDE, "linewidth": 0.6}
 
 
 def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
@@ -39,7 +42,7 @@ def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
         for axis, quantity in ((upper, "output"), (lower, "heads")):
             draw(axis, own[own["quantity"] == quantity], look)
         for value in own.loc[own["quantity"] == "chance", "value"]:
-            upper.axhline(value, color=palette.GUIDE, linestyle="--", zorder=0)
+            upper.axhline(value, zorder=0, **CHANCE)
         palette.title_of(upper, fits[experiment])
         lower.set_xlabel("layer that is changed")
         lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
@@ -49,8 +52,8 @@ def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
     if drawn.empty:
         return figure
     entries = [
-        *(line(DIVISORS[name].replace("\n", " "), color=colour) for name, colour in SHOWN.items()),
-        line("chance: two tokens of one input", color=palette.GUIDE, linestyle="--"),
+        *(line(DIVISORS[name].replace("\n", " "), **look) for name, look in SHOWN.items()),
+        line("chance: two tokens of one input", **CHANCE),
     ]
     left_out = f"{n_models} of {len(fits)} experiments shown" if n_models < len(fits) else ""
     legend(figure, entries, ncols=3, title=left_out)
@@ -59,15 +62,9 @@ def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
 
 def draw(axis: Axes, drawn: pd.DataFrame, look: palette.Look) -> None:
     """A line with intervals for each thing that heads divide by."""
-    for name, colour in SHOWN.items():
+    for name, style in SHOWN.items():
         own = drawn[drawn["perturbation"] == name]
-        marks: dict[str, Any] = {
-            "marker": look.marker,
-            "markersize": 3,
-            "linestyle": "-",
-            "color": colour,
-        }
-        estimates("layer", "value", data=own, axis=axis, **marks)
+        estimates("layer", "value", data=own, axis=axis, marker=look.marker, markersize=3, **style)
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:

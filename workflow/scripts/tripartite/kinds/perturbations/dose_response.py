@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
+from matplotlib.colors import same_color
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
@@ -124,7 +125,8 @@ def head_entries(table: pd.DataFrame) -> list[Line2D]:
     for experiment, own in heads.groupby("experiment", sort=False):
         model = palette.short_name(own["data"].iloc[0])
         model += f" ({experiment})" if models.count(model) > 1 else ""
-        alike = of_heads[experiment, own["rank"].iloc[-1]] == of_heads[experiment, 0]
+        fills = [of_heads[experiment, rank]["markerfacecolor"] for rank in (0, len(own) - 1)]
+        alike = same_color(*fills)
         parts = {"": own} if alike else {", easiest": own[:1], " harder": own[1:]}
         for words, part in parts.items():
             name = part["name"].iloc[0] + words.removesuffix(" harder")

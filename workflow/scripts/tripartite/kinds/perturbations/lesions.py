@@ -15,7 +15,11 @@ from tripartite.kinds.perturbations.dose_response import estimate, head_of
 GROUP = "lesions"
 INTACT = "intact network,\nagainst softmax attention"  # the row of its error
 PANELS = {  # a quantity of each lesion: its law, title and axis
-    "added_error": ("law", "Error added to the output", "$|O'-\\hat{O}|\\,/\\,|\\hat{O}|$"),
+    "added_error": (
+        "law",
+        "Error added to the output",
+        "change of the output, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
+    ),
     "error_ratio": ("ratio_law", "Error against softmax", "× error of intact network"),
     "gain": ("gain_law", "Gain of the output", "median over queries"),
 }
@@ -118,7 +122,9 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def middle(doses: pd.Series, scale: str) -> float:
     """The dose to compare lesions at: half, the best constant (1), or one token."""
     tried = np.unique(doses)
-    apart = {"linear": np.abs(tried - 0.5), "log": np.abs(np.log(tried)), "integer": tried}[scale]
+    if scale == "integer":
+        return float(tried[0])
+    apart = np.abs(np.log(tried) if scale == "log" else tried - 0.5)
     return float(tried[apart.argmin()])
 
 

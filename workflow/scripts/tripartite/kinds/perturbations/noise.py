@@ -5,10 +5,11 @@ import pandas as pd
 import xarray as xr
 from matplotlib.figure import Figure
 
-from tripartite.figures.panels import mark
+from tripartite.figures.panels import mark, spread
 from tripartite.kinds.perturbations import dose_response
 
 GROUP = "noise"
+MAX_MARKS = 4  # heads whose bits stand in a panel
 
 
 def noise(fits: dict[str, xr.Dataset]) -> Figure:
@@ -25,8 +26,7 @@ def noise(fits: dict[str, xr.Dataset]) -> Figure:
             looks = dose_response.looks(drawn)
             marks = [mark(bits_words(x), **looks[x.experiment, x.rank]) for x in heads.itertuples()]
             title = "bits for error ≤ √2 × intact"
-            ncols = 1 + (len(marks) > 4)
-            axis.legend(handles=marks, ncols=ncols, title=title, loc="upper right")
+            axis.legend(handles=spread(marks, MAX_MARKS), title=title, loc="upper right")
     return figure
 
 
