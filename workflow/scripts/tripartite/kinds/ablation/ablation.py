@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from tripartite.figures import captions, palette
 from tripartite.figures.palette import MM
-from tripartite.figures.panels import estimates, frame, legend, line, mark
+from tripartite.figures.panels import beyond, estimates, frame, legend, line, mark
 
 MAX_MODELS = 8
 ALL = "all"  # layers
@@ -57,8 +57,8 @@ def ablation(fits: dict[str, xr.Dataset]) -> Figure:
         words.set_xlabel("share of tokens kept")
     dynamics = figure.add_subplot(spaces[-1])
     draw(dynamics, of_quantity.get("dynamics", drawn[:0]), [*models.index], looks)
-    dynamics.set_yticks(range(len(models)), names_of(models))
-    dynamics.set_title("What dynamics adds", loc="left")
+    dynamics.set_yticks(range(len(models)), names_of(models, 10))
+    dynamics.set_title("Dynamics adds", loc="left")
     dynamics.set_xlabel("added cosine")
     if not looks:
         return figure
@@ -93,17 +93,21 @@ def draw(axis: Axes, drawn: pd.DataFrame, rows: Sequence[str], looks: dict) -> N
         ):
             estimates("value", "place", data=part, axis=axis, across=True, **marks)
     axis.set_ylim(len(rows) - 0.4, -0.6)
-    axis.set_xlim(min(-0.05, axis.get_xlim()[0]), max(1.04, axis.get_xlim()[1]))
+    low, high = axis.get_xlim()
+    low, high = max(min(-0.05, low), -1.05), min(max(1.04, high), 2.05)
+    axis.set_xlim(low, high)
+    lost = drawn["value"].notna() & ~drawn["value"].between(low, high)
+    beyond(axis, int(lost.sum()), len(drawn), "lower right")
     axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
     axis.tick_params(axis="y", length=0)
     axis.axvline(0, color=palette.GUIDE, linewidth=0.6, zorder=0)
 
 
-def names_of(models: pd.Series) -> list[str]:
+def names_of(models: pd.Series, n_letters: int = 16) -> list[str]:
     """Short names of models, by experiment where two have the same."""
-    names = [palette.short_name(data) for data in models]
+    names = [palette.short_name(data, n_letters) for data in models]
     return [
-        name if names.count(name) == 1 else str(experiment)
+        name if names.count(name) == 1 else palette.short_name(str(experiment), n_letters)
         for name, experiment in zip(names, models.index)
     ]
 

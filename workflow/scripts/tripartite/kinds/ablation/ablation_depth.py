@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import estimates, frame, grid, legend, line
+from tripartite.figures.panels import beyond, estimates, frame, grid, legend, line
 from tripartite.kinds.ablation.ablation import ALL, DIVISORS, named, names_of
 
 MAX_MODELS = palette.MAX_PANELS // 2
@@ -46,7 +46,7 @@ def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
         palette.title_of(upper, fits[experiment])
         lower.set_xlabel("layer that is changed")
         lower.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    axes[0].set_ylim(min(-0.1, axes[0].get_ylim()[0]), 1.05)
+    axes[0].set_ylim(max(min(-0.1, axes[0].get_ylim()[0]), -1.05), 1.05)
     axes[0].set_ylabel("output of the model:\ncosine with the intact one")
     axes[n_models].set_ylabel("outputs of the layer's heads:\ncosine with the intact ones")
     if drawn.empty:
@@ -62,6 +62,7 @@ def ablation_depth(fits: dict[str, xr.Dataset]) -> Figure:
 
 def draw(axis: Axes, drawn: pd.DataFrame, look: palette.Look) -> None:
     """A line with intervals for each thing that heads divide by."""
+    beyond(axis, int((drawn["value"].abs() > 1.05).sum()), len(drawn))
     for name, style in SHOWN.items():
         own = drawn[drawn["perturbation"] == name]
         estimates("layer", "value", data=own, axis=axis, marker=look.marker, markersize=3, **style)
