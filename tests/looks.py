@@ -313,6 +313,8 @@ def _like(mark: object, handle: object) -> bool:
         faces = (
             [np.atleast_2d(mark.get_facecolor())] if isinstance(mark, Patch | Collection) else []
         )
+        if isinstance(mark, Line2D) and mark.get_marker() not in ("None", "", None):
+            faces = [np.atleast_2d(to_rgb(mark.get_markerfacecolor()))]  # a swatch for any symbol
         return any(_same(face, handle.get_facecolor()) for rows in faces for face in rows) or (
             to_hex(handle.get_facecolor()) == palette.KEY and bool(faces)
         )

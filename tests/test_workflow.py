@@ -173,6 +173,7 @@ TINY = {
         "lesion_doses": {"experiments": ["hurt"]},
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
+        "laws": {"experiments": ["limit", "coupled", "hurt", "forgetful"]},
         "imaging": {"experiments": ["imaged"]},
         "rivals": {"experiments": ["rival"]},
     },

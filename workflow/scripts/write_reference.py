@@ -74,7 +74,8 @@ def reference() -> str:
         "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
     ]
     kinds = declarations.kinds()
-    for kind in [kinds["data"], *_ordered(), kinds["benchmark"]]:
+    told = [kind for kind in kinds.values() if kind.role == "story"]
+    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"]]:
         lines += ["", f"## {kind.name}", "", kind.what]
         if kind.settings["properties"]:
             lines += ["", "| setting | default | meaning |", "|---|---|---|"]

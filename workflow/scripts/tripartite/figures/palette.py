@@ -291,6 +291,15 @@ def can_write(text: str) -> bool:
     return all(font.get_char_index(ord(letter)) for letter in text)
 
 
+def row_names(fits: dict[str, xr.Dataset]) -> list[str]:
+    """Experiments in a word or two: the model, and the experiment where that is not unique."""
+    names = [short_name(fit.attrs["data"]) for fit in fits.values()]
+    return [
+        words if names.count(words) == 1 else f"{words} ({short_labels([name], 20)[0]})"
+        for name, words in zip(fits, names)
+    ]
+
+
 # Numbers.
 
 
@@ -302,15 +311,17 @@ def power(x: float) -> str:
 
 
 def decimal(x: float) -> str:
-    """x with two decimals, 0 without a sign; a dash for NaN."""
-    return "–" if x != x else f"{x:z.2f}"
+    """x with two decimals, 0 without a sign, with an exponent above a million; a dash for NaN."""
+    if x != x:
+        return "–"
+    return f"{x:z.2f}" if abs(x) < 1e6 else f"{x:.2g}"
 
 
 def percent(x: float) -> str:
     """A share x in percent with two digits, without exponents; a dash for NaN."""
     if not np.isfinite(x):
         return "–" if x != x else "∞"
-    return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
+    return f"{100 * x:.0f} %" if 0.1 <= x < 1e4 else f"{100 * x:.2g} %"
 
 
 def few_decades(axis: Axes) -> None:

@@ -11,6 +11,7 @@ from tripartite.figures import palette
 from tripartite.figures.panels import beyond, estimates, grid, mark, spread
 from tripartite.kinds.perturbations import dose_response
 from tripartite.kinds.perturbations.dose_response import estimate, head_of
+from tripartite.kinds.perturbations.registry import PERTURBATIONS
 
 GROUP = "lesions"
 INTACT = "intact network,\nagainst softmax attention"  # the row of its error
@@ -59,7 +60,7 @@ def lesions(fits: dict[str, xr.Dataset]) -> Figure:
         axis.set_xlabel(label)
         if name != "added_error":
             axis.axvline(1, color=palette.GUIDE, linewidth=0.8, zorder=0)
-    axes[0].set_yticks([-1, *range(len(rows))], [INTACT, *rows])
+    axes[0].set_yticks([-1, *range(len(rows))], [INTACT, *numbered(drawn)])
     axes[0].set_ylim(len(rows) - 0.4, -1.6)
     for axis in axes:
         axis.tick_params(axis="y", length=0)
@@ -75,6 +76,15 @@ def lesions(fits: dict[str, xr.Dataset]) -> Figure:
     ]
     dose_response.head_legend(figure, entries, dose_response.not_shown(fits, GROUP))
     return figure
+
+
+def numbered(drawn: pd.DataFrame) -> list[str]:
+    """Rows with the numbers of their lesions, which the drawing of the network has too."""
+    order = [name for name, one in PERTURBATIONS.items() if one.group == GROUP]
+    rows = drawn.drop_duplicates("row")
+    return [
+        f"{order.index(name) + 1}: {row}" for name, row in zip(rows["perturbation"], rows["row"])
+    ]
 
 
 def log_scale(axis: Axes) -> None:
