@@ -18,9 +18,8 @@ from conftest import ROOT, assert_drawn_alike
 from test_pretrained import WHEELS
 from tripartite import job, knockouts
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
+from tripartite.kinds.ablation import ablation, ablation_depth
 from tripartite.kinds.ablation.ablate import ablate, dynamics
-from tripartite.kinds.ablation.ablation import ablation
 from tripartite.kinds.ablation.knocked_out import (
     KNOCKOUTS,
     Queries,
@@ -408,18 +407,77 @@ def test_bad_input_is_one_line(wheels):
         read(wheels, sha256={"rxnmapper-0.4.3": "0" * 64})
 
 
+# Figures.
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
 def test_figure(found, tmp_path):
+    """One layer by median and range over layers, all layers with intervals, rows in one order."""
     silent = found.assign(top_token_kept=found["top_token_kept"] * np.nan)
     fits = {"a": found, "b": silent.assign_attrs(data="x $^$ y")}
-    assert_drawn_alike(ablation, fits, tmp_path)
-    figure = ablation(fits)
-    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 8
-    output, dynamic = figure.axes[2:4]
-    for kind in KINDS:
-        wanted = found["cosine"].sel(perturbation=kind).values[:, -1]
-        assert any(np.array_equal(line.get_ydata(), wanted) for line in output.lines)
-    for name in ("dynamics_adds", "late_costs"):
-        wanted = found[name].values
-        assert any(np.array_equal(line.get_ydata(), wanted) for line in dynamic.lines)
-    assert output.get_xticklabels()[-1].get_text() == "all"
-    plt.close("all")
+    assert_drawn_alike(ablation.ablation, fits, tmp_path)
+    table = ablation.table(fits)
+    last = found["cosine"].isel(layer=-1)
+    for kind in ablation.DIVISORS:
+        own = table[(table["row"] == kind) & (table["quantity"] == "cosine")]
+        one, every = (own[own["changed"] == words] for words in ("one layer", "all layers"))
+        single = last.sel(perturbation=kind).values[:-1]
+        wanted = [np.median(single), single.min(), single.max()]
+        assert one[["value", "least", "most"]].values.tolist() == [wanted] * 2
+        for end in ("", "_low", "_high"):
+            value = float(found[f"cosine{end}"].isel(layer=-1).sel(perturbation=kind, lesion="all"))
+            assert every[f"value{end}"].tolist() == [value] * 2
+    assert {*table.loc[table["quantity"] == "words", "experiment"]} == {"a"}
+    figure = ablation.ablation(fits)
+    output, words, dynamics = figure.axes
+    drawn = {x for line in output.lines for x in line.get_xdata()}
+    assert {*table.loc[table["quantity"] == "cosine", "value"]} <= drawn
+    added = {float(found["dynamics_adds"].sel(lesion="all"))}
+    assert added <= {x for line in dynamics.lines for x in line.get_xdata()}
+    assert len(ablation.ablation({"b": fits["b"]}).axes) == 2  # no panel of words
+    labels = [text.get_text() for text in output.get_yticklabels()]
+    assert labels == [*ablation.DIVISORS.values(), *ablation.CHANCE.values()]
+
+
+def test_figure_of_depth(found, tmp_path):
+    fits = {"a": found, "b": found.assign_attrs(data="x $^$ y")}
+    assert_drawn_alike(ablation_depth.ablation_depth, fits, tmp_path)
+    table = ablation_depth.table(fits)
+    for kind in ablation_depth.SHOWN:
+        of_kind = found.sel(perturbation=kind)
+        output = of_kind["cosine"].isel(layer=-1).values[:-1]
+        for quantity, wanted in (("output", output), ("heads", of_kind["attended_cosine"].values)):
+            own = table[(table["perturbation"] == kind) & (table["quantity"] == quantity)]
+            np.testing.assert_array_equal(own.loc[own["experiment"] == "a", "value"], wanted)
+    upper = ablation_depth.ablation_depth(fits).axes[0]
+    wanted = found["cosine"].sel(perturbation="knockout_lagged").isel(layer=-1).values[:-1]
+    assert any(np.array_equal(line.get_ydata(), wanted) for line in upper.lines)
+    many = {str(i): found for i in range(6)}
+    assert len(ablation_depth.ablation_depth(many).axes) == 8
+
+
+def test_answers_say_the_numbers_of_the_file(found):
+    """Numbers in one layer, in all and of dynamics; another file has others; NaN is no number."""
+    words = ablation.answer({"a": found})
+    best = found["cosine"].sel(perturbation="knockout_best").isel(layer=-1).values
+    added = found["dynamics_adds"].sel(lesion="all")
+    for number in (np.median(best[:-1]), best[-1], float(added)):
+        assert f"{number:.2f}" in words
+    other = found.assign(dynamics_adds=found["dynamics_adds"] / 2)
+    assert ablation.answer({"a": other}) != words
+    least = best[:-1].min()
+    assert f"{least:.2f} [" in ablation_depth.answer({"a": found})
+    nothing = found.copy(deep=True)
+    for name in nothing.data_vars:
+        if nothing[name].dtype.kind == "f":
+            nothing[name][:] = np.nan
+    for module in (ablation, ablation_depth):
+        assert module.answer({"a": nothing}) == "No effect is known."
+        assert "nan" not in module.answer({"a": found, "b": nothing})
+        name = module.__name__.rsplit(".", 1)[-1]
+        getattr(module, name)({"a": nothing}).canvas.draw()

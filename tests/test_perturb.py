@@ -9,11 +9,9 @@ from matplotlib import pyplot as plt
 from conftest import assert_drawn_alike, random_heads, run_stage
 from tripartite import job
 from tripartite.contracts import check, describe
-from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
+from tripartite.kinds.perturbations import lesion_doses, lesions, noise
 from tripartite.kinds.perturbations.effects import least_bits
-from tripartite.kinds.perturbations.lesions import lesions
-from tripartite.kinds.perturbations.noise import noise
 from tripartite.kinds.perturbations.perturb import perturb
 from tripartite.kinds.perturbations.perturbations import survivors
 from tripartite.kinds.perturbations.registry import PERTURBATIONS
@@ -231,6 +229,15 @@ def test_kinds_doses_sizes_and_heads_do_not_depend_on_one_another(data, found):
     assert alone["added_error"].sel(head=0).notnull().all()
 
 
+# Figures.
+
+MODULES = [lesions, lesion_doses, noise]
+
+
+def draw(module, fits):
+    return getattr(module, module.__name__.rsplit(".", 1)[-1])(fits)
+
+
 @pytest.mark.parametrize("norm", [0.0, 30.0])
 def test_extreme_heads(data, norm):
     """Equal keys, and heads with a huge bare sum: no warning, and figures draw them."""
@@ -238,38 +245,125 @@ def test_extreme_heads(data, norm):
     data["q"], data["k"] = data["q"] * norm, data["k"] * norm
     far = run(data)
     assert far["output_error_unperturbed"].sel(head=0).notnull().all()
-    for draw in (lesions, noise):
-        draw({"a": far}).canvas.draw()
+    for module in MODULES:
+        draw(module, {"a": far}).canvas.draw()
+        module.answer({"a": far})
 
 
-@pytest.mark.parametrize("draw", [lesions, noise])
-def test_figures(draw, data, found, tmp_path):
-    """Same bytes for the same data; each perturbation has a panel in the figure of its group."""
+@pytest.mark.parametrize("module", MODULES)
+def test_the_same_data_give_the_same_bytes(module, data, found, tmp_path):
     odd = found.assign_attrs(data="x $^$ y, centred")
     few = run(data, {"neurons": [0.2], "poisson": [10]}, n_features=[20])
     fits = {"a": found, "b": odd, "c": few}
-    assert_drawn_alike(draw, fits, tmp_path)
-    figure = draw({"a": found, "b": odd})
-    assert figure.get_figwidth() <= palette.PAGE
-    drawn = [axis for axis in figure.findobj(plt.Axes) if axis.axison]
-    assert len(drawn) == 2 * (8 if draw is lesions else 6)
-    said = [text.get_text() for text in figure.findobj(plt.Text)]
-    for one in PERTURBATIONS.values():
-        assert said.count(one.title) == (2 if one.group == draw.__name__ else 0)
-    lines = [tuple(line.get_ydata()) for axis in drawn for line in axis.lines]
-    kind, variable = ("neurons", "output_error") if draw is lesions else ("poisson", "added_error")
-    one = found.sel(perturbation=kind, n_features=50, head=0, layer=0, dose=sorted(DOSES[kind]))
-    assert tuple(one[variable].values) in lines and tuple(one[f"{variable}_law"].values) in lines
+    assert_drawn_alike(lambda fits: draw(module, fits), fits, tmp_path)
 
 
-@pytest.mark.parametrize("draw, words", [(lesions, "no lesions"), (noise, "no noise")])
-def test_experiments_without_such_kinds_and_without_numbers(draw, words, found, tmp_path):
-    other = found.sel(perturbation=["poisson"] if draw is lesions else ["neurons"])
+def points(axis):
+    return {(x, y) for line in axis.lines for x, y in zip(line.get_xdata(), line.get_ydata())}
+
+
+@pytest.mark.parametrize("module", [lesion_doses, noise])
+def test_doses_are_drawn_as_added_errors(module, found):
+    """A panel for each, whose points are those of the file, and laws are lines."""
+    figure, table = draw(module, {"a": found}), module.table({"a": found})
+    group = [name for name, one in PERTURBATIONS.items() if one.group == module.GROUP]
+    assert sum(axis.axison for axis in figure.axes) == len(group)
+    assert {*table["perturbation"]} == {*group}
+    errors = found["output_error_unperturbed"].sel(n_features=50, layer=0, head=[0, 2])
+    assert (table["rank"] == 0).tolist() == (
+        table["head"] == [0, 2][np.argmin(errors.values)]
+    ).tolist()
+    for axis, name in zip(figure.axes, group):
+        one = found.sel(perturbation=name, n_features=50, layer=0)
+        assert axis.get_title(loc="left").lower() == one["title"].item().lower()
+        for head in (0, 2):
+            own = table[(table["perturbation"] == name) & (table["head"] == head)]
+            assert own["dose"].tolist() == sorted(DOSES[name])
+            for end in ("", "_low", "_high"):
+                wanted = one[f"added_error{end}"].sel(head=head, dose=own["dose"].values)
+                np.testing.assert_array_equal(own[f"added_error{end}"], wanted)
+            kept = own[own["added_error"] > 0]
+            assert {*zip(kept["dose"], kept["added_error"])} <= points(axis)
+            laws = own[own["law"] > 0]
+            assert {*zip(laws["dose"], laws["law"])} <= points(axis)
+
+
+def test_lesions_are_compared_at_half_as_added_errors(found):
+    """Also of dead neurons; sorted by the median over heads, with gains and laws."""
+    table = lesions.table({"a": found})
+    doses = dict(zip(table["perturbation"], table["dose"]))
+    wanted = {"neurons": 0.5, "knockout_constant": 1, "knockout_mean": 1, "knockout_lagged": 2}
+    assert doses == wanted | {"astrocyte_inputs": 0.5, "synapses": 0.3, "unensheathed": 1}
+    for row in table.itertuples():
+        place = {"perturbation": row.perturbation, "dose": row.dose, "head": row.head}
+        one = found.sel(place | {"n_features": 50, "layer": 0})
+        for name in ("added_error", "error_ratio", "gain"):
+            assert getattr(row, name) == float(one[name])
+        assert row.intact_error == float(one["output_error_unperturbed"])
+        assert row.law == float(one["added_error_law"])
+    medians = table.groupby("row", sort=False)["added_error"].median()
+    assert (np.diff(medians) <= 0).all()
+    figure = lesions.lesions({"a": found})
+    labels = [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    assert labels[0] == lesions.INTACT
+    assert [label.partition(": ")[2] for label in labels[1:]] == [*medians.index]
+    assert "7: hidden neurons die (50 %)" in labels
+    for axis, name in zip(figure.axes, lesions.PANELS):
+        assert {*table[name]} <= {x for x, _ in points(axis)}
+
+
+def test_laws_stop_where_their_theory_ends(found):
+    """First-order laws, where they and the intact network expect a relative variance above 1."""
+    few = found.copy(deep=True)
+    few["output_error_unperturbed"] *= 1 / few["output_error_unperturbed"]
+    table = lesions.table({"a": few})
+    ended = table[table["law"].isna()]
+    assert {*ended["perturbation"]} == {"neurons", "astrocyte_inputs"}
+    ratios = lesions.table({"a": found}).set_index(["perturbation", "head"])["ratio_law"]
+    assert ratios.loc["neurons", 0] == pytest.approx(math.sqrt(2), rel=1e-12)
+    assert table["ratio_law"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "module, name",
+    [(lesions, "added_error"), (lesion_doses, "added_error"), (noise, "bits_needed")],
+)
+def test_answers_say_the_numbers_of_the_file(module, name, found):
+    """Another number in the file is another number in the answer; NaN is no number."""
+    other = found.copy(deep=True)
+    other[name] *= 7
+    words = [module.answer({"a": fit}) for fit in (found, other)]
+    assert words[0] != words[1] and "nan" not in " ".join(words)
+    if module is noise:
+        first = module.table({"a": found}).query("perturbation == 'stochastic' and rank == 0")
+        assert f"need {first['bits_needed'].iloc[0]:g} [" in words[0]
+    else:
+        worst = module.table({"a": found}).query("perturbation == 'astrocyte_inputs' and rank == 0")
+        assert f"{worst['added_error'].iloc[0]:#.3g} [" in words[0]
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_experiments_without_such_kinds_and_without_numbers(module, found, tmp_path):
+    other = found.sel(perturbation=["neurons"] if module is noise else ["poisson"])
     empty = found.copy(deep=True)
     for name in empty.data_vars:
         if empty[name].dtype == float:
             empty[name][:] = np.nan
-    figure = draw({"a": other, "b": empty} | {str(i): found for i in range(4)})
-    job.save_figure(figure, [tmp_path / "x.png"], {})
-    said = [text.get_text() for text in figure.findobj(plt.Text)]
-    assert f"{words} in this experiment" in said
+    fits = {"a": other, "b": empty} | {str(i): found for i in range(9)}
+    job.save_figure(draw(module, fits), [tmp_path / "x.png"], {})
+    assert module.table(fits)["experiment"].nunique() == 7  # of 8 that have such perturbations
+    for few in ({"a": other}, {"b": empty}):
+        job.save_figure(draw(module, few), [tmp_path / "y.png"], {})
+        assert len(module.table(few)) == 0 and module.answer(few).count(".") == 1
+
+
+def test_of_many_heads_a_few_are_shown(found):
+    """From the easiest to the hardest; the figure says how many there are."""
+    heads = np.arange(12)
+    many = found.isel(head=np.zeros(12, int)).assign_coords(head=heads).copy(deep=True)
+    many["output_error_unperturbed"] *= 1 + (heads - 5) ** 2
+    table = lesions.table({"a": many})
+    shown = table.drop_duplicates("head").sort_values("rank")
+    assert len(shown) == 4 and shown["head"].iloc[0] == 5 and shown["head"].iloc[-1] == 11
+    said = [text.get_text() for text in lesions.lesions({"a": many}).findobj(plt.Text)]
+    assert "4 of 12 heads shown" in said

@@ -170,6 +170,7 @@ TINY = {
         "closed_loop": {"experiments": ["closed"]},
         "coupling": {"experiments": ["coupled"]},
         "lesions": {"experiments": ["hurt"]},
+        "lesion_doses": {"experiments": ["hurt"]},
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
         "laws": {"experiments": ["limit", "coupled", "hurt", "forgetful"]},

@@ -14,6 +14,7 @@ def caption(question: str, answer: str, reading: str, fits: dict[str, xr.Dataset
     question and reading are those of its declaration, answer is what its module says with numbers;
     fits: what it shows.
     """
+    answer = answer.replace(r"\$", "$")  # names in figures are escaped
     parts = [" ".join(filter(None, (question, answer))), reading, behind(fits)]
     return "\n\n".join(filter(None, (" ".join(part.split()) for part in parts))) + "\n"
 

@@ -1,144 +1,178 @@
-"""What does a whole transformer lose with its astrocytes, and what with their dynamics alone?"""
+"""What do whole transformers lose if their heads divide by something else than their normaliser?"""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, mark
+from tripartite.figures import captions, palette
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import beyond, estimates, frame, legend, line, mark
 
-TITLES = (
-    "error of every head",
-    "the changed layer itself",
-    "the model's output",
-    "what dynamics adds",
-)
-OWN = "knockout_best_here"
-OF_HEADS = (OWN, "knockout_lagged")  # other constants err more, and 1 by any factor
-OF_LAYER = ("knockout_tokens", OWN, "knockout_lagged")
-MAX_ERROR = 100  # of a head that is drawn; larger ones stand there
-STEP = 0.1  # between perturbations side by side, in layers
-
-Look = tuple[str, str]  # colour and marker of a perturbation
-LATE: Look = (palette.LARGE, "D")
+MAX_MODELS = 8
+ALL = "all"  # layers
+DIVISORS = {  # what heads divide by, in the order of rows
+    "knockout_best_here": "best constant of the input",
+    "knockout_best_inside": "best constant of other inputs,\nin the changed model",
+    "knockout_best": "best constant of other inputs",
+    "knockout_mean": "mean of $Z$ of other inputs",
+    "knockout_lagged": "$Z$ of the token before",
+    "knockout_one": "no division",
+}
+CHANCE = {"chance": "chance: two tokens of one input"}
+RANGE: dict[str, Any] = {"linewidth": 3, "alpha": 0.3}  # over layers
 
 
 def ablation(fits: dict[str, xr.Dataset]) -> Figure:
-    """A row per model: errors of heads, the changed layer, the model's output, what dynamics adds.
+    """The model's output against the intact one, a row for each thing that heads divide by.
 
-    Means over tokens and inputs with 95 % intervals over inputs.
+    Changed in one layer (median and range over layers) and in all: means over tokens and inputs
+    with 95 % intervals over inputs; likeliest words, where a model has them; what dynamics adds.
     """
     palette.apply()
-    figure, axes = plt.subplots(
-        len(fits), 4, figsize=(palette.PAGE, 0.95 + 1.75 * len(fits)), squeeze=False
-    )
-    labels = {
-        str(name): str(label)
-        for fit in fits.values()
-        for name, label in zip(fit["perturbation"].values, fit["label"].values)
-    }
-    looks = dict(zip(labels, zip(palette.COLOURS, palette.MARKERS)))
-    panels = (draw_heads, draw_layer, draw_output, draw_dynamics)
-    for row, fit in zip(axes, fits.values()):
-        for axis, draw, words in zip(row, panels, TITLES):
-            draw(axis, fit, looks)
-            palette.title_of(axis, fit if axis is row[0] else None, words)
-            axis.set_xlabel("layer")
-    grey = {"color": "0.35"}
-    handles = [mark(labels[name], marker, color=colour) for name, (colour, marker) in looks.items()]
-    handles += [
-        mark("outputs of all heads, before they are added", markerfacecolor="white", **grey),
-        line("two tokens of the whole model", linestyle=":", **grey),
-        mark("whole model minus best constant", color=palette.EXACT),
-        mark("best constant minus token before", LATE[1], color=LATE[0]),
-        mark("share of likeliest tokens lost by best constant", "*", markersize=5, **grey),
+    drawn = table(fits)
+    of_quantity = dict([*drawn.groupby("quantity", sort=False)])
+    models = drawn.drop_duplicates("experiment").set_index("experiment")["data"]
+    looks = {name: palette.look_of(data, models) for name, data in models.items()}
+    rows = DIVISORS | CHANCE
+    height = len(rows) * max(7.5, 2.2 * len(models) + 2) + 32
+    figure = plt.figure(figsize=(palette.PAGE, min(palette.MAX_HEIGHT, height * MM)))
+    widths = [1.8, 0.8, 0.8] if "words" in of_quantity else [1.8, 1]
+    spaces = figure.add_gridspec(1, len(widths), width_ratios=widths)
+    output = figure.add_subplot(spaces[0])
+    draw(output, of_quantity.get("cosine", drawn), [*rows], looks)
+    output.set_title("Output of the model", loc="left")
+    output.set_xlabel("cosine with the intact model")
+    output.set_yticks(range(len(rows)), [*rows.values()])
+    output.axhline(len(DIVISORS) - 0.5, color=palette.GUIDE, linewidth=0.6)  # chance is below
+    if "words" in of_quantity:
+        words = figure.add_subplot(spaces[1], sharey=output)
+        draw(words, of_quantity["words"], [*rows], looks)
+        words.tick_params(labelleft=False)
+        words.set_title("Likeliest words", loc="left")
+        words.set_xlabel("share of tokens kept")
+    dynamics = figure.add_subplot(spaces[-1])
+    draw(dynamics, of_quantity.get("dynamics", drawn[:0]), [*models.index], looks)
+    dynamics.set_yticks(range(len(models)), names_of(models, 10))
+    dynamics.set_title("Dynamics adds", loc="left")
+    dynamics.set_xlabel("added cosine")
+    if not looks:
+        return figure
+    grey = palette.Look(palette.KEY, palette.KEY, next(iter(looks.values())).marker)
+    entries = [
+        *(
+            mark(name, **palette.marks(look))
+            for name, look in zip(names_of(models), looks.values())
+        ),
+        mark("one layer changed: median", **palette.marks(grey)),
+        line("range over layers", color=palette.KEY, **RANGE),
+        mark("all layers changed (bars: 95 %)", **palette.marks(grey, filled=False)),
     ]
-    figure.legend(
-        handles=handles,
-        loc="outside lower center",
-        ncols=3,
-        title="what heads divide by instead of their own $Z$ (constants, and $Z$ of the token "
-        "before); bars: 95 % over inputs",
-    )
+    left_out = f"{len(models)} of {len(fits)} experiments shown" if len(models) < len(fits) else ""
+    legend(figure, entries, ncols=2 if len(models) <= 4 else 4, title=left_out)
     return figure
 
 
-def points(axis, x, triple: tuple[np.ndarray, ...], look: Look, **more) -> None:
-    """Values with bars, in the colour and with the marker of a perturbation."""
-    colour, marker = look
-    middle, low, high = triple
-    axis.vlines(x, low, high, color=colour, linewidth=0.7, alpha=0.7)
-    more = {"markersize": 2.8, "markeredgewidth": 0.6, "linestyle": "", "marker": marker} | more
-    axis.plot(x, middle, color=colour, **more)
+def draw(axis: Axes, drawn: pd.DataFrame, rows: Sequence[str], looks: dict) -> None:
+    """Marks of each model, filled for one layer and hollow for all, with the range over layers."""
+    for i, (experiment, look) in enumerate(looks.items()):
+        own = drawn[drawn["experiment"] == experiment]
+        shift = 0.0 if experiment in rows else (i - (len(looks) - 1) / 2) * 0.75 / len(looks)
+        own = own.assign(place=[rows.index(row) + shift for row in own["row"]])
+        grey = palette.Look(palette.GUIDE, palette.GUIDE, look.marker)
+        one, every = (own[own["changed"] == words] for words in ("one layer", "all layers"))
+        axis.hlines(one["place"], one["least"], one["most"], color=look.line, zorder=1, **RANGE)
+        for part, marks in (
+            (one, palette.marks(look)),
+            (every, palette.marks(look, filled=False)),
+            (own[own["changed"] == "nothing"], palette.marks(grey)),
+        ):
+            estimates("value", "place", data=part, axis=axis, across=True, **marks)
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    low, high = axis.get_xlim()
+    low, high = max(min(-0.05, low), -1.05), min(max(1.04, high), 2.05)
+    axis.set_xlim(low, high)
+    lost = drawn["value"].notna() & ~drawn["value"].between(low, high)
+    beyond(axis, int(lost.sum()), len(drawn), "lower right")
+    axis.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+    axis.tick_params(axis="y", length=0)
+    axis.axvline(0, color=palette.GUIDE, linewidth=0.6, zorder=0)
 
 
-def of_each(
-    fit: xr.Dataset, looks: dict[str, Look], names: Sequence[str]
-) -> Iterator[tuple[float, xr.Dataset, Look]]:
-    """Shift to the side, part of the fit, and look of each of these perturbations."""
-    for place, name in enumerate(names):
-        shift = STEP * (place - (len(names) - 1) / 2)
-        yield shift, fit.sel(perturbation=name), looks[name]
+def names_of(models: pd.Series, n_letters: int = 16) -> list[str]:
+    """Short names of models, by experiment where two have the same."""
+    names = [palette.short_name(data, n_letters) for data in models]
+    return [
+        name if names.count(name) == 1 else palette.short_name(str(experiment), n_letters)
+        for name, experiment in zip(names, models.index)
+    ]
 
 
-def draw_heads(axis, fit: xr.Dataset, looks: dict[str, Look]) -> None:
-    """Error of the output of each head, a dot per head, with its median over heads."""
-    layers = fit["layer"].values
-    for shift, one, (colour, marker) in of_each(fit, looks, OF_HEADS):
-        error = np.minimum(one["head_error"].values, MAX_ERROR)  # [layer, head]
-        x = np.broadcast_to(layers[:, None] + 3 * shift, error.shape)
-        axis.plot(x, error, marker, color=colour, markersize=1.8, alpha=0.6, markeredgewidth=0)
-        axis.plot(layers + 3 * shift, np.median(error, 1), "_", color=colour, markersize=6)
-    axis.set_yscale("log")
-    axis.set_ylim(0.05, 1.3 * MAX_ERROR)
-    axis.set_yticks([0.1, 1, 10, MAX_ERROR], ["0.1", "1", "10", f"≥{MAX_ERROR}"])
-    axis.minorticks_off()
-    axis.set_ylabel("error of a head's output")
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """A row for each mark: its quantity, its row, what is changed, and the range over layers."""
+    fits = {name: fit.isel(layer=-1) for name, fit in [*fits.items()][:MAX_MODELS]}
+    cosine, words = frame(fits, "cosine"), frame(fits, "top_token_kept")
+    adds, chance = frame(fits, "dynamics_adds", "best_constant"), frame(fits, "cosine_chance")
+    chance = chance.assign(row="chance", changed="nothing").drop(columns="layer")
+    parts = {
+        "cosine": pd.concat([changed(cosine, "cosine"), named(chance, "cosine_chance")]),
+        "words": changed(words, "top_token_kept"),
+        "dynamics": changed(adds, "dynamics_adds"),
+    }
+    tables = [part.assign(quantity=quantity) for quantity, part in parts.items()]
+    return pd.concat([part for part in tables if len(part)] or tables[:1], ignore_index=True)
 
 
-def draw_layer(axis, fit: xr.Dataset, looks: dict[str, Look]) -> None:
-    """The layer that is changed: outputs of its heads alone, and the states that leave it."""
-    layers, index = fit["layer"].values, np.arange(fit.sizes["layer"])
-    own = fit.sel(lesion=[str(layer) for layer in layers])
-    for shift, one, look in of_each(own, looks, OF_LAYER):
-        states = tuple(values[index, index] for values in interval(one, "cosine"))
-        attended = interval(one, "attended_cosine")
-        points(axis, layers + 2 * shift, attended, look, markerfacecolor="white")
-        points(axis, layers + 2 * shift, states, look)
-    axis.set_ylim(min(-0.05, axis.get_ylim()[0]), 1.05)
-    axis.set_ylabel("cosine with the whole model")
+def named(part: pd.DataFrame, name: str) -> pd.DataFrame:
+    """A table whose number and ends are called value."""
+    return part.rename(columns={f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")})
 
 
-def draw_output(axis, fit: xr.Dataset, looks: dict[str, Look]) -> None:
-    """The output of the model, against the layer that is changed; all of them last."""
-    x = lesions_of(axis, fit)
-    for shift, one, look in of_each(fit, looks, list(looks)):
-        points(axis, x + shift, interval(one.isel(layer=-1), "cosine"), look)
-    axis.axhline(float(fit["cosine_chance"][-1]), color="0.35", linestyle=":")
-    axis.set_ylim(-0.15, 1.05)
-    axis.set_ylabel("cosine with the whole model")
+def changed(part: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Medians and ranges over single layers, and values of all layers, for each row."""
+    part = named(part, name).drop(columns="layer")
+    part["row"] = part["perturbation"] if "perturbation" in part else part["experiment"]
+    part = part[part["row"].isin([*DIVISORS]) | (part["row"] == part["experiment"])]
+    part = part.drop(columns="perturbation", errors="ignore")
+    every = part[part["lesion"] == ALL].assign(changed="all layers").drop(columns="lesion")
+    single = part[part["lesion"] != ALL]
+    single = single.groupby(["experiment", "data", "recipe", "network", "row"], sort=False)["value"]
+    one = single.agg(value="median", least="min", most="max").reset_index()
+    return pd.concat([one.assign(changed="one layer"), every])
 
 
-def draw_dynamics(axis, fit: xr.Dataset, looks: dict[str, Look]) -> None:
-    """Cosine that the best constant loses, and what is lost beside it one token late."""
-    x = lesions_of(axis, fit)
-    points(axis, x - STEP, interval(fit, "dynamics_adds"), (palette.EXACT, "o"))
-    points(axis, x + STEP, interval(fit, "late_costs"), LATE)
-    lost = 1 - fit["top_token_kept"].sel(perturbation=fit["best_constant"]).values
-    axis.plot(x, lost, "*", color="0.35", markersize=4)
-    axis.axhline(0, color="0.35", linewidth=0.6)
-    axis.set_ylim(-0.3, 1.05)
-    axis.set_ylabel("difference of cosines")
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Cosines with constants of other inputs, in one layer and in all, and what dynamics adds."""
+    drawn = table(fits)
+    models = drawn.drop_duplicates("experiment").set_index("experiment")["data"]
 
+    def values(quantity: str, row: str, changed: str) -> str:
+        of_row = drawn[(drawn["quantity"] == quantity) & (drawn["changed"] == changed)]
+        found = []
+        for experiment, name in zip(models.index, names_of(models)):
+            own = of_row[
+                (of_row["experiment"] == experiment) & of_row["row"].isin([row, experiment])
+            ]
+            for _, one in own.iterrows():
+                ends = (one[f"value{end}"] for end in ("", "_low", "_high"))
+                found.append(f"{captions.interval(*ends)} ({name})")
+        return ", ".join(found) or "not known"
 
-def lesions_of(axis, fit: xr.Dataset) -> np.ndarray:
-    """Places of the layers that are changed, and of all, apart from them; ticks say so."""
-    layers = fit["layer"].values
-    x = np.append(layers, layers[-1] + 2)
-    axis.axvline(layers[-1] + 1, color="0.8", linewidth=0.6)
-    step = max(1, len(layers) // 4)
-    axis.set_xticks(x[[*range(0, len(layers), step), -1]], [*map(str, layers[::step]), "all"])
-    return x
+    if drawn.empty:
+        return "No effect is known."
+    best, inside = "knockout_best", "knockout_best_inside"
+    named_best = {*drawn.loc[drawn["quantity"] == "dynamics", "best_constant"].dropna()}
+    words = DIVISORS.get(*named_best) if len(named_best) == 1 else None
+    words = (words or "constant that serves best").replace("$", "")
+    return (
+        "With the best constants of other inputs the output's cosine with the intact one is "
+        f"{values('cosine', best, 'one layer')} if one layer is changed (medians over layers) "
+        f"and {values('cosine', best, 'all layers')} if all are; with those fitted in the changed "
+        f"model {values('cosine', inside, 'all layers')}, without division "
+        f"{values('cosine', 'knockout_one', 'all layers')}. In all layers, dynamics adds "
+        f"{values('dynamics', '', 'all layers')} to the {words}."
+    )
