@@ -21,6 +21,7 @@ from matplotlib.collections import Collection, LineCollection, PathCollection, Q
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -141,7 +142,7 @@ def _in_map(text: Text) -> bool:
     """Whether a text may stand on a coloured cell or a patch."""
     axes = text.axes
     return axes is not None and any(
-        isinstance(part, QuadMesh | Patch)
+        isinstance(part, QuadMesh | Patch | AxesImage)
         for part in (*axes.collections, *axes.images, *axes.patches)
     )
 
@@ -172,7 +173,7 @@ def lines(figure: Figure) -> Iterator[str]:
             yield f"a line ({line.get_label()}) has {line.get_linewidth()} pt: at least {LEAST_LINE}"
     for part in figure.findobj(LineCollection):
         widths = [width for width in np.atleast_1d(part.get_linewidths())]
-        if part.get_visible() and widths and 0 < min(widths) < LEAST_LINE - 1e-9:
+        if part.get_visible() and len(part.get_paths()) and 0 < min(widths) < LEAST_LINE - 1e-9:
             yield f"lines ({part.get_label()}) have {min(widths)} pt: at least {LEAST_LINE}"
 
 
