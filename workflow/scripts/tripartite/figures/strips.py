@@ -63,7 +63,8 @@ def strip(axis: Axes, place: float, values: np.ndarray, look: Look, marker: str 
 def median(axis: Axes, place: float, value: float) -> None:
     """The median of a row as a line across it; nothing if it is beyond the axis or not known."""
     if NEEDED[0] <= value <= NEEDED[1]:
-        axis.plot([value] * 2, [place - 0.42, place + 0.42], color=palette.EXACT, linewidth=1.6)
+        for colour, wide in (("white", 3.2), (palette.EXACT, 1.6)):
+            axis.plot([value] * 2, [place - 0.42, place + 0.42], color=colour, linewidth=wide)
 
 
 def decades(axis: Axes) -> None:
@@ -83,7 +84,7 @@ def beside(axis: Axes, places: Sequence[float], columns: dict[str, Sequence[str]
     x = 0.0  # points from the axis
     top = min(axis.get_ylim())
     for head, texts in columns.items():
-        x += 9 + max(map(width, (*head.split("\n"), *texts)))
+        x += 10 + max(map(width, (*head.split("\n"), *texts)))
         for y, text, side in (
             (top, head, "bottom"),
             *((y, t, "center") for y, t in zip(places, texts)),

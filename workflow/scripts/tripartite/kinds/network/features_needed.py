@@ -23,7 +23,7 @@ from tripartite.figures.strips import (
 
 MAX_ROWS = 24  # experiments that fit on a page
 ROW_MM = 5.6
-MAX_LETTERS = 30  # of the name of a row
+MAX_LETTERS = 24  # of the name of a row
 NAMES = {  # of networks, shorter
     "": "plain",
     "centred and balanced": "balanced",
@@ -76,12 +76,11 @@ def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
             ]
     decades(axis)
     mark_limits(axis, limits, ROW_MM)
-    heads = [
-        "median",
-        *(f"≤ {x}".replace(f" {x.split()[-1]}", f"\n{x.split()[-1]}") for x in limits),
-        "heads",
-        "beyond\naxis",
-    ]
+    within = (
+        "\n".join([*name.split(), f"≤ {palette.power(np.log10(most))}"])
+        for name, most in limits.items()
+    )
+    heads = ["median", *within, "heads", "beyond\naxis"]
     beside(axis, [*numbers], dict(zip(heads, zip(*numbers.values()))))
     say_shown(figure, len(shown), len(fits))
     return figure
@@ -157,9 +156,9 @@ def mark_limits(axis: Axes, limits: dict[str, float], row_mm: float) -> None:
             linestyle="--",
             zorder=0.5,
             clip_on=False,
-        )
+        ).set_in_layout(False)
         axis.annotate(
-            f"{name}, {palette.power(x)}",
+            name,
             (x, 1),
             xycoords=("data", "axes fraction"),
             xytext=(3, 3 + 9.5 * level),

@@ -41,7 +41,7 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
         draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
         below = f"{better} of {values.notna().sum()} heads < uniform"
-        words = f"$m$ = {m}: median {palette.decimal(values.median())}\n{below}"
+        words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
         palette.title(axis, cut(name, MAX_NAME), words)
     if needed:
         draw_scale(bars[0])

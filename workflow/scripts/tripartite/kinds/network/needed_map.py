@@ -51,7 +51,7 @@ def needed_map(fits: dict[str, xr.Dataset]) -> Figure:
     names = {x: name for g in groups.values() for x, name in zip(g, features_needed.row_names(g))}
     maps = [*shown.values()]
     rows = [maps[i : i + MAX_COLUMNS] for i in range(0, len(maps), MAX_COLUMNS)]
-    figure, axes, bars = square_cells(rows, [len(rows) - 1], 2)
+    figure, axes, bars = square_cells(rows, [len(rows) - 1], 2 + (len(shown) < len(fits)))
     for axis, (experiment, fit) in zip(axes, shown.items()):
         draw_map(axis, fit, fit["log10_features_needed"].values, NEEDED, numbers=True)
         palette.title(axis, palette.short_name(fit.attrs["data"]), names[experiment])
@@ -83,7 +83,8 @@ def square_cells(
     while (columns := np.maximum(left + cell * n_heads, MIN_COLUMN)).sum() > page - 2:
         cell *= 0.99
     height = (above + cell * n_layers + below).sum() + 2
-    figure = plt.figure(figsize=(palette.PAGE, height * MM), layout="none")
+    figure = plt.figure(figsize=(palette.PAGE, height * MM))
+    figure.set_layout_engine("none")
     axes, bars = [], []
 
     def place(x: float, top: float, wide: float, high: float, **options: Any) -> Axes:
@@ -147,7 +148,7 @@ def draw_map(
     cell = box.width / axis.figure.dpi / MM / values.shape[1]
     for dim, set_ticks in (("head", axis.set_xticks), ("layer", axis.set_yticks)):
         labels = labels_of(fit, dim)
-        places = range(0, len(labels.names), math.ceil((labels.along + 0.8) / cell))
+        places = range(0, len(labels.names), max(1, math.ceil((labels.along + 0.8) / cell - 0.05)))
         turned = {"rotation": 90} if labels.upright else {}
         set_ticks(places, [labels.names[i] for i in places], **turned)
     axis.tick_params(length=0)

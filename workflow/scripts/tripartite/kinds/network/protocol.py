@@ -6,6 +6,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import captions, palette
 from tripartite.figures.palette import MM
@@ -135,6 +136,9 @@ def draw_measure(axis: Axes, numbers: pd.DataFrame, fits: dict[str, xr.Dataset],
                 axis.annotate("best constant", (constant.iloc[0], -0.45), **look)
     if name == "normalizer_error" and (numbers[name] > 0).any():
         axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_yticks(range(len(names)), names)
     axis.set_ylim(len(names) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)

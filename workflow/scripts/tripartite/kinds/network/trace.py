@@ -17,7 +17,8 @@ from tripartite.figures.strips import first, say_shown
 
 MAX_HEADS = 4  # of an experiment
 MAX_TOKENS = 60  # that are drawn one after the other; the scatter has all
-MAX_LETTERS = 46  # of a line of a title
+MAX_LETTERS = 40  # of a line of a title
+MAX_LABEL = 16  # of a head, to leave room in its line
 N_COLUMNS = 2
 CELL_MM = 46.0  # height of a row
 RENAMED = {f"log_calcium_{end}": f"log_calcium_{q}" for end, q in (("low", "q10"), ("high", "q90"))}
@@ -209,16 +210,20 @@ def explain(figure: FigureBase) -> None:
 
 def token_words(drawn: pd.DataFrame) -> str:
     """The label of the axis of tokens."""
-    name = palette.shown(str(drawn["input"].iloc[0]).replace("_", " "))
-    name = name if len(name) <= MAX_LETTERS else f"{name[: MAX_LETTERS - 1]}…"
+    name = cut(str(drawn["input"].iloc[0]).replace("_", " "))
     return palette.plain_text(f"token of “{name}”")
 
 
 def words_of_data(fit: xr.Dataset) -> tuple[str, str]:
-    """The model in bold, and the rest of the name of its data with the words of its network."""
+    """The model, and the rest of the name of its data with the words of its network."""
     model, _, rest = fit.attrs["data"].partition(", ")
-    words = [rest, palette.network_words(fit)]
-    return model, ", ".join(filter(None, words))
+    return model, cut(", ".join(filter(None, (rest, palette.network_words(fit)))))
+
+
+def cut(text: str) -> str:
+    """A text that the font can write, at most MAX_LETTERS long."""
+    text = palette.shown(text)
+    return text if len(text) <= MAX_LETTERS else f"{text[: MAX_LETTERS - 1]}…"
 
 
 def head_words(fit: xr.Dataset, head: Head) -> str:
@@ -229,7 +234,8 @@ def head_words(fit: xr.Dataset, head: Head) -> str:
     if np.isfinite(own):
         place = int((needed < own).sum()) + 1
         order = "easiest" if place == 1 else f"{place}{suffix(place)} easiest"
-        words += f", {order} of {needed.size}: needs $m$ = {palette.power(own)}"
+        needs = "needs" if len(words) <= MAX_LABEL else "\nneeds"
+        words += f", {order} of {needed.size}: {needs} $m$ = {palette.power(own)}"
     largest = of_fit.isel(n_features=-1)
     r = captions.interval(*ends(largest, "correlation"))
     error = captions.interval(*ends(largest, "normalizer_error"), palette.percent)

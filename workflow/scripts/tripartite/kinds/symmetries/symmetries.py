@@ -84,9 +84,10 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     few, beyond, in_all, worse = zip(*texts)
     beside(left, every, {f"heads\n≤ $10^{LOG10_FEW}$": few, "beyond\naxis": beyond})
     beside(right, every, {"saved in all": in_all, "heads worse\nalone": worse})
-    key = palette.Look(palette.KEY, palette.KEY, palette.look_of(data[0], data).marker)
-    words = {"this step alone": True, "added to the steps above it": False}
-    legend(figure, [mark(label, **palette.marks(key, filled)) for label, filled in words.items()])
+    if (drawn["quantity"] == QUANTITIES["reduction_step"]).any():
+        key = palette.Look(palette.KEY, palette.KEY, palette.look_of(data[0], data).marker)
+        words = {"this step alone": True, "added to the steps above it": False}
+        legend(figure, [mark(x, **palette.marks(key, filled)) for x, filled in words.items()])
     say_shown(figure, len(shown), len(fits))
     return figure
 
