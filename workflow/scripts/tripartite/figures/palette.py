@@ -1,14 +1,14 @@
 """The visual language of all figures: what colours, symbols and sizes mean, and how words look.
 
     symbol              the model
-    filled, hollow      the first and the others of a few heads, easy before hard; or all of it against a part
+    filled, hollow      the first and the others of a few heads, easy before hard
     recipe              more is done to the hidden weights: darker
     m, hardness         one scale in all figures; more neurons are darker, harder heads are darker
     parts               hidden neurons, synapses H, weights g, astrocyte: a colour each
     black               softmax attention, laws, what is exact
 
-Colours of a group can be told apart by deuteranopes and protanopes, those of models and recipes also in
-grey. Every colour of a figure comes from here.
+Colours of a group can be told apart by deuteranopes and protanopes, those of models and recipes
+also in grey. Every colour of a figure comes from here.
 """
 
 import json

@@ -17,7 +17,7 @@ GOLDEN = 0.618  # its multiples fill a row evenly
 
 
 def rows(axis: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[int]]:
-    """Rows of an axis from above: for each group one with its name in bold, then those of its names.
+    """Rows of an axis from above: of each group one with its name in bold, then its names.
 
     Returns the places on the y axis of the names of each group.
     """

@@ -113,7 +113,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
 
 
 def row_names(group: dict[str, xr.Dataset]) -> list[str]:
-    """What was done to networks of the same data, in a few words; with names where two are alike."""
+    """What was done to networks of the same data, in a few words; with names if two are alike."""
     words = [
         palette.network_words(fit.drop_vars("order", errors="ignore")) for fit in group.values()
     ]

@@ -71,8 +71,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         values = frame[f"output_error_{name}_{m}"]
         better = (values < frame["output_error_uniform"]).sum()
         errors.append(
-            f"{palette.decimal(values.median())} {name} (m = {m}; {better} of {values.notna().sum()} "
-            "heads better than uniform attention)"
+            f"{palette.decimal(values.median())} {name} (m = {m}; {better} of "
+            f"{values.notna().sum()} heads better than uniform attention)"
         )
     helps = frame["helps"][frame["helps"] != ""].value_counts()
     known = [f"{what} in {n}" for what, n in helps.items()]

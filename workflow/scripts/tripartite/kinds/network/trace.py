@@ -56,7 +56,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """ln of responses and normalisers of the heads that are drawn, by token, and what titles say."""
+    """ln of responses and normalisers of the heads that are drawn, by token, and their errors."""
     heads = heads_of(fits)
     return with_numbers(responses(fits, heads), fits, "log10_features_needed")
 
@@ -71,7 +71,7 @@ def with_numbers(drawn: pd.DataFrame, fits: dict[str, xr.Dataset], *names: str) 
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """Correlation and error of the largest networks, in the easiest head and in the hardest one."""
     words = []
-    for name, fit in fits.items():
+    for fit in fits.values():
         heads = simulated_heads(fit)
         of_model = []
         for place, order in zip(dict.fromkeys((heads[0], heads[-1])), ("easiest", "hardest")):

@@ -1,4 +1,4 @@
-"""Neurons that heads need before and after fits to other inputs: rows of recipes, for each model."""
+"""Neurons that heads need before and after fits to other inputs: rows of recipes of each model."""
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,7 @@ MAX_MODELS = 5
 ROW_MM = 5.4
 MAX_LETTERS = 24  # of the name of a model
 LOG10_FEW = 5  # of the neurons that are few, as in calibrate
-RECIPES = {  # each adds one thing to those above it: its name, the recipe with this thing alone, look
+RECIPES = {  # each adds one thing to those above: name, recipe with this thing alone, look
     "plain": ("plain", None, "plain"),
     "centred": ("1 centred", "centred", "balanced"),
     "centred, balanced": ("2 + balanced", "balanced", "balanced"),
@@ -47,7 +47,7 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     """What is fitted to queries and keys, in order, on tested inputs: a row each.
 
     Left: heads and their median; how many need at most 10^5 neurons, and how many are beyond the
-    axis. Right: decades of neurons saved by each thing alone, and added to those above it, with 95 %
+    axis. Right: decades of neurons saved by each thing alone, and added to those above, with 95 %
     intervals over inputs and distinct heads; in all; and heads that need more with it alone.
     """
     palette.apply()
