@@ -33,14 +33,14 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
     for axis, name in zip(axes, needed):
         values = frame[f"log10_needed_{name}"]
         draw_map(axis, first, as_map(values, first), NEEDED)
-        few = f"{(values <= FEW).sum()} of {len(values)} heads ≤ {palette.power(FEW)}"
+        few = f"{(values <= FEW).sum()} of {len(values)} ≤ {palette.power(FEW)}"
         palette.title(axis, name, f"median {palette.power(values.median())} neurons\n{few}")
     for axis, name in zip(axes[len(needed) :], networks):
         m = int(simulated[name]["n_features"][-1])
         values = frame[f"output_error_{name}_{m}"]
         draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
-        below = f"{better} of {values.notna().sum()} heads < uniform"
+        below = f"{better} of {values.notna().sum()} < uniform"
         words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
         palette.title(axis, cut(name, MAX_NAME), words)
     if needed:
