@@ -1,6 +1,7 @@
 """Strips: a row with a name for each group of heads, a point for each head, numbers beside it."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -27,8 +28,8 @@ def rows(axis: Axes, groups: Sequence[tuple[str, Sequence[str]]]) -> list[list[i
         places.append([*range(len(words) + 1, len(words) + 1 + len(names))])
         words += [group, *names]
     axis.set_yticks(range(len(words)), words)
-    for group in places:
-        axis.get_yticklabels()[group[0] - 1].set_fontweight("bold")
+    for names_at in places:
+        axis.get_yticklabels()[names_at[0] - 1].set_fontweight("bold")
     axis.set_ylim(len(words) - 0.4, -0.4)
     axis.tick_params(axis="y", length=0)
     return places
@@ -44,7 +45,7 @@ def strip(axis: Axes, place: float, values: np.ndarray, look: Look, marker: str 
     inside = values[(low <= values) & (values <= high)]
     lifted = place + 0.6 * (np.arange(len(inside)) * GOLDEN % 1 - 0.5)
     edge = look.line if look.line != look.fill else palette.RECIPES["learned"].line
-    colours = {"color": look.fill, "markeredgecolor": edge, "markeredgewidth": 0.5}
+    colours: dict[str, Any] = {"color": look.fill, "markeredgecolor": edge, "markeredgewidth": 0.5}
     pixels = len(inside) > N_VECTORS
     axis.plot(
         inside,

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import plotly.io
 
 from tripartite.figures import palette
-from tripartite.kinds.network.needed_map import NEEDED, TICKS
+from tripartite.kinds.network.needed_map import TICKS
 from tripartite.kinds.network.of_heads import RECIPES
 
 POLICY = (
@@ -82,7 +82,7 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
     for name in RECIPES:
         if f"log10_needed_{name}" in frame:  # colours as in the figure: log of log10
             needed = [math.log10(max(x, 1e-3)) for x in frame[f"log10_needed_{name}"]]
-            low, high = math.log10(NEEDED.vmin), math.log10(NEEDED.vmax)
+            low, high = math.log10(TICKS[0]), math.log10(TICKS[-1])
             view(f"neurons needed, {name}", "neurons", needed, low, high, **powers)
     for name, sizes in simulated.items():
         for m in sizes:

@@ -149,7 +149,7 @@ def draw_map(
     for dim, set_ticks in (("head", axis.set_xticks), ("layer", axis.set_yticks)):
         labels = labels_of(fit, dim)
         places = range(0, len(labels.names), max(1, math.ceil((labels.along + 0.8) / cell - 0.05)))
-        turned = {"rotation": 90} if labels.upright else {}
+        turned: dict[str, Any] = {"rotation": 90} if labels.upright else {}
         set_ticks(places, [labels.names[i] for i in places], **turned)
     axis.tick_params(length=0)
     axis.set(xlabel="head", ylabel="layer")

@@ -1,5 +1,7 @@
 """The published protocol: one head that reads one input, response beside normaliser, arm by arm."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -49,7 +51,7 @@ def protocol(fits: dict[str, xr.Dataset]) -> Figure:
     traces, numbers = responses(shown, heads), measures(shown, heads)
     heights = height_mm(len(heads)), 16 + 5 * len(heads)
     figure = plt.figure(figsize=(palette.PAGE, min(sum(heights) * MM, palette.MAX_HEIGHT)))
-    above, below = figure.subfigures(2, height_ratios=heights)
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=heights)[:, 0]
     for head, cell in zip(heads, cells_for(above, len(heads))):
         fit = shown[head.experiment]
         draw_responses(*cell, of_head(traces, head))
@@ -132,8 +134,13 @@ def draw_measure(axis: Axes, numbers: pd.DataFrame, fits: dict[str, xr.Dataset],
             constant = own["normalizer_error_constant"]
             axis.plot(constant, own["row"], "|", color=palette.GUIDE, markersize=10, zorder=1)
             if row == 0:
-                look = {"fontsize": 6.5, "color": palette.KEY, "ha": "center", "va": "bottom"}
-                axis.annotate("best constant", (constant.iloc[0], -0.45), **look)
+                beside: dict[str, Any] = {
+                    "fontsize": 6.5,
+                    "color": palette.KEY,
+                    "ha": "center",
+                    "va": "bottom",
+                }
+                axis.annotate("best constant", (constant.iloc[0], -0.45), **beside)
     if name == "normalizer_error" and (numbers[name] > 0).any():
         axis.set_xscale("log")
         axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))

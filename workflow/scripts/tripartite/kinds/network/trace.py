@@ -1,6 +1,6 @@
 """The paper's figure: the astrocyte's response beside the softmax normaliser, token by token."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd

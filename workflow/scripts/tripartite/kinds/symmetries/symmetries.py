@@ -138,7 +138,8 @@ def of(drawn: pd.DataFrame, name: str, recipe: str) -> pd.DataFrame:
 def saved_by(drawn: pd.DataFrame, name: str, recipe: str) -> tuple[float, float, float]:
     """A reduction with the ends of its interval; NaN if it is not known."""
     rows = of(drawn, name, recipe)[["value", "value_low", "value_high"]].values
-    return tuple(map(float, rows[0])) if len(rows) else (np.nan,) * 3
+    middle, low, high = map(float, rows[0]) if len(rows) else (np.nan,) * 3
+    return middle, low, high
 
 
 def words_of(drawn: pd.DataFrame, recipe: str, alone: str | None, needed: np.ndarray) -> list[str]:
