@@ -165,7 +165,11 @@ def draw_responses(left: Axes, right: Axes, drawn: pd.DataFrame) -> None:
     sizes = sorted(drawn["n_features"].unique())
     for m in sizes:
         of_size = drawn[drawn["n_features"] == m]
-        look = {"color": palette.colour_of_size(m), "marker": "o", "markersize": 2.4}
+        look: dict[str, Any] = {
+            "color": palette.colour_of_size(m),
+            "marker": "o",
+            "markersize": 2.4,
+        }
         look |= {
             "linestyle": "",
             "markeredgewidth": 0,
