@@ -124,10 +124,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         saved = captions.interval(*saved_by(drawn, "reduction_all", last), decades_words)
         words.append(
             f"{saved} in {name}, whose median head needs 10^{needed[1].median():.1f} instead of "
-            f"10^{needed[0].median():.1f} ({few[1]} instead of {few[0]} of {len(needed[0])} heads need "
-            f"at most 10^{LOG10_FEW})"
+            f"10^{needed[0].median():.1f} ({few[1]} instead of {few[0]} of {len(needed[0])} heads "
+            f"need at most 10^{LOG10_FEW})"
         )
-    return f"Centring, balancing and a width per direction save decades of neurons: {'; '.join(words)}."
+    start = "Centring, balancing and a width per direction save decades of neurons"
+    return f"{start}: {'; '.join(words)}."
 
 
 def of(drawn: pd.DataFrame, name: str, recipe: str) -> pd.DataFrame:
