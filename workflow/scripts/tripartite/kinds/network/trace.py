@@ -171,7 +171,6 @@ def draw_responses(left: Axes, right: Axes, drawn: pd.DataFrame) -> None:
             "markersize": 2.4,
         }
         look |= {
-            "markersize": 2.4,
             "linestyle": "",
             "markeredgewidth": 0,
             "label": f"response $p$ of {m:,} neurons".replace(",", " "),
