@@ -23,6 +23,7 @@ from matplotlib.collections import Collection, LineCollection, PathCollection, Q
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.container import Container
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -195,7 +196,7 @@ def _in_map(text: Text) -> bool:
     """Whether a text may stand on a coloured cell or a patch."""
     axes = text.axes
     return axes is not None and any(
-        isinstance(part, QuadMesh | Patch)
+        isinstance(part, QuadMesh | Patch | AxesImage)
         for part in (*axes.collections, *axes.images, *axes.patches)
     )
 

@@ -9,10 +9,11 @@ from matplotlib import pyplot as plt
 
 from conftest import random_heads, run_fit, run_simulate, run_stage
 from tripartite import job
-from tripartite.figures import palette
+from tripartite.figures import palette, panels
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.network import (
     features_needed,
+    needed_map,
     phase_diagram,
     protocol,
     theory,
@@ -25,6 +26,7 @@ FIGURES = {
     "trace": trace.trace,
     "protocol": protocol.protocol,
     "features_needed": features_needed.features_needed,
+    "needed_map": needed_map.needed_map,
     "phase_diagram": phase_diagram.phase_diagram,
     "theory": theory.theory,
 }
@@ -58,7 +60,7 @@ def test_an_empty_panel_says_why():
     off.set_axis_off()
     bars.vlines([1], [2], [3])
     before = {axis: len(axis.texts) for axis in axes.flat}
-    palette.mark_empty(figure)
+    panels.mark_empty(figure)
     added = {
         axis: axis.texts[-1].get_text() for axis in axes.flat if len(axis.texts) > before[axis]
     }
@@ -101,33 +103,57 @@ def test_names_and_labels(name, fits):
     assert figure.get_figwidth() <= palette.PAGE
 
 
-def test_map_shows_the_numbers(fits):
-    figure = FIGURES["features_needed"](fits)
-    written = [text.get_text() for text in figure.axes[0].texts]
-    numbers = [text for text in written if text.replace(".", "").isdigit()]
+def test_maps_show_the_numbers(fits):
+    figure = FIGURES["needed_map"](fits)
+    numbers = [text.get_text() for text in figure.axes[0].texts if text.get_text().isdigit()]
     needed = fits["all"]["log10_features_needed"].values.ravel()
-    assert [f"{x:.1f}" if x < 9.95 else f"{x:.0f}" for x in needed] == numbers
+    assert [f"{x:.0f}" for x in needed] == numbers
+    (image,) = figure.axes[0].images
+    np.testing.assert_array_equal(image.get_array().ravel(), needed)
 
 
-def test_a_map_says_how_many_heads_are_within_biology():
-    """Two by three heads, counted by hand; six sets of weights, and three that two layers share."""
-    needed = np.array([[5.0, 5.2, 6.4], [10.1, 10.3, np.nan]])
-    within = {"rodent astrocyte": 1, "human astrocyte": 2, "human cortex": 4}
-    counts = [f"{n} within a {name}" for name, n in within.items()]
-    own = features_needed.words_of(needed, np.arange(6).reshape(2, 3)).split("\n")
-    assert own == ["6 heads, median $10^{6.4}$", *counts]
-    shared = features_needed.words_of(needed, np.array([[0, 1, 2], [0, 1, 2]])).split("\n")
-    assert shared == ["3 heads × 2 depths, median $10^{6.4}$", *counts]
+def test_strips_show_every_head_and_count_those_within_biology(fits):
+    """Three heads at what they need, one of them moved beyond the axis."""
+    fit = fits["all"]
+    needed = fit["log10_features_needed"].copy()
+    needed[0] = [5.0, 6.2, 1358.9]
+    fit = fit.assign(log10_features_needed=needed)
+    figure = FIGURES["features_needed"]({"all": fit})
+    (axis,) = figure.axes
+    points = {line.get_marker(): line.get_xdata() for line in axis.lines}
+    marker = palette.look_of("source of all", ["source of all"]).marker
+    assert sorted(points[marker]) == [5.0, 6.2] and points[">"] == [40]
+    middle = [line.get_xdata()[0] for line in axis.lines if line.get_color() == palette.EXACT]
+    assert middle == [6.2]
+    row = [text.get_text() for text in axis.texts if text.xy == (1, 1)]
+    assert row == ["$10^{6.2}$", "0", "1", "2", "2", "3", "1"]
+    marked = [line.get_xdata()[0] for line in axis.lines if line.get_linestyle() == "--"]
+    biology = features_needed.BIOLOGY
+    assert marked == pytest.approx(np.log10([1000, *biology.values()]))
+    table = features_needed.table({"all": fit})
+    assert table["log10_features_needed"].tolist() == [5.0, 6.2, 1358.9]
+    said = features_needed.answer({"all": fit})
+    assert "10^6.2 (plain)" in said and "1 of 3 (plain)" in said
+    fewer = features_needed.answer({"all": fit.assign(log10_features_needed=needed - 2)})
+    assert "10^4.2 (plain)" in fewer and "2 of 3 (plain)" in fewer
+
+
+def test_heads_that_share_weights_are_told(fits):
+    """Three heads of their own; two sets of weights at two depths."""
+    assert features_needed.heads_words(fits["all"], 3) == "3"
+    shared = xr.Dataset({"distinct_head": (("layer", "head"), [[0, 1], [0, 1]])})
+    assert features_needed.heads_words(shared, 4) == "2 × 2"
 
 
 def test_the_bar_of_the_map_marks_biology(fits):
     """Marks stand at log10 of the numbers, with their names."""
-    bar = features_needed.features_needed(fits).axes[-1]
+    (bar,) = (axis for axis in FIGURES["needed_map"](fits).axes if axis.get_label() == "<colorbar>")
     marks = {text.get_text(): text.xy[0] for text in bar.texts}
     assert {name: 10**place for name, place in marks.items()} == pytest.approx(
         {"rodent astrocyte": 1.2e5, "human astrocyte": 2e6, "human cortex": 1.6e10}
     )
-    assert [line.get_xdata()[0] for line in bar.lines] == list(marks.values())
+    lines = [line.get_xdata()[0] for line in bar.lines if line.get_color() == palette.EXACT]
+    assert lines == list(marks.values())
 
 
 def test_heads_are_called_as_the_data_call_them(fits):
@@ -137,46 +163,83 @@ def test_heads_are_called_as_the_data_call_them(fits):
     heads = [f"head_${i}" for i in range(fit.sizes["head"])]
     named = fit.assign_attrs(labels=json.dumps({"head": heads}))
     for data, wanted in ((fit, places), (named, [palette.plain_text(head) for head in heads])):
-        axis = FIGURES["features_needed"]({"all": data}).axes[0]
+        axis = FIGURES["needed_map"]({"all": data}).axes[0]
         assert [tick.get_text() for tick in axis.get_xticklabels()] == wanted
         assert [tick.get_text() for tick in axis.get_yticklabels()] == [
             str(layer) for layer in fit["layer"].values
         ]
 
 
-def test_trace_draws_the_medians(fits):
+def test_traces_draw_the_medians(fits):
     figure = FIGURES["trace"]({"one": fits["one"]})
-    upper, lower = figure.axes[:2]
+    left, right = figure.axes[:2]
     fit = fits["one"].isel(input=0).sel(layer=0, head=2)
-    drawn = {line.get_label(): line.get_ydata() for line in upper.lines}
-    np.testing.assert_array_equal(drawn["softmax normaliser"], fit["log_normalizer"])
-    largest = next(y for label, y in drawn.items() if "$10^{3}$" in label)
-    np.testing.assert_array_equal(largest, fit["log_calcium"].sel(n_features=1000))
+    exact, largest = fit["log_normalizer"], fit["log_calcium"].sel(n_features=1000)
+    points, black = left.lines
+    np.testing.assert_array_equal(black.get_ydata(), exact)
+    np.testing.assert_array_equal(points.get_ydata(), largest)
+    band = left.collections[0].get_paths()[0].vertices[:, 1]
+    for end in ("low", "high"):  # the spread of networks
+        assert np.isin(fit[f"log_calcium_{end}"].sel(n_features=1000), band).all()
+    for line, m in zip(right.lines, (100, 1000)):
+        np.testing.assert_array_equal(line.get_xdata(), exact)
+        np.testing.assert_array_equal(line.get_ydata(), fit["log_calcium"].sel(n_features=m))
     assert any("3rd easiest of 3" in text for text in texts(figure))
 
 
+@pytest.mark.parametrize("module", [trace, protocol])
+def test_tables_and_answers_of_traces_hold_what_the_fit_says(module, fits):
+    table = module.table({"one": fits["one"]})
+    fit = fits["one"].isel(input=0).sel(layer=0, head=2)
+    assert len(table) == 2 * 10 and {*table["head"]} == {2}
+    for m, rows in table.groupby("n_features"):
+        of_size = fit.sel(n_features=m)
+        np.testing.assert_array_equal(rows["log_calcium"], of_size["log_calcium"])
+        np.testing.assert_array_equal(rows["log_calcium_q10"], of_size["log_calcium_low"])
+        np.testing.assert_array_equal(rows["log_normalizer"], of_size["log_normalizer"])
+        assert {*rows["normalizer_error"]} == {float(of_size["normalizer_error"])}
+    said = module.answer({"one": fits["one"]})
+    assert palette.percent(float(fit["normalizer_error"][-1])) in said
+    other = module.answer(
+        {"one": fits["one"].assign(normalizer_error=fits["one"]["normalizer_error"] * 0 + 0.123)}
+    )
+    assert "12 %" in other and other != said
+
+
+def test_heads_of_traces_are_spread_from_easy_to_hard(fits):
+    """As many as there is room for; of one experiment four, of nine one each."""
+    fit = fits["all"]
+    needs = fit["log10_features_needed"].values.ravel()
+    assert needs.argsort().tolist() == [0, 1, 2]
+    for n, wanted in ((1, [0, 1, 2]), (3, [0, 2]), (4, [0, 2]), (5, [0]), (8, [0])):
+        heads = trace.heads_of({str(i): fit for i in range(n)})
+        assert [head.head for head in heads] == wanted * n
+
+
 def test_the_protocol_says_what_the_fit_holds(fits):
-    """A row per experiment: error, r and phase of its smallest and largest networks."""
+    """A cell per experiment; below, errors and r of its smallest and largest networks."""
     figure = FIGURES["protocol"]({"one": fits["one"], "all": fits["all"]})
-    assert len(figure.axes) == 4
-    for name, head, left in (("one", 2, figure.axes[0]), ("all", 0, figure.axes[2])):
+    *cells, errors, correlations = figure.axes
+    assert len(cells) == 4
+    for row, (name, head) in enumerate((("one", 2), ("all", 0))):
         fit = fits[name].isel(input=0).sel(layer=0, head=head)
-        drawn = {line.get_label(): line.get_ydata() for line in left.lines}
-        np.testing.assert_array_equal(drawn["softmax normaliser"], fit["log_normalizer"])
-        lines = left.get_title(loc="left").split("\n")
-        sigma, constant = map(float, (fit["sigma_squared"], fit["normalizer_error_constant"]))
-        assert lines[0].startswith(rf"layer 0, head {head}, $\sigma^2 = {sigma:.1f}$; ")
-        assert lines[0].endswith(f"best constant {palette.percent(constant)}")
-        for m, said in zip((100, 1000), lines[1:], strict=True):
-            of_size = fit.sel(n_features=m)
-            phase = str(of_size["phase_of"].values).replace("gaussian", "Gaussian")
-            assert said.startswith(f"$10^{{{np.log10(m):.0f}}}$ neurons ({phase}): median error ")
-            for variable, words in (
-                ("normalizer_error", palette.percent),
-                ("correlation", palette.decimal),
-            ):
-                ends = (words(float(of_size[f"{variable}_{end}"])) for end in ("low", "high"))
-                assert words(float(of_size[variable])) in said and f"[{', '.join(ends)}]" in said
+        black = cells[2 * row].lines[-1]
+        np.testing.assert_array_equal(black.get_ydata(), fit["log_normalizer"])
+        sigma = float(fit["sigma_squared"])
+        title = cells[2 * row].get_title(loc="left")
+        assert title.startswith(rf"head (0, {head}), $\sigma^2$ = {sigma:.1f}; ")
+        phases = [str(x).replace("gaussian", "Gaussian") for x in fit["phase_of"].values]
+        assert title.endswith(" → ".join(dict.fromkeys(phases)))
+        for axis, variable in ((errors, "normalizer_error"), (correlations, "correlation")):
+            bars = [bar for bar in axis.containers if bar.lines[0].get_ydata()[0] == row]
+            for bar, m in zip(bars, (100, 1000), strict=True):
+                of_size = fit.sel(n_features=m)
+                assert bar.lines[0].get_xdata()[0] == float(of_size[variable])
+                ends = bar.lines[2][0].get_segments()[0][:, 0]
+                wanted = [float(of_size[f"{variable}_{end}"]) for end in ("low", "high")]
+                np.testing.assert_allclose(ends, wanted)
+        constant = [line for line in errors.lines if line.get_marker() == "|"][row]
+        assert constant.get_xdata()[0] == float(fit["normalizer_error_constant"])
 
 
 def test_errors_are_drawn_with_their_intervals(fits):
@@ -322,27 +385,37 @@ def test_no_network_counts_twice_in_the_theory(fits):
     assert theory.widest(random) == ["all", "one"]
 
 
-def test_the_slope_chart_says_what_is_gained(tmp_path):
+def test_the_strips_of_recipes_say_what_is_gained(tmp_path):
     from test_symmetries import draw
     from tripartite.kinds.data.generate import _dataset
 
     q, k, v = (x.reshape(3, 1, 1, 30, 6).numpy() for x in draw(1, n_tokens=90))
     data = _dataset({"q": q, "k": k, "v": v}, "a $^$ model", ["a", "b", "c"])
     found = run_stage(calibrate, data, {"calibrated_on": ["a"]}).assign_attrs(data.attrs)
-    for fits in ({"one": found}, {"one": found, "two": found, "three": found}):
+    for fits in ({str(i): found for i in range(7)}, {"one": found}):
         figure = symmetries.symmetries(fits)
         assert figure.get_figwidth() <= palette.PAGE
         job.save_figure(figure, [tmp_path / "symmetries.svg"], {})
-    axis = figure.axes[0]
+    left, right = figure.axes
     medians = found["log10_features_needed"].isel(input=[1, 2]).median("input").squeeze()
-    wanted = medians.sel(recipe=list(symmetries.SHOWN)).values
+    wanted = medians.sel(recipe=list(symmetries.RECIPES)).values
+    marker = palette.OTHERS[0].marker
+    heads = [line for line in left.lines if line.get_marker() == marker]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in heads], wanted)
+    last = [*symmetries.RECIPES][-1]
+    reduction = float(found["reduction_all"].sel(recipe=last))
+    assert any(text.get_text().startswith(f"{reduction:.1f}") for text in right.texts)
+    steps = found["reduction_step"].sel(recipe=["width of each direction", last]).values
+    drawn = [bar.lines[0].get_xdata()[0] for bar in right.containers][-2:]
+    np.testing.assert_allclose(drawn, steps)
+    table = symmetries.table({"one": found})
     np.testing.assert_allclose(
-        [line for line in axis.lines if line.get_marker() == "o"][0].get_ydata(), wanted
+        table.loc[table["quantity"].str.startswith("log10"), "value"], wanted
     )
-    reduction = float(
-        found["reduction_all"].sel(recipe="centred, balanced, width of each direction")
-    )
-    assert f"{-reduction:+.1f}".replace("-", "−") in axis.get_xticklabels()[-1].get_text()
+    said = symmetries.answer({"one": found})
+    assert f"{reduction:.1f}" in said and f"10^{wanted[-1]:.1f}" in said
+    more = found.assign(reduction_all=found["reduction_all"] * 0 + 77)
+    assert "77.0" in symmetries.answer({"one": more})
 
 
 def test_heads_of_equal_keys_can_be_drawn(tmp_path):
@@ -361,9 +434,14 @@ def test_heads_of_equal_keys_can_be_drawn(tmp_path):
 
 
 def test_many_maps_wrap_into_rows(fits):
-    figure = FIGURES["features_needed"]({str(i): fits["all"] for i in range(5)})
-    places = {tuple(round(x, 2) for x in axis.get_position().p0) for axis in figure.axes[:5]}
-    assert len({y for _, y in places}) == 2 and figure.get_figwidth() <= palette.PAGE
+    figure = FIGURES["needed_map"]({str(i): fits["all"] for i in range(5)})
+    places = {axis.get_position().y1.round(2) for axis in figure.axes[:5]}
+    assert len(places) == 2 and figure.get_figwidth() <= palette.PAGE
+    more = FIGURES["needed_map"]({str(i): fits["all"] for i in range(9)})
+    assert any("8 of 9 experiments shown" in text for text in texts(more))
+    for axis in figure.axes[:5]:  # squares
+        box = axis.get_window_extent()
+        assert box.width == pytest.approx(3 * box.height, rel=1e-3)
 
 
 def test_more_sources_than_colours_are_all_drawn(fits):

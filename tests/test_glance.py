@@ -26,7 +26,7 @@ from tripartite.heads import Heads
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.data.generate import adopt
 from tripartite.kinds.learned.learn import learn
-from tripartite.kinds.network import features_needed, heads, of_heads
+from tripartite.kinds.network import heads, needed_map, of_heads
 from tripartite.kinds.symmetries.calibrate import calibrate
 
 MACHINE = {"study": "own", "device": "cpu", "memory_gb": 8, "file": "my_model.nc"}
@@ -293,9 +293,11 @@ def test_what_there_is_is_shown(fits, others):
     """Any files beside those of a network serve; what the others would say is left out."""
     some = {name: fits[name] for name in dict.fromkeys(["own", *others])}
     assert len(of_heads.rows(some)) == 6 and "helps most" in heads.page(some)
-    titles = [axis.get_title(loc="left") for axis in heads.heads(some).axes]
-    assert any("as they are" in title for title in titles)
-    assert any("balanced" in title for title in titles) == (others != ["own-learned"])
+    said = heads.answer(some)
+    titles = [text.get_text() for text in heads.heads(some).findobj(plt.Text)]
+    assert "plain" in titles and " plain (" in said
+    with_symmetries = others == ["own-symmetries"]
+    assert ("balanced" in titles) == (" balanced (" in said) == with_symmetries
     plt.close("all")
 
 
@@ -368,15 +370,15 @@ def test_numbers_are_left_out_where_there_is_no_room(size):
         {"layer": np.arange(size[0]), "head": np.arange(size[1])},
         {"data": "llama"},
     )
-    figure = features_needed.features_needed({"mine": fit})
+    figure = needed_map.needed_map({"mine": fit})
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
     axis = figure.axes[0]
-    numbers = [text for text in axis.texts if re.fullmatch(r"\d+(\.\d)?", text.get_text())]
-    assert bool(numbers) == (size == (12, 12)) and figure.get_figheight() <= 9
+    numbers = [text for text in axis.texts if text.get_text().isdigit()]
+    assert bool(numbers) == (size[1] <= 32) and figure.get_figheight() <= palette.MAX_HEIGHT
     boxes = [text.get_window_extent(renderer) for text in numbers][: size[1]]
     assert not any(a.x1 > b.x0 for a, b in zip(boxes, boxes[1:]))
-    assert axis.collections[0].get_array().size == np.prod(size)
+    assert axis.images[0].get_array().shape == size
     on_the_page(figure)
     plt.close("all")
 

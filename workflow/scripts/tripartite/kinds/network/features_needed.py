@@ -1,137 +1,168 @@
-"""How many hidden neurons every head of every model needs: a map, layer by head."""
+"""How many hidden neurons every head of every model needs: a strip for each model and network."""
 
-from collections.abc import Sequence
-
-import matplotlib as mpl
 import numpy as np
-import seaborn as sns
+import pandas as pd
 import xarray as xr
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import grid, map_ticks
+from tripartite.figures.panels import frame
+from tripartite.figures.strips import (
+    beside,
+    by_data,
+    decades,
+    first,
+    median,
+    n_beyond,
+    rows,
+    say_shown,
+    strip,
+)
 
-MAX_COLUMNS = 3  # experiments in a row
-MIN_WIDTH = 7  # of a column, in heads: room for its titles
-LIMITS = (3, 25)  # log10 of neurons; heads beyond are saturated, their number is still written
-SCALE = "log$_{10}$ hidden neurons for 10 % rms normaliser error (median query)"
-MAX_NUMBERS = 32  # layers or heads of a map whose cells may have numbers
-MAX_HEIGHT = 9.0  # inches, of a page
+MAX_ROWS = 24  # experiments that fit on a page
+ROW_MM = 5.6
+MAX_LETTERS = 24  # of the name of a row
+NAMES = {  # of networks, shorter
+    "": "plain",
+    "centred and balanced": "balanced",
+    "fitted normal, centred and balanced": "fitted",
+}
 
-# What biology has, by its name on the colour bar and in titles. Synapses in the domain of one
-# astrocyte: 2e4 to 1.2e5 in rodents, 2.7e5 to 2e6 in the human cortex (Bushong et al., J Neurosci
-# 22:183, 2002; Oberheim et al., J Neurosci 29:3276, 2009; the upper ends are taken). Neurons of the
-# human cerebral cortex: 19 % of 86.1e9 (Azevedo et al., J Comp Neurol 513:532, 2009). One contact
-# for each hidden neuron is the least: of synapses, a head has m d_head.
+# What biology has, by its name in the figure. Synapses in the domain of one astrocyte: 2e4 to 1.2e5
+# in rodents, 2.7e5 to 2e6 in the human cortex (Bushong et al., J Neurosci 22:183, 2002; Oberheim et
+# al., J Neurosci 29:3276, 2009; the upper ends are taken). Neurons of the human cerebral cortex:
+# 19 % of 86.1e9 (Azevedo et al., J Comp Neurol 513:532, 2009). One contact for each hidden neuron
+# is the least: of synapses, a head has m d_head.
 BIOLOGY = {"rodent astrocyte": 1.2e5, "human astrocyte": 2e6, "human cortex": 1.6e10}
 
 
 def features_needed(fits: dict[str, xr.Dataset]) -> Figure:
-    """log10 of the neurons for 10 % rms normaliser error, written into each cell with room for it.
+    """A row for each experiment, a point for each head: log10 of neurons for 10 % rms error.
 
-    Each query has a need of its own; shown is the median over queries and inputs. Titles say how
-    many heads need no more neurons than an astrocyte has contacts, and than a cortex has neurons.
+    Rows stand in groups of the same data. On the right: the median, heads within each limit (the
+    largest network that was run, and what biology has), all heads, and those beyond the axis.
     """
     palette.apply()
-    n_columns = min(MAX_COLUMNS, len(fits))
-    n_rows = -(-len(fits) // n_columns)
-    widths, heights = np.full(n_columns, MIN_WIDTH), np.ones(n_rows, dtype=int)
-    for place, fit in enumerate(fits.values()):
-        row, column = divmod(place, n_columns)
-        widths[column] = max(widths[column], fit.sizes["head"])
-        heights[row] = max(heights[row], fit.sizes["layer"])
-    width = max(palette.COLUMN, palette.PAGE * n_columns / 3)
-    figure, axes = grid(
-        len(fits),
-        n_columns,
-        lambda n_rows: (
-            width,
-            min(max(2.8, 0.5 + 1.2 * n_rows + 0.19 * heights.sum()), MAX_HEIGHT),
-        ),
-        gridspec_kw={"width_ratios": widths, "height_ratios": heights + 4},
+    shown = first(fits, MAX_ROWS)
+    drawn, groups = table(shown), by_data(shown)
+    height = 34 + ROW_MM * (len(shown) + len(groups))
+    figure, axis = plt.subplots(figsize=(palette.PAGE, height * palette.MM))
+    places = rows(
+        axis,
+        [(palette.short_name(x, MAX_LETTERS), row_names(group)) for x, group in groups.items()],
     )
-    for axis, fit in zip(axes, fits.values()):
-        needed = fit["log10_features_needed"]
-        sns.heatmap(
-            needed.values,
-            ax=axis,
-            vmin=LIMITS[0],
-            vmax=LIMITS[1],
-            cmap="cividis_r",
-            cbar=False,
-            linewidths=0.4 if max(needed.shape) <= MAX_NUMBERS else 0,
-            rasterized=max(needed.shape) > MAX_NUMBERS,
-            xticklabels=False,
-            yticklabels=False,
-            annot=np.vectorize(number)(needed.values) if max(needed.shape) <= MAX_NUMBERS else None,
-            fmt="",
-            annot_kws={"fontsize": 6 if needed.max() < 999.5 else 5.4},
-        )
-        words = "no closed form\nfor this feature map"
-        if needed.notnull().any():
-            words = words_of(needed.values, fit["distinct_head"].values)
-        palette.title_of(axis, fit, words)
-        map_ticks(axis, fit, 0.5)
-    draw_scale(figure, figure.axes, n_columns == 1)
-    figure.draw_without_rendering()
-    for axis in axes:
-        leave_out_numbers(axis)
+    numbers: dict[float, list[str]] = {}
+    limits = limits_of(shown)
+    for (data, group), at in zip(groups.items(), places):
+        look = palette.look_of(data, groups)
+        for experiment, place in zip(group, at):
+            needed = drawn.loc[drawn["experiment"] == experiment, "log10_features_needed"].values
+            strip(
+                axis,
+                place,
+                needed,
+                palette.RECIPES[palette.recipe_of(shown[experiment])],
+                look.marker,
+            )
+            middle = float(np.median(needed)) if len(needed) else np.nan
+            median(axis, place, middle)
+            numbers[place] = [
+                palette.power(middle),
+                *(str((needed <= np.log10(most)).sum()) for most in limits.values()),
+                heads_words(shown[experiment], len(needed)),
+                str(n_beyond(needed)) if len(needed) else "–",
+            ]
+    decades(axis)
+    mark_limits(axis, limits, ROW_MM)
+    within = (
+        "\n".join([*name.split(), f"≤ {palette.power(np.log10(most))}"])
+        for name, most in limits.items()
+    )
+    heads = ["median", *within, "heads", "beyond\naxis"]
+    beside(axis, [*numbers], dict(zip(heads, zip(*numbers.values()))))
+    say_shown(figure, len(shown), len(fits))
     return figure
 
 
-def leave_out_numbers(axis: Axes) -> None:
-    """Take the numbers out of a map whose cells are too small for them; the colours stay."""
-    numbers = [text for text in axis.texts if text.get_transform() == axis.transData]
-    corners = axis.transData.transform([(0, 0), (1, 1)]) if numbers else np.zeros((2, 2))
-    sizes = [text.get_window_extent().size for text in numbers]
-    if sizes and (np.max(sizes, 0) > np.abs(np.diff(corners, axis=0)[0])).any():
-        for text in numbers:
-            text.remove()
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """log10 of the neurons that each head needs; heads of one distinct_head share their weights."""
+    needed = frame(fits, "log10_features_needed", "distinct_head")
+    return needed.dropna(subset="log10_features_needed", ignore_index=True)
 
 
-def draw_scale(figure: FigureBase, axes: Sequence[Axes], narrow: bool = False) -> None:
-    """The colours of needs as a bar below the axes, with what biology has marked on it."""
-    bar = figure.colorbar(
-        mpl.cm.ScalarMappable(mpl.colors.Normalize(*LIMITS), "cividis_r"),
-        ax=axes,
-        location="bottom",
-        extend="both",
-        aspect=30 if narrow else 60,
-        pad=0.02,
-        ticks=range(5, 26, 5),
-        label=SCALE.replace("rms", "\nrms") if narrow else SCALE,
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Neurons of the median head, and heads that need no more than an astrocyte has contacts."""
+    medians, counts = [], []
+    name, most = next(iter(BIOLOGY.items()))
+    for data, group in by_data(fits).items():
+        of_recipe, within = [], []
+        for recipe, fit in zip(row_names(group), group.values()):
+            needed = fit["log10_features_needed"].values
+            needed = needed[~np.isnan(needed)]
+            middle = f"10^{np.median(needed):.1f}" if len(needed) else "has no closed form"
+            of_recipe.append(f"{middle} ({recipe})")
+            within.append(f"{(needed <= np.log10(most)).sum()} of {len(needed)} ({recipe})")
+        medians.append(f"{palette.short_name(data)} {', '.join(of_recipe)}")
+        counts.append(f"{palette.short_name(data)} {', '.join(within)}")
+    return (
+        f"Hidden neurons that the median head needs: {'; '.join(medians)}. Heads that need at most "
+        f"{most:.2g} neurons, the contacts of a {name}: {'; '.join(counts)}."
     )
-    for side, (name, most) in zip(("right", "left", "left"), BIOLOGY.items()):
-        bar.ax.axvline(np.log10(most), ymax=1.6, color="black", linewidth=0.8, clip_on=False)
-        bar.ax.annotate(
+
+
+def row_names(group: dict[str, xr.Dataset]) -> list[str]:
+    """What was done to networks of the same data, in a few words; with names if two are alike."""
+    words = [
+        palette.network_words(fit.drop_vars("order", errors="ignore")) for fit in group.values()
+    ]
+    words = [NAMES.get(x, x) for x in words]
+    alike = [
+        x if words.count(x) == 1 else f"{x}, {palette.shown(name)}" for x, name in zip(words, group)
+    ]
+    return [
+        palette.plain_text(x if len(x) <= MAX_LETTERS else f"{x[: MAX_LETTERS - 1]}…")
+        for x in alike
+    ]
+
+
+def heads_words(fit: xr.Dataset, n_heads: int) -> str:
+    """The number of heads, as heads x depths where layers share their weights."""
+    n_sets = len(np.unique(fit["distinct_head"]))
+    shared = n_sets < n_heads and n_heads % n_sets == 0
+    return f"{n_sets} × {n_heads // n_sets}" if shared else str(n_heads)
+
+
+def limits_of(fits: dict[str, xr.Dataset]) -> dict[str, float]:
+    """Numbers of neurons to compare with, rising: the largest network that was run, and biology."""
+    largest = max(int(fit["n_features"].max()) for fit in fits.values())
+    limits = {"largest network": float(largest), **BIOLOGY}
+    return dict(sorted(limits.items(), key=lambda limit: limit[1]))
+
+
+def mark_limits(axis: Axes, limits: dict[str, float], row_mm: float) -> None:
+    """A line at each limit, with its name above, each lower than the one before."""
+    of_axis = 1 / (
+        abs(np.subtract(*axis.get_ylim())) * row_mm / 25.4 * 72
+    )  # of its height, a point
+    for level, (name, most) in zip(reversed(range(len(limits))), limits.items()):
+        x = np.log10(most)
+        axis.axvline(
+            x,
+            ymax=1 + of_axis * (10 + 9.5 * level),
+            color=palette.GUIDE,
+            linewidth=0.8,
+            linestyle="--",
+            zorder=0.5,
+            clip_on=False,
+        ).set_in_layout(False)
+        axis.annotate(
             name,
-            (np.log10(most), 1),
+            (x, 1),
             xycoords=("data", "axes fraction"),
-            xytext=(-2 if side == "right" else 2, 9 if narrow and name == "human cortex" else 2),
+            xytext=(3, 3 + 9.5 * level),
             textcoords="offset points",
-            ha=side,
-            fontsize=6,
+            color=palette.KEY,
+            annotation_clip=False,
         )
-
-
-def words_of(needed: np.ndarray, distinct: np.ndarray) -> str:
-    """Title of a map of needs (log10) [layer, head]: the median head, and how many are within what.
-
-    Heads of one number in distinct [layer, head] share their weights.
-    """
-    n_sets = len(np.unique(distinct))
-    heads = f"{needed.size} heads"
-    if n_sets < needed.size:
-        heads = f"{n_sets} heads × {needed.size / n_sets:g} depths"
-    within = (
-        f"{int((needed <= np.log10(most)).sum())} within a {name}" for name, most in BIOLOGY.items()
-    )
-    return "\n".join([f"{heads}, median {palette.power(float(np.nanmedian(needed)))}", *within])
-
-
-def number(x: float) -> str:
-    """What fits into a cell: one decimal below ten, none above."""
-    if np.isnan(x):
-        return "–"  # this feature map has no closed form
-    return f"{x:.1f}" if x < 9.95 else f"{x:.0f}"

@@ -4,20 +4,18 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import xarray as xr
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import map_ticks
 from tripartite.kinds.network import heads_page, of_heads
-from tripartite.kinds.network.features_needed import LIMITS, draw_scale
+from tripartite.kinds.network.needed_map import NEEDED, draw_map, draw_scale, square_cells
 
-N_COLUMNS = 2
 FEW = 5  # log10 of neurons that are few
-ERRORS = (0, 1)  # of the output; those beyond have the darkest colour
-COLOURS = "cividis_r"  # dark is bad
-MAX_LETTERS = 100  # of the title
+ERRORS = Normalize(0, 1)  # of the output; those beyond have the darkest colour
+MAX_LETTERS, MAX_NAME = 80, 20  # of the title, and of the names of networks
+N_COLUMNS = 4  # maps of needs, and of errors
 
 
 def heads(fits: dict[str, xr.Dataset]) -> Figure:
@@ -29,69 +27,61 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
     frame, simulated = of_heads.rows(fits), of_heads.networks(fits)
     first = next(iter(fits.values()))
     needed = [name for name in of_heads.RECIPES if f"log10_needed_{name}" in frame]
-    parts = [("needs", needed), ("errors", [*simulated])]
-    n_rows = {name: -(-len(panels) // N_COLUMNS) for name, panels in parts if panels}
-    figure = plt.figure(figsize=(palette.PAGE, 0.4 + sum(0.7 + 1.75 * n for n in n_rows.values())))
-    title = palette.shown(first.attrs["data"])
-    title = title if len(title) <= MAX_LETTERS else f"{title[: MAX_LETTERS - 1]}…"
-    figure.suptitle(palette.plain_text(title), weight="bold", fontsize=7, x=0.01, ha="left")
-    rows = figure.subfigures(len(n_rows), squeeze=False, height_ratios=[*n_rows.values()])[:, 0]
-    places = {
-        name: [*part.subplots(n, N_COLUMNS, squeeze=False).flat]
-        for part, (name, n) in zip(rows, n_rows.items())
-    }
-    for axis, name in zip(places.get("needs", []), needed):
+    networks = [*simulated][:N_COLUMNS]
+    rows = [[first] * len(panels) for panels in (needed, networks) if panels]
+    figure, axes, bars = square_cells(rows, [*range(len(rows))], 4)
+    for axis, name in zip(axes, needed):
         values = frame[f"log10_needed_{name}"]
-        draw_map(axis, first, values, LIMITS)
-        few = f"{(values <= FEW).sum()} of {len(values)} heads need at most $10^{FEW}$"
-        words = f"{of_heads.WORDS[name]}: median {palette.power(values.median())} neurons"
-        axis.set_title(f"{words}\n{few}", loc="left")
-    for axis, (name, fit) in zip(places.get("errors", []), simulated.items()):
-        m = int(fit["n_features"][-1])
+        draw_map(axis, first, as_map(values, first), NEEDED)
+        few = f"{(values <= FEW).sum()} of {len(values)} ≤ {palette.power(FEW)}"
+        palette.title(axis, name, f"median {palette.power(values.median())} neurons\n{few}")
+    for axis, name in zip(axes[len(needed) :], networks):
+        m = int(simulated[name]["n_features"][-1])
         values = frame[f"output_error_{name}_{m}"]
-        draw_map(axis, first, values, ERRORS)
+        draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
-        words = f"{name}, {m} neurons: median error {palette.decimal(values.median())}"
-        below = f"{better} of {values.notna().sum()} heads below uniform attention"
-        axis.set_title(f"{words}\n{below}", loc="left")
-    for axis in figure.axes:
-        if not axis.images:  # an odd number of panels leaves one empty
-            axis.set_axis_off()
-    for part, (name, axes) in zip(rows, places.items()):
-        if name == "needs":
-            draw_scale(part, axes)
-        else:
-            draw_error_scale(part, axes)
+        below = f"{better} of {values.notna().sum()} < uniform"
+        words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
+        palette.title(axis, cut(name, MAX_NAME), words)
+    if needed:
+        draw_scale(bars[0])
+    draw_error_scale(bars[-1])
+    title = palette.plain_text(cut(first.attrs["data"], MAX_LETTERS))
+    figure.suptitle(title, weight="bold", x=0.01, ha="left", y=0.99)
     return figure
-
-
-def draw_error_scale(figure: FigureBase, axes: list[Axes]) -> None:
-    """The colours of errors as a bar below the axes."""
-    figure.colorbar(
-        mpl.cm.ScalarMappable(mpl.colors.Normalize(*ERRORS), COLOURS),
-        ax=axes,
-        location="bottom",
-        extend="max",
-        aspect=60,
-        pad=0.02,
-        label="relative error of the attention output (mean over inputs and networks)",
-    )
-
-
-def draw_map(axis: Axes, fit: xr.Dataset, values: pd.Series, limits: tuple[float, float]) -> None:
-    """One number of each head as a colour, layer by head."""
-    colours = mpl.colormaps[COLOURS].with_extremes(bad=palette.NOT_KNOWN)
-    cells = values.values.reshape(fit.sizes["layer"], fit.sizes["head"])
-    low, high = limits
-    axis.imshow(cells, colours, aspect="auto", vmin=low, vmax=high, interpolation="none")
-    map_ticks(axis, fit)
-    if not np.isfinite(cells).any():
-        axis.annotate("not known", (0.5, 0.5), xycoords="axes fraction", ha="center")
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """The numbers of all heads, a row each."""
     return of_heads.rows(fits)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Neurons of the median head by each recipe, errors of networks, and what helps most heads."""
+    frame, simulated = of_heads.rows(fits), of_heads.networks(fits)
+    needs = []
+    for name in of_heads.RECIPES:
+        values = frame.get(f"log10_needed_{name}", pd.Series(dtype=float)).dropna()
+        if len(values):
+            few = f"{(values <= FEW).sum()} of {len(values)} heads at most 10^{FEW}"
+            needs.append(f"10^{values.median():.1f} {name} ({few})")
+    errors = []
+    for name, fit in simulated.items():
+        m = int(fit["n_features"][-1])
+        values = frame[f"output_error_{name}_{m}"]
+        better = (values < frame["output_error_uniform"]).sum()
+        errors.append(
+            f"{palette.decimal(values.median())} {name} (m = {m}; {better} of "
+            f"{values.notna().sum()} heads better than uniform attention)"
+        )
+    helps = frame["helps"][frame["helps"] != ""].value_counts()
+    known = [f"{what} in {n}" for what, n in helps.items()]
+    sentences = {
+        "The median head needs": needs,
+        "The median error of the output is": errors,
+        "What helps most, by heads:": known,
+    }
+    return " ".join(f"{start} {', '.join(words)}." for start, words in sentences.items() if words)
 
 
 def page(fits: dict[str, xr.Dataset]) -> str:
@@ -101,3 +91,25 @@ def page(fits: dict[str, xr.Dataset]) -> str:
         name: [*map(int, fit["n_features"])] for name, fit in of_heads.networks(fits).items()
     }
     return heads_page.page(of_heads.rows(fits), first.attrs["data"], simulated)
+
+
+def as_map(values: pd.Series, fit: xr.Dataset) -> np.ndarray:
+    """One number of each head [layer, head]."""
+    return values.values.reshape(fit.sizes["layer"], fit.sizes["head"])
+
+
+def cut(text: str, n_letters: int) -> str:
+    """A text that the font can write, at most n_letters long."""
+    text = palette.shown(text)
+    return text if len(text) <= n_letters else f"{text[: n_letters - 1]}…"
+
+
+def draw_error_scale(axis: Axes) -> None:
+    """The colours of errors as a bar in these axes."""
+    axis.figure.colorbar(
+        mpl.cm.ScalarMappable(ERRORS, palette.BAD_MAP),
+        cax=axis,
+        orientation="horizontal",
+        extend="max",
+        label="relative error of the attention output (mean over inputs and networks)",
+    )

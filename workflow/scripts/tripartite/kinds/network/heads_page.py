@@ -5,13 +5,14 @@ The drawing library stands in the page; a policy of the page forbids it to fetch
 
 import html
 import math
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io
 
 from tripartite.figures import palette
-from tripartite.kinds.network.features_needed import LIMITS
+from tripartite.kinds.network.needed_map import TICKS
 from tripartite.kinds.network.of_heads import RECIPES
 
 POLICY = (
@@ -64,23 +65,29 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
     def cells(values: list | pd.Series) -> list[list]:
         return [[*values[i : i + n_heads]] for i in range(0, len(values), n_heads)]
 
-    # words of the menu, values, limits, title of the colours
-    views: list[tuple[str, pd.Series, tuple[float, float], str]] = []
+    buttons: list[dict] = []
+
+    def view(words: str, title: str, values: list[float], low: float, high: float, **ticks: Any):
+        """An entry of the menu: values of all heads, limits and ticks of their colours."""
+        z = cells([None if math.isnan(x) else round(x, 3) for x in values])
+        bar = {"title.text": title, "tickvals": None, "ticktext": None} | ticks
+        change = {"z": [z], "zmin": low, "zmax": high}
+        change |= {f"colorbar.{key}": [x] if key != "title.text" else x for key, x in bar.items()}
+        buttons.append({"label": words, "method": "restyle", "args": [change]})
+
+    powers = {
+        "tickvals": [*map(math.log10, TICKS)],
+        "ticktext": [f"10<sup>{x}</sup>" for x in TICKS],
+    }
     for name in RECIPES:
-        if f"log10_needed_{name}" in frame:
-            words = f"neurons needed, {name}"
-            views.append((words, frame[f"log10_needed_{name}"], LIMITS, "log<sub>10</sub> neurons"))
+        if f"log10_needed_{name}" in frame:  # colours as in the figure: log of log10
+            needed = [math.log10(max(x, 1e-3)) for x in frame[f"log10_needed_{name}"]]
+            low, high = math.log10(TICKS[0]), math.log10(TICKS[-1])
+            view(f"neurons needed, {name}", "neurons", needed, low, high, **powers)
     for name, sizes in simulated.items():
         for m in sizes:
-            values = frame[f"output_error_{name}_{m}"]
-            views.append((f"output error, {name}, {m:,} neurons", values, ERRORS, "output error"))
-    buttons: list[dict] = []
-    for words, values, limits, title in views:
-        n_digits = 1 if limits == LIMITS else 2
-        z = cells([None if math.isnan(x) else round(float(x), n_digits) for x in values])
-        low, high = limits
-        change = {"z": [z], "zmin": low, "zmax": high, "colorbar.title.text": title}
-        buttons.append({"label": words, "method": "restyle", "args": [change]})
+            errors = [*frame[f"output_error_{name}_{m}"]]
+            view(f"output error, {name}, {m:,} neurons", "output error", errors, *ERRORS)
     template, details = hover(frame, simulated)
     first = buttons[0]["args"][0]
     heatmap = go.Heatmap(
@@ -89,7 +96,11 @@ def page(frame: pd.DataFrame, data: str, simulated: dict[str, list[int]]) -> str
         zmax=first["zmax"],
         colorscale="cividis",
         reversescale=True,
-        colorbar={"title": {"text": first["colorbar.title.text"]}},
+        colorbar={
+            "title": {"text": first["colorbar.title.text"]},
+            "tickvals": first["colorbar.tickvals"][0],
+            "ticktext": first["colorbar.ticktext"][0],
+        },
         xgap=1 if n_heads <= 40 else 0,
         ygap=1 if n_layers <= 40 else 0,
         customdata=cells(details),

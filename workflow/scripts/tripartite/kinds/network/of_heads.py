@@ -18,12 +18,6 @@ ALONE = {  # the same, of queries and keys as they are
     "fitted_alone": "width of each direction",
     "generalised_alone": "one width",
 }
-WORDS = {
-    "plain": "as they are",
-    "balanced": "centred and balanced",
-    "fitted": "balanced, and a width for each direction",
-    "generalised": "balanced, and one width for all",
-}
 ORIGINS = {"learned": "learned", "random": "random", "fitted_random": "fitted random"}
 ENDS = ("", "_low", "_high")
 

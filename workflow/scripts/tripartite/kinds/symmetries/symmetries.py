@@ -1,119 +1,159 @@
-"""Neurons that heads need before and after fits to some inputs: a slope chart for each model."""
-
-from typing import Any
+"""Neurons that heads need before and after fits to other inputs: rows of recipes of each model."""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import palette
-from tripartite.figures.panels import interval, line
+from tripartite.figures import captions, palette
+from tripartite.figures.panels import estimates, frame, legend, mark
+from tripartite.figures.strips import (
+    beside,
+    decades,
+    first,
+    median,
+    n_beyond,
+    rows,
+    say_shown,
+    strip,
+)
 
-FILLED: dict[str, Any] = {"marker": "o", "linestyle": "", "color": palette.LARGE, "markersize": 3}
-OPEN = FILLED | {"marker": "s", "markerfacecolor": "white"}
-LIMITS = (2, 25)  # log10 of neurons
-MAX_LOG10_FEW = 5  # of the neurons that are few, as in calibrate
-SHOWN = {  # each adds to the one before
-    "plain": "as they are",
-    "centred": "centred",
-    "centred, balanced": "and balanced",
-    "centred, balanced, one width": "and one width\nof hidden weights",
-    "centred, balanced, width of each direction": "or a width for\neach direction",
-}
-PARTS = {  # what each thing brings alone, and added to those before it
-    "centring": ("centred", "centred"),
-    "balancing": ("balanced", "centred, balanced"),
-    "one width": ("one width", "centred, balanced, one width"),
-    "a width for\neach direction": (
+MAX_MODELS = 5
+ROW_MM = 5.4
+MAX_LETTERS = 24  # of the name of a model
+LOG10_FEW = 5  # of the neurons that are few, as in calibrate
+RECIPES = {  # each adds one thing to those above: name, recipe with this thing alone, look
+    "plain": ("plain", None, "plain"),
+    "centred": ("1 centred", "centred", "balanced"),
+    "centred, balanced": ("2 + balanced", "balanced", "balanced"),
+    "centred, balanced, one width": ("3 + one width", "one width", "fitted"),
+    "centred, balanced, width of each direction": (
+        "3′ + width per direction",
         "width of each direction",
-        "centred, balanced, width of each direction",
+        "fitted",
     ),
+}
+QUANTITIES = {  # of the table, by their variables
+    "log10_features_needed": "log10 of neurons that a head needs",
+    "reduction_all": "decades saved in all",
+    "reduction_step": "decades saved by the last thing added",
+    "heads_with_few": f"heads that need at most 10^{LOG10_FEW} neurons",
+    "heads_worse": "heads that need more than plain",
 }
 
 
 def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
-    """What is fitted to queries and keys, in order (above) and by itself (below), on tested inputs.
+    """What is fitted to queries and keys, in order, on tested inputs: a row each.
 
-    Above: lines are heads, points medians over heads; the median change of log10 m with its 95 %
-    interval over inputs and distinct heads; how many heads need at most 10^5 neurons. Below: the
-    median reduction by each thing alone, and by adding it to those before it; on the right, heads
-    that need more with it alone than as they are.
+    Left: heads and their median; how many need at most 10^5 neurons, and how many are beyond the
+    axis. Right: decades of neurons saved by each thing alone, and added to those above, with 95 %
+    intervals over inputs and distinct heads; in all; and heads that need more with it alone.
     """
     palette.apply()
-    figure, (axes, below) = plt.subplots(
-        2,
-        len(fits),
-        squeeze=False,
-        sharey="row",
-        height_ratios=(2.2, 1),
-        figsize=(max(palette.COLUMN, palette.PAGE * min(len(fits), 3) / 3), 5.6),
+    shown = first(fits, MAX_MODELS)
+    drawn = table(shown)
+    height = 28 + ROW_MM * (1 + len(RECIPES)) * len(shown)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(palette.PAGE, height * palette.MM), width_ratios=(5, 4), sharey=True
     )
-    for axis, fit in zip(below, fits.values()):
-        draw_parts(axis, fit)
-    below[0].set_yticks(np.arange(len(PARTS)), list(PARTS))
-    handles = [line("alone", **FILLED), line("added to those above it (in order)", **OPEN)]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2)
-    for axis, fit in zip(axes, fits.values()):
-        fit = fit.sel(recipe=list(SHOWN))
-        tested = fit["role"].values == "tested"
-        medians = fit["log10_features_needed"].isel(input=tested).median("input")
-        needed = medians.stack(point=("layer", "head")).transpose("recipe", "point").values
-        needed = needed[:, np.isfinite(needed).all(0)]  # heads to which everything could be fitted
-        place = np.arange(len(SHOWN))
-        axis.plot(place, needed, color="0.6", linewidth=0.3, alpha=0.6)
-        middle = np.median(needed, 1) if needed.shape[1] else np.full(len(place), np.nan)
-        axis.plot(place, middle, "o-", color=palette.LARGE, markersize=4, linewidth=1.2, zorder=3)
-        axis.axhline(MAX_LOG10_FEW, color=palette.EXACT, linewidth=0.6, linestyle=":")
-        labels = []
-        for x, (recipe, words) in enumerate(SHOWN.items()):
-            of_recipe = fit.sel(recipe=recipe)
-            axis.annotate(
-                str(int(of_recipe["heads_with_few"])),
-                (x, 1),
-                xycoords=("data", "axes fraction"),
-                ha="center",
-                va="bottom",
-                fontsize=6.5,
-            )
-            if x:
-                middle, low, high = map(float, interval(of_recipe, "reduction_all"))
-                words += f"\n{_change(-middle)} [{_change(-high)}, {_change(-low)}]"
-            labels.append(words.replace("-", "−"))
-        axis.set_xticks(place, labels, rotation=90, fontsize=6)
-        axis.set(ylim=LIMITS, xlim=(-0.4, place[-1] + 0.4))
-        words = f"{needed.shape[1]} heads; with at most\n$10^{MAX_LOG10_FEW}$ neurons:\n"
-        palette.title_of(axis, fit, words)
-    axes[0].set_ylabel("log$_{10}$ hidden neurons\nfor 10 % rms normaliser error\n(median query)")
+    names = [name for name, _, _ in RECIPES.values()]
+    titles = [palette.short_name(fit.attrs["data"], MAX_LETTERS) for fit in shown.values()]
+    places = rows(left, [(title, names) for title in titles])
+    right.axvline(0, color=palette.GUIDE, linewidth=0.8)
+    texts = []
+    data = [fit.attrs["data"] for fit in shown.values()]
+    for (experiment, fit), at in zip(shown.items(), places):
+        own = drawn[drawn["experiment"] == experiment]
+        marker = palette.look_of(fit.attrs["data"], data).marker
+        for place, (recipe, (_, alone, look)) in zip(at, RECIPES.items()):
+            needed = of(own, "log10_features_needed", recipe)["value"].values
+            strip(left, place, needed, palette.RECIPES[look], marker)
+            median(left, place, float(np.median(needed)) if len(needed) else np.nan)
+            texts.append([*words_of(own, recipe, alone, needed)])
+            if alone:
+                for filled, name, shift in ((True, alone, -0.17), (False, recipe, 0.17)):
+                    saved = of(own, "reduction_step", name).assign(row=place + shift)
+                    marks = palette.marks(palette.RECIPES[look]._replace(marker=marker), filled)
+                    estimates("value", "row", data=saved, axis=right, across=True, **marks)
+    decades(left)
+    left.axvline(LOG10_FEW, color=palette.GUIDE, linewidth=0.8, linestyle="--", zorder=0.5)
+    right.set_xlabel("decades of hidden neurons saved\n(median over heads and inputs)")
+    right.tick_params(axis="y", length=0, labelleft=False)
+    every = [place for at in places for place in at]
+    few, beyond, in_all, worse = zip(*texts)
+    beside(left, every, {f"heads\n≤ $10^{LOG10_FEW}$": few, "beyond\naxis": beyond})
+    beside(right, every, {"saved in all": in_all, "heads worse\nalone": worse})
+    if (drawn["quantity"] == QUANTITIES["reduction_step"]).any():
+        key = palette.Look(palette.KEY, palette.KEY, palette.look_of(data[0], data).marker)
+        words = {"this step alone": True, "added to the steps above it": False}
+        legend(figure, [mark(x, **palette.marks(key, filled)) for x, filled in words.items()])
+    say_shown(figure, len(shown), len(fits))
     return figure
 
 
-def draw_parts(axis: Axes, fit: xr.Dataset) -> None:
-    """Reductions by each thing alone and added to those before, with 95 % intervals."""
-    axis.axvline(0, color=palette.EXACT, linewidth=0.6)
-    alone, added = (list(recipes) for recipes in zip(*PARTS.values()))
-    for recipes, shift, look in ((alone, -0.15, FILLED), (added, 0.15, OPEN)):
-        middle, low, high = interval(fit.sel(recipe=recipes), "reduction_step")
-        place = np.arange(len(PARTS)) + shift
-        axis.hlines(place, low, high, color=palette.LARGE, linewidth=0.8)
-        axis.plot(middle, place, **look)
-    n_heads = int((fit["note"] == "").sum())
-    for y, recipe in enumerate(alone):
-        axis.annotate(
-            f"{int(fit['heads_worse'].sel(recipe=recipe))} / {n_heads}",
-            (1, y),
-            xycoords=("axes fraction", "data"),
-            ha="right",
-            va="center",
-            fontsize=6,
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """What each head needs by each recipe (median over tested inputs), and numbers of all heads.
+
+    Heads to which something could not be fitted are in none of them.
+    """
+    parts = []
+    for experiment, fit in fits.items():
+        needed = fit["log10_features_needed"].isel(input=fit["role"].values == "tested")
+        needed = needed.median("input").sel(recipe=list(RECIPES)).where(fit["note"] == "")
+        heads = fit.assign(log10_features_needed=needed).rename(recipe="fitted")
+        for name, quantity in QUANTITIES.items():
+            part = frame({experiment: heads}, name).dropna(subset=name).drop(columns="recipe")
+            ends = {f"{name}{end}": f"value{end}" for end in ("", "_low", "_high")}
+            parts.append(part.rename(columns=ends).assign(quantity=quantity))
+    return pd.concat(parts, ignore_index=True)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Decades saved by all steps in each model, and heads that then need few neurons."""
+    words = []
+    last = [*RECIPES][-1]
+    for experiment, fit in fits.items():
+        drawn = table({experiment: fit})
+        needed = [of(drawn, "log10_features_needed", recipe)["value"] for recipe in ("plain", last)]
+        few = [int(fit["heads_with_few"].sel(recipe=recipe)) for recipe in ("plain", last)]
+        name = palette.short_name(fit.attrs["data"])
+        if needed[0].empty:
+            words.append(f"nothing could be fitted to {name}")
+            continue
+        saved = captions.interval(*saved_by(drawn, "reduction_all", last), decades_words)
+        words.append(
+            f"{saved} in {name}, whose median head needs 10^{needed[1].median():.1f} instead of "
+            f"10^{needed[0].median():.1f} ({few[1]} instead of {few[0]} of {len(needed[0])} heads "
+            f"need at most 10^{LOG10_FEW})"
         )
-    axis.set_title("heads worse alone", loc="right", fontsize=6)
-    axis.set(ylim=(len(PARTS) - 0.5, -0.5), xlabel="reduction of log$_{10}$ $m$")
-    left, right = axis.get_xlim()
-    axis.set_xlim(left, right + 0.25 * (right - left))  # leaves room for the numbers
+    start = "Centring, balancing and a width per direction save decades of neurons"
+    return f"{start}: {'; '.join(words)}."
 
 
-def _change(x: float) -> str:
-    """With one decimal; with three digits where queries of huge norm make it long."""
-    return f"{x:+.1f}" if not abs(x) >= 1000 else f"{x:+.3g}"
+def of(drawn: pd.DataFrame, name: str, recipe: str) -> pd.DataFrame:
+    """Rows of one variable and recipe."""
+    return drawn[(drawn["quantity"] == QUANTITIES[name]) & (drawn["fitted"] == recipe)]
+
+
+def saved_by(drawn: pd.DataFrame, name: str, recipe: str) -> tuple[float, float, float]:
+    """A reduction with the ends of its interval; NaN if it is not known."""
+    rows = of(drawn, name, recipe)[["value", "value_low", "value_high"]].values
+    middle, low, high = map(float, rows[0]) if len(rows) else (np.nan,) * 3
+    return middle, low, high
+
+
+def words_of(drawn: pd.DataFrame, recipe: str, alone: str | None, needed: np.ndarray) -> list[str]:
+    """Texts beside a row: heads with few neurons, beyond the axis, decades saved, heads worse."""
+    few = of(drawn, "heads_with_few", recipe)["value"].iloc[0]
+    texts = [f"{few:.0f} of {len(needed)}", str(n_beyond(needed))]
+    if not alone:
+        return [*texts, "", ""]
+    worse = of(drawn, "heads_worse", alone)["value"].iloc[0]
+    saved = captions.interval(*saved_by(drawn, "reduction_all", recipe), decades_words)
+    return [*texts, saved, f"{worse:.0f} of {len(needed)}"]
+
+
+def decades_words(x: float) -> str:
+    """Decades with one decimal; with three digits where queries of huge norm make them long."""
+    return palette.decimal(x) if x != x else f"{x:.1f}" if abs(x) < 1000 else f"{x:.3g}"
