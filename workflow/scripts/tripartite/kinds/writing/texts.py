@@ -186,39 +186,6 @@ def title_of(block: Block) -> tuple[str, ...]:
     return wrapped(title, 0.9 * palette.PAGE * POINTS, 2)
 
 
-@functools.cache
-def wrapped(text: str, width: float, n_lines: int) -> tuple[str, ...]:
-    """A text in at most n_lines lines of this width in points, cut with … if it is longer.
-
-    An end of a line stands as ¶, so that texts stay short.
-    """
-    font = get_font(findfont(palette.STYLE["font.family"]))
-    font.set_size(SIZE, FINE * POINTS)
-
-    def fits(line: str) -> bool:
-        font.set_text(line, 0.0)
-        return font.get_width_height()[0] / 64 <= FINE * width
-
-    words = palette.shown(" ".join(text.replace("\n", " ¶ ").split())).split(" ")
-    lines = [""]
-    for word in words:
-        while word:
-            longer = f"{lines[-1]} {word}" if lines[-1] else word
-            if fits(longer):
-                lines[-1], word = longer, ""
-            elif lines[-1]:
-                lines.append("")
-            else:  # a word that is longer than a line
-                n = next(n for n in range(len(word), 0, -1) if n == 1 or fits(word[:n]))
-                lines[-1], word = word[:n], word[n:]
-    if len(lines) > n_lines:
-        kept = lines[n_lines - 1]
-        while kept and not fits(f"{kept}…"):
-            kept = kept[:-1]
-        lines = [*lines[: n_lines - 1], f"{kept}…"]
-    return tuple(lines)
-
-
 # The page.
 
 HEAD = """<!DOCTYPE html>
