@@ -297,8 +297,8 @@ def can_write(text: str) -> bool:
 def wrapped(text: str, width: float, n_lines: int, size: float = 6.5) -> tuple[str, ...]:
     """A text in at most n_lines lines of this width in points, cut with … if it is longer.
 
-    size: of letters, in points. An end of a line stands as ¶, so that texts stay short; ? stands
-    for letters that the font lacks.
+    size: of letters, in points. An end of a line stands as ¶, more than three of them as ¶ and their
+    number, so that texts stay short; ? stands for letters that the font lacks.
     """
     font = get_font(findfont(STYLE["font.family"]))
     font.set_size(size, FINE * 72)
@@ -307,7 +307,9 @@ def wrapped(text: str, width: float, n_lines: int, size: float = 6.5) -> tuple[s
         font.set_text(line, 0.0)
         return font.get_width_height()[0] / 64 <= FINE * width
 
-    words = shown(" ".join(text.replace("\n", " ¶ ").split())).split(" ")
+    text = " ".join(text.replace("\n", " ¶ ").split())
+    text = re.sub(r"¶( ¶){3,}", lambda ends: f"¶×{ends[0].count('¶')}", text)
+    words = shown(text).split(" ")
     lines = [""]
     for word in words:
         while word:
