@@ -297,8 +297,8 @@ def can_write(text: str) -> bool:
 def wrapped(text: str, width: float, n_lines: int, size: float = 6.5) -> tuple[str, ...]:
     """A text in at most n_lines lines of this width in points, cut with … if it is longer.
 
-    size: of letters, in points. An end of a line stands as ¶, more than three of them as ¶ and their
-    number, so that texts stay short; ? stands for letters that the font lacks.
+    size: of letters, in points. An end of a line stands as ¶, more than three of them as ¶ and
+    their number, so that texts stay short; ? stands for letters that the font lacks.
     """
     font = get_font(findfont(STYLE["font.family"]))
     font.set_size(size, FINE * 72)

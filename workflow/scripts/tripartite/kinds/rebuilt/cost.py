@@ -29,7 +29,7 @@ MANY = 2000  # marks of heads that are drawn as a picture
 
 
 def cost(fits: dict[str, xr.Dataset]) -> Figure:
-    """Energy of one token by what computes it, and neurons that heads need beside those of a cortex."""
+    """Energy of one token by what computes it; neurons that heads need, and those of a cortex."""
     palette.apply()
     shown = {name: fits[name] for name in [*fits][:MAX_MODELS]}
     drawn = table(shown)
@@ -62,9 +62,10 @@ def power_words(log10: float) -> str:
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """Energies of one token, needs of heads, and what a brain has energy and neurons for.
 
-    quantity: a variable of an energy (J, low to high estimate of all assumptions together), or brain
-    (J for a word); head, its need; cortex and energy, the m (low to high) for which a human cortex
-    has neurons, and for which a brain has the energy of one word. Needs and m are log10.
+    quantity: a variable of an energy (J, low to high estimate of all assumptions together, of one
+    token, or of a word for the brain); head, its need; cortex and energy, the m (low to high) for
+    which a human cortex has neurons, and for which a brain has the energy of one word. Needs and m
+    are log10.
     """
     rows: list[dict] = []
     needs = [pd.DataFrame({"quantity": []})]
@@ -173,7 +174,7 @@ def draw_needs(
         n_beyond, n_heads = n_beyond + int((needs > high).sum()), n_heads + needs.size
     name_rows(axis, names)
     axis.set_xlim(low, high)
-    axis.set_xticks(ticks := np.arange(low, high + 1, 5), [palette.power(x) for x in ticks])
+    axis.set_xticks(ticks := np.arange(low, high + 1, 5), [palette.power(float(x)) for x in ticks])
     words = "hidden neurons that a head needs for an error of 10 %"
     axis.set_xlabel(words + f"\n{n_beyond} of {n_heads} heads beyond" * bool(n_beyond))
     if rows:
@@ -189,7 +190,7 @@ def draw_needs(
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """Energy of a token of the first model and of a word, and heads for which a cortex has neurons."""
+    """Energy of a token of the first model and of a word; heads for which a cortex has neurons."""
     drawn = table(fits)
     first, fit = next(iter(fits.items()))
     energies = drawn[drawn["experiment"] == first].set_index("quantity")[["low", "high"]]
@@ -203,7 +204,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             needs = own.loc[own["recipe"] == recipe, "log10_features_needed"]
             counts.append(f"{int((needs <= most).sum())} of {len(needs)} {RECIPES[recipe][1]}")
         if counts:
-            words.append(f"{' and '.join(counts)} heads ({palette.short_name(other.attrs['data'])})")
+            words.append(
+                f"{' and '.join(counts)} heads ({palette.short_name(other.attrs['data'])})"
+            )
     return (
         f"By published energies of an event, a token of {palette.short_name(fit.attrs['data'])} at "
         f"m = {power_words(LOG10_M)} takes {tissue['low']:.0e} to {tissue['high']:.0e} J in living "

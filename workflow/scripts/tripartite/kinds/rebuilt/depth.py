@@ -43,7 +43,8 @@ def depth(fits: dict[str, xr.Dataset]) -> Figure:
     n_rows = len(HARMS) * len(shown)
     heights = 52, 18 + 4.2 * n_rows
     figure = plt.figure(figsize=(palette.PAGE, sum(heights) * MM))
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    upper, lower = (figure.add_subfigure(parts[row, 0]) for row in range(2))
     axes = upper.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axis, name in zip(axes, shown):
         recipe, m = shown_network(fits[name])
@@ -54,14 +55,16 @@ def depth(fits: dict[str, xr.Dataset]) -> Figure:
     axes[0].set_ylabel("relative error\nof the last states")
     largest = drawn["layer_damage"].max()
     if largest > 0:
-        axes[0].set_ylim(0, min(TOP * largest, 1.03 * max(largest, drawn["layer_damage_high"].max())))
+        axes[0].set_ylim(
+            0, min(TOP * largest, 1.03 * max(largest, drawn["layer_damage_high"].max()))
+        )
     legend(upper)
     below = lower.subplots(1, 2, sharey=True)
     words = "by expected error × size, chosen beforehand"
     palette.title(below[0], "Order of layers", words)
     palette.title(below[1], "Size of damage", words)
     for axis, (quality, label) in zip(below, QUALITIES.items()):
-        names = []
+        names: list[str] = []
         for name in shown:
             for harm, words in HARMS.items():
                 one = drawn[(drawn["experiment"] == name) & (drawn["harm"] == harm)]
@@ -156,9 +159,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not ranks:
         return "No layer was replaced alone in any model, or too few inputs were tested."
     return (
-        "The predictor that was chosen beforehand, the error that the closed form expects of a layer's "
-        "attention times the size of that attention, has a rank correlation with the damage to the "
-        f"last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
+        "The predictor that was chosen beforehand, the error that the closed form expects of a "
+        "layer's attention times the size of that attention, has a rank correlation with the damage "
+        f"to the last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
         f"{', '.join(r2)}: the interval lies above 0, better than a constant, in {better} of "
         f"{len(r2)} models."
     )

@@ -40,13 +40,14 @@ APART = 0.2  # of a row, between models
 
 
 def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
-    """Errors of states by layer if all are replaced, and all predictors of the damage of a layer."""
+    """Errors of states if all layers are replaced, and all predictors of the damage of one."""
     palette.apply()
     shown = spread([*fits], MAX_MODELS)
     drawn = table({name: fits[name] for name in shown})
     heights = 52, 76
     figure = plt.figure(figsize=(palette.PAGE, sum(heights) * MM))
-    upper, lower = figure.subfigures(2, 1, height_ratios=heights)
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    upper, lower = (figure.add_subfigure(parts[row, 0]) for row in range(2))
     axes = upper.subplots(1, len(shown), squeeze=False, sharey=True)[0]
     for axis, name in zip(axes, shown):
         own = drawn[(drawn["experiment"] == name) & drawn["layer"].notna()]
@@ -92,7 +93,8 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     names = "state_error", "grown_error", "growth"
     grown = [frame(whole, *names, part=ALL)] if whole else []
     quality = frame({name: of_network(fit) for name, fit in fits.items()}, *QUALITIES)
-    return pd.concat([*grown, quality], ignore_index=True).drop(columns="network")
+    found = pd.concat([*grown, quality], ignore_index=True).drop(columns="network")
+    return found if grown else found.assign(layer=float("nan"))
 
 
 def ends(names: list[str]) -> list[str]:
@@ -121,7 +123,7 @@ def factors(own: pd.DataFrame) -> str:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """By how much errors grow from layer to layer, and which predictors are better than a constant."""
+    """By how much errors grow by a layer, and which predictors are better than a constant."""
     drawn = table(fits)
     grown, better = [], []
     for name, fit in fits.items():
@@ -135,8 +137,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 ends = row.prediction_r2, row.prediction_r2_low, row.prediction_r2_high
                 words = WORDS[row.predictor].replace("\n", " ")
                 better.append(f"“{words}” in {model} ({captions.interval(*ends)})")
-    first = f"With all layers replaced, the error of the states grows by a factor of {', '.join(grown)} from a layer to the next. "
+    first = (
+        "With all layers replaced, the error of the states grows from a layer to the next by a factor "
+        f"of {', '.join(grown)}. "
+    )
     return (first if grown else "") + (
-        "Of all predictors of the damage to the last states, these have an R² on held-out layers and "
-        f"inputs whose interval lies above 0: {', '.join(better) or 'none'}."
+        "Of all predictors of the damage to the last states, these have an R² on held-out layers "
+        f"and inputs whose interval lies above 0: {', '.join(better) or 'none'}."
     )

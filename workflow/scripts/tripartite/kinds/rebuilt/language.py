@@ -81,7 +81,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def text_table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """What softmax attention, some networks, equal and no attention write after the first prompt."""
+    """What some networks and attention without networks write after the first prompt."""
     written = {name: fit for name, fit in fits.items() if "text" in fit}
     found: list[dict] = []
     for experiment, fit in [*written.items()][:1]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from textwrap import fill
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,7 +21,9 @@ RECIPES = {  # their looks, and what figures call them
     "fitted": (palette.RECIPES["fitted"], "fitted"),
     "learned": (palette.RECIPES["learned"], "trained"),
 }
-REFERENCES = {  # in the order of rows: name, line across, whether above networks
+REFERENCES: dict[
+    str, tuple[str, dict[str, Any], bool]
+] = {  # in the order of rows: name, line across, whether above networks
     "softmax": ("softmax attention", {"color": palette.EXACT, "linestyle": "-"}, True),
     "equal": ("equal attention", {"color": palette.GUIDE, "linestyle": "--"}, False),
     "none": ("no attention", {"color": palette.GUIDE, "linestyle": ":"}, False),
@@ -50,7 +53,7 @@ def score_table(fits: dict[str, xr.Dataset], measures: dict[str, Sequence[str]])
         labels = dict(zip(names, map(str, fit["label"].values)))
         for variable in ("mean_score", "mean_reference_score"):
             own = frame({experiment: fit}, variable, part=ALL)
-            own = own.rename(columns=lambda name: name.replace(variable, "score"))
+            own.columns = own.columns.str.replace(variable, "score")
             own = own.drop(columns=["network", "part"])
             if variable != "mean_score":
                 own = own.drop(columns="recipe")
@@ -90,7 +93,9 @@ def network_name(recipe: str, m: int) -> str:
     return f"{RECIPES[recipe][1]}, $m$ = {m}"
 
 
-def draw_scores(axis: Axes, own: pd.DataFrame, rows: Sequence[Row], model: str, named: bool) -> None:
+def draw_scores(
+    axis: Axes, own: pd.DataFrame, rows: Sequence[Row], model: str, named: bool
+) -> None:
     """A measure of one model, across: its table, a row for each network and reference.
 
     model: the marker of its name; named: whether rows have their names.
@@ -148,7 +153,7 @@ def limit(axis: Axes, own: pd.DataFrame, ends: tuple[float, float]) -> None:
 
 
 def number(own: pd.DataFrame, name: str, m: int = 0, brackets: bool = True) -> str:
-    """The score of a network, or of a reference, with its interval unless brackets are not wanted."""
+    """The score of a network or a reference, with its interval if brackets are wanted."""
     of_row = (own["recipe"] == name) & (own["n_features"] == m) if m else own["reference"] == name
     if not of_row.any():
         return "–"

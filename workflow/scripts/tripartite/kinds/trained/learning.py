@@ -68,8 +68,8 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
         drawn = networks(fit)
         score = score[[pair in drawn for pair in zip(score["arm"], score["n_features"])]]
         names = {"mean_test_score": "value", "baseline_score": "value", "knockout_change": "value"}
-        ends = {f"{key}{end}": f"value{end}" for key in names for end in ("_low", "_high")}
-        names |= ends | {"baseline": "name", "knockout": "name"}
+        of_ends = {f"{key}{end}": f"value{end}" for key in names for end in ("_low", "_high")}
+        names |= of_ends | {"baseline": "name", "knockout": "name"}
         parts += [
             part.rename(columns=names).assign(unit=str(fit["unit"].values))
             for part in (score, baseline, cost)
@@ -81,7 +81,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def draw_scores(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
-    """Test scores, a row for each arm and size, above those of baselines, named beside their marks."""
+    """Test scores, a row for each arm and size, above those of baselines."""
     rows = networks(fit)
     own = own if is_bits(fit) else cut(own, 0, 1)
     scores = own[own["quantity"] == "score"]
@@ -93,7 +93,10 @@ def draw_scores(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
     places = len(rows) + np.arange(len(baselines))
     axis.plot(baselines["value"], places, color=palette.KEY, **look)
     axis.axhline(len(rows) - 0.5, color=palette.SHADE, linewidth=0.5)
-    name_rows(axis, [row_name(arm, m) for arm, m in rows] + [baseline_name(name) for name in baselines["name"]])
+    name_rows(
+        axis,
+        [row_name(arm, m) for arm, m in rows] + [baseline_name(name) for name in baselines["name"]],
+    )
     for words in axis.get_yticklabels()[len(rows) :]:
         words.set_color(palette.KEY)
     axis.set_xlabel(f"{fit['unit'].item()} ({'less' if is_bits(fit) else 'more'} is better)")
@@ -154,8 +157,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             if (of_arms["arm"] == arm).any()
         ]
         baselines = own[
-            (own["quantity"] == "baseline")
-            & ~own["name"].astype(str).str.endswith(PUBLISHED)
+            (own["quantity"] == "baseline") & ~own["name"].astype(str).str.endswith(PUBLISHED)
         ]
         if len(baselines):
             values = baselines["value"]
@@ -175,7 +177,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     held_out = f"Held-out scores of the largest networks: {'; '.join(scores)}."
     if not costs:
         return held_out
-    return f"{held_out} In the same units, the best constant in place of p costs {'; '.join(costs)}."
+    return (
+        f"{held_out} In the same units, the best constant in place of p costs {'; '.join(costs)}."
+    )
 
 
 def number(row: pd.Series, low: float, high: float) -> str:

@@ -10,7 +10,7 @@ from tripartite.figures.panels import spread
 
 
 class Arm(NamedTuple):
-    """What an arm is called, in a word where there is no room, its look, and whether it is filled."""
+    """What an arm is called, also in a word or two, its look, and whether it is filled."""
 
     name: str
     short: str
@@ -26,9 +26,7 @@ class Arm(NamedTuple):
 TRAINED = palette.RECIPES["learned"]._replace(marker="v")
 ASTROMORPHIC, GRU = palette.CATEGORIES[2], palette.CATEGORIES[1]
 LOOKS = {  # in the order of all figures
-    "softmax": Arm(
-        "softmax attention", "softmax", palette.Look(palette.EXACT, palette.EXACT, "o")
-    ),
+    "softmax": Arm("softmax attention", "softmax", palette.Look(palette.EXACT, palette.EXACT, "o")),
     "learned": Arm("trained neurons", "trained", TRAINED),
     "leak": Arm("trained neurons, leak", "trained, leak", TRAINED, False),
     "astromorphic": Arm(

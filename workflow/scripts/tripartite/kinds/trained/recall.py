@@ -68,7 +68,9 @@ def draw(axis: Axes, own: pd.DataFrame) -> None:
     axis.set_ylabel("share recalled")
     label_sizes(axis, np.unique(own["state_size"].dropna()))
     for row, (name, score) in enumerate(own[["guess", "value"]][own["guess"].notna()].values):
-        axis.axhline(score, color=palette.GUIDE, linestyle=GUESSES[row % 2], linewidth=0.8, zorder=0)
+        axis.axhline(
+            score, color=palette.GUIDE, linestyle=GUESSES[row % 2], linewidth=0.8, zorder=0
+        )
         axis.annotate(
             f"guess: {name}",
             (0.99, score),

@@ -70,7 +70,9 @@ def texts(fits: dict[str, xr.Dataset]) -> Figure:
         y = draw_block(figure, block, y, height)
     n_texts = sum(len(block.rows) for block in every)
     n_shown = sum(len(block.rows) for block in shown)
-    words = "m: neurons of each head; number: bits per character by softmax attention, few of likely"
+    words = (
+        "m: neurons of each head; number: bits per character by softmax attention, few of likely"
+    )
     words += " texts"
     if n_shown < n_texts:
         words += f"; {n_shown} of {n_texts} texts"
@@ -94,9 +96,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     words = []
     for fit in fits.values():
         one = fit.sel(measure="bits_per_character").isel(temperature=0)
-        named = [(WORDS[name], "reference_mean_score", {"reference": name}) for name in TOP + BOTTOM]
+        named: list[tuple[str, str, dict]] = [
+            (WORDS[name], "reference_mean_score", {"reference": name}) for name in TOP + BOTTOM
+        ]
         largest = int(fit["n_features"][-1])
-        networks = [
+        networks: list[tuple[str, str, dict]] = [
             (f"{largest} {name} neurons", "mean_score", {"recipe": name, "n_features": largest})
             for name in map(str, fit["recipe"].values)
         ]
