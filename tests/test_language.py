@@ -141,7 +141,7 @@ def test_bars_of_shares_end_at_0_and_1():
     own = scores.score_table({"a": SMALL}, {"a": ["bits_per_character"]})
     own = own.assign(label="a (share)", score_low=-1.0, score_high=2.0)
     axis = plt.figure().add_subplot()
-    scores.draw_scores(axis, own, scores.rows_of(own), "o", True)
+    scores.draw_scores(axis, own, scores.rows_of(own), "o", True, 2)
     ends = {
         float(x)
         for drawn in axis.containers

@@ -340,8 +340,8 @@ def power(x: float) -> str:
 
 
 def decimal(x: float) -> str:
-    """x with two decimals, 0 without a sign; a dash for NaN."""
-    return "–" if x != x else f"{x:z.2f}"
+    """x with two decimals, 0 without a sign; with an exponent from 1e5 on; a dash for NaN."""
+    return "–" if x != x else f"{x:z.2f}" if abs(x) < 1e5 else f"{x:.0e}"
 
 
 def percent(x: float) -> str:

@@ -319,7 +319,7 @@ def name_rows(axis: Axes, names: Sequence[str], named: bool = True) -> None:
 
 
 def say_left_out(figure: Figure, n: int, of: int, what: str = "experiments") -> None:
-    """Say below all panels how many things are shown; nothing if all are."""
+    """Say above all panels how many things are shown; nothing if all are."""
     if n < of:
         words = f"{n} of {of} {what} shown"
-        figure.supxlabel(words, x=0.01, ha="left", fontsize=6.5, color=palette.KEY)
+        figure.suptitle(words, x=0.01, ha="left", fontsize=6.5, color=palette.KEY)

@@ -113,11 +113,11 @@ def draw_energies(axis: Axes, drawn: pd.DataFrame, fits: dict[str, xr.Dataset]) 
             axis.plot(
                 own.loc[way, ["low", "high"]].astype(float),
                 [y, y],
-                label=palette.short_name(fit.attrs["data"]) if row == 0 else "",
+                label=palette.short_name(fit.attrs["data"]) if own.loc[way, "high"] > 0 else "",
                 **look,
             )
     brain = drawn.loc[drawn["quantity"] == "cost_brain", ["low", "high"]]
-    if len(brain):
+    if np.isfinite(brain.to_numpy(float)).all():
         axis.axvspan(brain["low"].min(), brain["high"].max(), color=palette.SHADE, linewidth=0)
         axis.annotate(
             "a brain,\na word",
@@ -130,10 +130,12 @@ def draw_energies(axis: Axes, drawn: pd.DataFrame, fits: dict[str, xr.Dataset]) 
             annotation_clip=False,
         )
     name_rows(axis, [*WAYS.values()])
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(100, numticks=9))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.set_xlim(right=max(axis.get_xlim()[1], 1e3))
+    ends = drawn.loc[drawn["quantity"].isin([*WAYS, "cost_brain"]), ["low", "high"]].stack()
+    if len(ends := ends[np.isfinite(ends) & (ends > 0)]):
+        axis.set_xscale("log")
+        axis.set_xlim(ends.min() / 5, ends.max() * 200)
+        axis.xaxis.set_major_locator(LogLocator(100, numticks=9))
+        axis.xaxis.set_minor_formatter(NullFormatter())
     axis.set_xlabel("energy of one token (J), low to high estimate")
 
 
@@ -209,8 +211,16 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             )
     return (
         f"By published energies of an event, a token of {palette.short_name(fit.attrs['data'])} at "
-        f"m = {power_words(LOG10_M)} takes {tissue['low']:.0e} to {tissue['high']:.0e} J in living "
-        f"tissue, a word {brain['low']:.1f} to {brain['high']:.1f} J of a human brain. If all heads "
-        "had as many hidden neurons, a human cortex would have enough for "
+        f"m = {power_words(LOG10_M)} takes {joules(tissue)} in living "
+        f"tissue, a word {joules(brain)} of a human brain. If all "
+        "heads had as many hidden neurons, a human cortex would have enough for "
         f"{', '.join(words) or 'no head whose need is known'}."
     )
+
+
+def joules(ends: pd.Series) -> str:
+    """An energy from low to high."""
+    if not np.isfinite(ends.astype(float)).all():
+        return "an unknown energy"
+    words = "{:.1f}" if ends["low"] > 0.1 else "{:.0e}"
+    return f"{words.format(ends['low'])} to {words.format(ends['high'])} J"

@@ -19,6 +19,7 @@ from tripartite.figures.panels import (
     say_left_out,
     spread,
 )
+from tripartite.kinds.rebuilt import scores
 from tripartite.kinds.rebuilt.damage import EXPECTED, OUTPUT, STATES
 
 MAX_MODELS = 4
@@ -50,14 +51,15 @@ def depth(fits: dict[str, xr.Dataset]) -> Figure:
         recipe, m = shown_network(fits[name])
         of_layers = drawn[(drawn["experiment"] == name) & drawn["layer"].notna()]
         draw_damage(axis, of_layers, look_of(fits, name))
-        palette.title(axis, fits[name].attrs["data"], f"{recipe}, $m$ = {m}")
+        data = scores.column_title(fits[name].attrs["data"], len(shown))
+        palette.title(axis, data, f"{recipe}, $m$ = {m}")
         axis.set_xlabel("layer replaced alone")
     axes[0].set_ylabel("relative error\nof the last states")
     largest = drawn["layer_damage"].max()
-    if largest > 0:
-        axes[0].set_ylim(
-            0, min(TOP * largest, 1.03 * max(largest, drawn["layer_damage_high"].max()))
-        )
+    highest = max(largest, drawn["layer_damage_high"].max())
+    axes[0].set_ylim(0, min(TOP * largest, 1.03 * highest) if largest > 0 else 1)
+    if largest > 1e4:
+        axes[0].set_yticks([0, largest], ["0", f"{largest:.0e}"])
     legend(upper)
     below = lower.subplots(1, 2, sharey=True)
     words = "by expected error × size, chosen beforehand"
@@ -115,9 +117,18 @@ def look_of(fits: dict[str, xr.Dataset], name: str) -> palette.Look:
 def draw_damage(axis: Axes, own: pd.DataFrame, look: palette.Look) -> None:
     """Damage by each layer, measured and as the closed form predicts it for unseen inputs."""
     estimates("layer", "layer_damage", data=own, axis=axis, **palette.marks(look))
-    label = "predicted from the closed form of the heads, by a law of other layers and inputs"
-    axis.plot(own["layer"], own["predicted_damage"], color=palette.EXACT, label=label, zorder=3)
+    words = "predicted from the closed form of the heads, by a law of other layers and inputs"
+    known = own["predicted_damage"].notna().any()
+    axis.plot(
+        own["layer"],
+        own["predicted_damage"],
+        color=palette.EXACT,
+        label=words if known else "",
+        zorder=3,
+    )
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if own.empty:
+        axis.set_xticks([])
 
 
 def draw_quality(
@@ -160,8 +171,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         return "No layer was replaced alone in any model, or too few inputs were tested."
     return (
         "The predictor that was chosen beforehand, the error that the closed form expects of a "
-        "layer's attention times the size of that attention, has a rank correlation with the damage "
-        f"to the last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
+        "layer's attention times the size of that attention, has a rank correlation with the "
+        f"damage to the last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
         f"{', '.join(r2)}: the interval lies above 0, better than a constant, in {better} of "
         f"{len(r2)} models."
     )

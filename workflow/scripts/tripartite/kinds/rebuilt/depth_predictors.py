@@ -5,11 +5,20 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from tripartite.figures import captions, palette
 from tripartite.figures.palette import MM
-from tripartite.figures.panels import estimates, frame, legend, name_rows, say_left_out, spread
+from tripartite.figures.panels import (
+    estimates,
+    frame,
+    legend,
+    mark,
+    name_rows,
+    say_left_out,
+    spread,
+)
 from tripartite.kinds.rebuilt import scores
 from tripartite.kinds.rebuilt.damage import PREDICTORS, STATES
 from tripartite.kinds.rebuilt.depth import (
@@ -53,12 +62,16 @@ def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
         own = drawn[(drawn["experiment"] == name) & drawn["layer"].notna()]
         draw_growth(axis, own, look_of(fits, name).marker)
         m = int(fits[name]["n_features"][-1])
-        palette.title(axis, fits[name].attrs["data"], f"$m$ = {m}\n{factors(own)}")
+        data = scores.column_title(fits[name].attrs["data"], len(shown))
+        palette.title(axis, data, f"$m$ = {m}\n{factors(own)}")
     means = drawn["state_error"].where(drawn["state_error"] > 0)
     if means.notna().any():
+        axes[0].set_yscale("log")
         axes[0].set_ylim(means.min() / 2, means.max() * 2)
+        palette.few_decades(axes[0])
     axes[0].set_ylabel("relative error\nof the states")
     quality = drawn[drawn["layer"].isna()]
+    models: dict[str, Line2D] = {}
     axes = lower.subplots(1, len(HARMS) * len(QUALITIES), sharey=True)
     for place, axis in enumerate(axes):
         harm, name = [*HARMS][place // 2], [*QUALITIES][place % 2]
@@ -70,15 +83,16 @@ def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
                 of_model = own[(own["experiment"] == experiment) & (own["predictor"] == predictor)]
                 short = palette.short_name(fits[experiment].attrs["data"])
                 look = look_of(fits, experiment)
-                more = {"label": short} if harm == STATES and row == 0 else {}
-                draw_quality(axis, of_model, name, row + above, look, harm, **more)
+                draw_quality(axis, of_model, name, row + above, look, harm)
+                if of_model[name].notna().any() and short not in models:
+                    models[short] = mark(short, **palette.marks(look, harm == STATES))
         finish_quality(axis, own, name)
         name_rows(axis, [WORDS[predictor] for predictor in PREDICTORS])
         axis.tick_params(labelleft=place == 0)
         axis.set_xlabel(SHORT[name])
         if place % 2 == 0:
             palette.title(axis, f"damage to {HARMS[harm]}")
-    legend(lower)
+    legend(lower, models.values())
     say_left_out(figure, len(shown), len(fits))
     return figure
 
@@ -104,12 +118,10 @@ def ends(names: list[str]) -> list[str]:
 
 def draw_growth(axis: Axes, own: pd.DataFrame, marker: str) -> None:
     """Errors of states through the layers, and the line that is fitted to them, by recipe."""
-    axis.set_yscale("log")
     for recipe, one in own.groupby("recipe", sort=False):
         look = scores.RECIPES[str(recipe)][0]._replace(marker=marker)
         estimates("layer", "state_error", data=one, axis=axis, **palette.marks(look))
         axis.plot(one["layer"], one["grown_error"], color=palette.EXACT, linewidth=0.8, zorder=3)
-    palette.few_decades(axis)
     axis.set_xlabel("layer")
     axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
 
@@ -138,8 +150,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 words = WORDS[row.predictor].replace("\n", " ")
                 better.append(f"“{words}” in {model} ({captions.interval(*ends)})")
     first = (
-        "With all layers replaced, the error of the states grows from a layer to the next by a factor "
-        f"of {', '.join(grown)}. "
+        "With all layers replaced, the error of the states grows from a layer to the next by a "
+        f"factor of {', '.join(grown)}. "
     )
     return (first if grown else "") + (
         "Of all predictors of the damage to the last states, these have an R² on held-out layers "

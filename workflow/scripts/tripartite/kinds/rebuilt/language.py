@@ -45,7 +45,7 @@ def language(fits: dict[str, xr.Dataset]) -> Figure:
         axes = [figure.add_subplot(grid[place, column]) for column in range(2)]
         for axis, measure in zip(axes, measures_of(models[name])):
             of_measure = own[own["measure"] == measure]
-            scores.draw_scores(axis, of_measure, rows[name], marker, axis is axes[0])
+            scores.draw_scores(axis, of_measure, rows[name], marker, axis is axes[0], 2)
         if len(measures_of(models[name])) < 2:
             axes[1].set_axis_off()
         palette.title(axes[0], models[name].attrs["data"])
@@ -120,7 +120,7 @@ def write_texts(axis: Axes, texts: pd.DataFrame) -> None:
     first = texts.iloc[0]
     head = f"{first['data']} continues “{first['prompt']}” (temperature {first['temperature']:g})"
     step = 1 / (len(texts) + 1)
-    lines = [axis.text(0, 1.03, _line(head, 0.9 * TEXT_WIDTH), va="top", weight="bold")]
+    lines = [axis.text(0, 1.03, _line(head, 0.8 * TEXT_WIDTH), va="top", weight="bold")]
     for row, (_, one) in enumerate(texts.iterrows(), start=1):
         name = (
             scores.network_name(one["recipe"], int(one["n_features"]))

@@ -32,7 +32,8 @@ REFERENCES: dict[
 BOUNDS = {"(share)": (0, 1), "cosine": (-1, 1), "rank correlation": (-1, 1)}  # by words of a label
 MAX_NETWORKS = 16  # rows of a panel
 ROW_MM = 3.7
-LABEL_LETTERS = 36  # of a line below a panel
+LETTERS = {1: 36, 2: 36, 3: 30}  # of a line by the number of columns, else FEWEST
+FEWEST = 22
 ROOM = 0.05  # of the axis, beside the outermost mean or end
 LONGEST = 1.0  # that a bar reaches beyond all means, in ranges of means
 
@@ -94,11 +95,16 @@ def network_name(recipe: str, m: int) -> str:
 
 
 def draw_scores(
-    axis: Axes, own: pd.DataFrame, rows: Sequence[Row], model: str, named: bool
+    axis: Axes,
+    own: pd.DataFrame,
+    rows: Sequence[Row],
+    model: str,
+    named: bool,
+    n_columns: int,
 ) -> None:
     """A measure of one model, across: its table, a row for each network and reference.
 
-    model: the marker of its name; named: whether rows have their names.
+    model: the marker of its name; named: whether rows have their names; n_columns: of the figure.
     """
     name_rows(axis, row_names(rows), named)
     if own.empty:
@@ -129,8 +135,18 @@ def draw_scores(
         if row and m and name != rows[row - 1][0]:
             axis.axhline(row - 0.5, color=palette.SHADE, linewidth=0.5, zorder=-1)
     limit(axis, own, (low, high))
-    axis.xaxis.set_major_locator(MaxNLocator(5))
-    axis.set_xlabel(fill(label + " (less is better)" * label.startswith("bits"), LABEL_LETTERS))
+    large = np.abs(axis.get_xlim()).max() > 1e5
+    axis.xaxis.set_major_locator(MaxNLocator(2 if large else 5))
+    if large:
+        axis.xaxis.set_major_formatter("{x:.0e}")
+    label += " (less is better)" * label.startswith("bits")
+    axis.set_xlabel(fill(label, LETTERS.get(n_columns, FEWEST)))
+
+
+def column_title(data: str, n_columns: int) -> str:
+    """The name of data above one of some columns, cut if there are many."""
+    n_letters = LETTERS.get(n_columns, FEWEST)
+    return data if len(data) <= n_letters else f"{data[: n_letters - 1]}…"
 
 
 def bounds(label: str) -> tuple[float, float]:

@@ -40,10 +40,10 @@ def whole_models(fits: dict[str, xr.Dataset]) -> Figure:
         marker = palette.look_of(data, data_of(fits)).marker
         for axis, measure in zip(axes[:, column], measures_of(fits[name])):
             own = drawn[(drawn["experiment"] == name) & (drawn["measure"] == measure)]
-            scores.draw_scores(axis, own, rows[name], marker, not same)
+            scores.draw_scores(axis, own, rows[name], marker, not same, len(shown))
         for axis in axes[len(measures_of(fits[name])) :, column]:
             axis.set_axis_off()
-        palette.title(axes[0, column], data)
+        palette.title(axes[0, column], scores.column_title(data, len(shown)))
     say_left_out(figure, len(shown), len(fits))
     return figure
 

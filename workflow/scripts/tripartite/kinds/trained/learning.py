@@ -57,7 +57,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
         baseline = frame(one, "baseline_score").assign(quantity="baseline")
         largest = [(arm, sizes(fit, arm)[-1]) for arm in arms_of(fit) if sizes(fit, arm)]
         cost = frame(one, "knockout_change").assign(quantity="cost of a knock-out")
-        cost = cost[[pair in largest for pair in zip(cost["arm"], cost["n_features"])]]
+        cost = chosen(cost, largest)
         if not is_bits(fit):  # less accuracy is worse
             ends = cost["knockout_change_high"], cost["knockout_change_low"]
             cost = cost.assign(
@@ -65,8 +65,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
                 knockout_change_low=-ends[0],
                 knockout_change_high=-ends[1],
             )
-        drawn = networks(fit)
-        score = score[[pair in drawn for pair in zip(score["arm"], score["n_features"])]]
+        score = chosen(score, networks(fit))
         names = {"mean_test_score": "value", "baseline_score": "value", "knockout_change": "value"}
         of_ends = {f"{key}{end}": f"value{end}" for key in names for end in ("_low", "_high")}
         names |= of_ends | {"baseline": "name", "knockout": "name"}
@@ -78,6 +77,12 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
     columns = ("experiment", "data", "quantity", "arm", "n_features", "name", "unit", "value")
     return found.reindex(columns=[*columns, "value_low", "value_high"])
+
+
+def chosen(own: pd.DataFrame, pairs: list[tuple[str, int]]) -> pd.DataFrame:
+    """Rows of a table that are of these arms and sizes."""
+    there = [pair in pairs for pair in zip(own["arm"], own["n_features"])]
+    return own.loc[np.array(there, dtype=bool)]
 
 
 def draw_scores(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
@@ -137,7 +142,8 @@ def draw_costs(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
     if costs["value"].abs().max() > TICKS[3] * 10:
         axis.set_xscale("symlog", linthresh=1)
         low, high = axis.get_xlim()
-        axis.set_xticks([x for x in TICKS if low <= x <= high])
+        few = [0, 10.0 ** np.floor(np.log10(high))]
+        axis.set_xticks([x for x in TICKS if low <= x <= high] if high < TICKS[-1] * 10 else few)
         axis.xaxis.set_major_formatter("{x:g}")
     name_rows(axis, [one.label for one in KNOCKOUTS.values()])
     axis.set_xlabel(f"loss of {'bits per character' if is_bits(fit) else 'accuracy'}")

@@ -57,8 +57,9 @@ def draw(axis: Axes, own: pd.DataFrame) -> None:
             label = LOOKS[arm].name if place == 0 else ""
             marks |= {"linestyle": style, "linewidth": 0.7, "label": label}
             axis.plot(kept["step"], kept["validation_loss"], **marks)
-    axis.set_yscale("log")
-    palette.few_decades(axis)
+    if (own["validation_loss"] > 0).any():
+        axis.set_yscale("log")
+        palette.few_decades(axis)
     axis.set_xlabel("step of training")
 
 

@@ -81,7 +81,7 @@ def texts(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """The texts that are shown, in full, with their scores; recipe: or the reference, with m = 0."""
+    """The texts that are shown, in full, with scores; recipe: or the reference, with m = 0."""
     rows = []
     for block in fitting([block for fit in fits.values() for block in blocks(fit)]):
         about = {"data": block.data, "prompt": block.prompt, "temperature": block.temperature}
