@@ -1,12 +1,14 @@
 """What a figure must look like, measured; and pictures of it for eyes.
 
-python tests/looks.py RESULTS FOLDER [FIGURE ...] draws figures of the results of a study, such as
-results/quick, prints every fault of their looks, and writes each one to FOLDER as it is, in grey and as
-a deuteranope sees it, with its caption and its table.
+python tests/looks.py RESULTS FOLDER [AWKWARD] [FIGURE ...] draws figures of the results of a study,
+such as results/quick, prints every fault of their looks, and writes each one to FOLDER as it is, in
+grey and as a deuteranope sees it, with its caption and its table. AWKWARD (crowded, extreme or
+empty) puts names and numbers that could break a figure in place of those of the files.
 """
 
 import importlib
 import itertools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,6 +61,58 @@ def drawn(figure: str, fits: dict[str, xr.Dataset]) -> Figure:
     job._settle(picture)
     picture.canvas.draw()
     return picture
+
+
+def crowded(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The same with 32 x 32 heads, and with names that are long, not Latin or look as formulas."""
+    made = {}
+    for place, (experiment, fit) in enumerate(fits.items()):
+        fit = fit.assign_attrs(data=f"模型 $^{{{place}}}$ " + "of-a-very-long-name " * 4)
+        for dim in ("layer", "head"):
+            if dim in fit.sizes:
+                fit = fit.isel({dim: np.arange(32) % fit.sizes[dim]})
+                fit = fit.assign_coords({dim: np.arange(32)})
+        names = {
+            dim: [f"model.$blocks.{i}.слой.self_attention" for i in range(32)]
+            for dim in ("layer", "head")
+        }
+        if "input" in fit.coords:
+            n = fit.sizes["input"]
+            fit = fit.assign_coords(input=[f"$x^ 入力 {i} " + "long " * 8 for i in range(n)])
+        made[experiment] = fit.assign_attrs(labels=json.dumps(names))
+    return made
+
+
+def extreme(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The same with values of 1e170, zeros and NaN among the numbers."""
+    rng = np.random.default_rng(0)
+    made = {}
+    for experiment, fit in fits.items():
+        fit = fit.copy()
+        for name in map(str, fit.data_vars):
+            if fit[name].dtype.kind != "f" or name.endswith(("_low", "_high")):
+                continue
+            large = 170.0 if name.startswith("log") else 1e170
+            kind = rng.choice(4, fit[name].shape, p=[0.4, 0.2, 0.2, 0.2])
+            for end in ("", "_low", "_high"):
+                if name + end in fit and fit[name + end].shape == kind.shape:
+                    values = fit[name + end].values
+                    fit[name + end] = fit[name].dims, np.choose(kind, [values, large, 0.0, np.nan])
+        made[experiment] = fit
+    return made
+
+
+def empty(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """The same without any finite number."""
+    return {
+        experiment: fit.assign(
+            {name: fit[name] * np.nan for name in fit.data_vars if fit[name].dtype.kind == "f"}
+        )
+        for experiment, fit in fits.items()
+    }
+
+
+AWKWARD = {"crowded": crowded, "extreme": extreme, "empty": empty}
 
 
 def faults(figure: Figure) -> list[str]:
@@ -128,9 +182,9 @@ def texts(figure: Figure) -> Iterator[str]:
         )
         if raised and 0.7 * size < LEAST_EXPONENT:
             yield f"{words} has an exponent of {0.7 * size:.1f} pt: at least {LEAST_EXPONENT}"
-        ground = "white" if not _in_map(text) else None
-        if ground and contrast(text.get_color(), ground) < CONTRAST:
-            yield f"{words} has a contrast of {contrast(text.get_color(), ground):.1f} on white: at least {CONTRAST}"
+        on_white = contrast(text.get_color(), "white")
+        if on_white < CONTRAST and not _in_map(text):
+            yield f"{words} has a contrast of {on_white:.1f} on white: at least {CONTRAST}"
         if text.get_rotation() % 90:
             yield f"{words} is turned by {text.get_rotation():.0f} degrees: 0 or 90"
         if "nan" in text.get_text().lower().split():
@@ -169,7 +223,8 @@ def lines(figure: Figure) -> Iterator[str]:
     for line in figure.findobj(Line2D):
         drawn = line.get_linestyle() not in ("None", "") and len(line.get_xdata())
         if drawn and line.get_visible() and line.get_linewidth() < LEAST_LINE - 1e-9:
-            yield f"a line ({line.get_label()}) has {line.get_linewidth()} pt: at least {LEAST_LINE}"
+            width = line.get_linewidth()
+            yield f"a line ({line.get_label()}) has {width} pt: at least {LEAST_LINE}"
     for part in figure.findobj(LineCollection):
         widths = [width for width in np.atleast_1d(part.get_linewidths())]
         if part.get_visible() and widths and 0 < min(widths) < LEAST_LINE - 1e-9:
@@ -251,13 +306,15 @@ def _visible_marks(figure: Figure) -> Iterator[object]:
 
 
 def _like(mark: object, handle: object) -> bool:
-    """Whether a mark of a panel looks as an entry of a legend says; dark grey stands for any colour."""
+    """Whether a mark looks as an entry of a legend says; dark grey stands for any colour."""
     if isinstance(handle, Container):
         handle = handle[0]
     if isinstance(handle, Patch):
         faces = (
             [np.atleast_2d(mark.get_facecolor())] if isinstance(mark, Patch | Collection) else []
         )
+        if isinstance(mark, Line2D) and mark.get_marker() not in ("None", "", None):
+            faces = [np.atleast_2d(to_rgb(mark.get_markerfacecolor()))]  # a swatch for any symbol
         return any(_same(face, handle.get_facecolor()) for rows in faces for face in rows) or (
             to_hex(handle.get_facecolor()) == palette.KEY and bool(faces)
         )
@@ -347,10 +404,12 @@ def _cut(text: Text) -> str:
 
 def main() -> None:
     results, folder, *names = sys.argv[1:]
+    awkward = names.pop(0) if names and names[0] in AWKWARD else ""
     study = yaml.safe_load((ROOT / f"config/studies/{Path(results).name}.yaml").read_text())
     Path(folder).mkdir(parents=True, exist_ok=True)
     for name in names or study["figures"]:
         fits = load(Path(results), name)
+        fits = AWKWARD[awkward](fits) if awkward else fits
         figure = drawn(name, fits)
         for fault in faults(figure):
             print(f"{name}: {fault}")
@@ -363,7 +422,7 @@ def main() -> None:
             plt.imsave(path.with_name(f"{name}-{kind}.png"), seen(picture, kind))
         if hasattr(module, "answer"):
             path.with_suffix(".txt").write_text(
-                captions.caption(declared, module.answer(fits), fits)
+                captions.caption(declared.question, module.answer(fits), declared.caption, fits)
             )
         if hasattr(module, "table"):
             module.table(fits).to_csv(path.with_suffix(".csv"), index=False, float_format="%.6g")

@@ -19,6 +19,7 @@ LIGHT = {  # read by every parse of the Snakefile
     "declarations",
     "duration",
     "foreign",
+    "gallery",
     "locks",
     "memory",
     "model_faults",

@@ -1,46 +1,27 @@
 """Public descriptions of the workflow: rule graph, version and citation."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import yaml
 
 import tripartite
 from conftest import ROOT
+from tripartite import declarations
 
 README = (ROOT / "README.md").read_text()
 
 
-def graph() -> set[tuple[str, str]]:
-    """Edges between rules of the study quick, from Snakemake, without rules that only gather."""
-    command = [
-        Path(sys.executable).parent / "snakemake",
-        "--cores",
-        "1",
-        "--rulegraph",
-        "mermaid-js",
-    ]
-    said = subprocess.run(
-        [*command, "--forceall", "--config", "study=quick"],
-        cwd=ROOT,
-        text=True,
-        capture_output=True,
-    )
-    names = dict(re.findall(r"(id\d+)\[(\w+)\]", said.stdout))
-    edges = {(names[a], names[b]) for a, b in re.findall(r"(id\d+) --> (id\d+)", said.stdout)}
-    return {(a, b) for a, b in edges if b not in ("default", "all")}
-
-
-def shown(edges: set[tuple[str, str]]) -> str:
-    return "\n".join(["flowchart LR", *(f"  {a} --> {b}" for a, b in sorted(edges))])
-
-
-def test_the_rule_graph_in_the_readme_is_current():
-    edges = graph()
-    assert ("simulate", "fit") in edges
-    assert shown(edges) in README
+def test_the_pipeline_of_the_readme_is_declared():
+    """Every stage of the drawing makes its file, and reads those that come before it."""
+    drawing = (ROOT / "workflow/report/pipeline.svg").read_text()
+    assert "(workflow/report/pipeline.svg)" in README
+    pairs = re.findall(r"(\w+) → (\w+)\.nc<", drawing)
+    stages, files = zip(*pairs)
+    assert files[:4] == ("qkv", "attention", "states", "fit")
+    for stage, file in pairs:
+        declared = declarations.files()[file]
+        assert declared.stage == stage
+        assert {*declared.reads} <= {"raw", *files[: files.index(file)]}
 
 
 def test_the_version_stands_in_one_place():

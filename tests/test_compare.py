@@ -13,9 +13,8 @@ from matplotlib import pyplot as plt
 from conftest import random_heads, run_stage
 from tripartite import job, theory
 from tripartite.contracts import UserError, check
+from tripartite.kinds.comparison import dynamic_range, feature_maps
 from tripartite.kinds.comparison.compare_maps import compare_maps
-from tripartite.kinds.comparison.dynamic_range import dynamic_range
-from tripartite.kinds.comparison.feature_maps import feature_maps
 from tripartite.kinds.comparison.moments import (
     constant_gain_square,
     moments,
@@ -395,7 +394,7 @@ def test_figures_draw_what_there_is(comparison):
         {"a": comparison},
         {"a": comparison, "b": comparison.assign_attrs(data="other"), "c": plain},
     ):
-        for draw in (feature_maps, dynamic_range):
+        for draw in (feature_maps.feature_maps, dynamic_range.dynamic_range):
             figure = draw(fits)
             figure.canvas.draw()
             plt.close(figure)
@@ -406,8 +405,52 @@ def test_an_infinite_end_of_an_interval_moves_no_axis(comparison):
     infinite["mean_square_high"][:] = np.inf
     limits = []
     for fit in (comparison, infinite):
-        figure = dynamic_range({"a": fit})
+        figure = dynamic_range.dynamic_range({"a": fit})
         figure.canvas.draw()
         limits.append(figure.axes[0].get_ylim()[1])
         plt.close(figure)
     assert limits[1] <= limits[0]
+
+
+def test_maps_are_drawn_in_groups_by_error(comparison):
+    """Rows have the errors of the file; a map is judged where it was run."""
+    fits = {"a": comparison, "b": comparison.sel(variant=["plain", "linear", "relu"])}
+    found = feature_maps.table(fits)
+    largest = comparison.isel(n_features=-1)
+    for _, row in found[found["experiment"] == "a"].iterrows():
+        own = largest.sel(variant=row["variant"], layer=row["layer"], head=row["head"])
+        assert row["error"] == pytest.approx(float(own["mean_square"]) ** 0.5)
+        assert row["error_of_equal_attention"] == float(own["uniform_error"])
+        excluded = float(own["bias_squared_low"]) > 0
+        assert np.isfinite(row["bias"]) == excluded
+    rows = feature_maps.ordered(found)
+    groups = [group for group, _ in rows]
+    assert groups == sorted(groups, key=[*feature_maps.GROUPS].index)
+    best = found[found["experiment"] == "a"].groupby("map")["error"].mean()
+    first = [name for group, name in rows if group == "other kernel"][0]
+    assert best[first] == min(best[name] for group, name in rows if group == "other kernel")
+    axis = feature_maps.feature_maps(fits).axes[0]
+    drawn = axis.containers[0].lines[0].get_xdata()
+    assert {*drawn} <= {*found["error"]} and len(drawn)
+    plt.close("all")
+
+
+def test_answers_follow_the_numbers(comparison):
+    fits = {"a": comparison}
+    better = comparison.copy(deep=True)
+    better["mean_square"].loc[{"variant": "relu"}] = 1e-8
+    assert "ReLU, 0.0001" not in feature_maps.answer(fits)
+    assert "ReLU, 0.0001" in feature_maps.answer({"a": better})
+    text = dynamic_range.answer(fits)
+    own = comparison.isel(n_features=-1, layer=0)
+    for head in dynamic_range.heads(comparison):
+        assert f"{float(own['best_threshold_decades'][head[1]]):.2g} [" in text
+    found = dynamic_range.table(fits)
+    assert np.isinf(found["ceiling"]).any() and (found["decades"] > 0).all()
+    more = comparison.assign(best_threshold_decades=comparison["best_threshold_decades"] + 5)
+    assert dynamic_range.answer({"a": more}) != text
+    within = comparison["in_range_over_uniform"].sel(decades=3.0).isel(n_features=-1)
+    assert f"error is {float(within.min()):.2f} to {float(within.max()):.2f} times" in text
+    few = comparison.sel(variant=["plain", "relu"])
+    assert dynamic_range.answer({"a": few}).startswith("No head has a best ceiling")
+    assert dynamic_range.table({"a": few}).empty

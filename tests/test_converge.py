@@ -11,10 +11,9 @@ from matplotlib import pyplot as plt
 from conftest import assert_drawn_alike, random_heads, run_stage
 from tripartite import dynamics, job
 from tripartite.contracts import UserError, check, describe
-from tripartite.figures import palette
 from tripartite.kinds.convergence import limit
 from tripartite.kinds.convergence.converge import converge
-from tripartite.kinds.convergence.convergence import convergence
+from tripartite.kinds.convergence.convergence import answer, convergence, heads_of, table
 from tripartite.network import Hidden
 from tripartite.streams import stream
 
@@ -278,20 +277,25 @@ def test_extreme_heads(kind, tmp_path):
 
 
 def test_figure_draws_the_numbers(found):
-    figure = convergence({"a": found.assign_attrs(data="a $^$ model, plain")})
-    assert figure.get_figwidth() <= palette.PAGE
-    output, _, integrator = figure.get_axes()
-    head = found.sel(n_features=40, layer=0, head=1)
-    lines = [tuple(line.get_ydata()) for line in output.lines]
-    assert tuple(head["output_error"].values) in lines
-    assert tuple(head["output_error_law"].values) in lines
-    assert tuple(head["reading_error"].values) in lines
-    np.testing.assert_array_equal(
-        integrator.containers[0].lines[0].get_ydata(), found["integrator_error"]
-    )
-    _, labels = output.get_legend_handles_labels()
-    assert labels[:2] == ["layer 0, head 0", "layer 0, head 1"]
-    assert "(1 by linearity)" in output.get_title("left")
+    fits = {"a": found.assign_attrs(data="a $^$ model, plain")}
+    output, over_law, _ = convergence(fits).axes
+    drawn = table(fits)
+    for rank, (layer, head) in enumerate(heads_of(found)):
+        own = found.isel(n_features=-1, layer=layer, head=head)
+        errors = drawn[(drawn["head_rank"] == rank) & (drawn["quantity"] == "output error")]
+        np.testing.assert_array_equal(errors["value"], own["output_error"])
+        np.testing.assert_array_equal(errors["law"], own["output_error_law"])
+        ratio = own["output_error"] / own["output_error_law"]
+        np.testing.assert_array_equal(
+            over_law.containers[rank].lines[0].get_ydata(), ratio.transpose("ratio")
+        )
+        lines = [tuple(line.get_ydata()) for line in output.lines]
+        assert tuple(own["output_error_law"].values) in lines
+    text = answer(fits)
+    slopes = found["slope"].isel(n_features=-1)
+    assert "At τ / T = 0.003" in text and f"power {float(slopes.min()):.4g}" in text
+    assert answer({"a": fits["a"].assign(output_error=found["output_error"] * 2)}) != text
+    plt.close("all")
 
 
 def test_figure_of_many_and_of_nothing_is_the_same_each_time(found, tmp_path):

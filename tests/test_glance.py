@@ -1,6 +1,5 @@
 """A model of one's own at a glance: a file, the study `own`, and what it says of each head."""
 
-import io
 import json
 import re
 from collections import Counter
@@ -244,7 +243,7 @@ def test_the_two_networks_read_the_same_inputs(fits):
 
 def test_the_table_has_the_numbers_of_the_files(fits):
     """Recomputed cell by cell from the files."""
-    frame = pd.read_csv(io.StringIO(heads.table(fits)), keep_default_na=True)
+    frame = heads.table(fits)
     assert len(frame) == 6 and frame["layer_label"][5] == "model.layers.1.<b>注意</b>"
     assert frame["order"].tolist() == ["bidirectional"] * 3 + ["causal"] * 3
     symmetries, learned = fits["own-symmetries"], fits["own-learned"]
@@ -401,12 +400,12 @@ def test_labels_are_shortened(labels, wanted):
 def test_texts_beside_a_figure_are_verified(fits, tmp_path):
     """The picture beside them has their digests; the code of the figure counts for them as well."""
     figure = declarations.figures()["heads"]
-    assert figure.also == ("csv", "html") and figure.kinds == ("network", "symmetries", "learned")
+    assert figure.also == ("html",) and figure.kinds == ("network", "symmetries", "learned")
     asked = plan.figure_files({"figures": {"heads": {}, "trace": {}}})
-    assert {"figures/heads.csv", "figures/heads.html"} <= {*asked}
-    assert "figures/trace.csv" not in asked
+    assert {"figures/heads.csv", "figures/heads.txt", "figures/heads.html"} <= {*asked}
+    assert "figures/trace.csv" in asked and "figures/trace.html" not in asked
     text = tmp_path / "heads.csv"
-    job.save_text(heads.table(fits), text)
+    job.save_text(heads.table(fits).to_csv(), text)
     picture, _ = plt.subplots(figsize=(1, 1))
     digests = {text.name: job.file_digest(text)}
     job.save_figure(picture, [tmp_path / "heads.svg"], {"a/fit.nc": "x"}, {}, "c", digests)

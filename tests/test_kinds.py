@@ -51,7 +51,7 @@ files:
       norm: {dims: scale layer head, units: 1, means: mean norm of the queries}
 figures:
   lengths:
-    shows: how long queries are
+    question: How long are queries?
     caption: Norm of the queries of each head against the scale.
 """
 STAGE = """\
@@ -70,7 +70,7 @@ def gauge(heads: Heads, scales: list[float]):
 FIGURE = """\
 from matplotlib import pyplot as plt
 
-from tripartite.figures import palette
+from tripartite.figures import palette, panels
 
 
 def lengths(fits):
@@ -79,6 +79,14 @@ def lengths(fits):
     for fit in fits.values():
         axis.plot(fit["scale"], fit["norm"].stack(all=("layer", "head")), "o")
     return figure
+
+
+def table(fits):
+    return panels.frame(fits, "norm")
+
+
+def answer(fits):
+    return f"The longest has {max(float(fit['norm'].max()) for fit in fits.values()):.2f}."
 """
 
 
@@ -118,7 +126,7 @@ def test_a_kind_is_one_folder(tmp_path):
 
     study["experiments"]["long"]["toy"] = {"scales": [2, 0.5], "heads": [[0, 1]]}
     with_study(folder, study)
-    assert plan(folder) == {"gauge": 1, "draw": 1}
+    assert plan(folder) == {"gauge": 1, "draw": 1, "gallery": 1}
     done = snakemake(folder, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     assert (folder / "results/tiny/figures/lengths.svg").stat().st_size > 1000
@@ -126,7 +134,10 @@ def test_a_kind_is_one_folder(tmp_path):
     assert norm.isel(head=0).isnull().all() and float(norm.isel(layer=0, head=1)) > 1
     reference = (folder / "docs/reference.md").read_text()
     assert "\n## toy\n" in reference and "| `scales` | needed |" in reference
-    assert "| `norm` |" in reference and "| `lengths` | Norm of the queries" in reference
+    assert (
+        "| `norm` |" in reference
+        and "| `lengths` | How long are queries? Norm of the queries" in reference
+    )
     assert (
         "workflow/scripts/tripartite/kinds/toy/gauge.py"
         in (folder / "workflow/files.txt").read_text()

@@ -11,11 +11,10 @@ from matplotlib import pyplot as plt
 from conftest import assert_drawn_alike, random_heads, run_stage
 from tripartite import network
 from tripartite.contracts import check, describe
-from tripartite.figures import palette
 from tripartite.kinds.data.attend import attend
 from tripartite.kinds.learned import evaluation
 from tripartite.kinds.learned.learn import learn
-from tripartite.kinds.learned.learned_features import learned_features
+from tripartite.kinds.learned.learned_features import answer, learned_features, table
 from tripartite.streams import stream
 from tripartite.symmetries import fitted
 
@@ -276,15 +275,35 @@ def test_errors_of_parts_of_the_heads_are_those_of_all(data, learned, monkeypatc
 def test_figure(learned, tmp_path):
     fits = {"a": learned, "b": learned.isel(n_features=[1]).assign_attrs(data="other, centred")}
     assert_drawn_alike(learned_features, fits, tmp_path)
-    figure = learned_features(fits)
-    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 4
-    drawn = figure.axes[0].get_lines()[0]
-    shares = figure.axes[2].get_lines()[0]
-    np.testing.assert_array_equal(
-        shares.get_ydata(),
-        learned["share_of_heads_kl"].sel({"origin": "learned", "baseline": "uniform"}),
-    )
-    np.testing.assert_array_equal(
-        drawn.get_ydata(), learned["median_kl"].sel({"origin": "learned"})
-    )
+    divergence, ratio, shares = learned_features(fits).axes
+    of_a = {"origin": "learned", "n_features": learned["n_features"].values}
+    drawn = divergence.containers[0].lines[0].get_xdata()[: learned.sizes["n_features"]]
+    np.testing.assert_array_equal(drawn, learned["median_kl"].sel(of_a))
+    drawn = ratio.containers[0].lines[0].get_xdata()[: learned.sizes["n_features"]]
+    wanted = learned["log10_kl_ratio"].sel(of_a | {"baseline": "fitted random"})
+    np.testing.assert_allclose(drawn, 10**wanted)
+    drawn = shares.containers[0].lines[0].get_xdata()[: learned.sizes["n_features"]]
+    wanted = learned["share_of_heads_kl"].sel(of_a | {"baseline": "uniform"})
+    np.testing.assert_array_equal(drawn, wanted)
     plt.close("all")
+
+
+def test_table_and_answer_say_what_is_drawn(learned):
+    fits = {"a": learned}
+    found = table(fits)
+    shares = found[found["quantity"] == "share of heads"]
+    assert "uniform" not in set(shares["origin"])  # half of its heads are better than itself
+    one = found[(found["quantity"] == "ratio") & (found["baseline"] == "uniform")].iloc[0]
+    wanted = learned.sel(origin="learned", baseline="uniform").isel(n_features=0)
+    ends = ("", "_low", "_high")
+    np.testing.assert_allclose(
+        [one[f"value{end}"] for end in ends],
+        [10 ** float(wanted[f"log10_kl_ratio{end}"]) for end in ends],
+    )
+    largest = learned.sel(origin="learned", baseline="fitted random").isel(n_features=-1)
+    assert f"times {10 ** float(largest['log10_kl_ratio']):.2f}" in answer(fits)
+    better = learned.assign(log10_kl_ratio=learned["log10_kl_ratio"] - 1)
+    assert f"times {10 ** float(largest['log10_kl_ratio'] - 1):.2f}" in answer({"a": better})
+    nothing = learned.assign({name: learned[name] * np.nan for name in ("log10_kl_ratio",)})
+    nothing = nothing.assign({f"log10_kl_ratio{end}": nothing["log10_kl_ratio"] for end in ends})
+    assert "times – (drawn" in answer({"a": nothing})

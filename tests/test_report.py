@@ -1,5 +1,6 @@
 """The report in a real browser."""
 
+import importlib.util
 import os
 import re
 import shutil
@@ -14,7 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 
 from conftest import ROOT, snakemake
-from tripartite import job
+from tripartite import declarations, job
 from tripartite.about import usage
 
 BROWSER, DRIVER = "/usr/bin/chromium", "/usr/bin/chromedriver"
@@ -27,28 +28,53 @@ FLAGS = (
     "--disable-background-networking --disable-component-update --disable-sync "
     "--window-size=1400,1000"
 )
-STUDY = {
+MINI = {
     "experiments": {
         "small": {
             "data": {
-                "synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 2, "n_tokens": 8, "d_head": 4}
+                "synthetic": {"sigma_squared": [0.5, 2], "n_inputs": 3, "n_tokens": 8, "d_head": 4}
             },
             "network": {"n_features": [10, 100], "n_seeds": 2},
-        }
+        },
+        "trained": {
+            "data": {"same_as": "small"},
+            "learned": {
+                "n_features": [4],
+                "n_seeds": 2,
+                "max_steps": 20,
+                "trained_on": ["draw-0"],
+                "validated_on": ["draw-1"],
+            },
+        },
     },
-    "figures": {"error_vs_features": {"experiments": ["small"]}},
+    "figures": {
+        "network": {},
+        "overview": {"experiments": ["small"]},
+        "trace": {"experiments": ["small"]},
+        "learned_features": {"experiments": ["trained"]},
+    },
 }
+AXE = Path(str(importlib.util.find_spec("axe_core_python").origin)).with_name("axe.min.js")
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("report")
-    (folder / "config/studies").mkdir(parents=True)
-    (folder / "config/studies/mini.yaml").write_text(yaml.safe_dump(STUDY))
-    for more in ((), ("--report", "report.html"), ("--report", "report.zip")):
-        done = snakemake(folder, "-s", str(ROOT / "Snakefile"), *more, "--config", "study=mini")
+@pytest.fixture(scope="module", params=["mini", "default"])
+def study(request, tmp_path_factory):
+    """A study that was run, as (folder of the project, name, folder of its reports)."""
+    made = tmp_path_factory.mktemp("report")
+    name, folder = request.param, ROOT
+    if name == "mini":
+        folder = made
+        (folder / "config/studies").mkdir(parents=True)
+        (folder / "config/studies/mini.yaml").write_text(yaml.safe_dump(MINI))
+        done = snakemake(folder, "-s", str(ROOT / "Snakefile"), "--config", "study=mini")
         assert done.returncode == 0, done.stdout
-    return folder
+    elif not (ROOT / "results/default/index.html").is_file():
+        pytest.skip("the results of the study default are not here; run it first")
+    for form in ("html", "zip"):
+        report = ("--report", str(made / f"report.{form}"), "--config", f"study={name}")
+        done = snakemake(folder, "-s", str(ROOT / "Snakefile"), *report)
+        assert done.returncode == 0, done.stdout
+    return folder, name, made
 
 
 @pytest.fixture
@@ -73,12 +99,29 @@ def click(browser, css, word=""):
     WebDriverWait(browser, 20).until(found)[0].click()
 
 
-@pytest.mark.parametrize("form", ["report.html", "report.zip"])
-def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
-    """Front page, figure and caption are shown, without errors in the console."""
-    page = folder / form
+def figures_of(study) -> list[str]:
+    """The figures of a study in the order of the story."""
+    folder, name, _ = study
+    given = yaml.safe_load((folder / f"config/studies/{name}.yaml").read_text())
+    return declarations.in_order(given["figures"])
+
+
+def caption_of(study, figure: str) -> str:
+    folder, name, _ = study
+    return (folder / f"results/{name}/figures/{figure}.txt").read_text()
+
+
+def errors_of(browser) -> list:
+    return [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
+
+
+@pytest.mark.parametrize("form", ["html", "zip"])
+def test_a_report_is_read_offline(form, study, browser, tmp_path):
+    """Overview and findings first, then how it was made; each figure with caption and settings."""
+    _, name, made = study
+    page = made / f"report.{form}"
     assert page.stat().st_size < 15e6
-    if form.endswith(".zip"):
+    if form == "zip":
         shutil.unpack_archive(page, tmp_path / "unpacked")
         (page,) = tmp_path.glob("unpacked/**/report.html")
     browser.get(page.as_uri())
@@ -86,28 +129,98 @@ def test_figures_can_be_seen_offline(form, folder, browser, tmp_path):
         lambda x: "divides" in x.find_element(By.TAG_NAME, "body").text
     )
     front = browser.find_element(By.TAG_NAME, "body").text
+    places = [
+        front.index(words)
+        for words in (
+            "What was found.",
+            "Software.",
+            "Run times and memory",
+            "Settings of the study",
+        )
+    ]
+    assert places == sorted(places)
+    overview = browser.find_element(By.CSS_SELECTOR, "img[src^='data:image/svg']")
+    assert browser.execute_script("return arguments[0].naturalWidth", overview) > 300
+    answer = " ".join(caption_of(study, "trace").split("\n\n")[0].split())
+    assert answer in " ".join(front.split())
     for words in (
-        "study: mini",
+        f"study: {name}",
         f"torch {torch.__version__.split('+')[0]}",
-        f"Computed on cpu ({job.processor()})",
+        f"Computed on cpu ({job.processor()})" if name == "mini" else "Computed on cpu",
         "sigma_squared:",
     ):
         assert words in front
-    rows = [row.text for row in browser.find_elements(By.TAG_NAME, "tr")]
-    assert any(
-        re.fullmatch(r"simulate 1 \d+ \d+ \(small\) \d{3} \(small\)", row) for row in rows
-    ), rows
+    if name == "mini":
+        rows = [row.text for row in browser.find_elements(By.TAG_NAME, "tr")]
+        wanted = r"simulate 1 \d+ \d+ \(small\) \d{3} \(small\)"
+        assert any(re.fullmatch(wanted, row) for row in rows), rows
     click(browser, "a", "Results")
-    click(browser, "a", "Random features")
-    click(browser, "a[iconname=eye]")
-    figures = "return [...document.images].map(x => x.naturalWidth)"
-    WebDriverWait(browser, 20).until(lambda x: max(x.execute_script(figures), default=0) > 300)
+    parts = list(dict.fromkeys(map(declarations.category, figures_of(study))))
+    shown = [x.text for x in browser.find_elements(By.TAG_NAME, "a")]
+    assert [text for text in shown if text in parts] == parts  # in the order of the story
+    click(browser, "a", "1 Attention from neurons")
+    question = declarations.figures()["trace"].question
+    rows = browser.find_elements(By.TAG_NAME, "tr")
+    (row,) = [row for row in rows if question in row.text]
+    row.find_element(By.CSS_SELECTOR, "a[iconname=eye]").click()
+    images = "return [...document.images].map(x => x.naturalWidth)"
+    WebDriverWait(browser, 20).until(lambda x: max(x.execute_script(images), default=0) > 300)
     click(browser, "a[iconname=information-circle]")
     WebDriverWait(browser, 20).until(
-        lambda x: "beside the closed form" in x.find_element(By.TAG_NAME, "body").text
+        lambda x: "Settings of its experiments" in x.find_element(By.TAG_NAME, "body").text
     )
-    errors = [line for line in browser.get_log("browser") if line["level"] == "SEVERE"]
-    assert errors == []
+    body = " ".join(browser.find_element(By.TAG_NAME, "body").text.split())
+    for paragraph in caption_of(study, "trace").split("\n\n"):
+        assert " ".join(paragraph.split()) in body
+    assert "n_seeds:" in body and errors_of(browser) == []
+
+
+def test_the_gallery_has_every_figure(study, browser):
+    """Picture, alternative text, caption, table and settings of each; also on a phone."""
+    folder, name, _ = study
+    page = folder / f"results/{name}/index.html"
+    assert (
+        page.stat().st_size + sum(x.stat().st_size for x in page.parent.glob("figures/*.svg"))
+        < 15e6
+    )
+    browser.get(page.as_uri())
+    figures = figures_of(study)
+    sections = browser.find_elements(By.TAG_NAME, "section")
+    assert [section.get_attribute("id") for section in sections] == figures
+    for figure, section in zip(figures, sections):
+        image = section.find_element(By.TAG_NAME, "img")
+        browser.execute_script("arguments[0].scrollIntoView()", image)
+        loaded = "return arguments[0].complete && arguments[0].naturalWidth"
+        WebDriverWait(browser, 20).until(lambda x, i=image, s=loaded: x.execute_script(s, i) > 200)
+        first, *paragraphs = caption_of(study, figure).strip().split("\n\n")
+        assert image.get_attribute("alt") == first
+        assert all(" ".join(paragraph.split()) in section.text for paragraph in paragraphs)
+        links = {x.get_attribute("href") for x in section.find_elements(By.TAG_NAME, "a")}
+        assert (page.parent / f"figures/{figure}.csv").as_uri() in links
+        assert all(Path(link.removeprefix("file://")).is_file() for link in links)
+    width = "return [document.documentElement.scrollWidth, window.innerWidth]"
+    browser.set_window_size(420, 800)
+    inner, outer = browser.execute_script(width)
+    assert inner <= outer + 1
+    assert errors_of(browser) == []
+
+
+def test_our_own_pages_are_accessible(study, browser):
+    """axe-core finds nothing critical or serious in the gallery and in pages beside figures."""
+    folder, name, _ = study
+    pages = [folder / f"results/{name}/index.html", *folder.glob(f"results/{name}/figures/*.html")]
+    for page in pages:
+        browser.get(page.as_uri())
+        browser.execute_script(AXE.read_text(encoding="utf-8"))
+        found = browser.execute_async_script(
+            "axe.run(document, {resultTypes: ['violations']}).then(arguments[0])"
+        )
+        faults = [
+            f"{page.name}: {fault['id']}: {fault['nodes'][0]['html'][:120]}"
+            for fault in found["violations"]
+            if fault["impact"] in ("critical", "serious")
+        ]
+        assert faults == []
 
 
 def test_there_is_no_report_before_a_run(tmp_path):

@@ -21,7 +21,7 @@ from tripartite.kinds.retention.leaks import (
     log_retained_attention,
 )
 from tripartite.kinds.retention.retain import retain
-from tripartite.kinds.retention.retention import retention
+from tripartite.kinds.retention.retention import answer, heads_of, retention, table
 from tripartite.network import Leak
 from tripartite.streams import stream
 
@@ -246,11 +246,34 @@ def test_figure(data, found, tmp_path):
     odd = run(data, heads=[[0, 1]], leaks=[[0.2, 0.1]], n_seeds=2).assign_attrs(data="x $^$ y")
     fits = {"a": found, "b": odd, "c": lost}
     assert_drawn_alike(retention, fits, tmp_path)
-    figure = retention({f"{i}": found for i in range(6)})
+    figure = retention({f"{i}": found for i in range(8)})
     job.save_figure(figure, [tmp_path / "x.png"], {})
-    assert figure.get_figwidth() <= palette.PAGE and len(figure.axes) == 18
-    drawn = [line.get_ydata() for line in figure.axes[1].lines]
-    wanted = of_pairs(found["leak_fitted"].isel(n_features=-1, layer=0), sorted(LEAKS))
-    for head in range(2):
-        assert any(np.array_equal(line, wanted[:, head]) for line in drawn)
+    assert len(figure.axes) == palette.MAX_PANELS
+    plt.close("all")
+
+
+def test_table_and_answer_say_what_is_drawn(found):
+    drawn = table({"a": found})
+    largest = found.isel(n_features=-1)
+    for _, row in drawn[drawn["quantity"] != "attention"].iterrows():
+        own = largest.sel({dim: row[dim] for dim in ("layer", "head", "leak_hebbian")})
+        if row["quantity"] == "gain":
+            assert row["leak_hebbian"] != row["leak_presynaptic"]
+            own = own.sel(leak_presynaptic=row["leak_presynaptic"])
+            assert (row["value"], row["exact"]) == (float(own["gain"]), float(own["gain_law"]))
+        else:
+            wanted = np.unique(own["leak_fitted"].dropna("leak_presynaptic")) / row["leak_hebbian"]
+            assert np.isclose(row["value"], wanted).any() and row["exact"] == 1
+    ages = drawn[drawn["quantity"] == "attention"]
+    first = largest.isel(layer=0, head=heads_of(found)[0][1])
+    one = ages.iloc[0]
+    own = first.sel({dim: one[dim] for dim in ("leak_hebbian", "leak_presynaptic")})
+    place = int(np.flatnonzero(own["age"] == one["age"])[0])
+    assert one["value"] == pytest.approx(float(np.exp(own["log_retained"][place])))
+    axes = retention({"a": found}).axes
+    gains = {x for part in axes[-1].containers for x in part.lines[0].get_xdata()}
+    assert gains == {*drawn.loc[drawn["quantity"] == "gain", "value"]}
+    text = answer({"a": found})
+    assert answer({"a": found.assign(gain=found["gain"] * 3)}) != text
+    assert "astrocyte forgets faster" in text
     plt.close("all")

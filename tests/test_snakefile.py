@@ -230,8 +230,10 @@ def test_parameters_of_a_job(parsed):
     texts = parsed.raw_files("qkv")(named, None)
     assert texts and all(Path(text).suffix == ".smi" for text in texts)
     assert parsed.raw_files("states")(named, None) == []
-    figure = declarations.figures()["trace"]
-    assert parsed.caption(wildcards(figure="trace"), None) == figure.caption
+    labels = parsed.labels("svg")(wildcards(study="quick", figure="trace"))
+    assert labels["question"] == declarations.figures()["trace"].question
+    names = declarations.in_order(parsed.chosen["figures"])
+    assert int(labels["no"]) == names.index("trace") + 1
     packed = [Path(path) for path in parsed.packed(named, None)]
     assert packed[-1].name == "quick.yaml" and ROOT / "config/studies/full.yaml" in packed
     assert len(parsed.packed_content(named)) == len(packed) + len(parsed.own_files) + 2

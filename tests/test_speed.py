@@ -138,7 +138,7 @@ def test_error_against_time_is_drawn_and_told():
     words = [text.get_text() for text in figure.findobj(plt.Text)]
     plt.close(figure)
     assert {"MiniLM, layer 0, head 7", PLAIN, "exact attention", "256"} <= {*words}
-    text = error_against_time.table({"benchmark": fit})
+    text = error_against_time.printed({"benchmark": fit})
     line = "| layer 1, head 10 | ours, plain | 256 | 200 (200 to 200) | 0.0039 (0.0039 to 0.0039) |"
     assert line in text
 
@@ -267,7 +267,7 @@ WRITTEN = [
 
 @pytest.mark.parametrize("written", [[], WRITTEN], ids=["without", "with"])
 def test_synapses_stand_beside_goals(written):
-    text = speed.table({"benchmark": frame(MADE_UP + written)})
+    text = speed.printed({"benchmark": frame(MADE_UP + written)})
     for words, found in (
         (
             "exact write update, error of H over that of torchdiffeq rk4 of 10 steps | about 1",
@@ -282,7 +282,7 @@ def test_synapses_stand_beside_goals(written):
 
 
 def test_goals_stand_beside_what_was_measured():
-    text = speed.table({"benchmark": frame(MADE_UP)})
+    text = speed.printed({"benchmark": frame(MADE_UP)})
     for line in (
         "| denominators float32, against the numpy loop | ≥ 26 x | 40 x |",
         "| outputs bfloat16, against the numpy loop | ≥ 24 x | 50 x |",
@@ -302,7 +302,7 @@ def test_goals_stand_beside_what_was_measured():
         {"n_heads": 144, "dtype": "bfloat16", "seconds": 0.01},
         {"n_heads": 144, "dtype": "float32", "method": "torch eager", "seconds": 0.3},
     ]
-    text = speed.table({"benchmark": frame(MADE_UP + gpu)})
+    text = speed.printed({"benchmark": frame(MADE_UP + gpu)})
     assert "| GPU: 144 heads bfloat16, against torch eager float32 | ≥ 20 x | 30 x |" in text
     assert "| GPU: 144 heads bfloat16 | ≥ 450 TFLOP/s | 380 TFLOP/s |" in text
 

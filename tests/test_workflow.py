@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 import yaml
 
-from conftest import as_user, cf_faults, project, requirements, snakemake
-from tripartite import declarations, job, locks
+from conftest import as_user, project, requirements, snakemake
+from tripartite import job, locks
 
 NOTHING = "Nothing to be done"
 
@@ -172,6 +172,7 @@ TINY = {
         "lesions": {"experiments": ["hurt"]},
         "noise": {"experiments": ["hurt"]},
         "retention": {"experiments": ["forgetful"]},
+        "laws": {"experiments": ["limit", "coupled", "hurt", "forgetful"]},
         "imaging": {"experiments": ["imaged"]},
         "rivals": {"experiments": ["rival"]},
     },
@@ -236,44 +237,6 @@ def plan(folder: Path) -> dict[str, int]:
     said = snakemake(folder, "--config", "study=tiny", "--dry-run").stdout
     assert NOTHING in said or jobs(said), said
     return {} if NOTHING in said else jobs(said)
-
-
-@pytest.mark.slow
-def test_quick_end_to_end(tmp_path):
-    """The shipped study runs completely, leaves only declared files, and then has nothing to do."""
-    folder = project(tmp_path / "project")
-    done = snakemake(folder, "--config", "study=quick")
-    assert done.returncode == 0, done.stdout
-    study = yaml.safe_load((folder / "config/studies/quick.yaml").read_text())
-    wanted = {
-        f"results/quick/figures/{name}.{suffix}"
-        for name in study["figures"]
-        for suffix in ("svg", "pdf", "png", *declarations.figures()[name].also)
-    }
-    for name, experiment in study["experiments"].items():
-        (section,) = declarations.experiments().keys() & experiment.keys()
-        files = [*declarations.kinds()[section].files]
-        files += ["qkv", "attention"] * (not {"same_as", "task"} & {*experiment["data"]})
-        wanted |= {f"results/quick/{name}/{file}.nc" for file in files}
-    assert set(results(folder)) == wanted
-    again = snakemake(folder, "--config", "study=quick")
-    assert NOTHING in again.stdout
-    assert cf_faults(sorted((folder / "results/quick").glob("*/*.nc"))) == {}
-    # Another caption reruns nothing, another meaning of a variable only its kind.
-    declared = folder / "workflow/scripts/tripartite/kinds/settling/kind.yaml"
-    text = declared.read_text()
-    for old, new, wanted in (
-        ("How long the astrocyte must be given", "The time that the astrocyte needs", {}),
-        (
-            "gain error |Z_t / p_t - 1|",
-            "error of the gain |Z_t / p_t - 1|",
-            {"settle": 1, "draw": 1},
-        ),
-    ):
-        assert old in text
-        declared.write_text(text.replace(old, new))
-        said = snakemake(folder, "--config", "study=quick", "--dry-run").stdout
-        assert ({} if NOTHING in said else jobs(said)) == wanted, said
 
 
 def test_nothing_to_do_after_a_run_and_after_new_dates(finished):

@@ -14,7 +14,7 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
                     f"<results>/{{study}}/figures/{{figure}}.{suffix}",
                     caption="../report/figure.rst",
                     category=lambda wildcards: declarations.category(wildcards.figure),
-                    labels=snakefile.labels(suffix),
+                    labels=HERE.labels(suffix),
                 )
                 for suffix in ("svg", "csv")
             },
@@ -40,3 +40,23 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
             "Draw {wildcards.figure}."
         shell:
             command("draw")
+
+
+rule gallery:
+    input:
+        figures=HERE.figure_files(),
+    output:
+        page=f"<results>/{STUDY}/index.html",
+    log:
+        f"<logs>/{STUDY}/gallery.log",
+    localrule: True  # takes a second
+    conda:
+        ENVIRONMENT
+    params:
+        script=HERE.script("share"),
+        settings=HERE.figure_settings,
+        code=plan.code("share"),
+    message:
+        f"Write the page with all figures of the study {STUDY}."
+    shell:
+        f"{PYTHON} {{params.script:q}} gallery {HERE.options()} --output {{output.page:q}} 2>&1 | tee {{log:q}}"

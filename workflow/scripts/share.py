@@ -1,8 +1,9 @@
-"""Share a finished study: python share.py verify|export|compare|about --study NAME ...
+"""Share a finished study: python share.py verify|export|compare|gallery|about --study NAME ...
 
 verify checks results against what the study asks for now; export packs them into one archive;
 compare compares them with another lab's archive or results folder (workflow/rules/sharing.smk);
-about prints how they were made, for the report. read is called by compare, in a process of its own,
+gallery writes the page with all figures; about prints
+the first page of the report. read is called by compare, in a process of its own,
 to read files of another lab before anything depends on them.
 """
 
@@ -15,6 +16,7 @@ from tripartite import agreement, job, plan, sharing, study
 from tripartite.about import about
 from tripartite.contracts import UserError
 from tripartite.figures import agreement as figure
+from tripartite.gallery import gallery
 
 
 def requested(name: str, results: Path, file: str) -> tuple[dict, dict[str, dict]]:
@@ -51,7 +53,7 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("verify", "export", "compare", "about", "read"))
+    parser.add_argument("what", choices=("verify", "export", "compare", "gallery", "about", "read"))
     parser.add_argument("--study", help="name of a file in config/studies")
     parser.add_argument("--results", type=Path, help="the folder results/STUDY")
     parser.add_argument("--file", default="", help="the key file of config.yaml")
@@ -60,7 +62,9 @@ def main() -> int:
     text = "export: settings of config.yaml, as JSON"
     parser.add_argument("--machine", type=json.loads, default={}, help=text)
     parser.add_argument("--other", type=Path, help="compare: an archive, or a folder results/STUDY")
-    parser.add_argument("--output", type=Path, help="export: the archive; compare: a folder")
+    parser.add_argument(
+        "--output", type=Path, help="export: the archive; compare: a folder; gallery: the page"
+    )
     parser.add_argument("--logs", type=Path, help="about: the folder of the study's logs")
     parser.add_argument("--files", nargs="+", type=Path, help="read: files of another lab")
     parser.add_argument("--limits", nargs="+", type=int, help="read: largest bytes of each file")
@@ -73,6 +77,9 @@ def main() -> int:
         files = [given.results / name for name in asked]
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))
+            return 0
+        if given.what == "gallery":
+            job.save_text(gallery(given.results, settings), given.output)
             return 0
         job.verify(given.results, asked)
         if given.what == "export":

@@ -221,7 +221,9 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> 
         ".csv": lambda: module.table(fits).to_csv(
             index=False, float_format="%.6g", lineterminator="\n"
         ),
-        ".txt": lambda: captions.caption(declared, module.answer(fits), fits),
+        ".txt": lambda: captions.caption(
+            declared.question, module.answer(fits), declared.caption, fits
+        ),
         ".html": lambda: module.page(fits),
         ".md": lambda: module.printed(fits),
     }

@@ -3,6 +3,7 @@
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
 docs/reference.md                   each kind: its settings, variables of its files, its figures
+docs/figures.md                     every figure: its question, and how it is read
 README.md                           tables of figures and files, between marks
 
 A test fails if one of them is not up to date.
@@ -19,12 +20,23 @@ TRAVELS = """
 CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
 config/studies/*.yaml docs/**/* envs/* workflow/**/*
 """.split()
+IMAGES = ROOT / "docs/images"
+READING = """\
+All figures speak one language. The symbol is the model: ■ MiniLM, ▲ ALBERT, ◆ ViT, ✚ SmolLM2,
+○ random heads. Of a few heads the first one, which is the easiest, is filled. Hidden weights are
+the darker the more is done to them: plain, balanced, fitted, learned. More hidden neurons m are
+darker, and so are harder heads and larger errors. Hidden neurons are green, Hebbian synapses H
+blue, presynaptic weights g orange, the astrocyte wine; softmax attention and laws black. Bars are
+95 % intervals, unless the caption says what else they are. A figure that a study draws has beside
+it a caption with its answer in numbers (txt) and what it shows as a table (csv);
+`results/<study>/index.html` has them all."""
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
 
 
 def manifest() -> str:
     """All files that travel with the workflow, one per line."""
-    generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml", "docs/reference.md"}
+    generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml"}
+    generated |= {"docs/reference.md", "docs/figures.md"}
     names = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
     names = {name for name in names if (ROOT / name).is_file() and not _is_private(name)}
     return "\n".join(sorted(names | generated)) + "\n"
@@ -62,7 +74,8 @@ def reference() -> str:
         "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
     ]
     kinds = declarations.kinds()
-    for kind in [kinds["data"], *_ordered(), kinds["benchmark"]]:
+    told = [kind for kind in kinds.values() if kind.role == "story"]
+    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"]]:
         lines += ["", f"## {kind.name}", "", kind.what]
         if kind.settings["properties"]:
             lines += ["", "| setting | default | meaning |", "|---|---|---|"]
@@ -139,6 +152,34 @@ def figures_table() -> str:
     return "\n".join(["| part | figure | question |", "|---|---|---|", *rows])
 
 
+def figures_page() -> str:
+    """Every figure in the order of the story; the overview as a picture, with its caption.
+
+    docs/images has the overview of the default study and its caption, as that study drew them.
+    """
+    figures = declarations.figures()
+    shown = [name for name in figures if declarations.kinds()[figures[name].kind].category]
+    lines = ["# Figures", "", f"What each figure asks and how it is read, {BY}.", "", READING]
+    part = ""
+    for number, name in enumerate(declarations.in_order(shown), 1):
+        figure = figures[name]
+        if declarations.category(name) != part:
+            part = declarations.category(name)
+            lines += ["", f"## {part[2:]}"]
+        lines += ["", f"### {number}. {figure.question}", ""]
+        pictures = [
+            path for path in (IMAGES / f"{name}.svg", IMAGES / f"{name}.png") if path.is_file()
+        ]
+        lines += [f"![{figure.question}](images/{path.name})\n" for path in pictures[:1]]
+        text = IMAGES / f"{name}.txt"
+        if text.is_file():  # with the numbers of the default study
+            lines.append(text.read_text(encoding="utf-8").strip())
+        else:
+            lines.append(" ".join(figure.caption.split()))
+        lines.append(f"\n`results/<study>/figures/{name}.svg`, table in `{name}.csv`.")
+    return "\n".join(lines) + "\n"
+
+
 def files_table() -> str:
     """The kinds of experiments and the files that they make."""
     rows = [
@@ -167,6 +208,7 @@ def written() -> dict[str, str]:
     return {
         "README.md": readme(),
         "docs/reference.md": reference(),
+        "docs/figures.md": figures_page(),
         "workflow/files.txt": manifest(),
         "workflow/schemas/study.schema.yaml": schema(),
     }

@@ -1,15 +1,19 @@
-"""How a study was made, as reStructuredText for its report: software, run times, settings."""
+"""The first page of a study's report, as reStructuredText: findings, software, times, settings."""
 
+import base64
 import json
 import re
 from collections import defaultdict
+from html import escape
 from pathlib import Path
 from textwrap import indent
 
 import yaml
 
-from tripartite import job
+from tripartite import declarations, gallery, job
 from tripartite.contracts import UserError
+
+PIPELINE = Path(__file__).resolve().parents[2] / "report/pipeline.svg"
 
 # The last line of the log of a job, by stage.py.
 USED = re.compile(r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M)
@@ -28,7 +32,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
             "study=...\n"
         )
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
-    parts = []
+    parts = [*findings(results, settings)]
     if len(there) < len(asked):
         parts.append(f"**Not there yet: {len(asked) - len(there)} of {len(asked)} files.**")
     if stale := [key for key, path in there.items() if _is_stale(path, asked[key])]:
@@ -46,13 +50,39 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
     parts.append(_table(usage(sorted({path.parent for path in there.values()}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
-    for section in settings["experiments"].values():
-        # the name of a user's file without its folder
-        if "file" in section["data"]:
-            section["data"] = {"file": Path(section["data"]["file"]).name}
+    experiments = settings["experiments"].items()
+    settings = settings | {"experiments": {x: gallery.without_folders(y) for x, y in experiments}}
     text = yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=90)
     parts.append(indent(text.rstrip("\n"), "   ", lambda line: True))
     return "\n\n".join(parts) + "\n"
+
+
+def findings(results: Path, study: dict) -> list[str]:
+    """The overview as a picture, and the answer of each figure, in the order of the story."""
+    names = [
+        name
+        for name in declarations.in_order(study["figures"])
+        if (results / f"figures/{name}.txt").is_file()
+    ]
+    parts = []
+    if "overview" in names and (picture := results / "figures/overview.svg").is_file():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        words = escape(declarations.figures()["overview"].question)
+        source = f"data:image/svg+xml;base64,{data}"
+        image = f'<img style="max-width: 100%" alt="{words}" src="{source}">'
+        parts += [".. raw:: html", f"   {image}"]
+    drawing = PIPELINE.read_text(encoding="utf-8").replace("\n", " ")
+    parts += [".. raw:: html", f"   {drawing}"]
+    if names:
+        parts.append(
+            "**What was found.** *Results* has each figure with its caption, numbers and settings."
+        )
+    for number, name in enumerate(names, 1):
+        figure = gallery.described(results, study, name, number)
+        parts.append(
+            f"{number}. *{gallery.as_rst(figure['question'])}* {gallery.as_rst(figure['answer'])}"
+        )
+    return parts
 
 
 def _is_stale(path: Path, asked: dict) -> bool:

@@ -204,7 +204,7 @@ def category(figure: str) -> str:
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """Figures in the order of the story; those that it does not name come last in their category."""
+    """Figures in the order of the story; those not named there come last in their category."""
     named = [name for part in common()["story"].values() for name in part]
     declared = [*figures()]
     return sorted(
@@ -430,8 +430,10 @@ def faults(path: Path) -> Iterator[str]:
         if "raw" in file["reads"] and len(file["reads"]) > 1:
             yield f"{where}: files.{name}.reads: raw stands alone; read the files in another stage"
         yield from _module_faults(path.parent, file["stage"], f"{where}: files.{name}: stage")
-    for name in declared.get("figures", {}):
-        yield from _module_faults(path.parent, name, f"{where}: figures: {name}")
+    of_story = declared.get("role", "experiment") in ("experiment", "story")
+    for name, figure in declared.get("figures", {}).items():
+        beside = [*("table", "answer") * of_story, *("page",) * ("html" in figure.get("also", []))]
+        yield from _module_faults(path.parent, name, f"{where}: figures: {name}", beside)
     if declared.get("role", "experiment") == "experiment":
         for key in ("category", "memory", "settings", "figures"):
             if key not in declared:
@@ -447,12 +449,16 @@ def _uses(part: object, key: str) -> Iterator[tuple[str, str]]:
             yield from _uses(value, f"{key}.{name}")
 
 
-def _module_faults(folder: Path, name: str, where: str) -> Iterator[str]:
-    """A fault if the kind's folder has no module `name` with a function of that name."""
+def _module_faults(
+    folder: Path, name: str, where: str, beside: Iterable[str] = ()
+) -> Iterator[str]:
+    """Faults if the kind's folder has no module `name` with functions of that name and `beside`."""
     file, shown = folder / f"{name}.py", f"kinds/{folder.name}/{name}.py"
     if not file.is_file():
         yield f"{where}: there is no {shown}; write it, with a function {name}"
         return
     body = ast.parse(file.read_text(encoding="utf-8")).body
-    if name not in [node.name for node in body if isinstance(node, ast.FunctionDef)]:
-        yield f"{where}: {shown} has no function {name}"
+    functions = {node.name for node in body if isinstance(node, ast.FunctionDef)}
+    for wanted in (name, *beside):
+        if wanted not in functions:
+            yield f"{where}: {shown} has no function {wanted}"

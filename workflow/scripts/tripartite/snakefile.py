@@ -5,7 +5,7 @@ before it read the command line and the log. This module imports no large packag
 """
 
 import contextlib
-import functools
+import hashlib
 import io
 import os
 import re
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from . import declarations, memory, plan
+from . import declarations, gallery, memory, plan
 from . import study as study_module
 
 BASE_MB = 1000  # memory of a job without arrays: Python with its libraries
@@ -143,6 +143,20 @@ def memory_mb(arrays: list[memory.Array], threads: int = 1) -> int:
 # Studies, settings and folders of one parse.
 
 
+class Caption(str):
+    """A caption, read when the report is written: its figure may be drawn in the same run."""
+
+    about: tuple[Path, dict, str]
+
+    def __new__(cls, folder: Path, study: dict, figure: str) -> "Caption":
+        caption = super().__new__(cls)
+        caption.about = folder, study, figure
+        return caption
+
+    def __str__(self) -> str:
+        return gallery.caption(*self.about)
+
+
 @dataclass
 class Parsed:
     """Studies, settings and folders of one parse, with the input and parameter functions."""
@@ -225,6 +239,15 @@ class Parsed:
             for name in study["figures"][wildcards.figure].get("experiments", ())
         ]
 
+    def figure_files(self) -> list[str]:
+        """All files of the figures of the chosen study."""
+        return [f"<results>/{self.name}/{file}" for file in plan.figure_files(self.chosen)]
+
+    def figure_settings(self, wildcards: Wildcards) -> str:
+        """A digest of what the page with all figures says of their experiments."""
+        shown = {name: self.chosen[name] for name in ("experiments", "figures")}
+        return hashlib.sha256(plan.text(shown).encode()).hexdigest()
+
     def study_files(self) -> list[str]:
         """All results of the chosen study."""
         files = plan.figure_files(self.chosen) + plan.experiment_files(self.chosen)
@@ -284,9 +307,23 @@ class Parsed:
         return paths
 
     def caption(self, wildcards: Wildcards, input: object) -> str:
-        """The caption of a figure in the report, as it was written with the figure."""
-        place = Path(self.results) / wildcards.study / "figures" / f"{wildcards.figure}.txt"
-        return place.read_text(encoding="utf-8") if place.is_file() else ""
+        """The caption of a figure in the report."""
+        folder = Path(self.results) / wildcards.study
+        return Caption(folder, self.named(wildcards, "figure"), wildcards.figure)
+
+    def labels(self, suffix: str) -> Callable[[Wildcards], dict[str, str]]:
+        """How the report names a file of a figure: number in the story, question, what it is."""
+        words = {"svg": "figure", "csv": "numbers (csv)"}[suffix]
+
+        def labels(wildcards: Wildcards) -> dict[str, str]:
+            names = declarations.in_order(self.named(wildcards, "figure")["figures"])
+            return {
+                "no": f"{names.index(wildcards.figure) + 1:02d}",
+                "question": declarations.figures()[wildcards.figure].question,
+                "shown as": words,
+            }
+
+        return labels
 
     def gathered(self, wildcards: Wildcards, input: Any) -> str:
         """The option with the files of shards, if there are any."""
@@ -371,21 +408,6 @@ def figure_names(also: tuple[str, ...]) -> str:
     if not also:
         return rf"(?!(?:{of_others})\.){study_module.NAME}"
     return "|".join(name for name, figure in declarations.figures().items() if figure.also == also)
-
-
-def labels(suffix: str) -> dict[str, Callable[[Wildcards], str]]:
-    """How the report names a file of a figure: its number in the story, its question, what it is."""
-    return {
-        "no": lambda wildcards: _number(wildcards.figure),
-        "question": lambda wildcards: declarations.figures()[wildcards.figure].question,
-        "shown as": lambda wildcards: {"svg": "figure", "csv": "numbers (csv)"}[suffix],
-    }
-
-
-@functools.cache
-def _number(figure: str) -> str:
-    names = declarations.in_order(declarations.figures())
-    return f"{names.index(figure) + 1:02d}"
 
 
 def _rounded(seconds: float) -> str:

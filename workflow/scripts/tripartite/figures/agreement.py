@@ -11,11 +11,11 @@ from tripartite.figures import palette
 
 COLOURS = {
     "identical": palette.EXACT,
-    "rounding": palette.COLOURS[0],
-    "agrees": palette.COLOURS[2],
-    "not judged": palette.COLOURS[4],
-    "contradicts": palette.LARGE,
-    "missing": palette.COLOURS[7],
+    "rounding": palette.CATEGORIES[0],
+    "agrees": palette.CATEGORIES[3],
+    "not judged": palette.CATEGORIES[1],
+    "contradicts": palette.CATEGORIES[2],
+    "missing": palette.GUIDE,
 }
 MIN_DEVIATION, MAX_DEVIATION = 1e-18, 1e4  # of the axis; smaller and larger ones are at its ends
 NO_NUMBER = 1e6  # position of rows without a deviation
@@ -29,7 +29,9 @@ def agreement(rows: list, study: str) -> Figure:
     """
     palette.apply()
     kinds = list(dict.fromkeys(map(_kind, rows)))
-    figure, axis = plt.subplots(figsize=(palette.PAGE, 1.2 + 0.22 * len(kinds)))
+    figure, axis = plt.subplots(
+        figsize=(palette.PAGE, min(palette.MAX_HEIGHT, 1.2 + 0.22 * len(kinds)))
+    )
     for level, colour in COLOURS.items():
         chosen = [row for row in rows if row.level == level]
         x = [np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION) for row in chosen]

@@ -1,20 +1,20 @@
-"""The caption of a figure: its question, the answer with numbers, how it is read, what is behind it."""
+"""Captions of figures: question, answer with numbers, how it is read, what is behind it."""
 
 import json
 
 import numpy as np
 import xarray as xr
 
-from tripartite.declarations import Figure
 from tripartite.figures import palette
 
 
-def caption(figure: Figure, answer: str, fits: dict[str, xr.Dataset]) -> str:
-    """The caption as plain text, a paragraph each: question and answer, how it is read, n and files.
+def caption(question: str, answer: str, reading: str, fits: dict[str, xr.Dataset]) -> str:
+    """The caption as plain text: question and answer, how the figure is read, n and files.
 
-    answer: one or more sentences with their numbers, from the figure's module; fits: what it shows.
+    question and reading are those of its declaration, answer is what its module says with numbers;
+    fits: what it shows.
     """
-    parts = [" ".join(filter(None, (figure.question, answer))), figure.caption, behind(fits)]
+    parts = [" ".join(filter(None, (question, answer))), reading, behind(fits)]
     return "\n\n".join(filter(None, (" ".join(part.split()) for part in parts))) + "\n"
 
 
@@ -40,11 +40,11 @@ def counts(fit: xr.Dataset) -> list[str]:
     if isinstance(inputs, list):
         held = {*settings.get("calibrated_on", []), *settings.get("trained_on", [])}
         held |= {*settings.get("validated_on", [])}
-        inputs = len([name for name in inputs if name not in held]) or len(inputs)
-        words.append(f"{inputs} inputs" if inputs > 1 else "1 input")
+        n = len([name for name in inputs if name not in held]) or len(inputs)
+        words.append(f"{n} inputs" if n > 1 else "1 input")
     elif "input" in fit.sizes:
         words.append(f"{fit.sizes['input']} inputs")
-    if n := settings.get("n_seeds"):
+    if n := int(settings.get("n_seeds", 0)):
         words.append(f"{n} {'trainings' if fit.attrs.get('kind') == 'trained' else 'networks'}")
     if "n_features" in fit.coords and fit["n_features"].size:
         sizes = np.atleast_1d(fit["n_features"].values)
@@ -58,7 +58,7 @@ def n_heads(fit: xr.Dataset) -> int:
     for values in fit.data_vars.values():
         if {"layer", "head"} <= {*values.dims} and values.dtype.kind == "f":
             others = [dim for dim in values.dims if dim not in ("layer", "head")]
-            most = max(most, int(np.isfinite(values).any(others).sum()))
+            most = max(most, int((abs(values) < np.inf).any(others).sum()))
     return most
 
 

@@ -1,14 +1,14 @@
 """The visual language of all figures: what colours, symbols and sizes mean, and how words look.
 
     symbol              the model
-    filled, hollow      the first and the others of a few heads, easy before hard; or all of it against a part
+    filled, hollow      the first and the others of a few heads, easy before hard
     recipe              more is done to the hidden weights: darker
     m, hardness         one scale in all figures; more neurons are darker, harder heads are darker
     parts               hidden neurons, synapses H, weights g, astrocyte: a colour each
     black               softmax attention, laws, what is exact
 
-Colours of a group can be told apart by deuteranopes and protanopes, those of models and recipes also in
-grey. Every colour of a figure comes from here.
+Colours of a group can be told apart by deuteranopes and protanopes, those of models and recipes
+also in grey. Every colour of a figure comes from here.
 """
 
 import functools
@@ -329,6 +329,15 @@ def wrapped(text: str, width: float, n_lines: int, size: float = 6.5) -> tuple[s
     return tuple(lines)
 
 
+def row_names(fits: dict[str, xr.Dataset]) -> list[str]:
+    """Experiments in a word or two: the model, and the experiment where that is not unique."""
+    names = [short_name(fit.attrs["data"]) for fit in fits.values()]
+    return [
+        words if names.count(words) == 1 else f"{words} ({short_labels([name], 20)[0]})"
+        for name, words in zip(fits, names)
+    ]
+
+
 # Numbers.
 
 
@@ -342,13 +351,18 @@ def power(x: float) -> str:
 def decimal(x: float) -> str:
     """x with two decimals, 0 without a sign; with an exponent from 1e5 on; a dash for NaN."""
     return "–" if x != x else f"{x:z.2f}" if abs(x) < 1e5 else f"{x:.0e}"
+=======
+    """x with two decimals, 0 without a sign, with an exponent above a million; a dash for NaN."""
+    if x != x:
+        return "–"
+    return f"{x:z.2f}" if abs(x) < 1e6 else f"{x:.2g}"
 
 
 def percent(x: float) -> str:
     """A share x in percent with two digits, without exponents; a dash for NaN."""
     if not np.isfinite(x):
         return "–" if x != x else "∞"
-    return f"{100 * x:.0f} %" if x >= 0.1 else f"{100 * x:.2g} %"
+    return f"{100 * x:.0f} %" if 0.1 <= x < 1e4 else f"{100 * x:.2g} %"
 
 
 def few_decades(axis: Axes) -> None:

@@ -6,14 +6,14 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import points
+from tripartite.figures.panels import estimates, legend
 
-LOOKS = {  # of methods: colour, marker
-    "ours, plain": (palette.LARGE, "o"),
-    "ours, fitted": (palette.COLOURS[0], "s"),
-    "ours, learned": (palette.COLOURS[2], "^"),
-    "performer-pytorch": (palette.COLOURS[7], "v"),
-    "darkformer-pytorch": (palette.COLOURS[3], "D"),
+LOOKS = {  # of methods
+    "ours, plain": palette.RECIPES["plain"],
+    "ours, fitted": palette.RECIPES["fitted"],
+    "ours, learned": palette.RECIPES["learned"],
+    "performer-pytorch": palette.Look("#FFFFFF", palette.CATEGORIES[1], "v"),
+    "darkformer-pytorch": palette.Look("#FFFFFF", palette.CATEGORIES[2], "s"),
 }
 
 
@@ -28,17 +28,16 @@ def error_against_time(fits: dict[str, xr.Dataset]) -> Figure:
     )
     for axis, head in zip(axes[0], heads):
         of_head = table[table["head"] == head]
-        for method, (colour, marker) in LOOKS.items():
-            draw_method(axis, of_head[of_head["method"] == method], method, colour, marker)
+        for method, look in LOOKS.items():
+            draw_method(axis, of_head[of_head["method"] == method], method, look)
         (exact,) = of_head[of_head["n_features"] == 0]["seconds"]
         axis.axvline(1e3 * exact, color=palette.EXACT, linewidth=0.8, label="exact attention")
-        axis.axhline(1, color="0.8", linewidth=0.6, zorder=0)
+        axis.axhline(1, color=palette.SHADE, linewidth=0.6, zorder=0)
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("time of one pass (ms), one thread")
         palette.title(axis, f"MiniLM, {head}", f"a passage of {of_head['n_tokens'].iloc[0]} tokens")
     axes[0, 0].set_ylabel("relative error of the output")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    legend(figure, ncols=6)
     return figure
 
 
@@ -67,19 +66,19 @@ def printed(fits: dict[str, xr.Dataset]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def draw_method(axis, rows: pd.DataFrame, method: str, colour: str, marker: str) -> None:
+def draw_method(axis, rows: pd.DataFrame, method: str, look: palette.Look) -> None:
     """Errors of one method by time, with the smallest and the largest over draws."""
-    triple = tuple(rows[f"output_error{end}"] for end in ("", "_low", "_high"))
-    milliseconds = 1e3 * rows["seconds"]
-    points(axis, milliseconds, triple, colour, marker, linestyle="-", label=method)
+    rows = rows.assign(ms=1e3 * rows["seconds"])
+    look_of_marks = palette.marks(look) | {"linestyle": "-", "label": method}
+    estimates("ms", "output_error", data=rows, axis=axis, **look_of_marks)
     own = method.startswith("ours")  # others have the same sizes
-    for place, above in ((0, 4), (-1, -8)) if own and len(rows) else ():
+    for place, beside in ((0, (4, 5)), (-1, (4, -9))) if own and len(rows) else ():
         row = rows.iloc[place]
         axis.annotate(
             f"{row['n_features']:,}".replace(",", " "),
-            (1e3 * row["seconds"], row["output_error"]),
-            xytext=(3, above),
+            (row["ms"], row["output_error"]),
+            xytext=beside,
             textcoords="offset points",
-            fontsize=5.5,
-            color=colour,
+            fontsize=6,
+            color=look.line,
         )

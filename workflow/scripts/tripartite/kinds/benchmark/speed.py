@@ -9,7 +9,7 @@ from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import points
+from tripartite.figures.panels import estimates, points
 
 Case = dict[str, Any]  # columns that tell a case from others
 
@@ -221,14 +221,19 @@ def speed(fits: dict[str, xr.Dataset]) -> Figure:
         (cases["method"] == OURS) & (cases["dtype"] == "float32") & (cases["n_heads"] == 1)
     ]
     for order, colour, marker in (
-        ("bidirectional", palette.LARGE, "o"),
-        ("causal", palette.COLOURS[0], "s"),
+        ("bidirectional", palette.CATEGORIES[0], "o"),
+        ("causal", palette.CATEGORIES[1], "s"),
     ):
         of_order = ours[(ours["order"] == order) & (ours["n_features"] == 10_000)]
         draw_growth(tokens, of_order.sort_values("n_tokens"), "n_tokens", order, colour, marker)
     plain = ours[(ours["n_tokens"] == 512) & (ours["order"] == "bidirectional")]
     draw_growth(
-        neurons, plain.sort_values("n_features"), "n_features", "bidirectional", palette.LARGE, "o"
+        neurons,
+        plain.sort_values("n_features"),
+        "n_features",
+        "bidirectional",
+        palette.CATEGORIES[0],
+        "o",
     )
     palette.title(tokens, "Growth with tokens", "$m$ = 10 000, one thread")
     palette.title(neurons, "Growth with neurons", "$N$ = 512, one thread")
@@ -248,20 +253,10 @@ def draw_times(axis, cases: pd.DataFrame) -> None:
         & cases["seconds"].notnull()
     ].sort_values("seconds")
     place = np.arange(len(rows))
-    spread = np.array(
-        [rows["seconds"] - rows["seconds_low"], rows["seconds_high"] - rows["seconds"]]
-    )
-    ours = rows["method"].str.startswith(OURS).values
-    for shown, colour in ((ours, palette.LARGE), (~ours, "0.35")):
-        axis.errorbar(
-            rows["seconds"][shown],
-            place[shown],
-            xerr=spread[:, shown],
-            fmt="o",
-            color=colour,
-            markersize=4,
-            elinewidth=0.8,
-        )
+    rows = rows.assign(place=place)
+    ours = rows["method"].str.startswith(OURS)
+    for shown, colour in ((ours, palette.CATEGORIES[0]), (~ours, palette.KEY)):
+        estimates("seconds", "place", data=rows[shown], axis=axis, across=True, color=colour)
     for y, seconds, high in zip(place, rows["seconds"], rows["seconds_high"]):
         axis.annotate(
             f"{seconds:.2g} s",
@@ -286,7 +281,11 @@ def draw_growth(axis, rows: pd.DataFrame, by: str, label: str, colour: str, mark
     if label == "bidirectional":
         last = rows.iloc[-1]
         axis.plot(
-            rows[by], last["seconds"] * rows[by] / last[by], ":", color="0.5", label="proportional"
+            rows[by],
+            last["seconds"] * rows[by] / last[by],
+            ":",
+            color=palette.GUIDE,
+            label="proportional",
         )
     axis.set(xscale="log", yscale="log")
     axis.set_ylabel("time (s)")

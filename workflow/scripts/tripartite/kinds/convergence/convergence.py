@@ -1,129 +1,128 @@
-"""How does continuous time approach the algebra, and its integrators their closed form?"""
+"""How does continuous time approach the algebra?"""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
-from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import heads_run, interval, line, points
+from tripartite.figures.panels import beyond, estimates, frame, grid, heads_by, legend, line
+from tripartite.kinds.convergence.limit import MAX_RATIO
 
-MAX_HEADS = 6  # of an experiment
-ROUNDING = np.finfo(float).eps
+MAX_HEADS = 6  # of an experiment, from easy to hard
+RANGE = (0.5, 100.0)  # widest axis of measured errors over their laws
+PANELS = {  # quantity: title, label
+    "output error": ("Error of the output", "relative error of the output"),
+    "output error over law": ("The same over its law", "measured over law"),
+    "calcium error over law": ("Error of calcium over its law", "measured over law"),
+}
 
 
 def convergence(fits: dict[str, xr.Dataset]) -> Figure:
-    """One row per experiment: error of output and calcium against tau / T, and of Runge-Kutta.
-
-    Points are means over inputs and seeds with 95 % intervals over seeds as bands or bars, open
-    ones what reading adds to the error of the output; lines are laws without free parameters.
-    """
+    """Error of the output against tau / T, and errors of output and calcium over their laws."""
     palette.apply()
-    figure = plt.figure(figsize=(palette.PAGE, 2.75 * len(fits)))
-    rows = figure.subfigures(len(fits), 1, squeeze=False)[:, 0]
-    for row, fit in zip(rows, fits.values()):
-        axes = row.subplots(1, 3)
-        largest = fit.isel(n_features=-1)
-        for axis, name in zip(axes, ("output_error", "calcium_error")):
-            draw(axis, largest, name)
-            axis.set(xscale="log", yscale="log")
-            axis.set_xlabel(r"time constants $\tau$ / time per token $T$")
-        draw(axes[0], largest, "reading_error", ":", markerfacecolor="none")
-        errors = positive(largest["output_error"].values)
-        if np.isfinite(errors).any():
-            axes[0].set_ylim(np.nanmin(errors) / 3, np.nanmax(errors) * 3)
-        axes[0].set_ylabel(r"output error, $|O - O_0|\,/\,|O_0|$")
-        axes[1].set_ylabel(r"calcium error, $|p / p_0 - 1|$")
-        draw_integrator(axes[2], fit)
-        words = f"Output, $m$ = {int(largest['n_features'])}{slopes(largest)}"
-        palette.title_of(axes[0], fit, words)
-        axes[1].set_title("Calcium: last key not yet written,\nprocess not yet settled", loc="left")
-        axes[2].set_title(order(fit), loc="left")
-        handles, labels = axes[0].get_legend_handles_labels()
-        handles = handles[: len(set(labels))]
-        look = {"color": palette.EXACT, "linewidth": 0.8}
-        law = "law of first order, of writing (bands: 95 % over seeds)"
-        handles.append(line(law, linestyle="--", **look))
-        handles.append(
-            line(
-                "part of reading, and its law",
-                linestyle=":",
-                marker="o",
-                markersize=3,
-                markerfacecolor="none",
-                **look,
+    drawn = table(fits)
+    figure, axes = grid(3, 3, 52, 16)
+    names = [fit.attrs["data"] for fit in fits.values()]
+    for axis, (quantity, (title, label)) in zip(axes, PANELS.items()):
+        of_panel = drawn[drawn["quantity"] == quantity]
+        axis.set_title(title, loc="left")
+        axis.set(xlabel=r"time constants $\tau$ / time per token $T$", ylabel=label)
+        if of_panel.empty:
+            continue
+        axis.set(xscale="log", yscale="log")
+        for (data, rank), own in of_panel.groupby(["data", "head_rank"]):
+            look = palette.look_of(data, names)
+            label = f"{palette.short_name(data)}, {'other heads' if rank else 'easiest head'}"
+            estimates(
+                "ratio", "value", data=own, axis=axis, label=label, **palette.marks(look, rank == 0)
             )
-        )
-        row.legend(handles=handles, loc="outside lower center", ncols=2)
+        for _, own in of_panel.groupby(["experiment", "head_rank"]):
+            axis.plot(own["ratio"], own["law"], color=palette.EXACT, linewidth=0.8, zorder=1)
+        if quantity == "output error":
+            values = of_panel["value"]
+            axis.set_ylim(values.min() / 2, values.max() * 2)
+        else:
+            clip(axis, of_panel["value"])
+    extra = [line("law of first order", color=palette.EXACT, linewidth=0.8)] if len(drawn) else []
+    legend(figure, extra, ncols=4)
     return figure
 
 
-def slopes(fit: xr.Dataset) -> str:
-    """The range of the slopes of all heads, in words."""
-    known = fit["slope"].values[np.isfinite(fit["slope"].values)]
-    if not known.size:
-        return ""
-    low, high = f"{known.min():.3f}", f"{known.max():.3f}"
-    return f"\nslope {low}" + (f" to {high}" if high != low else "") + " (1 by linearity)"
-
-
-def draw(axis, fit: xr.Dataset, name: str, style: str = "--", **look: str) -> None:
-    """Points per head with its interval, and its law in that style."""
-    ratio, shown = fit["ratio"].values, heads_run(fit["output_error"])[:MAX_HEADS]
-    for pair, colour, marker in zip(shown, palette.COLOURS, palette.MARKERS):
-        head = fit.sel(pair)
-        middle, low, high = map(positive, interval(head, name))
-        label = palette.head_name(fit, **pair)
-        axis.plot(ratio, middle, marker, color=colour, markersize=3, label=label, **look)
-        axis.fill_between(ratio, low, high, color=colour, alpha=0.25, linewidth=0)
-        law = positive(head[f"{name}_law"].values)
-        axis.plot(ratio, law, style, color=colour, linewidth=0.8)
-
-
-def draw_integrator(axis, fit: xr.Dataset) -> None:
-    """Points with intervals, the law, a line of slope 4 through the finest step, and rounding."""
-    step = fit["step"].values.astype(float)
-    middle, low, high = map(positive, interval(fit, "integrator_error"))
-    points(axis, step, (middle, low, high), palette.COLOURS[0])
-    law = positive(fit["integrator_error_law"].values)
-    axis.plot(step, law, "--", color=palette.EXACT, linewidth=0.8)
-    axis.axhline(ROUNDING, color="0.6", linewidth=0.8)
-    axis.annotate(
-        "rounding",
-        (0.02, ROUNDING),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 2),
-        textcoords="offset points",
-        color="0.45",
-    )
-    stable = np.isfinite(middle)
-    if stable.any():
-        fourth_order = middle[stable][-1] * (step[stable][-1] / step) ** 4
-        axis.plot(step, fourth_order, color="0.6", linewidth=0.8)
-        axis.annotate(
-            "slope −4",
-            (step[-1], fourth_order[-1]),
-            xytext=(4, -11),
-            textcoords="offset points",
-            ha="right",
-            color="0.45",
-        )
-    axis.set(xscale="log", yscale="log", xlim=(step[0] / 1.3, step[-1] * 1.3))
-    axis.set_xticks(step, [f"{n:.0f}" for n in step])
+def clip(axis: Axes, ratios: pd.Series) -> None:
+    """An axis of ratios that shows 0.9 to 1.1 at least, and says how many are beyond RANGE."""
+    low, high = min(0.8, ratios.min()), max(1.25, ratios.max())
+    axis.set_ylim(max(low / 1.1, RANGE[0]), min(high * 1.3, RANGE[1]))
+    ticks = [
+        t
+        for t in (0.5, 0.8, 1, 1.25, 2, 5, 10, 50, 100)
+        if axis.get_ylim()[0] <= t <= axis.get_ylim()[1]
+    ]
+    if high > 3:
+        ticks = [t for t in ticks if t not in (0.8, 1.25)]
+    axis.set_yticks(ticks, [f"{t:g}" for t in ticks])
     axis.minorticks_off()
-    axis.set_xlabel("steps per token")
-    axis.set_ylabel("error of $H$, Runge–Kutta")
+    beyond(axis, int((~ratios.between(*RANGE)).sum()), len(ratios), "upper left", "points")
 
 
-def order(fit: xr.Dataset) -> str:
-    """What was measured of the integrator, in words."""
-    words = rf"Integrator at $\tau / T$ = {float(fit['integrator_ratio']):g}"
-    if not np.isfinite(fit["integrator_order"]):
-        return words
-    numbers = *interval(fit, "integrator_order"), fit["integrator_order_law"].values
-    return words + "\norder {:.2f} ({:.2f} to {:.2f}), law {:.2f}".format(*numbers)
+def heads_of(fit: xr.Dataset) -> list[tuple[int, int]]:
+    """Heads that are drawn, from easy to hard by their error at the longest time constants."""
+    return heads_by(fit["output_error"].isel(ratio=-1, n_features=-1).values, MAX_HEADS)
 
 
-def positive(values: np.ndarray) -> np.ndarray:
-    """What a log axis can show."""
-    return np.where(values > 0, values, np.nan)
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Errors of the largest networks by tau / T, and errors over their laws, each with its law.
+
+    Of heads that are drawn, `head_rank` 0 the easiest; without errors of 0 or below rounding.
+    """
+    parts = []
+    for experiment, fit in fits.items():
+        for rank, (i, j) in enumerate(heads_of(fit)):
+            own = fit.isel(n_features=-1, layer=[i], head=[j])
+            for quantity in PANELS:
+                name = quantity.removesuffix(" over law").replace(" ", "_")
+                law = own[f"{name}_law"].where(own[f"{name}_law"] > np.finfo(float).eps)
+                by = law if quantity.endswith("law") else xr.ones_like(law)
+                part = xr.Dataset(attrs=own.attrs)
+                for end in ("", "_low", "_high"):
+                    part[f"value{end}"] = own[f"{name}{end}"].where(own[name] > 0) / by
+                part["law"] = law / by
+                found = frame({experiment: part}, "value", "law")
+                parts.append(
+                    found[found["value"].notna()].assign(quantity=quantity, head_rank=rank)
+                )
+    found = pd.concat(parts) if parts else pd.DataFrame(columns=["data", "quantity", "head_rank"])
+    return found.drop(columns=["recipe", "network"], errors="ignore").reset_index(drop=True)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """The error at the shortest time constants, its power, and how far it is from its law."""
+    found = table(fits)
+    if found.empty:
+        return "No head has an error beyond rounding."
+    slopes = np.concatenate(
+        [
+            fit["slope"].isel(n_features=-1).values[tuple(zip(*heads_of(fit)))]
+            for fit in fits.values()
+            if heads_of(fit)
+        ]
+    )
+    slopes = slopes[np.isfinite(slopes)]
+    errors = found[found["quantity"] == "output error"]
+    shortest = errors[errors["ratio"] == errors["ratio"].min()]["value"]
+    over = found[found["quantity"].str.endswith("law") & (found["ratio"] <= MAX_RATIO)]["value"]
+    words = (
+        f"At τ / T = {errors['ratio'].min():g} outputs differ from the algebra by "
+        f"{shortest.min():.1e} to {shortest.max():.1e}"
+    )
+    if slopes.size:
+        powers = dict.fromkeys(f"{x:.4g}" for x in (slopes.min(), slopes.max()))
+        words += f", and the error goes with the power {' to '.join(powers)} of τ / T"
+    if len(over):
+        most = palette.percent(float((over - 1).abs().max()))
+        words += (
+            f"; up to τ / T = {MAX_RATIO:g} errors of output and calcium are within {most} of "
+            "their laws of first order"
+        )
+    return f"{words}."

@@ -1,5 +1,7 @@
 """How much better is a trained hidden layer than random ones of the same size, or than none?"""
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -9,53 +11,70 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import estimates, frame, grid, legend
+from tripartite.figures.panels import beyond, estimates, frame, grid, legend, spread
 
-MAX_COLUMNS = 4  # models side by side
-ORIGINS = {  # how hidden layers were made: name, look, and by which factor marks stand beside m
-    "learned": ("trained hidden layer", palette.RECIPES["learned"], 1.0),
-    "fitted random": ("random, fitted to the same inputs", palette.RECIPES["fitted"], 1.05),
-    "random": ("random hidden layer", palette.RECIPES["plain"], 0.95),
+MAX_ROWS = 30
+ROW = 5.5  # mm
+LOOKS = {  # of how hidden layers were made, and how far marks stand above the middle of their row
+    "learned": ("trained", palette.marks(palette.RECIPES["learned"]), 0.24),
+    "fitted random": (
+        "random, fitted to the inputs that train",
+        palette.marks(palette.RECIPES["fitted"]),
+        0.08,
+    ),
+    "random": ("random", palette.marks(palette.RECIPES["plain"]), -0.08),
+    "uniform": (
+        "equal attention to all keys",
+        {"color": palette.KEY, "marker": "|", "markersize": 5.5},
+        -0.24,
+    ),
+}
+QUANTITIES = {  # title and label of each panel
+    "divergence": ("Divergence from softmax attention", "median divergence (nats)"),
+    "ratio": ("Trained over each of the others", "ratio of divergences, median of pairs"),
+    "share of heads": ("Heads better than equal attention", "share of heads"),
 }
 
 
 def learned_features(fits: dict[str, xr.Dataset]) -> Figure:
-    """Divergence from softmax attention against hidden neurons, and heads better than equal attention.
-
-    A column for each experiment: medians over test inputs, heads and seeds; below, shares of heads.
-    """
+    """Divergences, paired ratios, and heads better than equal attention; a row per model and m."""
     palette.apply()
     drawn = table(fits)
-    n_columns = min(MAX_COLUMNS, len(fits))
-    wide = n_columns > 1
-    figure, axes = grid(
-        2 * len(fits), n_columns, 48, width=palette.PAGE if wide else palette.COLUMN
-    )
-    for (experiment, fit), upper, lower in zip(fits.items(), axes[: len(fits)], axes[len(fits) :]):
-        own = drawn[drawn["experiment"] == experiment]
-        draw(upper, own[own["quantity"] == "divergence"])
-        draw(lower, own[own["quantity"] == "share of heads"])
-        palette.title_of(upper, fit)
-        if (own.loc[own["quantity"] == "divergence", "value"] > 0).any():
-            upper.set_yscale("log")
-            upper.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            upper.yaxis.set_major_formatter("{x:g}")
-            upper.yaxis.set_minor_formatter(NullFormatter())
-        lower.set_ylim(-0.04, 1.04)
-        lower.set_xlabel("hidden neurons $m$")
-    axes[0].set_ylabel("divergence from softmax\nattention (nats, median)")
-    axes[len(fits)].set_ylabel("share of heads better\nthan equal attention")
-    legend(figure, ncols=4 if wide else 1)
+    names = dict(zip(fits, palette.row_names(fits)))
+    n_sizes = max(1, MAX_ROWS // len(fits))
+    rows = [
+        (experiment, size)
+        for experiment in [*fits][:MAX_ROWS]
+        for size in spread(fits[experiment]["n_features"].values.tolist(), n_sizes)
+    ]
+    blocks = [[*names].index(experiment) for experiment, _ in rows]
+    heights = dict(zip(rows, np.arange(len(rows)) + 0.5 * np.array(blocks)))  # a gap after a model
+    drawn["y"] = [heights.get(row, np.nan) for row in zip(drawn["experiment"], drawn["n_features"])]
+    figure, axes = grid(3, 3, ROW * (max(heights.values()) + 1), 22, sharey=True)
+    for axis, (quantity, (title, label)) in zip(axes, QUANTITIES.items()):
+        draw(axis, drawn[(drawn["quantity"] == quantity) & drawn["y"].notna()], quantity)
+        axis.set_title(title, loc="left")
+        axis.set_xlabel(label)
+        axis.tick_params(axis="y", length=0)
+    words = [f"{names[experiment]}, $m$ = {size}" for experiment, size in rows]
+    axes[0].set_yticks([*heights.values()], words)
+    axes[0].set_ylim(max(heights.values()) + 0.6, -0.6)
+    beyond(axes[0], len(drawn.groupby(["experiment", "n_features"])) - len(rows), len(rows))
+    legend(figure, ncols=4)
     sns.despine(figure)
     return figure
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Median divergences of each origin, and the share of heads that are better than equal attention."""
-    divergence = frame(fits, "median_kl")
+    """Median divergences, ratios of trained layers to others, and shares of better heads."""
+    ratio = frame(fits, "log10_kl_ratio", origin="learned")
+    ends = [name for name in ratio if str(name).startswith("log10_kl_ratio")]
+    ratio[ends] = 10.0 ** ratio[ends]
     shares = frame(fits, "share_of_heads_kl", baseline="uniform")
+    shares = shares[shares["origin"] != "uniform"]  # half of its heads are better than itself
     parts = {
-        "divergence": (divergence, "median_kl"),
+        "divergence": (frame(fits, "median_kl"), "median_kl"),
+        "ratio": (ratio, "log10_kl_ratio"),
         "share of heads": (shares, "share_of_heads_kl"),
     }
     named = [
@@ -64,45 +83,53 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
         )
         for quantity, (part, name) in parts.items()
     ]
-    return pd.concat(named, ignore_index=True)
+    # the recipe that a network has in other files is not that of these hidden layers
+    return pd.concat(named, ignore_index=True).drop(columns=["recipe", "network"])
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """By which factor trained hidden layers of the largest size diverge less than fitted random ones."""
-    words = []
-    for fit in fits.values():
-        largest = fit.sel(origin="learned", baseline="fitted random").isel(n_features=-1)
-        middle, high, low = (
-            10 ** -float(largest[f"log10_kl_ratio{end}"]) for end in ("", "_low", "_high")
-        )
-        name = palette.short_name(fit.attrs["data"])
-        words.append(f"{captions.interval(middle, low, high, '{:.1f}'.format)} ({name})")
-    size = int(next(iter(fits.values()))["n_features"][-1])
+    """What trained layers of the largest size gain over fitted ones, and shares of better heads."""
+    found, ratios, shares = table(fits), [], []
+    for name, (experiment, fit) in zip(palette.row_names(fits), fits.items()):
+        m = int(fit["n_features"][-1])
+        own = found[(found["experiment"] == experiment) & (found["n_features"] == m)]
+        own = own.set_index(["quantity", "origin", "baseline"]).sort_index()
+        ratio = number(own, ("ratio", "learned", "fitted random"), palette.decimal)
+        ratios.append(f"{ratio} ({name}, m = {m})")
+        of_heads = [
+            number(own, ("share of heads", origin, "uniform"), palette.percent)
+            for origin in ("learned", "fitted random", "random")
+        ]
+        shares.append(f"{', '.join(of_heads)} ({name})")
     return (
-        f"At m = {size}, trained ones diverge from softmax attention less than random ones that are "
-        f"fitted to the same inputs, by a factor of {', '.join(words)}."
+        "The divergence of a trained hidden layer is, in the median pair, that of a random one "
+        f"fitted to the same inputs times {', '.join(ratios)}. Shares of heads that are better "
+        f"than equal attention, with trained, fitted random and random layers: {'; '.join(shares)}."
     )
 
 
-def draw(axis: Axes, drawn: pd.DataFrame) -> None:
-    """A line with intervals for each origin; equal attention as a line across."""
-    for origin, (label, look, shift) in ORIGINS.items():
-        own = drawn[drawn["origin"] == origin]
-        own = own.assign(n_features=own["n_features"] * shift)
-        estimates(
-            "n_features",
-            "value",
-            data=own,
-            axis=axis,
-            label=label,
-            linestyle="-",
-            **palette.marks(look),
-        )
-    sizes = np.unique(drawn["n_features"])
-    for value in drawn.loc[drawn["origin"] == "uniform", "value"].unique():
-        axis.axhline(
-            value, color=palette.GUIDE, linestyle="--", label="equal attention to all keys"
-        )
-    axis.set(xscale="log", xlim=(sizes[0] / 1.4, sizes[-1] * 1.4))
-    axis.set_xticks(sizes, [str(size) for size in sizes])
-    axis.minorticks_off()
+def number(own: pd.DataFrame, key: tuple[str, str, str], words: Callable[[float], str]) -> str:
+    """The value of a row with its interval in words; a dash if there is no such row."""
+    if key not in own.index:
+        return words(np.nan)
+    value, low, high = own.loc[[key], ["value", "value_low", "value_high"]].to_numpy(float)[0]
+    return captions.interval(value, low, high, words)
+
+
+def draw(axis: Axes, drawn: pd.DataFrame, quantity: str) -> None:
+    """Estimates of each kind of hidden layer, or of trained ones over each, in rows."""
+    what = "baseline" if quantity == "ratio" else "origin"
+    for name, (label, look, shift) in LOOKS.items():
+        own = drawn[drawn[what] == name]
+        if len(own):
+            own = own.assign(y=own["y"] - shift)
+            estimates("value", "y", data=own, axis=axis, across=True, label=label, **look)
+    if quantity == "share of heads":
+        axis.set_xlim(-0.03, 1.03)
+    elif (drawn["value"] > 0).any():
+        axis.set_xscale("log")
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    if quantity == "ratio":
+        axis.axvline(1, color=palette.GUIDE, linewidth=0.8, zorder=0)
