@@ -349,9 +349,6 @@ def power(x: float) -> str:
 
 
 def decimal(x: float) -> str:
-    """x with two decimals, 0 without a sign; with an exponent from 1e5 on; a dash for NaN."""
-    return "–" if x != x else f"{x:z.2f}" if abs(x) < 1e5 else f"{x:.0e}"
-=======
     """x with two decimals, 0 without a sign, with an exponent above a million; a dash for NaN."""
     if x != x:
         return "–"
