@@ -28,8 +28,8 @@ def frame(fits: dict[str, xr.Dataset], *names: str, **chosen: Any) -> pd.DataFra
     """Variables of experiments as a tidy table: a row for each number that is drawn.
 
     Its columns are the experiment, its data, recipe (unless it is an axis) and network, the axes of
-    the variables, and the variables with the ends of their intervals, where they have any. Rows without any finite number
-    of `names` are left out. chosen: labels of axes, as for Dataset.sel.
+    the variables, and the variables with the ends of their intervals, where they have any. Rows
+    without any finite number of `names` are left out. chosen: labels of axes, as for Dataset.sel.
     """
     parts = []
     for experiment, fit in fits.items():
