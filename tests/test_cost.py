@@ -7,14 +7,13 @@ import pytest
 import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
-from matplotlib import pyplot as plt
 
 from conftest import assert_drawn_alike
 from test_sources import tables
 from tripartite.kinds.comparison.dynamic_range import CORTEX
 from tripartite.kinds.network.features_needed import BIOLOGY
 from tripartite.kinds.rebuilt import cost_of_token as costs
-from tripartite.kinds.rebuilt.cost import cost, draw_needs, words_of
+from tripartite.kinds.rebuilt.cost import answer, cost, table
 from tripartite.kinds.rebuilt.cost_of_token import PUBLISHED, SYNAPSES, Sizes
 
 TINY = Sizes(layers=2, heads=4, key_heads=2, d_head=2, d_value=3, d_model=5, width=7, gated=True)
@@ -218,19 +217,30 @@ def drawn_from(sizes, needs, title):
     return xr.Dataset(found, coords, {"data": title})
 
 
-def test_words_count_heads():
-    """ALBERT: a brain has the energy for 10^6.77 to 10^13.06 neurons, a cortex 10^8.22."""
+def test_answer_counts_heads_for_which_a_cortex_has_neurons():
+    """ALBERT: a cortex has neurons for 10^8.22 in each head."""
     plain, fitted = np.full((12, 8), 30.0), np.full((12, 8), 8.0)
     plain[0, :4] = 6.7, 6.8, 8.3, 13.0
     needs = {"plain": plain, "balanced": plain - 1, "fitted": fitted, "learned": plain * np.nan}
-    fit = drawn_from(ALBERT, needs, "ALBERT")
-    assert words_of(fit).split("\n") == [
-        "plain: 1 to 4 of 96 heads by energy, 2 by neurons",
-        "fitted: 0 to 96 of 96 heads by energy, 96 by neurons",
-    ]
-    assert words_of(drawn_from(ALBERT, {"learned": plain * np.nan}, "ALBERT")) == ""
-    only = drawn_from(ALBERT, {"plain": plain}, "ALBERT")
-    assert words_of(only) == "plain: 1 to 4 of 96 heads by energy, 2 by neurons"
+    said = answer({"a": drawn_from(ALBERT, needs, "ALBERT")})
+    assert "2 of 96 plain and 96 of 96 fitted heads (ALBERT)" in said
+    assert "no head" in answer({"a": drawn_from(ALBERT, {"learned": plain * np.nan}, "ALBERT")})
+    fit = drawn_from(ALBERT, {"plain": plain}, "ALBERT")
+    assert "2 of 96 plain heads (ALBERT)" in answer({"a": fit})
+    low, high = fit["cost_tissue"].sel(log10_features=4).values
+    assert f"{low:.0e} to {high:.0e} J in living tissue" in answer({"a": fit})
+
+
+def test_table_has_the_numbers_of_the_file():
+    needs = np.linspace(3, 20, 96).reshape(12, 8)
+    fit = drawn_from(ALBERT, {"plain": needs}, "ALBERT")
+    rows = table({"a": fit}).set_index("quantity")
+    for name in ("cost_tissue", "cost_neuromorphic", "cost_chip"):
+        assert [*rows.loc[name, ["low", "high"]]] == [*fit[name].sel(log10_features=4).values]
+    assert [*rows.loc["cost_brain", ["low", "high"]]] == [*fit["cost_brain"].values]
+    np.testing.assert_array_equal(rows.loc["head", "log10_features_needed"], needs.ravel())
+    limits = rows.loc["energy", ["low", "high"]]
+    assert [*limits] == [*fit["log10_affordable_features"].values[::-1]]
 
 
 def test_figure(tmp_path):
@@ -243,10 +253,10 @@ def test_figure(tmp_path):
     assert_drawn_alike(cost, fits, tmp_path)
 
 
-def test_needs_beyond_the_axis_stand_at_its_end():
-    axis = plt.figure().add_subplot()
+def test_needs_beyond_the_axis_stand_at_its_end_and_are_counted():
     needs = np.linspace(-1, 94, 96).reshape(12, 8)
-    draw_needs(axis, drawn_from(ALBERT, {"plain": needs}, "ALBERT"))
-    (marks,) = axis.lines
-    expected = [1, *10.0 ** np.arange(25), *[1e25] * 70]
-    np.testing.assert_allclose(marks.get_xdata(), expected)
+    axis = cost({"a": drawn_from(ALBERT, {"plain": needs}, "ALBERT")}).axes[1]
+    marks = next(line for line in axis.lines if len(line.get_xdata()) == 96)
+    expected = [0, *np.arange(25), *[25] * 70]
+    np.testing.assert_allclose(marks.get_xdata(), expected, atol=1e-9)
+    assert axis.get_xlabel().endswith("69 of 96 heads beyond")

@@ -21,8 +21,15 @@ from conftest import assert_drawn_alike
 from tripartite import contracts, job
 from tripartite.contracts import UserError
 from tripartite.declarations import files
-from tripartite.figures import palette
-from tripartite.kinds.trained import books, learning, recall, samples, series, tasks
+from tripartite.kinds.trained import (
+    books,
+    learning,
+    learning_curves,
+    recall,
+    samples,
+    series,
+    tasks,
+)
 from tripartite.kinds.trained.arms import Read
 from tripartite.kinds.trained.knocked_out import KNOCKOUTS
 from tripartite.kinds.trained.looks import LOOKS
@@ -451,29 +458,32 @@ def test_files_that_are_drawn_keep_their_contract(fits):
 
 def test_learning_shows_every_arm_size_and_baseline(fits):
     figure = learning.learning(fits)
-    assert figure.get_figwidth() <= palette.PAGE
     rows = [[x.get_text() for x in axis.get_yticklabels()] for axis in figure.axes]
-    assert rows[1][:3] == [
-        "softmax attention",
-        "fixed random neurons, 4",
-        "fixed random neurons, 16",
-    ]
-    assert rows[1][-2:] == ["a <guess>", "published elsewhere"]
-    assert len(rows[1]) == 2 + 4 * 2 + 2
-    assert rows[4][:3] == ["softmax attention", "trained neurons, 4", "trained neurons, 16"]
-    assert rows[2] == rows[5] == [one.label for one in KNOCKOUTS.values()]
-    curves, scores, costs = figure.axes[:3]
-    lines = [x for x in curves.lines if len(x.get_xdata()) == 4]
-    assert len(lines) == 6 * 3  # the largest network of each arm, each training
+    assert rows[0][:3] == ["softmax", "trained, $m$ = 4", "trained, $m$ = 16"]
+    assert rows[0][-2:] == ["a <guess>", "published elsewhere"]
+    assert len(rows[0]) == 2 + 4 * 2 + 2
+    assert rows[2] == ["softmax", "trained, $m$ = 4", "trained, $m$ = 16", *rows[0][-2:]]
+    assert rows[1] == rows[3] == [one.label for one in KNOCKOUTS.values()]
+    fit = fits["bible"]
+    scores, costs = figure.axes[:2]
+    means = [float(x.lines[0].get_xdata()[0]) for x in scores.containers][1:3]
+    assert means == fit["mean_test_score"].sel(arm="learned").values.tolist()
+    one = next(x for x in costs.containers if x.get_label() == LOOKS["learned"].name)
+    wanted = fit["knockout_change"].sel(arm="learned", n_features=16).values
+    assert one.lines[0].get_xdata().tolist() == wanted.tolist()
+    one = figure.axes[3].containers[1]  # less accuracy is a loss
+    wanted = -fits["pairs"]["knockout_change"].sel(arm="learned", n_features=16).values
+    assert one.lines[0].get_xdata().tolist() == wanted.tolist()
+    assert "less is better" in scores.get_xlabel() and "more" in figure.axes[2].get_xlabel()
+
+
+def test_curves_are_those_of_each_training_of_the_largest_networks(fits):
+    axis = learning_curves.learning_curves(fits).axes[0]
+    lines = [x for x in axis.lines if len(x.get_xdata()) == 4]
+    assert len(lines) == 6 * 3
     fit = fits["bible"]
     learned = fit["validation_loss"].sel(arm="learned", n_features=16, seed=2).values
     assert any(np.array_equal(x.get_ydata(), learned) for x in lines)
-    means = [float(x.get_xdata()[0]) for x in scores.lines if x.get_marker() == "^"]
-    assert means == fit["mean_test_score"].sel(arm="learned").values.tolist()
-    marks = [x.get_xdata()[0] for x in costs.lines if x.get_marker() == "^"]
-    wanted = fit["knockout_change"].sel(arm="learned", n_features=16).values.tolist()
-    assert [*map(float, marks)] == wanted
-    assert "less is better" in scores.get_xlabel() and "more" in figure.axes[4].get_xlabel()
 
 
 def test_recall_shows_accuracy_by_state(fits):
@@ -489,7 +499,45 @@ def test_recall_shows_accuracy_by_state(fits):
     assert levels == fits["pairs"]["baseline_score"].values.tolist()
 
 
-@pytest.mark.parametrize("draw", [learning.learning, recall.recall])
+def test_tables_and_answers_have_the_numbers_of_the_file(fits):
+    found = learning.table(fits)
+    row = found[
+        (found["experiment"] == "pairs")
+        & (found["quantity"] == "cost of a knock-out")
+        & (found["arm"] == "learned")
+        & (found["name"] == "best_constant")
+    ].iloc[0]
+    one = fits["pairs"].sel(arm="learned", n_features=16, knockout="best_constant")
+    ends = "", "_high", "_low"  # a change that is lost has its ends the other way round
+    assert [row[f"value{end}"] for end in ("", "_low", "_high")] == [
+        -float(one[f"knockout_change{end}"]) for end in ends
+    ]
+    assert len(found[found["quantity"] == "baseline"]) == 2 * 2
+    better = {
+        name: fit.assign(mean_test_score=fit["mean_test_score"] + 0.3) for name, fit in fits.items()
+    }
+    for module in (learning, recall):
+        mean = float(fits["pairs"]["mean_test_score"].sel(arm="learned", n_features=16))
+        assert f"{mean:.2f}" in module.answer(fits) != module.answer(better)
+    lower = {
+        name: fit.assign(validation_loss=fit["validation_loss"] / 2) for name, fit in fits.items()
+    }
+    assert learning_curves.answer(fits) != learning_curves.answer(lower)
+
+
+def test_intervals_of_accuracies_are_cut(fits):
+    wide = fits["pairs"].assign(
+        mean_test_score_low=fits["pairs"]["mean_test_score"] - 2,
+        mean_test_score_high=fits["pairs"]["mean_test_score"] + 2,
+    )
+    axis = learning.learning({"pairs": wide}).axes[0]
+    bars = [bar for drawn in axis.containers for bar in drawn.lines[2]]
+    assert {tuple(bar.get_segments()[0][:, 0]) for bar in bars} == {(0.0, 1.0)}
+
+
+@pytest.mark.parametrize(
+    "draw", [learning.learning, learning_curves.learning_curves, recall.recall]
+)
 def test_same_data_same_bytes(draw, fits, tmp_path):
     assert_drawn_alike(draw, fits, tmp_path)
 

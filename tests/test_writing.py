@@ -18,7 +18,7 @@ from tripartite import rebuilding, study
 from tripartite.contracts import UserError, check, describe
 from tripartite.figures import palette
 from tripartite.kinds.writing import measures, streaming, write
-from tripartite.kinds.writing.texts import blocks, page, texts
+from tripartite.kinds.writing.texts import answer, blocks, page, table, texts
 from tripartite.pretrained import extraction, transformers
 from tripartite.pretrained.extraction import Transformer
 from tripartite.rebuilding import RECIPES, Synapses
@@ -359,6 +359,18 @@ def test_what_does_not_fit_on_a_page_is_left_out_in_whole_seeds(run):
     assert all(x.get_window_extent().x1 <= figure.bbox.x1 for x in figure.texts)
     assert any(text.get_text().endswith("…") for text in figure.texts)
     plt.close("all")
+
+
+def test_the_table_has_whole_texts_and_the_answer_their_means(run):
+    found = run().assign_attrs(data="x")
+    shown = table({"a": found})
+    rows = shown[(shown["recipe"] == "fitted") & (shown["n_features"] == 30)]
+    wanted = found["text"].sel(recipe="fitted", n_features=30).values.ravel()
+    assert {*rows["text"]} == {*wanted}
+    mean = found["mean_score"].sel(measure="bits_per_character", recipe="fitted", n_features=30)
+    said = answer({"a": found})
+    assert f"{float(mean.isel(temperature=0)):.2f} [" in said
+    assert said != answer({"a": found.assign(mean_score=found["mean_score"] + 1)})
 
 
 def test_the_page_has_every_text(run):

@@ -11,6 +11,7 @@ Colours of a group can be told apart by deuteranopes and protanopes, those of mo
 also in grey. Every colour of a figure comes from here.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable
@@ -32,6 +33,7 @@ COLUMN, PAGE = 85 * MM, 178 * MM  # widths of figures: one column of a journal, 
 MAX_HEIGHT = 200 * MM
 MAX_PANELS = 8
 MAX_LABEL = 24  # letters of the name of a layer or head
+FINE = 20  # times a point: letters are measured as large as this, where none is rounded to pixels
 MAX_LETTERS = 30  # of a title in one line, above a third of a page
 
 EXACT = "#000000"  # softmax attention, laws
@@ -295,6 +297,42 @@ def can_write(text: str) -> bool:
     """Whether the font of the figures has all letters of a text."""
     font = get_font(findfont(STYLE["font.family"]))
     return all(font.get_char_index(ord(letter)) for letter in text)
+
+
+@functools.cache
+def wrapped(text: str, width: float, n_lines: int, size: float = 6.5) -> tuple[str, ...]:
+    """A text in at most n_lines lines of this width in points, cut with … if it is longer.
+
+    size: of letters, in points. An end of a line stands as ¶, more than three of them as ¶ and
+    their number, so that texts stay short; ? stands for letters that the font lacks.
+    """
+    font = get_font(findfont(STYLE["font.family"]))
+    font.set_size(size, FINE * 72)
+
+    def fits(line: str) -> bool:
+        font.set_text(line, 0.0)
+        return font.get_width_height()[0] / 64 <= FINE * width
+
+    text = " ".join(text.replace("\n", " ¶ ").split())
+    text = re.sub(r"¶( ¶){3,}", lambda ends: f"¶×{ends[0].count('¶')}", text)
+    words = shown(text).split(" ")
+    lines = [""]
+    for word in words:
+        while word:
+            longer = f"{lines[-1]} {word}" if lines[-1] else word
+            if fits(longer):
+                lines[-1], word = longer, ""
+            elif lines[-1]:
+                lines.append("")
+            else:  # a word that is longer than a line
+                n = next(n for n in range(len(word), 0, -1) if n == 1 or fits(word[:n]))
+                lines[-1], word = word[:n], word[n:]
+    if len(lines) > n_lines:
+        kept = lines[n_lines - 1]
+        while kept and not fits(f"{kept}…"):
+            kept = kept[:-1]
+        lines = [*lines[: n_lines - 1], f"{kept}…"]
+    return tuple(lines)
 
 
 def row_names(fits: dict[str, xr.Dataset]) -> list[str]:

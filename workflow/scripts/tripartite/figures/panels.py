@@ -27,9 +27,9 @@ PART = "part"  # label of axes that belong to the panel before them: no letter o
 def frame(fits: dict[str, xr.Dataset], *names: str, **chosen: Any) -> pd.DataFrame:
     """Variables of experiments as a tidy table: a row for each number that is drawn.
 
-    Its columns are the experiment, its data, recipe and network, the axes of the variables, and the
-    variables with the ends of their intervals, where they have any. Rows without any finite number
-    of `names` are left out. chosen: labels of axes, as for Dataset.sel.
+    Its columns are the experiment, its data, recipe (unless it is an axis) and network, the axes of
+    the variables, and the variables with the ends of their intervals, where they have any. Rows
+    without any finite number of `names` are left out. chosen: labels of axes, as for Dataset.sel.
     """
     parts = []
     for experiment, fit in fits.items():
@@ -46,7 +46,7 @@ def frame(fits: dict[str, xr.Dataset], *names: str, **chosen: Any) -> pd.DataFra
             "recipe": palette.recipe_of(fit),
             "network": palette.network_words(fit),
         }
-        table = table.drop(columns=about.keys() & {*table})
+        about = {name: words for name, words in about.items() if name not in table}
         parts.append(pd.concat([pd.DataFrame(about, table.index), table], axis=1))
     return pd.concat(parts, ignore_index=True)
 
@@ -382,3 +382,20 @@ def _has_words(axis: Axes) -> bool:
     box = axis.get_window_extent()
     boxes = [text.get_window_extent() for text in axis.texts if text.get_text().strip()]
     return any(box.contains((x.x0 + x.x1) / 2, (x.y0 + x.y1) / 2) for x in boxes)
+
+
+# Rows with names.
+
+
+def name_rows(axis: Axes, names: Sequence[str], named: bool = True) -> None:
+    """Rows of a panel, at 0, 1, 2 ... from above, with their names or (not named) without."""
+    axis.set_yticks(range(len(names)), names if named else [])
+    axis.set_ylim(len(names) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+
+
+def say_left_out(figure: Figure, n: int, of: int, what: str = "experiments") -> None:
+    """Say above all panels how many things are shown; nothing if all are."""
+    if n < of:
+        words = f"{n} of {of} {what} shown"
+        figure.suptitle(words, x=0.01, ha="left", fontsize=6.5, color=palette.KEY)

@@ -1,95 +1,93 @@
-"""What one token costs a network of neurons and astrocytes, beside a chip and a brain."""
-
-from typing import Any
+"""What does one token cost a network of neurons and astrocytes, beside a chip and a brain?"""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import palette
-from tripartite.figures.panels import grid, line, mark
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import frame, legend, name_rows, say_left_out
+from tripartite.kinds.rebuilt.scores import RECIPES
 
-MAX_COLUMNS = 2
-TISSUE, NEUROMORPHIC = palette.LARGE, palette.COLOURS[0]
-# A band from the low to the high estimate, by its variable: how it is drawn, and its words.
-BANDS: dict[str, tuple[dict[str, Any], str]] = {
-    "cost_tissue": ({"color": TISSUE, "alpha": 0.35}, "network, living tissue"),
-    "cost_neuromorphic": (
-        {"facecolor": "none", "edgecolor": NEUROMORPHIC, "hatch": "////"},
-        "network, neuromorphic chip",
-    ),
-    "cost_chip": ({"color": "0.25", "alpha": 0.45}, "network, digital chip"),
+MAX_MODELS = 6
+LOG10_M = 4.0  # of the networks whose energy is shown
+CONTEXT = 1000  # tokens that softmax attention reads
+WAYS = {  # of computing a token, by the variable of its energy
+    "cost_tissue": "network,\nliving tissue",
+    "cost_neuromorphic": "network,\nneuromorphic chip",
+    "cost_chip": "network,\ndigital chip",
+    "cost_chip_softmax": "softmax attention,\ndigital chip",
 }
-SOFTMAX = {"-": 1000, "--": 100_000}  # tokens of context, by the style of the line
-NEEDS = (palette.EXACT, palette.COLOURS[6])  # of the first recipe and of the last
-MIN_ENERGY = 1e-14  # J: room for marks
-ROWS = (0.09, 0.02)  # heights of their marks
-BRAIN: dict[str, Any] = {"color": palette.COLOURS[2], "alpha": 0.4}
+APART = 0.17  # of a row, between models
+STRIP = 0.3  # half of the height of a row that its heads fill
+MANY = 2000  # marks of heads that are drawn as a picture
 
 
 def cost(fits: dict[str, xr.Dataset]) -> Figure:
-    """Energy of one token against the neurons of a head, a panel per experiment.
-
-    Bands reach from the low to the high estimate of all assumptions together. Marks at the foot are
-    the neurons that heads need for a 10 % rms error of the normaliser, by the first recipe and by
-    the last one that has a closed form; those beyond the axis stand at its end. Titles count heads
-    with needs within what a brain has: its energy for one word, if all heads of the network had as
-    many neurons (high to low estimate), and the neurons of a cortex.
-    """
+    """Energy of one token by what computes it; neurons that heads need, and those of a cortex."""
     palette.apply()
-    n_columns = min(MAX_COLUMNS, len(fits))
-    width = palette.PAGE * n_columns / MAX_COLUMNS
-    figure, axes = grid(
-        len(fits),
-        n_columns,
-        lambda n_rows: (width, 0.2 + 1.4 / n_columns + 2.3 * n_rows),
-        sharex=True,
-        sharey=True,
+    shown = {name: fits[name] for name in [*fits][:MAX_MODELS]}
+    drawn = table(shown)
+    heads = drawn[drawn["quantity"] == "head"]
+    rows = [
+        (name, recipe)
+        for name in shown
+        for recipe in heads.loc[heads["experiment"] == name, "recipe"].unique()
+    ]
+    height = max(70, 5.2 * len(rows) + 32)
+    figure, (left, right) = plt.subplots(
+        1, 2, figsize=(palette.PAGE, height * MM), width_ratios=(1, 1.15)
     )
-    for place, (axis, fit) in enumerate(zip(axes, fits.values())):
-        palette.title_of(axis, fit, words_of(fit))
-        axis.set(xscale="log", yscale="log")
-        draw_costs(axis, fit)
-        draw_needs(axis, fit)
-        axis.tick_params(labelleft=True)
-        if place + n_columns >= len(fits):
-            axis.tick_params(labelbottom=True)
-            axis.set_xlabel("hidden neurons $m$ of each head")
-    for axis in axes[::n_columns]:
-        axis.set_ylabel("energy of one token (J)")
-    figure.legend(handles=legend(), loc="outside lower center", ncols=n_columns)
+    draw_energies(left, drawn, shown)
+    draw_needs(right, drawn, shown, rows)
+    palette.title(left, "Energy", f"$m$ = {power_words(LOG10_M)} hidden neurons\nin each head")
+    palette.title(
+        right, "Neurons", "black: of a human cortex; grey: with the\nenergy of a brain for a word"
+    )
+    legend(figure, ncols=len(shown))
+    say_left_out(figure, len(shown), len(fits))
     return figure
 
 
-def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
-    """Bands of one model, lines of exact attention, and what a brain and a cortex have."""
-    m = 10 ** fit["log10_features"].values
-    axis.fill_between(m[[0, -1]], *fit["cost_brain"].values, linewidth=0, **BRAIN)
-    for name, (look, _) in BANDS.items():
-        axis.fill_between(m, *fit[name].values, **{"linewidth": 0.5} | look)
-    low, high = fit["cost_tissue"].values
-    axis.plot(m, low, color=TISSUE)
-    axis.plot(m, high, color=TISSUE)
-    for style, context in SOFTMAX.items():
-        softmax = float(fit["cost_chip_softmax"].sel(estimate="low", context=context))
-        axis.axhline(softmax, linestyle=style, color=palette.EXACT)
-    axis.axvline(10 ** float(fit["log10_cortical_neurons"]), color="0.35", linestyle=":")
-    axis.set_xlim(m[0], m[-1])
-    axis.set_ylim(MIN_ENERGY)
+def power_words(log10: float) -> str:
+    """A power of ten as a number of digits."""
+    return f"{10**log10:.0f}"
 
 
-def draw_needs(axis: Axes, fit: xr.Dataset) -> None:
-    """A row of marks at the foot for each recipe: the needs of heads, within the axis."""
-    low, high = fit["log10_features"].values[[0, -1]]
-    look: dict[str, Any] = {"markersize": 5, "markeredgewidth": 0.4, "clip_on": False}
-    across = axis.get_xaxis_transform()
-    for name, height, colour in zip(recipes(fit), ROWS, NEEDS):
-        needs = fit["log10_features_needed"].sel(recipe=name).values.clip(low, high).ravel()
-        place = np.full(needs.size, height)
-        axis.plot(10**needs, place, "|", transform=across, color=colour, **look)
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Energies of one token, needs of heads, and what a brain has energy and neurons for.
+
+    quantity: a variable of an energy (J, low to high estimate of all assumptions together, of one
+    token, or of a word for the brain); head, its need; cortex and energy, the m (low to high) for
+    which a human cortex has neurons, and for which a brain has the energy of one word. Needs and m
+    are log10.
+    """
+    rows: list[dict] = []
+    needs = [pd.DataFrame({"quantity": []})]
+    for name, fit in fits.items():
+        about = {"experiment": name, "data": fit.attrs["data"]}
+        of_size = fit.sel(log10_features=LOG10_M, method="nearest").sel(context=CONTEXT)
+        for way in (*WAYS, "cost_brain"):
+            low, high = map(float, of_size[way].values)
+            rows.append(about | {"quantity": way, "low": low, "high": high})
+        most = float(fit["log10_cortical_neurons"])
+        rows.append(about | {"quantity": "cortex", "low": most, "high": most})
+        high, low = map(float, fit["log10_affordable_features"].values)
+        rows.append(about | {"quantity": "energy", "low": low, "high": high})
+        if known := recipes(fit):
+            heads = frame({name: fit.sel(recipe=known)}, "log10_features_needed")
+            needs.append(heads.drop(columns="network").assign(quantity="head"))
+    return pd.concat([pd.DataFrame(rows), *needs[1:]], ignore_index=True).reindex(
+        columns=[
+            *("experiment", "data", "quantity", "low", "high"),
+            *("recipe", "layer", "head", "log10_features_needed"),
+        ]
+    )
 
 
 def recipes(fit: xr.Dataset) -> list[str]:
@@ -99,39 +97,130 @@ def recipes(fit: xr.Dataset) -> list[str]:
     return [*dict.fromkeys(names[:1] + names[-1:])]
 
 
-def words_of(fit: xr.Dataset) -> str:
-    """How many heads need no more neurons than a brain has energy for, and than a cortex has."""
-    lines = []
-    for name in recipes(fit):
-        needs = fit["log10_features_needed"].sel(recipe=name).values
-        fewest, most = (
-            int((needs <= float(fit["log10_affordable_features"].sel(estimate=estimate))).sum())
-            for estimate in ("high", "low")
-        )
-        there = int((needs <= float(fit["log10_cortical_neurons"])).sum())
-        by_energy = f"{fewest} to {most} of {needs.size} heads by energy"
-        lines.append(f"{name}: {by_energy}, {there} by neurons")
-    return "\n".join(lines)
+def look_of(fits: dict[str, xr.Dataset], name: str) -> palette.Look:
+    """The look of the model of an experiment."""
+    data = [fit.attrs["data"] for fit in fits.values()]
+    return palette.look_of(fits[name].attrs["data"], data)
 
 
-def legend() -> list[Line2D | Patch]:
-    """What bands, lines and marks mean."""
-    bands = [Patch(**look, label=f"{words} (low to high)") for look, words in BANDS.values()]
-    look: dict[str, Any] = {"marker": "|", "markersize": 6}
-    return [
-        *bands,
-        Patch(**BRAIN, linewidth=0, label="brain, one word (low to high)"),
-        *(
-            line(
-                f"softmax, $10^{n:.0f}$ tokens, digital chip (low)",
-                linestyle=style,
-                color=palette.EXACT,
+def draw_energies(axis: Axes, drawn: pd.DataFrame, fits: dict[str, xr.Dataset]) -> None:
+    """A row for each way of computing, from the low to the high estimate; the energy of a brain."""
+    for place, (name, fit) in enumerate(fits.items()):
+        own = drawn[drawn["experiment"] == name].set_index("quantity")
+        look = palette.marks(look_of(fits, name))
+        for row, way in enumerate(WAYS):
+            y = row + min(APART, 0.8 / len(fits)) * (place - (len(fits) - 1) / 2)
+            axis.plot(
+                own.loc[way, ["low", "high"]].astype(float),
+                [y, y],
+                label=palette.short_name(fit.attrs["data"]) if own.loc[way, "high"] > 0 else "",
+                **look,
             )
-            for style, n in zip(SOFTMAX, np.log10([*SOFTMAX.values()]))
-        ),
-        line("$m$ that takes all neurons of a human cortex", color="0.35", linestyle=":"),
-        *(
-            mark(f"needs of heads, {which} line of the title", color=colour, **look)
-            for which, colour in zip(("first", "second"), NEEDS)
-        ),
-    ]
+    brain = drawn.loc[drawn["quantity"] == "cost_brain", ["low", "high"]]
+    if np.isfinite(brain.to_numpy(float)).all():
+        axis.axvspan(brain["low"].min(), brain["high"].max(), color=palette.SHADE, linewidth=0)
+        axis.annotate(
+            "a brain,\na word",
+            (brain["high"].max(), len(WAYS) - 0.5),
+            xytext=(3, 2),
+            textcoords="offset points",
+            va="bottom",
+            color=palette.KEY,
+            fontsize=6.5,
+            annotation_clip=False,
+        )
+    name_rows(axis, [*WAYS.values()])
+    ends = drawn.loc[drawn["quantity"].isin([*WAYS, "cost_brain"]), ["low", "high"]].stack()
+    if len(ends := ends[np.isfinite(ends) & (ends > 0)]):
+        axis.set_xscale("log")
+        axis.set_xlim(ends.min() / 5, ends.max() * 200)
+        axis.xaxis.set_major_locator(LogLocator(100, numticks=9))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.set_xlabel("energy of one token (J), low to high estimate")
+
+
+def draw_needs(
+    axis: Axes, drawn: pd.DataFrame, fits: dict[str, xr.Dataset], rows: list[tuple[str, str]]
+) -> None:
+    """A row for each model and recipe: the needs of its heads, and what a brain has."""
+    low, high = (float(end) for end in next(iter(fits.values()))["log10_features"].values[[0, -1]])
+    names, n_beyond, n_heads = [], 0, 0
+    for row, (name, recipe) in enumerate(rows):
+        own = drawn[drawn["experiment"] == name]
+        limits = own.set_index("quantity")[["low", "high"]]
+        needs = own.loc[own["recipe"] == recipe, "log10_features_needed"].to_numpy(float)
+        energy, cortex = limits.loc["energy"], limits.loc["cortex", "low"]
+        width = energy["high"] - energy["low"]
+        if np.isfinite(width):
+            place = energy["low"], row - 0.5
+            axis.add_patch(Rectangle(place, width, 1, color=palette.SHADE, linewidth=0, zorder=-1))
+        axis.plot([cortex] * 2, [row - 0.5, row + 0.5], color=palette.EXACT, linewidth=1.2)
+        look = palette.marks(RECIPES[recipe][0]._replace(marker=look_of(fits, name).marker))
+        places = row + STRIP * (2 * ((np.arange(needs.size) * 0.618034) % 1) - 1)
+        axis.plot(
+            needs.clip(low, high),
+            places,
+            **look | {"linestyle": "", "markersize": 2.5, "markeredgewidth": 0.5, "zorder": 1},
+            rasterized=needs.size > MANY,
+        )
+        axis.annotate(
+            f"{int((needs <= cortex).sum())} of {needs.size}",
+            (1.01, row),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            annotation_clip=False,
+        )
+        first = row == 0 or rows[row - 1][0] != name
+        called, short = RECIPES[recipe][1], palette.short_name(fits[name].attrs["data"])
+        names.append(f"{short}: {called}" if first else called)
+        n_beyond, n_heads = n_beyond + int((needs > high).sum()), n_heads + needs.size
+    name_rows(axis, names)
+    axis.set_xlim(low, high)
+    axis.set_xticks(ticks := np.arange(low, high + 1, 5), [palette.power(float(x)) for x in ticks])
+    words = "hidden neurons that a head needs for an error of 10 %"
+    axis.set_xlabel(words + f"\n{n_beyond} of {n_heads} heads beyond" * bool(n_beyond))
+    if rows:
+        axis.annotate(
+            "within\na cortex",
+            (1.01, 1),
+            xycoords="axes fraction",
+            va="bottom",
+            color=palette.KEY,
+            fontsize=6.5,
+            annotation_clip=False,
+        )
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Energy of a token of the first model and of a word; heads for which a cortex has neurons."""
+    drawn = table(fits)
+    first, fit = next(iter(fits.items()))
+    energies = drawn[drawn["experiment"] == first].set_index("quantity")[["low", "high"]]
+    tissue, brain = energies.loc["cost_tissue"], energies.loc["cost_brain"]
+    words = []
+    for name, other in fits.items():
+        own = drawn[drawn["experiment"] == name]
+        most = float(own.loc[own["quantity"] == "cortex", "low"].iloc[0])
+        counts = []
+        for recipe in recipes(other):
+            needs = own.loc[own["recipe"] == recipe, "log10_features_needed"]
+            counts.append(f"{int((needs <= most).sum())} of {len(needs)} {RECIPES[recipe][1]}")
+        if counts:
+            words.append(
+                f"{' and '.join(counts)} heads ({palette.short_name(other.attrs['data'])})"
+            )
+    return (
+        f"By published energies of an event, a token of {palette.short_name(fit.attrs['data'])} at "
+        f"m = {power_words(LOG10_M)} takes {joules(tissue)} in living "
+        f"tissue, a word {joules(brain)} of a human brain. If all "
+        "heads had as many hidden neurons, a human cortex would have enough for "
+        f"{', '.join(words) or 'no head whose need is known'}."
+    )
+
+
+def joules(ends: pd.Series) -> str:
+    """An energy from low to high."""
+    if not np.isfinite(ends.astype(float)).all():
+        return "an unknown energy"
+    words = "{:.1f}" if ends["low"] > 0.1 else "{:.0e}"
+    return f"{words.format(ends['low'])} to {words.format(ends['high'])} J"

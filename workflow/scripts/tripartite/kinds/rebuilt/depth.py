@@ -1,80 +1,99 @@
-"""Where and why does a whole transformer break, and how do its errors grow through its layers?"""
+"""Which layers break a transformer, and does the closed form of their heads predict it?"""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, mark, points, spread
-from tripartite.kinds.rebuilt.damage import EXPECTED, FALLING, OUTPUT, PREDICTORS, STATES
-from tripartite.kinds.rebuilt.language import COLOURS
-from tripartite.kinds.rebuilt.layerwise import ALL
+from tripartite.figures import captions, palette
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import (
+    estimates,
+    frame,
+    legend,
+    name_rows,
+    points,
+    say_left_out,
+    spread,
+)
+from tripartite.kinds.rebuilt import scores
+from tripartite.kinds.rebuilt.damage import EXPECTED, OUTPUT, STATES
 
 MAX_MODELS = 4
-HEIGHTS = (1.1, 0.85, 0.95, 1.2, 1.4, 1.4)  # inches, of the rows
-N_DEEP = 4  # rows against layers
-MEASURED, PREDICTED = palette.EXACT, palette.LARGE
-LIMITS = (-1, 1)  # of R^2 and correlations; what is below stands at the end
-LABELS = (
-    "damage to\noutput",
-    "damage to\nlast states",
-    "log$_{10}$ needed\nneurons",
-    "error of states,\nall replaced",
-)
-HARMS = {OUTPUT: ("o", palette.COLOURS[0]), STATES: ("s", palette.COLOURS[3])}
-WORDS = {  # of predictors
-    EXPECTED: "closed form × size",
-    "needed": "needed neurons",
-    "size": "size of attention",
-    "layer": "number of layer",
-    "equal": "equal attention",
-    "measured": "error it leaves",
-    "mean": "same for all",
-    "other_inputs": "other inputs",
+LIMITS = (-1, 1)  # of R^2 and correlations
+BESIDE = 0.06  # of the axis, where triangles stand for what is below
+TOP = 2  # of the axis at most, in largest means
+QUALITIES = {
+    "prediction_rank": "rank correlation with the damage",
+    "prediction_r2": "$R^2$ on held-out layers and inputs",
 }
+HARMS = {STATES: "last states", OUTPUT: "output"}  # filled, hollow
 
 
 def depth(fits: dict[str, xr.Dataset]) -> Figure:
-    """A column for each model, at its largest m and its last recipe with a closed form.
+    """Damage by each layer of each model, and below how well the closed form ranks and predicts it.
 
-    From above: damage to output and last states by a layer that is replaced alone; neurons that
-    its heads need; errors of the states through the layers if all are replaced; R^2 of predictions
-    on held-out layers and inputs; rank correlations.
+    A column for each model, at its largest m and its last recipe with a closed form.
     """
     palette.apply()
-    names = spread(list(fits), MAX_MODELS)
-    chosen = {name: fits[name] for name in names}
-    figure, axes = plt.subplots(
-        len(HEIGHTS),
-        len(chosen),
-        squeeze=False,
-        figsize=(palette.PAGE, sum(HEIGHTS) + 0.6),
-        height_ratios=HEIGHTS,
-    )
-    for column, (words, fit) in enumerate(zip(palette.labels(chosen), chosen.values())):
-        recipe, m = shown_network(fit)
-        one = fit.sel(recipe=recipe).isel(n_features=-1)
-        of_model = axes[:, column]
-        title = f"{recipe}, $m$ = {m:,}\n{sum_words(one)}"
-        palette.title(of_model[0], words, title)
-        for axis, harm in zip(of_model, (OUTPUT, STATES)):
-            draw_damage(axis, one.sel(harm=harm))
-        draw_needs(of_model[2], one, m)
-        draw_growth(of_model[3], fit)
-        draw_quality(of_model[4], one, "prediction_r2", column == 0)
-        draw_quality(of_model[5], one, "prediction_rank", column == 0)
-        of_model[4].set_xlabel("$R^2$, held out")
-        of_model[5].set_xlabel("rank correlation")
-        of_model[N_DEEP - 1].set_xlabel("layer")
-        for axis in of_model[:N_DEEP]:
-            axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    for axis, words in zip(axes[:, 0], LABELS):
-        axis.set_ylabel(words)
-    figure.legend(handles=legend(chosen), loc="outside upper center", ncols=3)
+    shown = spread([*fits], MAX_MODELS)
+    drawn = table({name: fits[name] for name in shown})
+    n_rows = len(HARMS) * len(shown)
+    heights = 52, 18 + 4.2 * n_rows
+    figure = plt.figure(figsize=(palette.PAGE, sum(heights) * MM))
+    parts = figure.add_gridspec(2, 1, height_ratios=heights)
+    upper, lower = (figure.add_subfigure(parts[row, 0]) for row in range(2))
+    axes = upper.subplots(1, len(shown), squeeze=False, sharey=True)[0]
+    for axis, name in zip(axes, shown):
+        recipe, m = shown_network(fits[name])
+        of_layers = drawn[(drawn["experiment"] == name) & drawn["layer"].notna()]
+        draw_damage(axis, of_layers, look_of(fits, name))
+        data = scores.column_title(fits[name].attrs["data"], len(shown))
+        palette.title(axis, data, f"{recipe}, $m$ = {m}")
+        axis.set_xlabel("layer replaced alone")
+    axes[0].set_ylabel("relative error\nof the last states")
+    largest = drawn["layer_damage"].max()
+    highest = max(largest, drawn["layer_damage_high"].max())
+    axes[0].set_ylim(0, min(TOP * largest, 1.03 * highest) if largest > 0 else 1)
+    if largest > 1e4:
+        axes[0].set_yticks([0, largest], ["0", f"{largest:.0e}"])
+    legend(upper)
+    below = lower.subplots(1, 2, sharey=True)
+    words = "by expected error × size, chosen beforehand"
+    palette.title(below[0], "Order of layers", words)
+    palette.title(below[1], "Size of damage", words)
+    for axis, (quality, label) in zip(below, QUALITIES.items()):
+        names: list[str] = []
+        for name in shown:
+            for harm, words in HARMS.items():
+                one = drawn[(drawn["experiment"] == name) & (drawn["harm"] == harm)]
+                one = one[one["layer"].isna()]
+                draw_quality(axis, one, quality, len(names), look_of(fits, name), harm)
+                short = palette.short_name(fits[name].attrs["data"])
+                names.append(f"{short}: {words}" if harm == STATES else words)
+        finish_quality(axis, drawn[drawn["layer"].isna()], quality)
+        name_rows(axis, names)
+        axis.tick_params(labelleft=quality == "prediction_rank")
+        axis.set_xlabel(label)
+    say_left_out(figure, len(shown), len(fits))
     return figure
+
+
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Damage to the last states by layer, measured and predicted; and how good predictions are."""
+    networks = {name: of_network(fit) for name, fit in fits.items()}
+    damage = frame(networks, "layer_damage", "predicted_damage", harm=STATES, predictor=EXPECTED)
+    quality = frame(networks, *QUALITIES, predictor=EXPECTED)
+    return pd.concat([damage, quality], ignore_index=True).drop(columns="network")
+
+
+def of_network(fit: xr.Dataset) -> xr.Dataset:
+    """What a file has of the network that is drawn."""
+    recipe, m = shown_network(fit)
+    return fit.sel(recipe=[recipe], n_features=[m])
 
 
 def shown_network(fit: xr.Dataset) -> tuple[str, int]:
@@ -89,91 +108,76 @@ def recipes_of(fit: xr.Dataset) -> list[str]:
     return [name for name, there in zip(names, known) if there] or names
 
 
-def sum_words(one: xr.Dataset) -> str:
-    """Damage of the output: what single layers do in sum, and all together."""
-    added = float(one["added_damage"].sel(harm=OUTPUT))
-    together = np.nan
-    if ALL in one["part"]:
-        change = float(one["mean_change"].isel(measure=0).sel(part=ALL))
-        together = change if str(one["measure"][0].values) in FALLING else -change
-    return f"sum {palette.decimal(added)}, all {palette.decimal(together)}"
+def look_of(fits: dict[str, xr.Dataset], name: str) -> palette.Look:
+    """The look of the model of an experiment."""
+    data = [fit.attrs["data"] for fit in fits.values()]
+    return palette.look_of(fits[name].attrs["data"], data)
 
 
-def draw_damage(axis: Axes, one: xr.Dataset) -> None:
+def draw_damage(axis: Axes, own: pd.DataFrame, look: palette.Look) -> None:
     """Damage by each layer, measured and as the closed form predicts it for unseen inputs."""
-    layers = one["layer"].values
-    points(axis, layers, interval(one, "layer_damage"), MEASURED)
-    predicted = one["predicted_damage"].sel(predictor=EXPECTED)
-    axis.plot(layers, predicted, color=PREDICTED)
-    axis.axhline(0, color="0.7", linewidth=0.6, zorder=0)
+    estimates("layer", "layer_damage", data=own, axis=axis, **palette.marks(look))
+    words = "predicted from the closed form of the heads, by a law of other layers and inputs"
+    known = own["predicted_damage"].notna().any()
+    axis.plot(
+        own["layer"],
+        own["predicted_damage"],
+        color=palette.EXACT,
+        label=words if known else "",
+        zorder=3,
+    )
+    axis.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    if own.empty:
+        axis.set_xticks([])
 
 
-def draw_needs(axis: Axes, one: xr.Dataset, m: int) -> None:
-    """log10 of the neurons that each head needs, and those that it has."""
-    needs = one["log10_features_needed"].transpose("layer", "head").values
-    layers = np.repeat(one["layer"].values, needs.shape[1])
-    axis.plot(layers, needs.ravel(), ".", color="0.45", markersize=2.5)
-    axis.plot(one["layer"], np.median(needs, 1), color=PREDICTED)
-    axis.axhline(np.log10(m), color=MEASURED, linestyle="--", linewidth=0.8)
+def draw_quality(
+    axis: Axes, own: pd.DataFrame, name: str, row: float, look: palette.Look, harm: str, **more: str
+) -> None:
+    """R^2 or rank correlation in a row; what is below the axis as a triangle at its end."""
+    marks = palette.marks(look, harm == STATES) | more
+    one = own.assign(row=row)
+    estimates(name, "row", data=one[one[name] >= LIMITS[0]], axis=axis, across=True, **marks)
+    below = one[one[name] < LIMITS[0]]
+    ends = np.full(len(below), LIMITS[0] - BESIDE)
+    upper = below[f"{name}_high"].to_numpy(float)
+    triple = ends, ends, np.where(upper > ends, upper, np.nan)
+    points(axis, below["row"], triple, across=True, **(marks | {"marker": "<"}))
 
 
-def draw_growth(axis: Axes, fit: xr.Dataset) -> None:
-    """Errors of states where all layers are replaced, and their fitted growth, of two recipes."""
-    axis.set_yscale("log")
-    if ALL not in fit["part"]:
-        return
-    of_all = fit.sel(part=ALL).isel(n_features=-1)
-    for height, recipe in enumerate(ends(recipes_of(fit))):
-        errors, colour = of_all.sel(recipe=recipe), COLOURS[recipe]
-        points(axis, errors["layer"], interval(errors, "state_error"), colour, markersize=2)
-        axis.plot(errors["layer"], errors["grown_error"], color=colour, linewidth=0.7)
-        factor, low, high = (float(x) for x in interval(errors, "growth"))
-        words = f"$a$ = {factor:.2f} ({low:.2f} to {high:.2f})"
-        place: dict = {"xy": (0, 1), "xycoords": "axes fraction"}
-        away: dict = {"xytext": (0, 2 + 8 * height), "textcoords": "offset points"}
-        axis.annotate(words, **place, **away, color=colour, fontsize=6)
-    palette.few_decades(axis)
-
-
-def ends(names: list[str]) -> list[str]:
-    """The first and the last, once."""
-    return [*dict.fromkeys((names[0], names[-1]))]
-
-
-def draw_quality(axis: Axes, one: xr.Dataset, name: str, named: bool) -> None:
-    """R^2 or rank correlation of each predictor, for both harms; beyond the axis at its end."""
-    for place, (harm, (marker, colour)) in enumerate(HARMS.items()):
-        of_harm = one.sel(harm=harm)
-        middle, low, high = interval(of_harm, name)
-        height = -np.arange(len(PREDICTORS)) - 0.3 * (place - 0.5)
-        low, middle, high = (np.clip(x, *LIMITS) for x in (low, middle, high))
-        size = np.nan_to_num([middle - low, high - middle]).clip(0)
-        look: dict = {"markersize": 2.5, "elinewidth": 0.7, "linestyle": "", "clip_on": False}
-        axis.errorbar(middle, height, xerr=size, marker=marker, color=colour, **look)
-    axis.set_xlim(*LIMITS)
+def finish_quality(axis: Axes, own: pd.DataFrame, name: str) -> None:
+    """Limits, zero, and how many values are below the axis."""
+    axis.set_xlim(LIMITS[0] - 2 * BESIDE, LIMITS[1] + 2 * BESIDE)
     axis.set_xticks(np.linspace(*LIMITS, 5))
-    axis.axvline(0, color="0.7", linewidth=0.6, zorder=0)
-    axis.set_yticks(-np.arange(len(PREDICTORS)), [WORDS[x] for x in PREDICTORS] if named else [])
-    axis.set_ylim(-len(PREDICTORS) + 0.5, 0.5)
+    axis.axvline(0, color=palette.GUIDE, linewidth=0.8, zorder=0)
+    if n := int((own[name] < LIMITS[0]).sum()):
+        axis.set_title(f"◂ {n} of {own[name].notna().sum()} below −1", loc="left")
 
 
-def legend(fits: dict[str, xr.Dataset]) -> list:
-    """What marks and lines mean."""
-    recipes = dict.fromkeys(x for fit in fits.values() for x in ends(recipes_of(fit)))
-    return [
-        mark("measured, layer alone (95 %)", color=MEASURED),
-        line("predicted by the closed form; median head", color=PREDICTED),
-        mark("a head", marker=".", color="0.45"),
-        line("neurons of each head", color=MEASURED, linestyle="--"),
-        *(
-            line(
-                f"{x}, all replaced (95 %), fitted $a^l$",
-                color=COLOURS[x],
-                marker="o",
-                markersize=2,
-            )
-            for x in recipes
-        ),
-        mark("damage to the output (95 %)", color=HARMS[OUTPUT][1]),
-        mark("damage to the last states (95 %)", marker="s", color=HARMS[STATES][1]),
-    ]
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """How well the closed form ranks and predicts the damage to the last states, by model."""
+    drawn = table(fits)
+    quality = drawn[drawn["layer"].isna() & (drawn["harm"] == STATES)]
+    ranks, r2, better = [], [], 0
+    for name, fit in fits.items():
+        own = quality[quality["experiment"] == name]
+        if own.empty:
+            continue
+        model = palette.short_name(fit.attrs["data"])
+        ranks.append(f"{quality_words(own.iloc[0], 'prediction_rank')} ({model})")
+        r2.append(f"{quality_words(own.iloc[0], 'prediction_r2')} ({model})")
+        better += int(own["prediction_r2_low"].iloc[0] > 0)
+    if not ranks:
+        return "No layer was replaced alone in any model, or too few inputs were tested."
+    return (
+        "The predictor that was chosen beforehand, the error that the closed form expects of a "
+        "layer's attention times the size of that attention, has a rank correlation with the "
+        f"damage to the last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
+        f"{', '.join(r2)}: the interval lies above 0, better than a constant, in {better} of "
+        f"{len(r2)} models."
+    )
+
+
+def quality_words(row: pd.Series, name: str) -> str:
+    """A correlation or R^2 with its interval."""
+    return captions.interval(*(float(row[f"{name}{end}"]) for end in ("", "_low", "_high")))

@@ -1,123 +1,109 @@
-"""What does a language model still know when its attention is a neuron-astrocyte network?"""
-
-from collections.abc import Sequence
-from string import ascii_lowercase
-from textwrap import shorten
+"""How well does a language model predict text with a network as its whole attention?"""
 
 import numpy as np
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import NullFormatter
 
 from tripartite.figures import palette
-from tripartite.figures.panels import interval, line, points, spread
-from tripartite.kinds.rebuilt.layerwise import ALL
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import say_left_out, spread
+from tripartite.kinds.rebuilt import scores
+from tripartite.kinds.rebuilt.scores import ROW_MM, number
 
 MEASURES = ("bits_per_character", "likeliest_token_kept")
-COLOURS = dict(
-    zip(
-        ("plain", "balanced", "generalized", "fitted", "learned"),
-        (palette.SMALL, palette.COLOURS[0], palette.COLOURS[2], palette.LARGE, palette.COLOURS[3]),
-    )
-)
-ENDS: dict[str, dict] = {  # horizontal lines
-    "softmax": {"color": palette.EXACT},
-    "equal": {"color": "0.4", "linestyle": "--"},
-    "none": {"color": "0.4", "linestyle": ":"},
-    "chance": {"color": "0.6", "linestyle": "-."},
-}
 N_TEXTS = 4  # of networks
-N_LETTERS = 105  # of a line of text
-HEIGHT, TEXT_HEIGHT = 1.9, 0.14  # inches, of a row of panels and a line of text
-MARGIN = 2  # factor between the smallest m, or the largest, and the ends of the axis
-ROOM = 0.15  # above and below, of the height of means; longer bars leave the panel
-OFFSET = 1.06  # from one recipe to the next, so that their bars do not hide one another
+TEXT_WIDTH = palette.PAGE * 72 - 100  # points, beside names of rows
+TEXT_MM = 3.4  # height of a line of text
+AROUND_MM = 15  # title and label of a row of panels
 
 
 def language(fits: dict[str, xr.Dataset]) -> Figure:
-    """Two panels for each language model, and below them what networks of the curve write.
+    """Two panels for each language model, and below them what some of the networks write.
 
-    Bits per character and the share of likeliest tokens that are kept against hidden neurons. The
+    Bits per character and the share of likeliest tokens that are kept, a row for each network. The
     text is that of the first seed, prompt and temperature: four networks, evenly spread over
-    recipes and sizes, and the references.
+    recipes and sizes, and attention without neurons.
     """
     palette.apply()
-    rebuilt = {name: fit for name, fit in fits.items() if "state_error" in fit}
-    models = {name: fit for name, fit in rebuilt.items() if MEASURES[0] in fit["measure"]}
-    models = models or rebuilt
-    written = next((fit for fit in fits.values() if "text" in fit), None)
-    lines = text_lines(written) if written is not None else []
-    text_height = TEXT_HEIGHT * (len(lines) + 1.5) if lines else 0.0
-    size = palette.PAGE, 0.35 + HEIGHT * len(models) + text_height
-    figure = plt.figure(figsize=size)
-    ratios = [HEIGHT] * len(models) + [text_height] * bool(lines)
+    models = language_models(fits)
+    drawn = table(fits)
+    rows = {name: scores.rows_of(drawn[drawn["experiment"] == name]) for name in models}
+    texts = drawn[drawn["text"].notna()]
+    text_mm = TEXT_MM * (len(texts) + 1.5) if len(texts) else 0
+    heights = {name: AROUND_MM + ROW_MM * max(2, len(rows[name])) for name in models}
+    fitting = np.cumsum([*heights.values()]) + text_mm <= palette.MAX_HEIGHT / MM
+    shown = [*models][: max(1, min(palette.MAX_PANELS // 2, int(fitting.sum())))]
+    ratios = [*(heights[name] for name in shown), *([text_mm] if text_mm else [])]
+    figure = plt.figure(figsize=(palette.PAGE, min(palette.MAX_HEIGHT, sum(ratios) * MM)))
     grid = figure.add_gridspec(len(ratios), 2, height_ratios=ratios)
-    for row, (words, fit) in enumerate(zip(palette.labels(models), models.values())):
-        for column, name in enumerate(MEASURES):
-            axis = figure.add_subplot(grid[row, column])
-            if name in fit["measure"]:
-                draw_curves(axis, fit, name)
-            if row == len(models) - 1:
-                axis.set_xlabel("hidden neurons $m$ of each head")
-            if column == 0:
-                axis.set_title(words, loc="left", weight="bold")
-                if written is not None and name in fit["measure"]:
-                    draw_letters(axis, fit, written)
-    handles = legend(list(models.values()))
-    figure.legend(handles=handles, loc="outside upper center", ncols=6)
-    if written is not None:
-        draw_texts(figure.add_subplot(grid[-1, :]), written, lines)
+    for place, name in enumerate(shown):
+        own = drawn[(drawn["experiment"] == name) & drawn["text"].isna()]
+        marker = palette.look_of(models[name].attrs["data"], data_of(models)).marker
+        axes = [figure.add_subplot(grid[place, column]) for column in range(2)]
+        for axis, measure in zip(axes, measures_of(models[name])):
+            of_measure = own[own["measure"] == measure]
+            scores.draw_scores(axis, of_measure, rows[name], marker, axis is axes[0], 2)
+        if len(measures_of(models[name])) < 2:
+            axes[1].set_axis_off()
+        palette.title(axes[0], models[name].attrs["data"])
+    if text_mm:
+        write_texts(figure.add_subplot(grid[-1, :]), texts)
+    say_left_out(figure, len(shown), len(models))
     return figure
 
 
-def draw_curves(axis: Axes, fit: xr.Dataset, measure: str) -> None:
-    """A measure of the whole model against neurons, for each recipe, and its ends.
-
-    The mean of softmax attention plus the mean difference from it, with the interval of this
-    difference: inputs differ in what softmax attention makes of them.
-    """
-    one = fit.sel(measure=measure)
-    m = one["n_features"].values.astype(float)
-    axis.set(xscale="log", xlim=(m[0] / MARGIN, m[-1] * MARGIN), ylabel=str(one["label"].values))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    if ALL not in one["part"]:
-        return
-    one = one.sel(part=ALL)
-    softmax = float(one["mean_reference_score"].sel(reference="softmax"))
-    recipes = [str(recipe) for recipe in one["recipe"].values]
-    for place, recipe in enumerate(recipes):
-        shift = OFFSET ** (place - (len(recipes) - 1) / 2)
-        triple = tuple(softmax + x for x in interval(one.sel(recipe=recipe), "mean_change"))
-        points(axis, m * shift, triple, COLOURS[recipe], linestyle="-")
-    ends = one["mean_reference_score"].sel(reference=list(ENDS)).values
-    for end, look in zip(ends, ENDS.values()):
-        if np.isfinite(end):
-            axis.axhline(end, zorder=0, **look)
-    shown = np.append(ends, one["mean_score"])
-    low, high = np.nanmin(shown), np.nanmax(shown)
-    room = ROOM * (high - low or 1)
-    axis.set_ylim(low - room, high + room)
+def language_models(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
+    """Rebuilt models that predict text, or all if none does."""
+    rebuilt = {name: fit for name, fit in fits.items() if "state_error" in fit}
+    models = {name: fit for name, fit in rebuilt.items() if MEASURES[0] in fit["measure"]}
+    return models or rebuilt
 
 
-def legend(fits: Sequence[xr.Dataset]) -> list[Line2D]:
-    """Recipes of all files, and the ends of the scale."""
-    recipes = {str(x) for fit in fits for x in fit["recipe"].values}
-    words = {"softmax": "softmax attention", "equal": "equal attention", "none": "no attention"}
-    ends = [
-        line(words.get(name, name), **look)
-        for name, look in ENDS.items()
-        if any(fit["mean_reference_score"].sel(reference=name).notnull().any() for fit in fits)
-    ]
-    marks = [
-        line(recipe, marker="o", markersize=3, color=colour)
-        for recipe, colour in COLOURS.items()
-        if recipe in recipes
-    ]
-    note = line("bars: 95 % of the difference from softmax", linestyle="")
-    return [*marks, *ends, note]
+def data_of(fits: dict[str, xr.Dataset]) -> list[str]:
+    """Names of data, in order."""
+    return [fit.attrs["data"] for fit in fits.values()]
+
+
+def measures_of(fit: xr.Dataset) -> list[str]:
+    """The two measures that are drawn of a model: those of language, or its first ones."""
+    names = [str(name) for name in fit["measure"].values]
+    return [name for name in MEASURES if name in names] or names[:2]
+
+
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Scores of networks and of attention without neurons, and the texts that are shown."""
+    models = language_models(fits)
+    found = scores.score_table(models, {name: measures_of(fit) for name, fit in models.items()})
+    return pd.concat([found, text_table(fits)], ignore_index=True)
+
+
+def text_table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """What some networks and attention without networks write after the first prompt."""
+    written = {name: fit for name, fit in fits.items() if "text" in fit}
+    found: list[dict] = []
+    for experiment, fit in [*written.items()][:1]:
+        first = fit.isel(seed=0, prompt=0, temperature=0)
+        about = {
+            "experiment": experiment,
+            "data": fit.attrs["data"],
+            "prompt": str(first["prompt"].values),
+            "temperature": float(first["temperature"]),
+            "seed": int(first["seed"]),
+        }
+        references = {
+            name: str(first["reference_text"].sel(reference=name).values)
+            for name in fit["reference"].values
+        }
+        for recipe, m in networks_of(fit):
+            text = str(first["text"].sel(recipe=recipe, n_features=m).values)
+            found.append(about | {"recipe": recipe, "n_features": m, "text": text})
+        rows = [about | {"reference": name, "text": text} for name, text in references.items()]
+        found = [*rows[:1], *found, *rows[1:]]
+    columns = ["reference", "recipe", "n_features", "text"]
+    return pd.DataFrame(found, columns=None if found else columns)
 
 
 def networks_of(written: xr.Dataset) -> list[tuple[str, int]]:
@@ -128,48 +114,49 @@ def networks_of(written: xr.Dataset) -> list[tuple[str, int]]:
     return spread(pairs, N_TEXTS)
 
 
-def draw_letters(axis: Axes, fit: xr.Dataset, written: xr.Dataset) -> None:
-    """Letters of the texts at their points of the curve, where the curve has these networks."""
-    recipes = [str(recipe) for recipe in fit["recipe"].values]
-    for letter, (recipe, m) in zip(ascii_lowercase, networks_of(written)):
-        if recipe in recipes and m in fit["n_features"] and ALL in fit["part"]:
-            one = fit["mean_score"].sel(measure=MEASURES[0], recipe=recipe, part=ALL, n_features=m)
-            shift = OFFSET ** (recipes.index(recipe) - (len(recipes) - 1) / 2)
-            axis.annotate(
-                letter, (m * shift, float(one)), xytext=(4, 3), textcoords="offset points",
-                weight="bold", color=COLOURS[recipe],
-            )  # fmt: skip
-
-
-def text_lines(written: xr.Dataset) -> list[tuple[str, str, str]]:
-    """Name, text and colour of each line: references, and networks between them."""
-    first = written.isel(seed=0, prompt=0, temperature=0)
-    found = [("softmax attention", first["reference_text"].sel(reference="softmax"), palette.EXACT)]
-    networks = list(zip(ascii_lowercase, networks_of(written)))
-    for letter, (recipe, m) in networks:
-        text = first["text"].sel(recipe=recipe, n_features=m)
-        found.append((f"{letter}  {recipe}, {m:,} neurons", text, COLOURS[recipe]))
-    for name in ("equal", "none"):
-        text = first["reference_text"].sel(reference=name)
-        words = f"{name if name == 'equal' else 'no'} attention"
-        found.append((words, text, str(ENDS[name]["color"])))
-    return [(words, one_line(str(text.values)), colour) for words, text, colour in found]
-
-
-def one_line(text: str) -> str:
-    """The beginning of a text, in one line that the font can write."""
-    words = shorten(text, N_LETTERS, placeholder=" …") if " " in text.strip() else text[:N_LETTERS]
-    return palette.plain_text(palette.shown(" ".join(words.split())))
-
-
-def draw_texts(axis: Axes, written: xr.Dataset, lines: Sequence[tuple[str, str, str]]) -> None:
-    """The prompt, and a line for each text."""
+def write_texts(axis: Axes, texts: pd.DataFrame) -> None:
+    """The prompt, and a line for each text behind the name of what wrote it."""
     axis.set_axis_off()
-    prompt = one_line(str(written["prompt"].values[0]))
-    temperature = float(written["temperature"][0])
-    head = f"continues “{prompt}” (first seed; temperature {temperature:g})"
-    step = 1 / (len(lines) + 1)
-    axis.text(0, 1, head, va="top", weight="bold")
-    for row, (name, text, colour) in enumerate(lines, start=1):
-        axis.text(0, 1 - row * step, name, va="top", color=colour, fontsize=6.5)
-        axis.text(0.19, 1 - row * step, text, va="top", fontsize=6.5)
+    first = texts.iloc[0]
+    head = f"{first['data']} continues “{first['prompt']}” (temperature {first['temperature']:g})"
+    step = 1 / (len(texts) + 1)
+    lines = [axis.text(0, 1.03, _line(head, 0.8 * TEXT_WIDTH), va="top", weight="bold")]
+    for row, (_, one) in enumerate(texts.iterrows(), start=1):
+        name = (
+            scores.network_name(one["recipe"], int(one["n_features"]))
+            if isinstance(one["recipe"], str)
+            else scores.REFERENCES[one["reference"]][0]
+        )
+        axis.text(-0.008, 1 - row * step, name, va="top", ha="right")
+        line = _line(one["text"], TEXT_WIDTH)
+        lines.append(axis.text(0, 1 - row * step, line, va="top", fontsize=6.5))
+    for text in lines:
+        text.set_in_layout(False)
+
+
+def _line(text: str, width: float) -> str:
+    """The beginning of a text, in one line of this width in points."""
+    return palette.plain_text(palette.wrapped(text, width, 1)[0])
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Bits per character without networks, and of the largest network of each recipe."""
+    drawn = table(fits)
+    words = []
+    for name, fit in language_models(fits).items():
+        measure = measures_of(fit)[0]
+        own = drawn[(drawn["experiment"] == name) & (drawn["measure"] == measure)]
+        if own.empty:
+            continue
+        networks = ", ".join(
+            f"{number(own, recipe, m)} with {m} {scores.RECIPES[recipe][1]}"
+            for recipe, m in scores.best_rows(scores.rows_of(own))
+        )
+        words.append(
+            f"{palette.short_name(fit.attrs['data'])}: {own['label'].iloc[0]} "
+            f"{number(own, 'softmax', brackets=False)} with softmax attention, "
+            f"{number(own, 'equal', brackets=False)} with equal attention and "
+            f"{number(own, 'none', brackets=False)} with none; with networks in place of all "
+            f"attention {networks} neurons in each head."
+        )
+    return " ".join(words) or "No model was run with all of its attention replaced."

@@ -1,37 +1,85 @@
 """What do whole transformers of any kind still do when their attention is a network?"""
 
-from textwrap import fill
-
+import pandas as pd
 import xarray as xr
+from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
-from tripartite.figures.panels import grid
-from tripartite.kinds.rebuilt.language import draw_curves, legend
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import say_left_out
+from tripartite.kinds.rebuilt import scores
+from tripartite.kinds.rebuilt.language import data_of
+from tripartite.kinds.rebuilt.scores import ROW_MM, number
 
-WIDEST = 24  # letters of a line beside an axis
+MEASURES = (  # of a model, a column: the first two that it has
+    "bits_per_character",
+    "masked_token_right",
+    "embedding_cosine",
+    "rank_order_right",
+    "token_cosine",
+    "neighbour_right",
+    "likeliest_token_kept",
+)
+MAX_MODELS = 4
 
 
 def whole_models(fits: dict[str, xr.Dataset]) -> Figure:
-    """A row for each model and a panel for each of its measures, against hidden neurons."""
+    """A column for each model, with two of its measures, a row for each network."""
     palette.apply()
-    n_columns = max(fit.sizes["measure"] for fit in fits.values())
-    figure, axes = grid(
-        n_columns * len(fits),
-        n_columns,
-        lambda n_rows: (palette.PAGE, 0.4 + 1.75 * n_rows),
-    )
-    for row, (words, fit) in enumerate(zip(palette.labels(fits), fits.values())):
-        of_model = axes[row * n_columns : (row + 1) * n_columns]
-        for axis, name in zip(of_model, fit["measure"].values):
-            draw_curves(axis, fit, str(name))
-            axis.set_ylabel(fill(axis.get_ylabel(), WIDEST))
-        for axis in of_model[fit.sizes["measure"] :]:
+    shown = [*fits][:MAX_MODELS]
+    drawn = table({name: fits[name] for name in shown})
+    rows = {name: scores.rows_of(drawn[drawn["experiment"] == name]) for name in shown}
+    n_rows = max(2, *map(len, rows.values())) if rows else 2
+    width = palette.PAGE if len(shown) > 1 else palette.COLUMN
+    height = min(palette.MAX_HEIGHT, (2 * (ROW_MM * n_rows + 11) + 10) * MM)
+    figure, axes = plt.subplots(2, len(shown), squeeze=False, figsize=(width, height))
+    for column, name in enumerate(shown):
+        data = fits[name].attrs["data"]
+        same = column > 0 and rows[name] == rows[shown[column - 1]]
+        marker = palette.look_of(data, data_of(fits)).marker
+        for axis, measure in zip(axes[:, column], measures_of(fits[name])):
+            own = drawn[(drawn["experiment"] == name) & (drawn["measure"] == measure)]
+            scores.draw_scores(axis, own, rows[name], marker, not same, len(shown))
+        for axis in axes[len(measures_of(fits[name])) :, column]:
             axis.set_axis_off()
-        of_model[0].set_title(words, loc="left", weight="bold")
-        if row == len(fits) - 1:
-            for axis in of_model:
-                axis.set_xlabel("neurons $m$ of each head")
-    handles = legend(list(fits.values()))
-    figure.legend(handles=handles, loc="outside upper center", ncols=5)
+        palette.title(axes[0, column], scores.column_title(data, len(shown)))
+    say_left_out(figure, len(shown), len(fits))
     return figure
+
+
+def measures_of(fit: xr.Dataset) -> list[str]:
+    """The two measures of a model that are drawn."""
+    names = [str(name) for name in fit["measure"].values]
+    return ([name for name in MEASURES if name in names] or names)[:2]
+
+
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Scores of networks and of attention without neurons."""
+    return scores.score_table(fits, {name: measures_of(fit) for name, fit in fits.items()})
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Both measures of each model: largest networks, and attention without neurons."""
+    drawn = table(fits)
+    words = []
+    for place in range(2):
+        for name, fit in fits.items():
+            measure = measures_of(fit)[place : place + 1]
+            own = drawn[(drawn["experiment"] == name) & drawn["measure"].isin(measure)]
+            if own.empty:
+                continue
+            networks = ", ".join(
+                f"{number(own, recipe, m)} with {m} {scores.RECIPES[recipe][1]} neurons"
+                for recipe, m in scores.best_rows(scores.rows_of(own))[::-1]
+            )
+            others = ", ".join(
+                f"{called} {number(own, reference, brackets=False)}"
+                for reference, (called, *_) in scores.REFERENCES.items()
+                if (own["reference"] == reference).any()
+            )
+            model, label = palette.short_name(fit.attrs["data"]), own["label"].iloc[0]
+            words.append(f"{model}, {label}: {networks} ({others})")
+    if not words:
+        return "No model was run with all of its attention replaced."
+    return f"With networks in place of all attention: {'; '.join(words)}."

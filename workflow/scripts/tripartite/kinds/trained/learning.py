@@ -1,133 +1,198 @@
 """What do transformers learn with each attention, and what do they lose without its parts?"""
 
-from typing import Any
-
+import numpy as np
+import pandas as pd
 import xarray as xr
+from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from tripartite.figures import palette
-from tripartite.figures.panels import grid, interval, line, mark
+from tripartite.figures import captions, palette
+from tripartite.figures.palette import MM
+from tripartite.figures.panels import estimates, frame, legend, name_rows, say_left_out
 from tripartite.kinds.trained import samples
 from tripartite.kinds.trained.knocked_out import KNOCKOUTS
-from tripartite.kinds.trained.looks import BITS, LOOKS, label, of_size, sizes
+from tripartite.kinds.trained.looks import LOOKS, SIZELESS, arms_of, cut, is_bits, networks, sizes
 
-HEIGHT = 2.3  # inches of a row of panels at least
-AROUND, LINE = 0.85, 0.09  # inches of a row of panels, and of each score in it
-STEP = 0.14  # between arms of one knock-out, in rows
-BASELINE: dict[str, Any] = {"color": "0.35", "marker": "|", "markersize": 6, "linestyle": ""}
-TICKS = (-10, -1, 0, 1, 10, 100, 1000)  # of changes in bits, which are drawn by their logs beyond 1
+MAX_TASKS = palette.MAX_PANELS // 2
+ROW_MM, LEAST_ROWS = 3.6, 9  # height of a row of scores, and how many a panel has room for
+AROUND_MM, LEGEND_MM = 14, 8
+MAX_NAME = 24  # letters of a baseline
+STEP = 0.16  # between arms of one knock-out, in rows
+TICKS = (-10, -1, 0, 1, 10, 100, 1000)  # of costs in bits, which are drawn by their logs beyond 1
+PUBLISHED = " (published)"
 
 
 def learning(fits: dict[str, xr.Dataset]) -> Figure:
-    """A row per experiment: learning curves, scores beside baselines, costs of knock-outs.
-
-    Of arms with hidden neurons, curves and knock-outs are those of the largest networks.
-    """
+    """A row of panels per experiment: scores beside baselines, and what knock-outs cost."""
     palette.apply()
-    n_scores = max(
-        fit.sizes["baseline"] + sum(len(sizes(fit, arm)) for arm in fit["arm"].values)
-        for fit in fits.values()
+    shown = {name: fits[name] for name in [*fits][:MAX_TASKS]}
+    drawn = table(shown)
+    n_rows = [len(networks(fit)) + fit.sizes["baseline"] for fit in shown.values()]
+    heights = [ROW_MM * max(LEAST_ROWS, n) + AROUND_MM for n in n_rows]
+    height = min(palette.MAX_HEIGHT, (sum(heights) + LEGEND_MM) * MM)
+    figure, axes = plt.subplots(
+        len(shown), 2, squeeze=False, figsize=(palette.PAGE, height), height_ratios=heights
     )
-    height = max(HEIGHT, AROUND + LINE * n_scores)
-    figure, axes = grid(3 * len(fits), 3, lambda n_rows: (palette.PAGE, 0.65 + height * n_rows))
-    for i, (name, fit) in enumerate(zip(palette.labels(fits), fits.values())):
-        curves, scores, costs = axes[3 * i : 3 * i + 3]
-        draw_curves(curves, fit)
-        palette.title(curves, name, f"{fit.sizes['seed']} trainings of each")
-        draw_scores(scores, fit)
-        palette.title(scores, "", "held-out data")
-        draw_costs(costs, fit)
-        palette.title(costs, "", "parts knocked out")
-    arms = [arm for arm in LOOKS if any(arm in fit["arm"].values for fit in fits.values())]
-    looks = [LOOKS[arm] for arm in arms]
-    figure.legend(
-        handles=[
-            *(mark(look.name, look.marker, color=look.colour) for look in looks),
-            line("step that is kept", **BASELINE | {"markersize": 4}),
-            line("baseline, or published score", **BASELINE),
-        ],
-        loc="outside lower center",
-        ncols=4,
-        title="marks and bars: means with 95 % intervals over trainings; lines: each training; "
-        "curves and knock-outs of the most neurons",
-    )
+    for (left, right), (name, fit) in zip(axes, shown.items()):
+        own = drawn[drawn["experiment"] == name]
+        draw_scores(left, own, fit)
+        draw_costs(right, own, fit)
+        palette.title(left, fit.attrs["data"])
+    palette.title(axes[0, 1], "parts knocked out")
+    legend(figure, ncols=5)
+    say_left_out(figure, len(shown), len(fits))
     return figure
 
 
-def draw_curves(axis: Axes, fit: xr.Dataset) -> None:
-    """Validation loss by step, a line per training, with the step that is kept."""
-    for arm in map(str, fit["arm"].values):
-        one, colour = of_size(fit, arm, sizes(fit, arm)[-1]), LOOKS[arm].colour
-        for seed in range(one.sizes["seed"]):
-            loss, kept = one["validation_loss"].isel(seed=seed), int(one["best_step"][seed])
-            axis.plot(loss["step"], loss, color=colour, linewidth=0.7)
-            if kept >= 0:
-                axis.plot(kept, loss.sel(step=kept), "|", color=colour, markersize=4)
-    axis.set_yscale("log")
-    palette.few_decades(axis)
-    axis.set_xlabel("step")
-    axis.set_ylabel("validation loss (nats)")
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """Scores of arms and baselines, and costs of knock-outs: by how much they make a score worse.
+
+    quantity: score, baseline or cost of a knock-out; name: the baseline or the knock-out.
+    """
+    parts = []
+    for name, fit in fits.items():
+        one = {name: fit}
+        score = frame(one, "mean_test_score").assign(quantity="score")
+        baseline = frame(one, "baseline_score").assign(quantity="baseline")
+        largest = [(arm, sizes(fit, arm)[-1]) for arm in arms_of(fit) if sizes(fit, arm)]
+        cost = frame(one, "knockout_change").assign(quantity="cost of a knock-out")
+        cost = chosen(cost, largest)
+        if not is_bits(fit):  # less accuracy is worse
+            ends = cost["knockout_change_high"], cost["knockout_change_low"]
+            cost = cost.assign(
+                knockout_change=-cost["knockout_change"],
+                knockout_change_low=-ends[0],
+                knockout_change_high=-ends[1],
+            )
+        score = chosen(score, networks(fit))
+        names = {"mean_test_score": "value", "baseline_score": "value", "knockout_change": "value"}
+        of_ends = {f"{key}{end}": f"value{end}" for key in names for end in ("_low", "_high")}
+        names |= of_ends | {"baseline": "name", "knockout": "name"}
+        parts += [
+            part.rename(columns=names).assign(unit=str(fit["unit"].values))
+            for part in (score, baseline, cost)
+            if len(part)
+        ]
+    found = pd.concat(parts, ignore_index=True) if parts else pd.DataFrame()
+    columns = ("experiment", "data", "quantity", "arm", "n_features", "name", "unit", "value")
+    return found.reindex(columns=[*columns, "value_low", "value_high"])
 
 
-def draw_scores(axis: Axes, fit: xr.Dataset) -> None:
-    """Test scores of all arms and sizes, a row each, above those of baselines."""
-    rows: list[str] = []
-    for arm in map(str, fit["arm"].values):
-        for m in sizes(fit, arm):
-            draw_interval(axis, interval(of_size(fit, arm, m), "mean_test_score"), len(rows), arm)
-            rows.append(label(arm, m))
-    for name, score in zip(fit["baseline"].values, fit["baseline_score"].values):
-        axis.plot(score, len(rows), **BASELINE)
-        rows.append(str(name))
-    name_rows(axis, rows)
-    axis.set_xlabel(words_of(fit, str(fit["unit"].values)))
+def chosen(own: pd.DataFrame, pairs: list[tuple[str, int]]) -> pd.DataFrame:
+    """Rows of a table that are of these arms and sizes."""
+    there = [pair in pairs for pair in zip(own["arm"], own["n_features"])]
+    return own.loc[np.array(there, dtype=bool)]
 
 
-def draw_costs(axis: Axes, fit: xr.Dataset) -> None:
-    """Change of the test score by each knock-out, by arm."""
-    names = [str(name) for name in fit["knockout"].values]
-    arms = [arm for arm in map(str, fit["arm"].values) if arm != "gru"]
+def draw_scores(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
+    """Test scores, a row for each arm and size, above those of baselines."""
+    rows = networks(fit)
+    own = own if is_bits(fit) else cut(own, 0, 1)
+    scores = own[own["quantity"] == "score"]
+    for row, (arm, m) in enumerate(rows):
+        one = scores[(scores["arm"] == arm) & (scores["n_features"] == m)].assign(row=row)
+        estimates("value", "row", data=one, axis=axis, across=True, **LOOKS[arm].marks)
+    baselines = own[own["quantity"] == "baseline"]
+    look: dict = {"marker": "|", "markersize": 6, "markeredgewidth": 1.2, "linestyle": ""}
+    places = len(rows) + np.arange(len(baselines))
+    axis.plot(baselines["value"], places, color=palette.KEY, **look)
+    axis.axhline(len(rows) - 0.5, color=palette.SHADE, linewidth=0.5)
+    name_rows(
+        axis,
+        [row_name(arm, m) for arm, m in rows] + [baseline_name(name) for name in baselines["name"]],
+    )
+    for words in axis.get_yticklabels()[len(rows) :]:
+        words.set_color(palette.KEY)
+    axis.set_xlabel(f"{fit['unit'].item()} ({'less' if is_bits(fit) else 'more'} is better)")
+
+
+def row_name(arm: str, m: int) -> str:
+    """The name of an arm, with its number of hidden neurons if it has any."""
+    return LOOKS[arm].short if arm in SIZELESS else f"{LOOKS[arm].short}, $m$ = {m}"
+
+
+def baseline_name(name: str) -> str:
+    """The name of a baseline; * stands for a published score."""
+    words = palette.shown(name.replace(PUBLISHED, "*"))
+    return palette.plain_text(words if len(words) <= MAX_NAME else f"{words[: MAX_NAME - 1]}…")
+
+
+def draw_costs(axis: Axes, own: pd.DataFrame, fit: xr.Dataset) -> None:
+    """A row for each knock-out: by how much it makes the score of each arm worse."""
+    costs = own[own["quantity"] == "cost of a knock-out"]
+    costs = costs if is_bits(fit) else cut(costs, -1, 1)
+    arms = [arm for arm in LOOKS if (costs["arm"] == arm).any()]
     for place, arm in enumerate(arms):
-        changes = interval(of_size(fit, arm, sizes(fit, arm)[-1]), "knockout_change")
+        one = costs[costs["arm"] == arm]
         shift = STEP * (place - (len(arms) - 1) / 2)
-        for row, change in enumerate(zip(*changes)):
-            draw_interval(axis, change, row + shift, arm)
-    axis.axvline(0, color="0.35", linewidth=0.6)
-    if is_bits(fit):
+        rows = one["name"].map([*KNOCKOUTS].index) + shift
+        estimates(
+            "value",
+            "row",
+            data=one.assign(row=rows),
+            axis=axis,
+            across=True,
+            label=LOOKS[arm].name,
+            **LOOKS[arm].marks,
+        )
+    axis.axvline(0, color=palette.GUIDE, linewidth=0.8, zorder=0)
+    for row in range(1, len(KNOCKOUTS)):
+        axis.axhline(row - 0.5, color=palette.SHADE, linewidth=0.5, zorder=0)
+    if costs["value"].abs().max() > TICKS[3] * 10:
         axis.set_xscale("symlog", linthresh=1)
         low, high = axis.get_xlim()
-        axis.set_xticks([x for x in TICKS if low <= x <= high])
+        few = [0, 10.0 ** np.floor(np.log10(high))]
+        axis.set_xticks([x for x in TICKS if low <= x <= high] if high < TICKS[-1] * 10 else few)
         axis.xaxis.set_major_formatter("{x:g}")
-    name_rows(axis, [KNOCKOUTS[name].label for name in names])
-    axis.set_xlabel(words_of(fit, "change of the score"))
+    name_rows(axis, [one.label for one in KNOCKOUTS.values()])
+    axis.set_xlabel(f"loss of {'bits per character' if is_bits(fit) else 'accuracy'}")
 
 
-def draw_interval(axis: Axes, triple: tuple, y: float, arm: str) -> None:
-    """A mean with its interval in the look of an arm, in a row."""
-    middle, low, high = triple
-    look = LOOKS[arm]
-    axis.plot([low, high], [y, y], color=look.colour, linewidth=0.9)
-    axis.plot(middle, y, look.marker, color=look.colour, markersize=3)
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Scores of the largest networks beside the best baseline, and what two knock-outs cost."""
+    drawn = table(fits)
+    scores, costs = [], []
+    for name, fit in fits.items():
+        own = drawn[drawn["experiment"] == name]
+        task = fit.attrs["data"]
+        of_arms = own[own["quantity"] == "score"]
+        words = [
+            f"{LOOKS[arm].name} {number(of_arms[of_arms['arm'] == arm].iloc[-1], 0, 1)}"
+            for arm in arms_of(fit)
+            if (of_arms["arm"] == arm).any()
+        ]
+        baselines = own[
+            (own["quantity"] == "baseline") & ~own["name"].astype(str).str.endswith(PUBLISHED)
+        ]
+        if len(baselines):
+            values = baselines["value"]
+            best = baselines.loc[values.idxmin() if is_bits(fit) else values.idxmax()]
+            words.append(f"best baseline ({best['name']}) {palette.decimal(best['value'])}")
+        unit = "bits per character, less is better" if is_bits(fit) else "accuracy"
+        scores.append(f"{task} ({unit}): {', '.join(words)}")
+        of_costs = own[own["quantity"] == "cost of a knock-out"]
+        constant, emptied = (
+            of_costs[of_costs["name"] == which].set_index("arm")
+            for which in ("best_constant", "synapses_emptied")
+        )
+        if len(constant) and len(emptied):
+            words = [f"{LOOKS[x].name} {number(row, -1, 1)}" for x, row in constant.iterrows()]
+            least, most = map(palette.decimal, (emptied["value"].min(), emptied["value"].max()))
+            costs.append(f"{task}: {', '.join(words)} (empty synapses: {least} to {most})")
+    held_out = f"Held-out scores of the largest networks: {'; '.join(scores)}."
+    if not costs:
+        return held_out
+    return (
+        f"{held_out} In the same units, the best constant in place of p costs {'; '.join(costs)}."
+    )
 
 
-def name_rows(axis: Axes, names: list[str]) -> None:
-    """Names of rows, the first on top."""
-    axis.set_yticks(range(len(names)), names, fontsize=6)
-    axis.set_ylim(len(names) - 0.4, -0.6)
-    axis.tick_params(axis="y", length=0)
-    axis.grid(axis="y", color="0.92", linewidth=0.5)
-    axis.set_axisbelow(True)
-
-
-def is_bits(fit: xr.Dataset) -> bool:
-    """Whether less is better."""
-    return str(fit["unit"].values) == BITS
-
-
-def words_of(fit: xr.Dataset, what: str) -> str:
-    """What an axis shows, and which scores are better."""
-    return f"{what}\n({'less' if is_bits(fit) else 'more'} is better)"
+def number(row: pd.Series, low: float, high: float) -> str:
+    """A value with its interval, which is cut at the ends of the scale of accuracies."""
+    if row["unit"] == "accuracy":
+        row = cut(row.to_frame().T.infer_objects(), low, high).iloc[0]
+    return captions.interval(*(float(row[f"value{end}"]) for end in ("", "_low", "_high")))
 
 
 def page(fits: dict[str, xr.Dataset]) -> str:

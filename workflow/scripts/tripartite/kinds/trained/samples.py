@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import xarray as xr
 
-from tripartite.kinds.trained.looks import LOOKS, SIZELESS, of_size, sizes
+from tripartite.kinds.trained.looks import LOOKS, SIZELESS, arms_of, sizes
 
 HEAD = """<!DOCTYPE html>
 <html lang="en">
@@ -54,10 +54,10 @@ def _table(fit: xr.Dataset, prompt: str) -> str:
 
 
 def _rows(fit: xr.Dataset, prompt: str) -> Iterator[str]:
-    for arm in map(str, fit["arm"].values):
+    for arm in arms_of(fit):
         for m in sizes(fit, arm):
             for seed in fit["seed"].values:
-                one = of_size(fit, arm, m).sel(seed=seed)
+                one = fit.sel(arm=arm, n_features=m, seed=seed)
                 neurons = "–" if arm in SIZELESS else m
                 score, copied = float(one["test_score"]), int(one["longest_copy"])
                 cells = LOOKS[arm].name, neurons, seed, f"{score:.3f}", copied

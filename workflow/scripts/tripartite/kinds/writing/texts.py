@@ -1,32 +1,37 @@
 """What do whole transformers write when their attention is rebuilt? Texts, and a page of all."""
 
-import functools
 import html
 from collections.abc import Iterator
 from itertools import product
 from typing import NamedTuple
 
 import matplotlib as mpl
+import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.figure import Figure
-from matplotlib.font_manager import findfont, get_font
 
-from tripartite.figures import palette
+from tripartite.figures import captions, palette
+from tripartite.figures.palette import wrapped
 
 POINTS = 72  # an inch
 SIZE, STEP = 6.5, 8.2  # of letters and of lines, in points
 NETWORK, BITS, TEXT = 8.0, 92.0, 112.0  # where columns begin, in points; BITS is the end of it
-WIDTH = palette.PAGE * POINTS - TEXT - 16
+WIDTH = palette.PAGE * POINTS - TEXT - 36
 MAX_HEIGHT = 7.85 * POINTS
-FINE = 20  # letters are measured as large as this, where none is rounded to pixels
-MAX_LINES = 2  # of a text
+MAX_LINES = 1  # of a text; the page beside it has all of them in full
 WORDS = {
     "softmax": "softmax attention",
     "equal": "equal attention",
     "none": "no attention",
 }
-ENDS = {"softmax": palette.EXACT, "equal": "0.55", "none": "0.75"}
+COLOURS = {  # beside texts: recipes by darkness
+    "softmax": palette.EXACT,
+    "equal": palette.GUIDE,
+    "none": palette.NOT_KNOWN,
+    **{name: look.fill for name, look in palette.RECIPES.items()},
+    "generalized": palette.RECIPES["fitted"].fill,
+}
 TOP, BOTTOM = ("softmax",), ("equal", "none")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
@@ -60,21 +65,63 @@ def texts(fits: dict[str, xr.Dataset]) -> Figure:
     shown = fitting(every)
     height = sum(map(height_of, shown)) + STEP
     figure = plt.figure(figsize=(palette.PAGE, height / POINTS), layout="none")
-    sizes = sorted({row.m for block in shown for row in block.rows if row.m})
     y = height - STEP
     for block in shown:
-        y = draw_block(figure, block, sizes, y, height)
+        y = draw_block(figure, block, y, height)
     n_texts = sum(len(block.rows) for block in every)
     n_shown = sum(len(block.rows) for block in shown)
-    words = "left: what stands for attention, m neurons a head; bits: per character, by the exact"
-    words += " transformer, which finds likely texts cheap"
+    words = (
+        "m: neurons of each head; number: bits per character by softmax attention, few of likely"
+    )
+    words += " texts"
     if n_shown < n_texts:
         words += f"; {n_shown} of {n_texts} texts"
-    put(figure, NETWORK, y + 2, height, words, color="0.35")
+    put(figure, NETWORK, y + 2, height, words, color=palette.KEY)
     return figure
 
 
-def draw_block(figure: Figure, block: Block, sizes: list[int], y: float, height: float) -> float:
+def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
+    """The texts that are shown, in full, with scores; recipe: or the reference, with m = 0."""
+    rows = []
+    for block in fitting([block for fit in fits.values() for block in blocks(fit)]):
+        about = {"data": block.data, "prompt": block.prompt, "temperature": block.temperature}
+        for row in block.rows:
+            own = {"recipe": row.name, "n_features": row.m, "seed": row.draw, "text": row.text}
+            rows.append(about | own | row.scores)
+    return pd.DataFrame(rows)
+
+
+def answer(fits: dict[str, xr.Dataset]) -> str:
+    """Mean bits per character of the texts: of softmax attention, and of the largest networks."""
+    words = []
+    for fit in fits.values():
+        one = fit.sel(measure="bits_per_character").isel(temperature=0)
+        named: list[tuple[str, str, dict]] = [
+            (WORDS[name], "reference_mean_score", {"reference": name}) for name in TOP + BOTTOM
+        ]
+        largest = int(fit["n_features"][-1])
+        networks: list[tuple[str, str, dict]] = [
+            (f"{largest} {name} neurons", "mean_score", {"recipe": name, "n_features": largest})
+            for name in map(str, fit["recipe"].values)
+        ]
+        means = [
+            f"{mean_words(one, variable, place)} with {called}"
+            for called, variable, place in (*named[:1], *networks[::-1], *named[1:])
+        ]
+        words.append(f"{palette.short_name(fit.attrs['data'])} {', '.join(means)}")
+    return (
+        "The texts take the exact transformer so many bits per character, mean over prompts and "
+        f"seeds: {'; '.join(words)}. Few bits mean likely texts, repetitions too, not good ones."
+    )
+
+
+def mean_words(fit: xr.Dataset, name: str, place: dict) -> str:
+    """A mean with its interval, which is cut at 0."""
+    middle, low, high = (float(fit[f"{name}{end}"].sel(place)) for end in ("", "_low", "_high"))
+    return captions.interval(middle, max(low, 0) if low == low else low, high)
+
+
+def draw_block(figure: Figure, block: Block, y: float, height: float) -> float:
     """A prompt and its texts, from y (points) downwards; returns where the next block begins."""
     for line in title_of(block):
         put(figure, 0, y, height, palette.plain_text(line), weight="bold")
@@ -86,7 +133,7 @@ def draw_block(figure: Figure, block: Block, sizes: list[int], y: float, height:
         if (row.name, row.m) != last:
             put(figure, NETWORK, y, height, palette.plain_text(words_of(row)))
         bits = palette.decimal(row.scores["bits_per_character"])
-        put(figure, BITS + 14, y, height, bits, color="0.35", ha="right")
+        put(figure, BITS + 14, y, height, bits, color=palette.KEY, ha="right")
         for line in lines:
             put(figure, TEXT, y, height, palette.plain_text(line))
             y -= STEP
@@ -95,7 +142,7 @@ def draw_block(figure: Figure, block: Block, sizes: list[int], y: float, height:
             mpl.lines.Line2D(
                 [2 / POINTS / palette.PAGE] * 2,
                 [(top - 1) / height, bottom / height],
-                color=colour_of(row, sizes),
+                color=COLOURS[row.name],
                 linewidth=3,
                 solid_capstyle="butt",
             )
@@ -108,14 +155,6 @@ def put(figure: Figure, x: float, y: float, height: float, words: str, **more: o
     """A line of text at x, y in points from the left and the bottom."""
     place = x / POINTS / palette.PAGE, y / height
     figure.text(*place, words, fontsize=SIZE, va="baseline", **more)  # type: ignore[arg-type]
-
-
-def colour_of(row: Row, sizes: list[int]) -> str | tuple:
-    """Black for softmax, grey for the other references, from few neurons to many for networks."""
-    if not row.m:
-        return ENDS[row.name]
-    scale = mpl.colors.LinearSegmentedColormap.from_list("m", [palette.SMALL, palette.LARGE])
-    return scale(sizes.index(row.m) / max(1, len(sizes) - 1))
 
 
 def words_of(row: Row) -> str:
@@ -184,39 +223,6 @@ def title_of(block: Block) -> tuple[str, ...]:
     """The lines above a block: its prompt, and what continues it."""
     title = f"“{block.prompt} …”  {block.data}, temperature {block.temperature:g}"
     return wrapped(title, 0.9 * palette.PAGE * POINTS, 2)
-
-
-@functools.cache
-def wrapped(text: str, width: float, n_lines: int) -> tuple[str, ...]:
-    """A text in at most n_lines lines of this width in points, cut with … if it is longer.
-
-    An end of a line stands as ¶, so that texts stay short.
-    """
-    font = get_font(findfont(palette.STYLE["font.family"]))
-    font.set_size(SIZE, FINE * POINTS)
-
-    def fits(line: str) -> bool:
-        font.set_text(line, 0.0)
-        return font.get_width_height()[0] / 64 <= FINE * width
-
-    words = palette.shown(" ".join(text.replace("\n", " ¶ ").split())).split(" ")
-    lines = [""]
-    for word in words:
-        while word:
-            longer = f"{lines[-1]} {word}" if lines[-1] else word
-            if fits(longer):
-                lines[-1], word = longer, ""
-            elif lines[-1]:
-                lines.append("")
-            else:  # a word that is longer than a line
-                n = next(n for n in range(len(word), 0, -1) if n == 1 or fits(word[:n]))
-                lines[-1], word = word[:n], word[n:]
-    if len(lines) > n_lines:
-        kept = lines[n_lines - 1]
-        while kept and not fits(f"{kept}…"):
-            kept = kept[:-1]
-        lines = [*lines[: n_lines - 1], f"{kept}…"]
-    return tuple(lines)
 
 
 # The page.
