@@ -375,10 +375,3 @@ def few_decades(axis: Axes) -> None:
         axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.yaxis.set_major_formatter("{x:g}")
     axis.yaxis.set_minor_formatter(NullFormatter())
-
-
-# Old names, until all figures speak this language.
-SMALL = "#56B4E9"
-LARGE = "#D55E00"
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#999999")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*", "p")

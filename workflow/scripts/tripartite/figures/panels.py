@@ -12,12 +12,12 @@ from matplotlib.collections import QuadMesh
 from matplotlib.figure import Figure, FigureBase
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
+from matplotlib.text import Annotation
 from numpy.typing import ArrayLike
 
 from tripartite.figures import palette
 from tripartite.figures.palette import MM
 
-MAX_TICKS = 12  # of a map in each direction
 PART = "part"  # label of axes that belong to the panel before them: no letter of their own
 
 
@@ -80,23 +80,6 @@ def heads_run(values: xr.DataArray) -> list[dict[str, int]]:
 def head_words(fit: xr.Dataset, place: tuple[int, int]) -> str:
     """The name of the head with indices (layer, head)."""
     return palette.head_name(fit, int(fit["layer"][place[0]]), int(fit["head"][place[1]]))
-
-
-def map_ticks(axis: Axes, fit: xr.Dataset, first: float = 0.0) -> None:
-    """Ticks of a map, layer by head, with names of both: at most MAX_TICKS of each, evenly spread.
-
-    first: where the first cell has its middle.
-    """
-    for dim, ticks in (("head", axis.set_xticks), ("layer", axis.set_yticks)):
-        names = palette.short_labels(palette.tick_labels(fit, dim, fit[dim].values))
-        places = range(0, len(names), -(-len(names) // MAX_TICKS))
-        shown = [names[i] for i in places]
-        room = 3 if len(shown) == len(names) else 2  # letters
-        upright = 90 if dim == "head" and max(map(len, shown)) > room else 0
-        ticks([i + first for i in places], shown, rotation=upright)
-    axis.tick_params(length=0)
-    axis.set_xlabel("head")
-    axis.set_ylabel("layer")
 
 
 # Marks.
@@ -282,16 +265,14 @@ def legend(
 ) -> Legend | None:
     """One legend outside of all panels: every label of their marks once, then `extra` entries."""
     entries: dict[str, Any] = {}
-    for axis in figure.axes:
+    for axis in cast(Iterable[Axes], figure.axes):
         for handle, label in zip(*axis.get_legend_handles_labels()):
             entries.setdefault(label, handle)
     entries |= {handle.get_label(): handle for handle in extra}
     if not entries:
         return None
-    options = {"ncols": min(len(entries), 4)} | options
-    return figure.legend(
-        [*entries.values()], [*entries], loc=f"outside {where}", borderaxespad=0.2, **options
-    )
+    look: dict[str, Any] = {"ncols": min(len(entries), 4), "borderaxespad": 0.2} | options
+    return figure.legend([*entries.values()], [*entries], loc=f"outside {where}", **look)
 
 
 def finish(figure: Figure) -> None:
@@ -299,7 +280,8 @@ def finish(figure: Figure) -> None:
     panels = [*lettered(figure)]
     if len(panels) > 1:
         for letter, axis in zip("abcdefghijklmnopqrstuvwxyz", panels):
-            titles = [text for text in axis.texts if text.get_gid() == "title"]
+            texts = (text for text in axis.texts if isinstance(text, Annotation))
+            titles = [text for text in texts if text.get_gid() == "title"]
             plain = axis.get_title(loc="left").strip()
             lines = plain.count("\n") + 1 if plain else 0
             height = titles[0].xyann[1] if titles else 6 + 9.8 * max(lines - 1, 0)
