@@ -272,7 +272,8 @@ def legend(
     if not entries:
         return None
     look: dict[str, Any] = {"ncols": min(len(entries), 4), "borderaxespad": 0.2} | options
-    return figure.legend([*entries.values()], [*entries], loc=f"outside {where}", **look)
+    look |= {"handles": [*entries.values()], "labels": [*entries]}
+    return figure.legend(loc=f"outside {where}", **look)
 
 
 def finish(figure: Figure) -> None:
