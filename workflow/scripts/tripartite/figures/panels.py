@@ -9,7 +9,7 @@ import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 from matplotlib.text import Annotation
@@ -261,19 +261,22 @@ def mark(label: str, marker: str = "o", **look: Any) -> Line2D:
 
 
 def legend(
-    figure: FigureBase, extra: Iterable[Any] = (), where: str = "lower center", **options: Any
+    figure: Figure | SubFigure,
+    extra: Iterable[Any] = (),
+    where: str = "lower center",
+    **options: Any,
 ) -> Legend | None:
     """One legend outside of all panels: every label of their marks once, then `extra` entries."""
     entries: dict[str, Any] = {}
-    for axis in cast(Iterable[Axes], figure.axes):
+    for axis in figure.axes:
         for handle, label in zip(*axis.get_legend_handles_labels()):
             entries.setdefault(label, handle)
     entries |= {handle.get_label(): handle for handle in extra}
     if not entries:
         return None
-    look: dict[str, Any] = {"ncols": min(len(entries), 4), "borderaxespad": 0.2} | options
-    look |= {"handles": [*entries.values()], "labels": [*entries]}
-    return figure.legend(loc=f"outside {where}", **look)
+    look: dict[str, Any] = {"handles": [*entries.values()], "labels": [*entries]}
+    look |= {"loc": f"outside {where}", "ncols": min(len(entries), 4), "borderaxespad": 0.2}
+    return figure.legend(**look | options)
 
 
 def finish(figure: Figure) -> None:
