@@ -215,7 +215,7 @@ def rows_of_heads(
 
 
 def legend_of_heads(
-    figure: FigureBase, heads: list[HeadMarks], of: int, extra: Iterable[Any] = ()
+    figure: Figure, heads: list[HeadMarks], of: int, extra: Iterable[Any] = ()
 ) -> Legend | None:
     """The legend of `rows_of_heads`; says how many of all heads are shown, if not all."""
     letters = max((len(head.label) for head in heads), default=0)

@@ -7,7 +7,7 @@ import pandas as pd
 import xarray as xr
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure, FigureBase
+from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from tripartite.figures import captions, palette
@@ -144,7 +144,7 @@ def height_mm(n_heads: int) -> float:
     return CELL_MM * -(-n_heads // N_COLUMNS) + 8
 
 
-def cells_for(figure: FigureBase, n_heads: int) -> list[tuple[Axes, Axes]]:
+def cells_for(figure: Figure, n_heads: int) -> list[tuple[Axes, Axes]]:
     """A cell for each head: axes of the trace, and of the scatter beside it."""
     n_rows = -(-n_heads // N_COLUMNS)
     grid = figure.add_gridspec(n_rows, 2 * N_COLUMNS, width_ratios=[2, 1] * N_COLUMNS)
@@ -204,7 +204,7 @@ def draw_responses(left: Axes, right: Axes, drawn: pd.DataFrame) -> None:
     left.set_xlabel(token_words(drawn))
 
 
-def explain(figure: FigureBase) -> None:
+def explain(figure: Figure) -> None:
     """The legend of cells."""
     exact = line("normaliser $Z$ of softmax attention", color=palette.EXACT, linewidth=0.8)
     spread = "spread: 80 % of networks"
