@@ -165,8 +165,9 @@ def marks(look: Look, filled: bool = True) -> dict[str, Any]:
 
 
 def colour_of_size(m: float) -> tuple[float, ...]:
-    """The colour of m hidden neurons, the same in all figures."""
-    return _mapped(SIZES_MAP, float(SIZES(np.clip(m, SIZES.vmin, SIZES.vmax))) * 0.85 + 0.1)
+    """The colour of m hidden neurons, the same in all figures; never as dark as EXACT."""
+    place = float(SIZES(np.clip(m, SIZES.vmin, SIZES.vmax)))
+    return _mapped(SIZES_MAP, place * 0.65 + 0.1)
 
 
 def colour_of_hardness(sigma_squared: float) -> tuple[float, ...]:
@@ -359,6 +360,11 @@ def decimal(x: float) -> str:
     if x != x:
         return "–"
     return f"{x:z.2f}" if abs(x) < 1e6 else f"{x:.2g}"
+
+
+def spaced(x: float) -> str:
+    """x as a whole number of two digits, with a space before each three zeros: 120 000."""
+    return f"{float(f'{x:.2g}'):,.0f}".replace(",", " ")
 
 
 def percent(x: float) -> str:

@@ -44,6 +44,8 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
         sharex=True,
         sharey=True,
     )
+    decades = drawn.loc[drawn["decades"] < MAX_DECADES, "decades"]
+    axes[0].set_xlim(0, max([5, *np.ceil(decades)]) + 0.5)
     names = [fit.attrs["data"] for fit in fits.values()]
     for place, (axis, (experiment, fit)) in enumerate(zip(axes, shown.items())):
         axis.set(yscale="log")
@@ -75,14 +77,13 @@ def dynamic_range(fits: dict[str, xr.Dataset]) -> Figure:
     axes[0].set_ylim(min(low / 1.6, high / 10), high * 1.9)
     axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].yaxis.set_major_formatter("{x:g}")
-    decades = drawn.loc[drawn["decades"] < MAX_DECADES, "decades"]
-    axes[0].set_xlim(0, max([5, *np.ceil(decades)]) + 0.5)
     axes[0].annotate(
-        "cortex",
+        "cortex,\nlowest to\nhighest",
         (np.mean(CORTEX), 0.98),
         xycoords=axes[0].get_xaxis_transform(),
         ha="center",
         va="top",
+        fontsize=6.5,
         color=palette.KEY,
     )
     beyond(axes[0], len(fits) - len(shown), len(fits), "upper left", "experiments")
@@ -234,14 +235,10 @@ def draw(axis: Axes, own: pd.DataFrame, look: dict, above: bool) -> None:
         markeredgewidth=0.8,
         zorder=5,
     )
-    axis.annotate(
-        f"{decades:.1f} decades",
-        (decades, error),
-        xytext=(0, 10 if above else -10),
-        textcoords="offset points",
-        ha="center",
-        va="bottom" if above else "top",
-        color=look["color"],
-        bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 0.5},
-        zorder=6,
-    )
+    words, last = f"{decades:.1f} decades", float(own.loc[inside(own), "decades"].max())
+    label = {"textcoords": "offset points", "color": look["color"], "zorder": 6}
+    if last < 0.64 * axis.get_xlim()[1]:  # beside the line, where it hides nothing
+        axis.annotate(words, (max(last, high), error), xytext=(5, 0), va="center", **label)
+    else:
+        side = {"xytext": (0, 13.5 if above else -10), "va": "bottom" if above else "top"}
+        axis.annotate(words, (decades, error), ha="center", **side, **label)

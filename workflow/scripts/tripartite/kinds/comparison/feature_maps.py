@@ -172,14 +172,13 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         n_worse = int((own["error"] > own["error_of_equal_attention"]).sum())
         n_biased = int((own["bias"] ** 2 > own["error"] ** 2 / 2).sum())
         sentences.append(
-            f"{names[experiment]}, {head_words(fit, head)}: {best['map']}, {error} ({n_worse} of "
-            f"{len(own)} maps err more than equal attention, "
-            f"{short(best['error_of_equal_attention'])}; bias is most of the squared error of "
-            f"{n_biased})"
+            f"{error} with {best['map']} ({names[experiment]}, {head_words(fit, head)}; equal "
+            f"attention {short(best['error_of_equal_attention'])}; of {len(own)} activations "
+            f"{n_worse} err more than it, and of {n_biased} bias is most of the squared error)"
         )
     if not sentences:
         return "No head has a finite error."
-    return f"Least relative error of the output by head: {'; '.join(sentences)}."
+    return f"Least relative error of the output in each head: {'; '.join(sentences)}."
 
 
 def short(x: float) -> str:

@@ -35,9 +35,10 @@ def convergence(fits: dict[str, xr.Dataset]) -> Figure:
         for (data, rank), own in of_panel.groupby(["data", "head_rank"]):
             look = palette.look_of(data, names)
             label = f"{palette.short_name(data)}, {'other heads' if rank else 'easiest head'}"
-            estimates(
-                "ratio", "value", data=own, axis=axis, label=label, **palette.marks(look, rank == 0)
-            )
+            marks = palette.marks(look, rank == 0)
+            if rank:  # larger and behind, so that equal values show both
+                marks |= {"markersize": 6, "zorder": 2}
+            estimates("ratio", "value", data=own, axis=axis, label=label, **{"zorder": 3} | marks)
         for _, own in of_panel.groupby(["experiment", "head_rank"]):
             axis.plot(own["ratio"], own["law"], color=palette.EXACT, linewidth=0.8, zorder=1)
         if quantity == "output error":
@@ -113,12 +114,13 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     shortest = errors[errors["ratio"] == errors["ratio"].min()]["value"]
     over = found[found["quantity"].str.endswith("law") & (found["ratio"] <= MAX_RATIO)]["value"]
     words = (
-        f"At τ / T = {errors['ratio'].min():g} outputs differ from the algebra by "
-        f"{shortest.min():.1e} to {shortest.max():.1e}"
+        f"At time constants τ of {errors['ratio'].min():g} of the time T of a token, outputs "
+        "differ from the algebra by "
+        f"{' to '.join(map(palette.percent, dict.fromkeys((shortest.min(), shortest.max()))))}"
     )
     if slopes.size:
         powers = dict.fromkeys(f"{x:.4g}" for x in (slopes.min(), slopes.max()))
-        words += f", and the error goes with the power {' to '.join(powers)} of τ / T"
+        words += f"; the error grows with the power {' to '.join(powers)} of τ / T"
     if len(over):
         most = palette.percent(float((over - 1).abs().max()))
         words += (

@@ -114,8 +114,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     n, sizes = len(beta), " or ".join(map(str, sorted(most.unique())))
     first = (
         f"With m = {sizes} the likeliest inverse temperature of {n} "
-        f"{'random heads' if random.all() else 'heads of models'} is {span(beta['value'])}, with "
-        f"intervals below 1 in {below}."
+        f"{'random heads' if random.all() else 'heads of models'} is {span(beta['value'])} (1: "
+        f"softmax attention), with intervals below 1 in {below}."
     )
     removed = largest[largest["quantity"] == "divergence removed"].groupby("explanation")["value"]
     words = {

@@ -105,11 +105,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         middle, low, high = map(palette.decimal, (ratio.median(), ratio.min(), ratio.max()))
         parts.append(
             f"{TITLES[str(name)].lower()} {middle} ({low} to {high}; {n_held} of {len(own)} "
-            "intervals hold the law)"
+            "intervals contain 1)"
         )
     if not parts:
         return "No number has a law beside it."
-    return f"Measured over law is in the median (least to largest): {', '.join(parts)}."
+    return f"Medians of measured over law (least to largest): {', '.join(parts)}."
 
 
 def kind_of(fit: xr.Dataset) -> str:

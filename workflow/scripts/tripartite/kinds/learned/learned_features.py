@@ -29,6 +29,7 @@ LOOKS = {  # of how hidden layers were made, and how far marks stand above the m
         -0.24,
     ),
 }
+ORIGINS = {"learned": "trained", "fitted random": "fitted random", "random": "random"}
 QUANTITIES = {  # title and label of each panel
     "divergence": ("Divergence from softmax attention", "median divergence (nats)"),
     "ratio": ("Trained over each of the others", "ratio of divergences, median of pairs"),
@@ -97,14 +98,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         ratio = number(own, ("ratio", "learned", "fitted random"), palette.decimal)
         ratios.append(f"{ratio} ({name}, m = {m})")
         of_heads = [
-            number(own, ("share of heads", origin, "uniform"), palette.percent)
-            for origin in ("learned", "fitted random", "random")
+            f"{words} {number(own, ('share of heads', origin, 'uniform'), palette.percent)}"
+            for origin, words in ORIGINS.items()
         ]
         shares.append(f"{', '.join(of_heads)} ({name})")
     return (
-        "The divergence of a trained hidden layer is, in the median pair, that of a random one "
-        f"fitted to the same inputs times {', '.join(ratios)}. Shares of heads that are better "
-        f"than equal attention, with trained, fitted random and random layers: {'; '.join(shares)}."
+        "A trained hidden layer diverges from softmax attention so many times as much as a random "
+        f"one fitted to the same inputs (median of pairs): {', '.join(ratios)}. Shares of heads "
+        f"that are better than equal attention: {'; '.join(shares)}."
     )
 
 

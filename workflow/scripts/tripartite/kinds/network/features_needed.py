@@ -108,7 +108,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         counts.append(f"{palette.short_name(data)} {', '.join(within)}")
     return (
         f"Hidden neurons that the median head needs: {'; '.join(medians)}. Heads that need at most "
-        f"{most:.2g} neurons, the contacts of a {name}: {'; '.join(counts)}."
+        f"{palette.spaced(most)} neurons, the contacts of a {name}: {'; '.join(counts)}."
     )
 
 

@@ -77,14 +77,16 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """How many heads are in each phase with the most neurons, and how errors fall there."""
-    counts = []
+    plain, fitted = [], []
     for fit in fits.values():
         heads = fit["heads_in_phase"].isel(n_features=-1)
         n = [int(heads.sel(phase=phase)) for phase in NAMES]
         if sum(n):
-            n = n if has_plain_weights(fit) else [n[0], n[1] + n[2]]
-            words = ", ".join(map(str, n))
-            counts.append(f"{words} ({row_name(fit)}, m = {int(fit['n_features'][-1])})")
+            name = f"{row_name(fit)}, m = {int(fit['n_features'][-1])}"
+            if has_plain_weights(fit):
+                plain.append(f"{', '.join(map(str, n))} ({name})")
+            else:
+                fitted.append(f"{n[0]} of {sum(n)} ({name})")
     falls = []
     for phase in NAMES:
         known = [
@@ -102,14 +104,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 f"m^{captions.interval(*ends)} in the {NAMES[phase]} phase "
                 f"({n_heads} head{'s' * (n_heads != 1)}, {row_name(most)})"
             )
-    if not counts:
-        return "No phase of a network is known."
-    first = (
-        "Heads in the Gaussian, anomalous and frozen phase with the most neurons (where weights "
-        f"are fitted: Gaussian, and not): {'; '.join(counts)}."
-    )
-    second = f"Inside a phase typical errors change as {', '.join(falls)}." if falls else ""
-    return f"{first} {second}".strip().replace("\\$", "$")
+    words = []
+    if plain:
+        words.append(f"Heads that are Gaussian, anomalous and frozen: {'; '.join(plain)}.")
+    if fitted:
+        words.append(f"Heads with fitted weights that are Gaussian: {'; '.join(fitted)}.")
+    if falls:
+        words.append(f"Inside a phase typical errors change as {', '.join(falls)}.")
+    return " ".join(words or ["No phase of a network is known."]).replace("\\$", "$")
 
 
 def has_plain_weights(fit: xr.Dataset) -> bool:
@@ -170,7 +172,7 @@ def draw_map(
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("$\\sigma^2 = \\ln R$ of a head (median query)")
     n = known["experiment"].nunique()
-    more = f"; {off} beyond" * bool(off)
+    more = f"; {off} marks beyond" * bool(off)
     more += f"; {MAX_EXPERIMENTS} of {n} experiments" * (n > MAX_EXPERIMENTS)
     palette.title(axis, "Heads among the phases", f"rows: hidden neurons $m${more}")
 
@@ -214,7 +216,7 @@ def draw_collapse(axis: Axes, part: pd.DataFrame, names: list[str]) -> None:
     axis.plot(x, ndtr(x), color=palette.EXACT, label="shape by the random-energy model", zorder=3)
     axis.set(xlim=REACH, yscale="log", ylim=RATIO, ylabel="$p / Z$ (median)")
     inside = part["reach"].between(*REACH) & part["value"].between(*RATIO)
-    beyond(axis, int((~inside).sum()), len(part), "lower right", "networks")
+    beyond(axis, int((~inside).sum()), len(part), "upper left", "networks")
     plain = bool(part["plain weights"].iloc[0])
     words = "plain" if plain else "fitted" if (part["recipe"] == "fitted").all() else "other"
     palette.title(axis, "Response over normaliser", f"{words} hidden weights")

@@ -48,6 +48,7 @@ def protocol(fits: dict[str, xr.Dataset]) -> Figure:
     palette.apply()
     shown = first(fits, MAX_ARMS)
     heads = [head_of(name, fit) for name, fit in shown.items()]
+    changed = any(words_of_data(fit)[1] for fit in shown.values())
     traces, numbers = responses(shown, heads), measures(shown, heads)
     heights = height_mm(len(heads)), 16 + 5 * len(heads)
     figure = plt.figure(figsize=(palette.PAGE, min(sum(heights) * MM, palette.MAX_HEIGHT)))
@@ -56,9 +57,12 @@ def protocol(fits: dict[str, xr.Dataset]) -> Figure:
         fit = shown[head.experiment]
         draw_responses(*cell, of_head(traces, head))
         model, rest = words_of_data(fit)
+        rest = rest or palette.recipe_of(fit) * changed  # titles of equal height
         palette.title(cell[0], model, place_words(fit, head), rest)
-    explain(above)
+    explain(above, traces)
     axes = below.subplots(1, 2, sharey=True)
+    axes[0].set_title("Error of the response", loc="left")
+    axes[1].set_title("Correlation with the normaliser", loc="left")
     for axis, name in zip(axes, MEASURES):
         draw_measure(axis, numbers, shown, name)
     say_shown(figure, len(shown), len(fits))

@@ -167,8 +167,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if inside.any():
         hold, n = contained(networks[inside])
         words.append(
-            f"In the {inside.sum()} networks with m > R², {hold} of {n} intervals of the output's "
-            "rms error contain the prediction (the astrocyte pools the same neurons, or others)"
+            f"In the {inside.sum()} networks with m > R² (R: relative second moment of what one "
+            f"neuron estimates), {hold} of {n} intervals of the output's rms error contain the "
+            "prediction, whether the astrocyte pools the neurons whose synapses it scales or others"
         )
         hold, n = contained(networks[networks["random"] & (networks["sigma_squared"] <= 1)])
         words[-1] += f"; in random heads with σ² ≤ 1, {hold} of {n}." if n else "."
@@ -177,15 +178,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not inside.all():
         off = networks.loc[~inside, "output_error_rms_over_predicted"].median()
         words.append(
-            f"In the other {(~inside).sum()} networks the output errs {power_of_ten(off)} times as "
-            "much as predicted (median)."
+            f"In the other {(~inside).sum()} networks, with m < R², {times(off)} (median)."
         )
     costs = [
         f"{one['other_pool_cost'].median():.1f} ({row_name(one)})"
         for _, one in largest(networks).groupby("experiment", sort=False)
     ]
     words.append(
-        "Pooling other neurons multiplies the error (largest m, median head) by "
+        "An astrocyte that pools other neurons multiplies the error (largest m, median head) by "
         f"{', '.join(costs)}."
     )
     return " ".join(words).replace("\\$", "$")
@@ -200,9 +200,15 @@ def contained(networks: pd.DataFrame) -> tuple[int, int]:
     return int(((low <= 1) & (high >= 1)).sum()), int(np.isfinite(low).sum())
 
 
-def power_of_ten(x: float) -> str:
-    """x in words: .42, or 10^-3.1 where it is small or large."""
-    return f"{x:.2g}" if x == 0 or 0.01 <= x < 100 else f"10^{np.log10(x):.1f}"
+def times(x: float) -> str:
+    """In words how a measured error compares with the predicted one; x: their ratio."""
+    if not 0 < x < np.inf:
+        return f"the ratio of measured and predicted error is {palette.decimal(x)}"
+    factor = max(x, 1 / x)
+    words = f"{factor:.2g}" if factor < 100 else f"10^{np.log10(factor):.1f}"
+    if 100 <= factor < 1e6:
+        words = palette.spaced(factor)
+    return f"the predicted error is {words} times too {'small' if x > 1 else 'large'}"
 
 
 def largest(networks: pd.DataFrame) -> pd.DataFrame:
@@ -330,7 +336,7 @@ def draw_agreement(axis: Axes, networks: pd.DataFrame, name: str, names: list[st
     beyond(axis, int(off.sum()), len(inside), "upper right", "networks")
     held = (inside[f"{ratio}_low"] <= 1) & (inside[f"{ratio}_high"] >= 1)
     if len(inside):
-        say(axis, f"{held.sum()} of {len(inside)} intervals hold 1", "lower right")
+        say(axis, f"{held.sum()} of {len(inside)} intervals contain 1", "lower right")
     palette.title(axis, "Output, m > R²", POOLS[name])
 
 

@@ -50,7 +50,7 @@ def trace(fits: dict[str, xr.Dataset]) -> Figure:
         draw_responses(*cell, of_head(drawn, head))
         model, rest = words_of_data(fit)
         palette.title(cell[0], model, head_words(fit, head), rest)
-    explain(figure)
+    explain(figure, drawn)
     say_shown(figure, len(shown), len(fits))
     return figure
 
@@ -204,11 +204,12 @@ def draw_responses(left: Axes, right: Axes, drawn: pd.DataFrame) -> None:
     left.set_xlabel(token_words(drawn))
 
 
-def explain(figure: Figure) -> None:
-    """The legend of cells."""
+def explain(figure: Figure, drawn: pd.DataFrame) -> None:
+    """The legend of cells; bands are those of the largest networks."""
     exact = line("normaliser $Z$ of softmax attention", color=palette.EXACT, linewidth=0.8)
     spread = "spread: 80 % of networks"
-    band = Patch(color=palette.KEY, alpha=0.25, linewidth=0, label=spread)
+    colour = palette.colour_of_size(drawn["n_features"].max())
+    band = Patch(color=colour, alpha=0.25, linewidth=0, label=spread)
     legend(figure, [exact, band])
 
 

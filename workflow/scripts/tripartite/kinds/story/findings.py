@@ -270,7 +270,7 @@ def each(rows: pd.DataFrame, words: Callable[[pd.DataFrame], str]) -> str:
 
 
 def name_of(data: str) -> str:
-    return palette.short_name(data).replace(r"\$", "$")
+    return palette.short_name(data, 30).replace(r"\$", "$")
 
 
 def number(x: float) -> str:
@@ -299,30 +299,30 @@ def of_tokens(rows: pd.DataFrame) -> str:
 
 def of_needs(rows: pd.DataFrame) -> str:
     def medians(own: pd.DataFrame) -> str:
-        return " → ".join(
-            f"10^{part['value'].median():.1f}" for _, part in own.groupby("recipe", sort=False)
+        return " or ".join(
+            f"10^{part['value'].median():.1f} {recipe}"
+            for recipe, part in own.groupby("recipe", sort=False)
         )
 
-    recipes = " → ".join(rows["recipe"].unique())
     few = rows[rows["value"] <= np.log10(CONTACTS)].groupby("recipe", sort=False).size()
     of = rows.groupby("recipe", sort=False).size()
-    counts = ", ".join(f"{few.get(recipe, 0)} of {n} {recipe} ones" for recipe, n in of.items())
+    counts = " and ".join(f"{few.get(recipe, 0)} of {n} {recipe}" for recipe, n in of.items())
     return (
-        f"For a 10 % rms error of Z the median head needs so many hidden neurons ({recipes}): "
-        f"{each(rows, medians)}; no more than a rodent astrocyte has contacts (at most 120 000) "
-        f"need {counts}."
+        "For a 10 % rms error of Z the median head needs so many neurons: "
+        f"{each(rows, medians)}; {counts} heads need no more than {palette.spaced(CONTACTS)}, the "
+        "most contacts of a rodent astrocyte."
     )
 
 
 def of_errors(rows: pd.DataFrame) -> str:
     def medians(own: pd.DataFrame) -> str:
-        return " → ".join(estimate(row) for _, row in own.iterrows())
+        return " and ".join(f"{estimate(row)} {row['recipe']}" for _, row in own.iterrows())
 
     medians_of = rows[rows["what"] == "median head"]
     sizes = ", ".join(map(str, medians_of["n_features"].unique()))
-    recipes = " → ".join(medians_of["recipe"].unique())
     return (
-        f"At m = {sizes} the median head's output errs by ({recipes}) {each(medians_of, medians)}."
+        f"At m = {sizes} the relative error of the median head's output is "
+        f"{each(medians_of, medians)}."
     )
 
 
@@ -331,13 +331,12 @@ def of_rebuilt(rows: pd.DataFrame) -> str:
         best = own.iloc[-1]
         fitted = own[own["recipe"] == "fitted"]
         row = fitted.iloc[0] if len(fitted) else best
-        return (
-            f"{estimate(row, 'score')} {row['measure']} with {row['n_features']} {row['recipe']} "
-            "neurons, "
-            f"{number(row['softmax'])} with softmax and {number(row['equal'])} with equal attention"
-        )
+        return f"{estimate(row)} with {row['n_features']} {row['recipe']} neurons"
 
-    return f"Whole transformers rebuilt score {each(rows, score)}."
+    return (
+        "Of the way from the score of equal attention (0) to that of softmax attention (1), whole "
+        f"rebuilt transformers go {each(rows, score)}."
+    )
 
 
 def of_trained(rows: pd.DataFrame) -> str:
@@ -345,13 +344,14 @@ def of_trained(rows: pd.DataFrame) -> str:
         parts = []
         for row, pair in own[own["row"].isin(HEADLINE_ARMS)].groupby("row", sort=False):
             change = pair[pair["what"] != "trained"]
-            costs = f", changed by {estimate(change.iloc[0], 'change')}" if len(change) else ""
-            parts.append(f"{row} {estimate(pair.iloc[0])}{costs}")
-        return f"{own['unit'].iloc[0]}: {'; '.join(parts)}"
+            if len(change):
+                parts.append(f"{row} by {estimate(change.iloc[0], 'change')}")
+        return f"{own['unit'].iloc[0]} of {', '.join(parts)}"
 
+    changed = rows[rows["experiment"].isin(rows.loc[rows["what"] != "trained", "experiment"])]
     return (
-        "Networks trained from scratch score, and are changed by the best constant in place of p: "
-        f"{each(rows, costs)}."
+        "Of networks trained from scratch, the best constant in place of p changes "
+        f"{each(changed, costs)}."
     )
 
 

@@ -113,8 +113,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     return (
         "Synapses H hold the sum over all tokens of values times rates, contacts g the sum of "
         "rates alone. A query reads both: the output is H φ(q), divided by the response p = g·φ(q) "
-        "of the astrocyte. It is softmax attention where products of rates φ(q)·φ(k) are exp(q·k); "
-        "of random hidden neurons they are so on average, the closer, the more neurons there are."
+        "of the astrocyte. This is softmax attention if products of rates φ(q)·φ(k) equal "
+        "exp(q·k): with random hidden neurons they do on average, the closer the more there are."
     )
 
 

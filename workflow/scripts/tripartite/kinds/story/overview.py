@@ -180,7 +180,7 @@ def draw_tokens(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     look = palette.look_of(rows["data"].iloc[0], data)
     size = palette.power(np.log10(rows["n_features"].iloc[0]))
     name = palette.short_name(rows["data"].iloc[0])
-    (axis,) = panel(place, "The astrocyte estimates Z", f"{name}, {size} plain neurons")
+    (axis,) = panel(place, "Response p and normaliser Z", f"{name}, {size} plain neurons")
     entries = []
     for first, own in rows.groupby("first", sort=False):
         options = palette.marks(look, bool(first)) | {"markeredgewidth": 0.5, "markersize": 2.5}
@@ -221,15 +221,15 @@ def draw_needs(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         ticks[(start + y - 1) / 2] = palette.short_name(str(name))
         y += 0.4
     right = min(MOST_NEEDED, rows["value"].max() + 1)
-    axis.set(xlim=(rows["value"].min() - 1, right), ylim=(y - 0.6, -3.6))
+    axis.set(xlim=(rows["value"].min() - 1, right), ylim=(y - 0.6, -4.2))
     name_rows(axis, [*ticks.values()], [*ticks])
     axis.annotate(
         "median", (1.02, -1), xycoords=("axes fraction", "data"), va="center", fontsize=6.5
     )
     lines = (
-        (np.log10(rows["n_features"].max()), "largest simulated", -3),
-        (np.log10(findings.CONTACTS), "contacts of an astrocyte", -2),
-        (np.log10(findings.CORTEX), "neurons of a human cortex", -1),
+        (np.log10(rows["n_features"].max()), "largest network", -3.5),
+        (np.log10(findings.CONTACTS), "contacts of an astrocyte", -2.4),
+        (np.log10(findings.CORTEX), "neurons of a human cortex", -1.3),
     )
     for at, words, height in lines:
         axis.plot(
@@ -337,7 +337,7 @@ def draw_trained(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     for axis, own in zip(axes, tasks):
         own = own.assign(y=[arms.index(row) for row in own["row"]])
         for _, pair in own.dropna(subset="value").groupby("y"):
-            axis.plot(pair["value"], pair["y"], color=palette.GUIDE, linewidth=0.8)
+            axis.plot(pair["value"], pair["y"], color=palette.NOT_KNOWN, linewidth=2, zorder=0)
         for what, look in (("best constant for p", CHANGED), ("trained", WHOLE)):
             one = own[own["what"] == what]
             estimates("value", "y", data=one, axis=axis, across=True, **look)
@@ -385,7 +385,7 @@ def draw_divisions(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
         own = own.assign(y=[names.index(row) + shift for row in own["row"]])
         look = palette.look_of(name, data)
         for _, pair in own.groupby("y"):
-            axis.plot(pair["value"], pair["y"], color=look.line, linewidth=0.5)
+            axis.plot(pair["value"], pair["y"], color=palette.NOT_KNOWN, linewidth=2, zorder=0)
         for what, filled in (("all layers", False), ("one layer", True)):
             part = own[own["what"] == what]
             estimates(
