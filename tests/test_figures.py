@@ -318,7 +318,7 @@ def test_the_phase_diagram_draws_every_network(fits):
     exponents = table.loc[table["quantity"] == "exponent", "value"]
     assert len(exponents) == one["exponent"].notnull().sum()
     far = one.assign(sigma_squared=one["sigma_squared"] + 1000)
-    assert any("6 beyond" in text for text in texts(FIGURES["phase_diagram"]({"all": far})))
+    assert any("6 marks beyond" in text for text in texts(FIGURES["phase_diagram"]({"all": far})))
 
 
 def test_phases_behind_a_row_are_those_of_its_networks():
@@ -375,6 +375,13 @@ def test_the_answer_about_the_theory_counts_intervals(fits):
     assert f"0 of {n} intervals" in theory.answer({"all": wrong})
     median = float(fit["other_pool_cost"].isel(n_features=-1).median())
     assert f"{median:.1f} (source of all, plain)" in theory.answer({"all": fit})
+
+
+def test_ratios_are_told_in_words():
+    assert theory.times(1 / 6610) == "the predicted error is 6 600 times too large"
+    assert theory.times(2.5) == "the predicted error is 2.5 times too small"
+    assert theory.times(1e-200) == "the predicted error is 10^200.0 times too large"
+    assert theory.times(np.nan).endswith("–") and palette.spaced(1.2e5) == "120 000"
 
 
 def test_no_network_counts_twice_in_the_theory(fits):

@@ -1,5 +1,7 @@
 """How many decades of firing rate does a head need, and how many do neurons have?"""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import xarray as xr
@@ -236,9 +238,12 @@ def draw(axis: Axes, own: pd.DataFrame, look: dict, above: bool) -> None:
         zorder=5,
     )
     words, last = f"{decades:.1f} decades", float(own.loc[inside(own), "decades"].max())
-    label = {"textcoords": "offset points", "color": look["color"], "zorder": 6}
+    label: dict[str, Any] = {"textcoords": "offset points", "color": look["color"], "zorder": 6}
     if last < 0.64 * axis.get_xlim()[1]:  # beside the line, where it hides nothing
         axis.annotate(words, (max(last, high), error), xytext=(5, 0), va="center", **label)
     else:
-        side = {"xytext": (0, 13.5 if above else -10), "va": "bottom" if above else "top"}
+        side: dict[str, Any] = {
+            "xytext": (0, 13.5 if above else -10),
+            "va": "bottom" if above else "top",
+        }
         axis.annotate(words, (decades, error), ha="center", **side, **label)

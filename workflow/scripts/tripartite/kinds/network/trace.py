@@ -208,8 +208,8 @@ def explain(figure: Figure, drawn: pd.DataFrame) -> None:
     """The legend of cells; bands are those of the largest networks."""
     exact = line("normaliser $Z$ of softmax attention", color=palette.EXACT, linewidth=0.8)
     spread = "spread: 80 % of networks"
-    colour = palette.colour_of_size(drawn["n_features"].max())
-    band = Patch(color=colour, alpha=0.25, linewidth=0, label=spread)
+    look: dict[str, Any] = {"color": palette.colour_of_size(drawn["n_features"].max())}
+    band = Patch(alpha=0.25, linewidth=0, label=spread, **look)
     legend(figure, [exact, band])
 
 

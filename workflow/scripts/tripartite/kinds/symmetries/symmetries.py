@@ -84,8 +84,8 @@ def symmetries(fits: dict[str, xr.Dataset]) -> Figure:
     few, beyond, in_all, worse = zip(*texts)
     beside(left, every, {f"heads\n≤ $10^{LOG10_FEW}$": few, "beyond\naxis": beyond})
     beside(right, every, {"saved in all": in_all, "heads worse\nalone": worse})
-    for axis, words in ((left, "Neurons needed"), (right, "Neurons saved")):
-        axis.set_title(words, loc="left")
+    left.set_title("Neurons needed", loc="left")
+    right.set_title("Neurons saved", loc="left")
     if (drawn["quantity"] == QUANTITIES["reduction_step"]).any():
         key = palette.Look(palette.KEY, palette.KEY, palette.look_of(data[0], data).marker)
         words = {"this step alone": True, "added to the steps above it": False}
