@@ -216,7 +216,7 @@ def draw_collapse(axis: Axes, part: pd.DataFrame, names: list[str]) -> None:
     axis.plot(x, ndtr(x), color=palette.EXACT, label="shape by the random-energy model", zorder=3)
     axis.set(xlim=REACH, yscale="log", ylim=RATIO, ylabel="$p / Z$ (median)")
     inside = part["reach"].between(*REACH) & part["value"].between(*RATIO)
-    beyond(axis, int((~inside).sum()), len(part), "upper left", "networks")
+    beyond(axis, int((~inside).sum()), len(part), "upper left", "\nnetworks")
     plain = bool(part["plain weights"].iloc[0])
     words = "plain" if plain else "fitted" if (part["recipe"] == "fitted").all() else "other"
     palette.title(axis, "Response over normaliser", f"{words} hidden weights")
