@@ -293,7 +293,7 @@ def test_figure_draws_the_numbers(found):
         assert tuple(own["output_error_law"].values) in lines
     text = answer(fits)
     slopes = found["slope"].isel(n_features=-1)
-    assert "At τ / T = 0.003" in text and f"power {float(slopes.min()):.4g}" in text
+    assert "τ of 0.003 of" in text and f"power {float(slopes.min()):.4g}" in text
     assert answer({"a": fits["a"].assign(output_error=found["output_error"] * 2)}) != text
     plt.close("all")
 

@@ -301,9 +301,9 @@ def test_table_and_answer_say_what_is_drawn(learned):
         [10 ** float(wanted[f"log10_kl_ratio{end}"]) for end in ends],
     )
     largest = learned.sel(origin="learned", baseline="fitted random").isel(n_features=-1)
-    assert f"times {10 ** float(largest['log10_kl_ratio']):.2f}" in answer(fits)
+    assert f"of pairs): {10 ** float(largest['log10_kl_ratio']):.2f}" in answer(fits)
     better = learned.assign(log10_kl_ratio=learned["log10_kl_ratio"] - 1)
-    assert f"times {10 ** float(largest['log10_kl_ratio'] - 1):.2f}" in answer({"a": better})
+    assert f"of pairs): {10 ** float(largest['log10_kl_ratio'] - 1):.2f}" in answer({"a": better})
     nothing = learned.assign({name: learned[name] * np.nan for name in ("log10_kl_ratio",)})
     nothing = nothing.assign({f"log10_kl_ratio{end}": nothing["log10_kl_ratio"] for end in ends})
-    assert "times – (drawn" in answer({"a": nothing})
+    assert "of pairs): – (drawn" in answer({"a": nothing})

@@ -103,8 +103,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         ]
         shares.append(f"{', '.join(of_heads)} ({name})")
     return (
-        "A trained hidden layer diverges from softmax attention so many times as much as a random "
-        f"one fitted to the same inputs (median of pairs): {', '.join(ratios)}. Shares of heads "
+        "Divergence from softmax attention of a trained hidden layer, over that of a random one "
+        f"fitted to the same inputs (median of pairs): {', '.join(ratios)}. Shares of heads "
         f"that are better than equal attention: {'; '.join(shares)}."
     )
 
