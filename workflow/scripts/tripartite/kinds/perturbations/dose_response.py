@@ -227,11 +227,11 @@ def laws_kept(table: pd.DataFrame) -> str:
     inside = laws["law"].between(laws["added_error_low"], laws["added_error_high"])
     exact = laws["law_basis"] == "network"
     words = [
-        f"{int(inside[own].sum())} of {int(own.sum())} times{words}"
-        for own, words in ((exact, ""), (~exact, " (of calcium, by softmax attention alone)"))
+        f"{words} in {int(inside[own].sum())} of {int(own.sum())} cases"
+        for own, words in ((exact, "laws"), (~exact, "the same done to softmax attention"))
         if own.any()
     ]
-    return f"The law lies in the interval {' and '.join(words)}." if words else ""
+    return f"Within the 95 % interval lie {' and '.join(words)}." if words else ""
 
 
 def head_of(row: pd.Series) -> str:
