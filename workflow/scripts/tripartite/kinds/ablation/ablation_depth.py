@@ -65,7 +65,9 @@ def draw(axis: Axes, drawn: pd.DataFrame, look: palette.Look) -> None:
     beyond(axis, int((drawn["value"].abs() > 1.05).sum()), len(drawn))
     for name, style in SHOWN.items():
         own = drawn[drawn["perturbation"] == name]
-        estimates("layer", "value", data=own, axis=axis, marker=look.marker, markersize=3, **style)
+        estimates(
+            "layer", "value", data=own, axis=axis, marker=look.marker, markersize=2.2, **style
+        )
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:

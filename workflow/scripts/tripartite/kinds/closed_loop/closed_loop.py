@@ -27,10 +27,10 @@ ORDERS = {"bidirectional": "all written, then all read", "causal": "each written
 MARKED = {
     "calcium_fitted": ("best power of calcium", palette.CATEGORIES[2], "-", 1.0),
     "calcium": ("calcium, scaled", palette.CATEGORIES[1], "--", 1.06),
-    "process": ("astrocyte process $p$", palette.CATEGORIES[0], ":", 0.94),
+    "process": ("astrocyte process $p$, not scaled", palette.CATEGORIES[0], ":", 0.94),
 }
 LINES = {
-    "algebra": ("network's normaliser", "-"),
+    "algebra": ("network's normaliser, not scaled", "-"),
     "algebra_scaled": ("network's normaliser, scaled", "--"),
 }
 
@@ -86,8 +86,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         f"× {', × '.join(ranges)} per token (range over heads and orders), over those with the best "
         f"constant; the whole interval "
         f"is below 1 in {int((high < 1).sum())} of {len(own)} cases and above 1 in "
-        f"{int((low > 1).sum())}. With the network's own normaliser they are "
-        f"{unscaled}, and {scaled} if it is scaled alike."
+        f"{int((low > 1).sum())}. With the network's normaliser they are "
+        f"{unscaled}, and {scaled} if it is scaled by a factor fitted alike."
     )
 
 

@@ -19,7 +19,7 @@ PANELS = {  # a quantity of each lesion: its law, title and axis
     "added_error": (
         "law",
         "Error added to the output",
-        "change of the output, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
+        "error added, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
     ),
     "error_ratio": ("ratio_law", "Error against softmax", "over that of intact network"),
     "gain": ("gain_law", "Gain of the output", "gain (median over queries)"),

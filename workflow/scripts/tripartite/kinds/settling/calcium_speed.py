@@ -135,7 +135,7 @@ def _times(fit: xr.Dataset) -> xr.Dataset:
 
 
 def _criterion(tolerance: float) -> str:
-    return f"error from lag at most {palette.percent(tolerance)}"
+    return f"output error from lag at most {palette.percent(tolerance)}"
 
 
 def _titles(fits: dict[str, xr.Dataset]) -> dict[str, str]:
