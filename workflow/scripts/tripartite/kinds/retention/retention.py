@@ -167,8 +167,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         lives = [f"{np.log(2) / leak:.2g}" for leak in (equal.max(), equal.min())]
         words.insert(
             0,
-            "By construction attention to a key, relative to that without leak, halves in ln 2 over "
-            f"the leak: in {' to '.join(dict.fromkeys(lives))} s.",
+            "By construction attention to a key, over that without leak, halves in ln 2 over the "
+            f"leak: in {' to '.join(dict.fromkeys(lives))} s.",
         )
     return " ".join(words) or "No leak could be fitted, and no leaks differ."
 
