@@ -106,6 +106,6 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         heads.append(f"{palette.decimal(median)} ({name})")
     return (
         "Constants of other inputs in one layer change the output most, by its cosine with the "
-        f"intact one, in {', '.join(least)}. Outputs of the changed layer's own heads keep a "
-        f"cosine of {', '.join(heads)} (medians over layers)."
+        f"intact one, in {', '.join(least)}. Outputs of the changed layer's own heads keep "
+        f"a cosine, median over layers, of {', '.join(heads)}."
     )

@@ -246,6 +246,8 @@ def estimate(row: pd.Series, name: str) -> str:
 
 
 def three_digits(x: float) -> str:
+    if 100 <= abs(x) < 1e6:
+        return f"{x:.0f}"
     return "–" if x != x else f"{x:.3g}" if abs(x) >= 100 else f"{x:#.3g}"
 
 
