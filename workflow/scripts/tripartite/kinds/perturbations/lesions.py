@@ -154,7 +154,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if known.empty:
         return "No effect of a lesion is known."
     words = []
-    for row, much in ((known["row"].iloc[0], "Most"), (known["row"].iloc[-1], "least")):
+    most, least = "In the median head, most", "least"
+    for row, much in ((known["row"].iloc[0], most), (known["row"].iloc[-1], least)):
         heads = spread([one for _, one in known[known["row"] == row].iterrows()], 3)
         values = [f"{estimate(one, 'added_error')} ({head_of(one)})" for one in heads]
         gains = [estimate(one, "gain") for one in heads]
