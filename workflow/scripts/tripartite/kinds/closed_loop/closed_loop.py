@@ -80,7 +80,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     return (
         "With division by the best power of the calcium that the network drives, output errors are "
         f"× {', × '.join(ranges)} per token, over those with the best constant; the whole interval "
-        f"is below 1 in {int((high < 1).sum())} of {len(own)} cases and above 1 in "
+        f"is below 1 in {int((high < 1).sum())} of {high.notna().sum()} cases and above 1 in "
         f"{int((low > 1).sum())}. With the network's normaliser, scaled alike, they are "
         f"× {palette.decimal(scaled.min())} to {palette.decimal(scaled.max())}."
     )
