@@ -173,7 +173,12 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             f"{palette.decimal(calcium)} with the process. "
         )
     if alternates(fit):
-        words += "In this order all of these grow with the number of tokens written. "
+        order = np.arange(fit.sizes["token"])
+        with_order = pd.Series(fit["log_normalizer"].values).corr(pd.Series(order), "spearman")
+        words += (
+            "In this order each sum is over the tokens written by then; the normaliser of softmax "
+            f"has a rank correlation of {palette.decimal(with_order)} with their number. "
+        )
     error, left = (
         palette.decimal(float(fit[name].median()))
         for name in ("output_error_read", "output_error_algebra")

@@ -170,7 +170,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             f"In the {inside.sum()} networks with m > R², {hold} of {n} intervals of the output's "
             "rms error contain the prediction (the astrocyte pools the same neurons, or others)"
         )
-        hold, n = contained(networks[networks["random"] & (networks["sigma_squared"] <= 1)])
+        easy = inside & networks["random"] & (networks["sigma_squared"] <= 1)
+        hold, n = contained(networks[easy])
         words[-1] += f"; in random heads with σ² ≤ 1, {hold} of {n}." if n else "."
     else:
         words.append("No network has m > R², where the theory must hold.")

@@ -61,8 +61,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     head = f"In {dose_response.head_of(first.iloc[0])}"
     if worst:
         sentences.append(
-            f"{head} the error against softmax attention grows at the worst dose tried by a factor "
-            f"of {', '.join(worst)}."
+            f"{head} the error against softmax attention at the worst dose tried is that of the "
+            f"intact network × {', '.join(worst)}."
         )
     if bits:
         head = "There" if worst else head

@@ -153,7 +153,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 ends = leaks["value"].min(), leaks["value"].max()
                 parts.append(
                     f"fitted leaks are {' to '.join(map(palette.decimal, ends))} times true ones "
-                    f"({n} of {len(leaks)} intervals include 1)"
+                    f"({n} of {leaks['value_low'].notna().sum()} intervals include 1)"
                 )
             faster = gains["leak_presynaptic"] > gains["leak_hebbian"]
             for which, group in ((True, gains[faster]), (False, gains[~faster])):
