@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import xarray as xr
 import yaml
 from matplotlib import pyplot as plt
 
@@ -163,15 +164,25 @@ def test_a_caption_counts_what_is_behind_it():
     data = random_heads([0.5, 1.0], n_inputs=2, n_tokens=8, d_head=3)
     exact = attend(data)
     fit = run_fit(data, exact, run_simulate(data, exact, n_features=[10, 100], n_seeds=3))
-    settings = {"small/states.nc": {"n_seeds": 3, "inputs": ["a", "b", "c"], "heads": "all"}}
+    settings = {"small/states.nc": {"n_seeds": 3, "inputs": "all", "heads": "all"}}
     fit = fit.assign_attrs(
         data="random heads",
         title="tripartite fit",
         upstream_settings=json.dumps(settings),
         settings="{}",
     )
-    words = "random heads (small: 2 heads, 3 inputs, 3 networks, m = 10 to 100)"
+    words = "random heads (small: 2 heads, 2 inputs, 3 networks, m = 10 to 100)"
     assert captions.behind({"small": fit}) == f"Shown: {words}. Files: small/fit.nc."
+    settings["small/states.nc"] |= {"heads": [[0, 1]], "calibrated_on": ["draw-0"]}
+    some = fit.assign_attrs(upstream_settings=json.dumps(settings))
+    assert captions.counts(some)[:3] == ["2 heads", "1 of them simulated", "1 input"]
+    drawn = {"made.nc": {"data": {"synthetic": {"n_inputs": 4}}}, "run.nc": {"inputs": "all"}}
+    named = {"inputs": ["a", "b", "c"], "trained_on": ["a"], "validated_on": ["b"]}
+    for settings, words in ((drawn, ["4 inputs"]), ({"x.nc": named}, ["1 input"]), ({}, [])):
+        without = xr.Dataset(attrs={"upstream_settings": json.dumps(settings)})
+        assert captions.counts(without) == words
+    texts = xr.Dataset({"score": ("prompt", [1.0, 2.0])}, attrs={"kind": "writing"})
+    assert captions.counts(texts) == ["2 prompts"]
     declared = declarations.figures()["trace"]
     text = captions.caption(declared.question, "It is 3.", declared.caption, {"small": fit})
     assert text.split("\n\n")[0] == f"{declared.question} It is 3."

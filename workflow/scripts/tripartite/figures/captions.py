@@ -37,19 +37,16 @@ def counts(fit: xr.Dataset) -> list[str]:
     settings = all_settings(fit)
     if {"layer", "head"} <= {*fit.sizes} and (n := n_heads(fit)):
         words.append(f"{n} heads" if n > 1 else "1 head")
-    inputs = settings.get("inputs")
-    if "input" in fit and not fit["input"].ndim:
-        words.append("1 input")
-    elif isinstance(inputs, list):
-        held = {*settings.get("calibrated_on", []), *settings.get("trained_on", [])}
-        held |= {*settings.get("validated_on", [])}
-        n = len([name for name in inputs if name not in held]) or len(inputs)
+        run = settings.get("heads")
+        if isinstance(run, list) and len(run) < n:
+            words.append(f"{len(run)} of them simulated")
+    if fit.attrs.get("kind") == "writing":
+        words.append(f"{fit.sizes['prompt']} prompts" if fit.sizes["prompt"] > 1 else "1 prompt")
+    elif n := n_inputs(fit, settings):
         words.append(f"{n} inputs" if n > 1 else "1 input")
-    elif "input" in fit.sizes:
-        words.append(f"{fit.sizes['input']} inputs")
     if n := int(settings.get("n_seeds", 0)):
         words.append(f"{n} {'trainings' if fit.attrs.get('kind') == 'trained' else 'networks'}")
-    if "n_features" in fit.coords and fit["n_features"].size:
+    if "n_features" in fit and fit["n_features"].size:
         sizes = np.atleast_1d(fit["n_features"].values)
         words.append(f"m = {sizes[0]}" + (f" to {sizes[-1]}" if len(sizes) > 1 else ""))
     return words
@@ -65,6 +62,27 @@ def n_heads(fit: xr.Dataset) -> int:
     return most
 
 
+def n_inputs(fit: xr.Dataset, settings: dict) -> int:
+    """Inputs of which the file has all kinds of numbers, or else those of its settings.
+
+    Without those that calibrate, train or validate; 0 if it is not known.
+    """
+    held = {
+        x for use in ("calibrated", "trained", "validated") for x in settings.get(f"{use}_on", [])
+    }
+    if "input" in fit and not fit["input"].ndim:
+        return 1
+    known = [
+        {*fit["input"].values[values.notnull().any([x for x in values.dims if x != "input"])]}
+        for values in fit.data_vars.values()
+        if "input" in values.dims and values.dtype.kind == "f"
+    ]
+    if known := [names - held for names in known if names - held]:
+        return len(set.intersection(*known))
+    inputs = settings.get("inputs", [])
+    return inputs if isinstance(inputs, int) else len({*inputs} - held) or len(inputs)
+
+
 def all_settings(fit: xr.Dataset) -> dict:
     """Settings of the file's own stage and, behind it, of those from which it was made."""
     behind = json.loads(fit.attrs.get("upstream_settings", "{}"))
@@ -73,8 +91,9 @@ def all_settings(fit: xr.Dataset) -> dict:
         found |= {key: value for key, value in settings.items() if value != "all"}
     if "inputs" not in found:
         for settings in behind.values():
-            if isinstance(data := settings.get("data"), dict) and "inputs" in data:
-                found["inputs"] = data["inputs"]
+            if isinstance(data := settings.get("data"), dict):
+                drawn = data.get("synthetic") or {}
+                found["inputs"] = data.get("inputs", drawn.get("n_inputs", []))
     return found
 
 

@@ -101,10 +101,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     found, parts = table(fits), []
     for name, own in found.groupby("check", sort=False):
         n_held = int(((own["ratio_low"] <= 1) & (own["ratio_high"] >= 1)).sum())
+        n_known = int(own["ratio_low"].notna().sum())
         ratio = own["ratio"]
         middle, low, high = map(palette.decimal, (ratio.median(), ratio.min(), ratio.max()))
         parts.append(
-            f"{TITLES[str(name)].lower()} {middle} ({low} to {high}; {n_held} of {len(own)} "
+            f"{TITLES[str(name)].lower()} {middle} ({low} to {high}; {n_held} of {n_known} "
             "intervals contain 1)"
         )
     if not parts:

@@ -171,7 +171,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             f"neuron estimates), {hold} of {n} intervals of the output's rms error contain the "
             "prediction, whether the astrocyte pools the neurons whose synapses it scales or others"
         )
-        hold, n = contained(networks[networks["random"] & (networks["sigma_squared"] <= 1)])
+        easy = inside & networks["random"] & (networks["sigma_squared"] <= 1)
+        hold, n = contained(networks[easy])
         words[-1] += f"; in random heads with σ² ≤ 1, {hold} of {n}." if n else "."
     else:
         words.append("No network has m > R², where the theory must hold.")

@@ -53,7 +53,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     worst, bits = [], []
     for title, own in first.groupby("title", sort=False):
         if own["bits_needed"].notna().any():
-            bits.append(f"{bits_words(next(own.itertuples()))} ({title})")
+            bits.append(f"{bits_words(next(own.itertuples()))} bits ({title})")
         elif own["error_ratio"].notna().any():
             row = own.loc[own["error_ratio"].idxmax()]
             worst.append(f"{dose_response.estimate(row, 'error_ratio')} ({title})")
@@ -61,9 +61,10 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     head = f"In {dose_response.head_of(first.iloc[0])}"
     if worst:
         sentences.append(
-            f"{head} the error against softmax attention grows at the worst dose tried by a factor "
-            f"of {', '.join(worst)}."
+            f"{head} the error against softmax attention at the worst dose tried is that of the "
+            f"intact network × {', '.join(worst)}."
         )
     if bits:
-        sentences.append(f"{head} synapses need {' or '.join(bits)} bits.")
+        head = "There" if worst else head
+        sentences.append(f"{head} synapses need {' or '.join(bits)}.")
     return " ".join([*sentences, dose_response.laws_kept(drawn)])

@@ -158,7 +158,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     """How well the closed form ranks and predicts the damage to the last states, by model."""
     drawn = table(fits)
     quality = drawn[drawn["layer"].isna() & (drawn["harm"] == STATES)]
-    ranks, r2, better = [], [], 0
+    ranks, r2, better, known = [], [], 0, 0
     for name, fit in fits.items():
         own = quality[quality["experiment"] == name]
         if own.empty:
@@ -167,6 +167,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         ranks.append(f"{quality_words(own.iloc[0], 'prediction_rank')} ({model})")
         r2.append(f"{quality_words(own.iloc[0], 'prediction_r2')} ({model})")
         better += int(own["prediction_r2_low"].iloc[0] > 0)
+        known += int(own["prediction_r2_low"].notna().iloc[0])
     if not ranks:
         return "No layer was replaced alone in any model, or too few inputs were tested."
     return (
@@ -174,7 +175,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         "layer's attention times the size of that attention, has a rank correlation with the "
         f"damage to the last states of {', '.join(ranks)}. On held-out layers and inputs its R² is "
         f"{', '.join(r2)}: the interval lies above 0, better than a constant, in {better} of "
-        f"{len(r2)} models."
+        f"{known} models."
     )
 
 

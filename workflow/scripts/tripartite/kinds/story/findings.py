@@ -264,13 +264,13 @@ FINDINGS: dict[str, Callable[[Fits], Iterator[dict]]] = {
 def each(rows: pd.DataFrame, words: Callable[[pd.DataFrame], str]) -> str:
     """Words for each model, with its name in brackets, as a list."""
     parts = [
-        f"{words(own)} ({name_of(str(data))})" for data, own in rows.groupby("data", sort=False)
+        f"{words(own)} ({name_of(str(data), 40)})" for data, own in rows.groupby("data", sort=False)
     ]
     return ", ".join(parts)
 
 
-def name_of(data: str) -> str:
-    return palette.short_name(data, 30).replace(r"\$", "$")
+def name_of(data: str, n_letters: int = 16) -> str:
+    return palette.short_name(data, n_letters).replace(r"\$", "$")
 
 
 def number(x: float) -> str:
@@ -344,21 +344,28 @@ def of_trained(rows: pd.DataFrame) -> str:
         parts = []
         for row, pair in own[own["row"].isin(HEADLINE_ARMS)].groupby("row", sort=False):
             change = pair[pair["what"] != "trained"]
-            if len(change):
-                parts.append(f"{row} by {estimate(change.iloc[0], 'change')}")
-        return f"{own['unit'].iloc[0]} of {', '.join(parts)}"
+            costs = f", changed by {estimate(change.iloc[0], 'change')}" if len(change) else ""
+            score = pair.iloc[0].copy()
+            if score["unit"] == "accuracy":
+                score["value_low"], score["value_high"] = np.clip(
+                    score[["value_low", "value_high"]].astype(float), 0, 1
+                )
+            parts.append(f"{row} {estimate(score)}{costs}")
+        return f"{own['unit'].iloc[0]}: {'; '.join(parts)}"
 
-    changed = rows[rows["experiment"].isin(rows.loc[rows["what"] != "trained", "experiment"])]
     return (
-        "Of networks trained from scratch, the best constant in place of p changes "
-        f"{each(changed, costs)}."
+        "Networks trained from scratch score, and are changed by the best constant in place of p: "
+        f"{each(rows, costs)}."
     )
 
 
 def of_calcium(rows: pd.DataFrame) -> str:
     parts = []
     for (noise, readout), own in rows.groupby(["noise", "readout"], sort=False):
-        ends = f"{number(own['value'].min())} to {number(own['value'].max())}"
+        ends = " to ".join(
+            palette.decimal(x) if x >= 0.01 else f"{x:.1g}"
+            for x in (own["value"].min(), own["value"].max())
+        )
         how = "without noise" if noise == 0 else f"with {palette.percent(noise)} noise"
         parts.append(f"{ends} for {'calcium' if readout == 'C' else 'a fitted power of it'} {how}")
     words = "; ".join(parts)

@@ -129,7 +129,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             f"10^{needed[0].median():.1f} ({few[1]} instead of {few[0]} of {len(needed[0])} heads "
             f"need at most 10^{LOG10_FEW})"
         )
-    start = "Centring, balancing and a width per direction save decades of neurons"
+    start = "Decades of neurons that centring, balancing and a width per direction save"
     return f"{start}: {'; '.join(words)}."
 
 
