@@ -85,8 +85,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         "With division by the best power of the calcium that the network drives, output errors are "
         f"× {', × '.join(ranges)} per token (range over heads and orders), over those with the "
         f"best constant; the whole interval is below 1 in {int((high < 1).sum())} of "
-        f"{high.notna().sum()} cases and above 1 in {int((low > 1).sum())}. With the network's normaliser they are "
-        f"{unscaled}, and {scaled} if it is scaled by a factor fitted alike."
+        f"{high.notna().sum()} cases and above 1 in {int((low > 1).sum())}. With the network's "
+        f"normaliser they are {unscaled}, and {scaled} if it is scaled by a factor fitted alike."
     )
 
 
