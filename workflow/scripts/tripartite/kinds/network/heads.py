@@ -40,7 +40,7 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
         values = frame[f"output_error_{name}_{m}"]
         draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
-        below = f"{better} of {values.notna().sum()} < uniform"
+        below = f"{better} of {values.notna().sum()} err less than equal"
         words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
         palette.title(axis, cut(name, MAX_NAME), words)
     if needed:
@@ -72,7 +72,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         better = (values < frame["output_error_uniform"]).sum()
         errors.append(
             f"{palette.decimal(values.median())} {name} (m = {m}; {better} of "
-            f"{values.notna().sum()} heads better than uniform attention)"
+            f"{values.notna().sum()} heads better than equal attention)"
         )
     helps = frame["helps"][frame["helps"] != ""].value_counts()
     known = [f"{what} in {n}" for what, n in helps.items()]
@@ -111,5 +111,5 @@ def draw_error_scale(axis: Axes) -> None:
         cax=axis,
         orientation="horizontal",
         extend="max",
-        label="relative error of the attention output (mean over inputs and networks)",
+        label="relative error of the output (mean over inputs and networks)",
     )
