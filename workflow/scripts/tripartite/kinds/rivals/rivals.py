@@ -244,7 +244,7 @@ def draw_errors(
     sized = own[own["quantity"] == "error"]
     synapses = sized.loc[sized["units"] == size, "synapses"]
     words = f"{count(synapses.min())} to {count(synapses.max())} synapses" if len(synapses) else ""
-    stored = sized[sized["mechanism"] == "replicator"]
+    stored = sized[sized["mechanism"] == "replicator"].dropna(subset=["units", "synapses"])
     if len(stored):
         words += f"\nreplicator: {count(stored['units'].iloc[0])} units, "
         words += f"{count(stored['synapses'].iloc[0])} synapses"
