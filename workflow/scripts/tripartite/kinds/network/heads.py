@@ -40,8 +40,8 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
         values = frame[f"output_error_{name}_{m}"]
         draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
-        below = f"{better} of {values.notna().sum()} err less than equal"
-        words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
+        below = f"{better} of {values.notna().sum()} < equal attention"
+        words = f"$m$ = {digits(m)}: median {palette.decimal(values.median())}\n{below}"
         palette.title(axis, cut(name, MAX_NAME), words)
     if needed:
         draw_scale(bars[0])
@@ -71,7 +71,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         values = frame[f"output_error_{name}_{m}"]
         better = (values < frame["output_error_uniform"]).sum()
         errors.append(
-            f"{palette.decimal(values.median())} {name} (m = {m}; {better} of "
+            f"{palette.decimal(values.median())} {name} (m = {digits(m)}; {better} of "
             f"{values.notna().sum()} heads better than equal attention)"
         )
     helps = frame["helps"][frame["helps"] != ""].value_counts()
@@ -96,6 +96,11 @@ def page(fits: dict[str, xr.Dataset]) -> str:
 def as_map(values: pd.Series, fit: xr.Dataset) -> np.ndarray:
     """One number of each head [layer, head]."""
     return values.values.reshape(fit.sizes["layer"], fit.sizes["head"])
+
+
+def digits(m: int) -> str:
+    """Hidden neurons in digits, by thousands."""
+    return f"{m:,}".replace(",", " ")
 
 
 def cut(text: str, n_letters: int) -> str:

@@ -52,12 +52,12 @@ def draw(axis: Axes, own: pd.DataFrame) -> None:
     """A line for each training, with a mark at the step whose weights are kept."""
     for arm in LOOKS:
         of_arm = own[own["arm"] == arm]
-        for place, (_, one) in enumerate(of_arm.groupby("seed")):
+        for _, one in of_arm.groupby("seed"):
             marks = LOOKS[arm].marks
             style = "--" if arm == DASHED else "-"
             axis.plot(one["step"], one["validation_loss"], style, color=marks["color"], lw=0.7)
             kept = one[one["kept"]]
-            label = LOOKS[arm].name if place == 0 else ""
+            label = LOOKS[arm].name if (kept["validation_loss"] > 0).any() else ""
             marks |= {"linestyle": style, "linewidth": 0.7, "label": label}
             axis.plot(kept["step"], kept["validation_loss"], **marks)
     known = own.loc[own["validation_loss"] > 0, "validation_loss"]

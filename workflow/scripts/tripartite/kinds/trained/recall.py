@@ -116,8 +116,6 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 share = captions.interval(row.value, row.value_low, row.value_high)
                 words.append(f"{LOOKS[arm].name} {share} with {int(row.state_size)} numbers")
         guesses = own[own["guess"].notna()]
-        words += [
-            f"a guess of {row.guess} {palette.decimal(row.value)}" for row in guesses.itertuples()
-        ]
+        words += [f"a guess of {row.guess} {row.value:.3g}" for row in guesses.itertuples()]
         tasks.append(f"{fit.attrs['data']}: {', '.join(words)}")
     return f"Share recalled, with so many numbers kept of earlier tokens: {'; '.join(tasks)}."
