@@ -649,11 +649,16 @@ def test_the_figure_draws_what_was_found(found):
         for axis, values in (
             (explained, [*of_head["r_squared"].values, float(of_head["partial"])]),
             (trials, middle["trials_needed"].values[known]),
-            (trials, np.full((~known).sum(), 200 * np.sqrt(5))),
             (passes, middle["share_found"].values.T.ravel()),
         ):
             drawn = [np.sort(line.get_xdata()) for line in axis.lines]
             assert any(np.array_equal(np.sort(values), line) for line in drawn)
+        far = middle["trials_needed_low"].values[~known] >= 200  # the others end in an arrow
+        edge = 200 * np.sqrt(5)
+        beyond = [(x.get_marker() != ">", len(x.get_xdata())) for x in trials.lines]
+        beyond = [x for x, line in zip(beyond, trials.lines) if (line.get_xdata() == edge).all()]
+        for is_far in {*far}:
+            assert (is_far, (far == is_far).sum()) in beyond
 
 
 def test_table_and_answer_have_what_was_found(found):

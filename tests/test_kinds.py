@@ -126,7 +126,7 @@ def test_a_kind_is_one_folder(tmp_path):
 
     study["experiments"]["long"]["toy"] = {"scales": [2, 0.5], "heads": [[0, 1]]}
     with_study(folder, study)
-    assert plan(folder) == {"gauge": 1, "draw": 1, "gallery": 1}
+    assert plan(folder) == {"gauge": 1, "draw": 1}
     done = snakemake(folder, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
     assert (folder / "results/tiny/figures/lengths.svg").stat().st_size > 1000

@@ -55,11 +55,11 @@ def test_quick_end_to_end(folder):
     text = declared.read_text()
     caption = declarations.figures()["calcium_speed"].caption.split()[0]
     for old, new, wanted in (
-        (caption, f"As said: {caption}", {"draw": 1, "gallery": 1}),
+        (caption, f"As said: {caption}", {"draw": 1}),
         (
             "gain error |Z_t / p_t - 1|",
             "error of the gain |Z_t / p_t - 1|",
-            {"settle": 1, "draw": 1, "gallery": 1},
+            {"settle": 1, "draw": 1},
         ),
     ):
         before, _, after = text.partition("figures:") if old == caption else ("", "", text)

@@ -344,7 +344,7 @@ def test_table_and_answer(found):
         np.testing.assert_array_equal(drawn, wanted[drawn.index])
     before = calcium_readout.answer({"a": found})
     least = found["best_spread_left"].sel(noise="none", readout="C", model="li_rinzel_nest")
-    assert f"without noise {float(least.min()):.2f} to {float(least.max()):.2f} (Li" in before
+    assert f"without noise {float(least.min()):.2f} to {float(least.max()):.2f} with Li" in before
     half = found.assign(best_spread_left=found["best_spread_left"] / 2)
     assert calcium_readout.answer({"a": half}) != before
     assert "No head" in calcium_readout.answer({"a": without_numbers(found)})

@@ -333,19 +333,26 @@ def test_table_and_answer(settled):
     fits = {"a": settled}
     drawn = calcium_speed.table(fits)
     for end in ("", "_low", "_high"):
-        own = drawn.query("criterion == 'lag errs by 5.0 %' or criterion == 'lag errs by 5 %'")
+        own = drawn.query("criterion == 'output error from lag at most 5 %'")
         own = own.set_index(["model", "head"])[f"seconds{end}"]
         for head in (0, 2):
             wanted = settled[f"seconds_needed{end}"].sel(lag_error=0.05, layer=0, head=head)
             np.testing.assert_array_equal(own.loc[:, head], wanted)
     always = settled["gain_output_error"].max("ratio").sel(layer=0, head=0) < 0.1
-    assert always and drawn.query("criterion == 'lag errs by 10 %' and head == 0")["always"].all()
+    assert (
+        always
+        and drawn.query("criterion == 'output error from lag at most 10 %' and head == 0")[
+            "always"
+        ].all()
+    )
     before = calcium_speed.answer(fits)
     slow = settled.copy(deep=True)
     for end in ("", "_low", "_high"):
         slow[f"seconds_needed{end}"] *= 1000
     after = calcium_speed.answer({"a": slow})
-    assert "2 of 2 heads (Fastest rise" in before and "1 of 2 heads (Fastest rise" in after
+    assert (
+        "2 of 2 heads at τ = 0.1 s (fastest rise" in before and "1 of 2 heads at τ = 0.1" in after
+    )
     assert after != before and "nan" not in before.split()
 
 

@@ -1752,7 +1752,7 @@ def test_export_and_compare_end_to_end(tmp_path):
     (folder / "config/studies/private.yaml").write_text("experiments: {}")
     done = snakemake(folder, "export", "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
-    assert "7 files are whole" in done.stdout
+    assert "9 files are whole" in done.stdout
     archive = folder / "results/export/tiny.zip"
     again = snakemake(folder, "export", "--config", "study=tiny")
     assert "Nothing to be done" in again.stdout

@@ -127,7 +127,7 @@ def test_answer_has_the_numbers_of_the_fit(fits):
     assert f"errs by {float(fit['output_error_read'].median()):.2f}" in said
     assert "Intracellular" not in said and "In this order" in answer({"a": fits["numbers"]})
     driven = fit.assign(intracellular=-fit["calcium"])
-    assert "follows it with -1.00" in answer({"a": driven})
+    assert "has one of -1.00 with the process" in answer({"a": driven})
     ranks = fit["calcium_read"].to_series().rank().corr(fit["log_normalizer"].to_series().rank())
     assert f"of {ranks:.2f} with that of softmax" in said
     assert answer({"a": fit.assign(output_error_read=fit["output_error_read"] + 1)}) != said

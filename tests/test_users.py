@@ -138,7 +138,7 @@ def test_results_go_where_path_variables_say(ran, tmp_path):
     assert made.read_bytes() == (ran / STATES).read_bytes()
     assert not (folder / "results").exists() and (folder / "scratch logs/mini/small").is_dir()
     for target, says in (
-        ("verify", "7 files are whole"),
+        ("verify", "9 files are whole"),
         ("export", "scratch/results/export/mini.zip: "),
         ("--report=r.html", "Report created"),
     ):
@@ -363,7 +363,7 @@ def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
     with zipfile.ZipFile(copy / "results/export/mine.zip") as archive:
         archive.extractall(other)
     assert "study: mine" in (other / "config/config.yaml").read_text()
-    assert "7 files are whole" in snakemake(other, "verify").stdout
+    assert "9 files are whole" in snakemake(other, "verify").stdout
     shutil.rmtree(other / "results")
     done = snakemake(other)
     assert done.returncode == 0, done.stdout
@@ -373,13 +373,13 @@ def test_what_was_made_of_a_file_serves_when_it_is_gone(copy, tmp_path):
     for folder, file in ((copy, "my_model.nc"), (other, "config/inputs/own/my_model.nc")):
         (folder / file).unlink()
         assert NOTHING in snakemake(folder, "--dry-run", *config).stdout
-        assert "7 files are whole" in snakemake(folder, "verify", *config).stdout
+        assert "9 files are whole" in snakemake(folder, "verify", *config).stdout
         assert "Report created" in snakemake(folder, "--report", "r.html", *config).stdout
         done = snakemake(folder, "results/mine/figures/features_needed.svg", "--force", *config)
         assert done.returncode == 0, done.stdout
         done = snakemake(folder, "--forceall", *config)  # the results are still there
         assert done.returncode and "my_model.nc: cannot be read" in done.stdout
-        assert "7 files are whole" in snakemake(folder, "verify", *config).stdout
+        assert "9 files are whole" in snakemake(folder, "verify", *config).stdout
     done = snakemake(copy, "export", "--force", *config)
     assert "my_model.nc: is not there" in done.stdout
 
@@ -629,7 +629,7 @@ def test_two_snakemakes_in_one_folder(copy):
         said = process.communicate(timeout=300)[0]
         assert process.returncode == 0, said
     for name in ("first", "second"):
-        assert "7 files are whole" in snakemake(copy, "verify", "--config", f"study={name}").stdout
+        assert "9 files are whole" in snakemake(copy, "verify", "--config", f"study={name}").stdout
 
 
 def test_clearing_does_not_mind_what_others_change(tmp_path):

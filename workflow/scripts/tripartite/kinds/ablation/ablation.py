@@ -58,8 +58,8 @@ def ablation(fits: dict[str, xr.Dataset]) -> Figure:
     dynamics = figure.add_subplot(spaces[-1])
     draw(dynamics, of_quantity.get("dynamics", drawn[:0]), [*models.index], looks)
     dynamics.set_yticks(range(len(models)), names_of(models, 10))
-    dynamics.set_title("Dynamics adds", loc="left")
-    dynamics.set_xlabel("added cosine")
+    dynamics.set_title("What dynamics adds", loc="left")
+    dynamics.set_xlabel("cosine added")
     if not looks:
         return figure
     grey = palette.Look(palette.KEY, palette.KEY, next(iter(looks.values())).marker)
@@ -169,10 +169,10 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     words = DIVISORS.get(*named_best) if len(named_best) == 1 else None
     words = (words or "constant that serves best").replace("$", "")
     return (
-        "With the best constants of other inputs the output's cosine with the intact one is "
-        f"{values('cosine', best, 'one layer')} if one layer is changed (medians over layers) "
-        f"and {values('cosine', best, 'all layers')} if all are; with those fitted in the changed "
-        f"model {values('cosine', inside, 'all layers')}, without division "
-        f"{values('cosine', 'knockout_one', 'all layers')}. In all layers, dynamics adds "
+        "Division by the best constants of other inputs leaves the output a cosine with the intact "
+        f"one of {values('cosine', best, 'one layer')} if one layer is changed (medians over "
+        f"layers), and of {values('cosine', best, 'all layers')} if all are. Then constants fitted "
+        f"in the changed model leave {values('cosine', inside, 'all layers')}, and no division "
+        f"{values('cosine', 'knockout_one', 'all layers')}; dynamics adds "
         f"{values('dynamics', '', 'all layers')} to the {words}."
     )

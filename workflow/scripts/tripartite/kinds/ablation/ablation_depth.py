@@ -65,7 +65,9 @@ def draw(axis: Axes, drawn: pd.DataFrame, look: palette.Look) -> None:
     beyond(axis, int((drawn["value"].abs() > 1.05).sum()), len(drawn))
     for name, style in SHOWN.items():
         own = drawn[drawn["perturbation"] == name]
-        estimates("layer", "value", data=own, axis=axis, marker=look.marker, markersize=3, **style)
+        estimates(
+            "layer", "value", data=own, axis=axis, marker=look.marker, markersize=2.2, **style
+        )
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
@@ -99,11 +101,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         output = own[own["quantity"] == "output"]
         worst = output.loc[output["value"].idxmin()]
         cosine = captions.interval(*(worst[f"value{end}"] for end in ("", "_low", "_high")))
-        least.append(f"{cosine} (layer {worst['layer']:g} of {name})")
+        least.append(f"layer {worst['layer']:g} of {name} ({cosine})")
         median = float(np.median(own.loc[own["quantity"] == "heads", "value"]))
         heads.append(f"{palette.decimal(median)} ({name})")
     return (
-        f"With constants of other inputs in one layer, the output keeps at the least a cosine of "
-        f"{', '.join(least)}; outputs of the changed layer's own heads keep a median of "
-        f"{', '.join(heads)}."
+        "Constants of other inputs in one layer change the output most, by its cosine with the "
+        f"intact one, in {', '.join(least)}. Outputs of the changed layer's own heads keep "
+        f"a cosine, median over layers, of {', '.join(heads)}."
     )

@@ -27,10 +27,10 @@ ORDERS = {"bidirectional": "all written, then all read", "causal": "each written
 MARKED = {
     "calcium_fitted": ("best power of calcium", palette.CATEGORIES[2], "-", 1.0),
     "calcium": ("calcium, scaled", palette.CATEGORIES[1], "--", 1.06),
-    "process": ("astrocyte process $p$", palette.CATEGORIES[0], ":", 0.94),
+    "process": ("astrocyte process $p$, not scaled", palette.CATEGORIES[0], ":", 0.94),
 }
 LINES = {
-    "algebra": ("network's normaliser", "-"),
+    "algebra": ("network's normaliser, not scaled", "-"),
     "algebra_scaled": ("network's normaliser, scaled", "--"),
 }
 
@@ -76,13 +76,17 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         return "No head has a relative error."
     ranges = [f"{_range(part)} at {seconds:g} s" for seconds, part in own.groupby("duration")]
     low, high = own["error_over_constant_low"], own["error_over_constant_high"]
-    scaled = drawn.query("division == 'algebra_scaled'")["error_over_constant"]
+    own_z = drawn.groupby("division")["error_over_constant"].agg(["min", "max"])
+    scaled, unscaled = (
+        f"× {' to '.join(map(palette.decimal, own_z.loc[name]))}" if name in own_z.index else "–"
+        for name in ("algebra_scaled", "algebra")
+    )
     return (
         "With division by the best power of the calcium that the network drives, output errors are "
-        f"× {', × '.join(ranges)} per token, over those with the best constant; the whole interval "
-        f"is below 1 in {int((high < 1).sum())} of {len(own)} cases and above 1 in "
-        f"{int((low > 1).sum())}. With the network's normaliser, scaled alike, they are "
-        f"× {palette.decimal(scaled.min())} to {palette.decimal(scaled.max())}."
+        f"× {', × '.join(ranges)} per token (range over heads and orders), over those with the "
+        f"best constant; the whole interval is below 1 in {int((high < 1).sum())} of {len(own)} "
+        f"cases and above 1 in {int((low > 1).sum())}. With the network's normaliser they are "
+        f"{unscaled}, and {scaled} if it is scaled by a factor fitted alike."
     )
 
 

@@ -103,8 +103,8 @@ def synapse(fits: dict[str, xr.Dataset]) -> Figure:
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     """Samples of the first experiment that are shown, with what the network would settle to.
 
-    Three of the recorded neurons have columns, named h1 to h3 in the order of their highest rates:
-    the two that fire most of all while written, and of the others the one that does while read.
+    Three of the recorded neurons have columns: h1 and h2 fire most of all while written, in this
+    order, and of the others h3 does while read.
     """
     experiment, fit = next(iter(fits.items()))
     seconds, parts = fit["seconds"].values, []
@@ -154,9 +154,8 @@ def fastest(parts: list[xr.Dataset]) -> list[int]:
     written, reading = (
         [*rates[read == r].max(0, initial=0).argsort(kind="stable")[::-1]] for r in (0, 1)
     )
-    few = written[:2]
-    few += [i for i in reading if i not in few][:1]
-    return sorted(map(int, few), key=lambda i: int(rates[:, i].argmax()))
+    few = sorted(map(int, written[:2]), key=lambda i: int(rates[:, i].argmax()))
+    return few + [int(i) for i in reading if i not in few][:1]
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
@@ -170,8 +169,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     )
     if calcium == calcium:
         words += (
-            f"Intracellular calcium, which the process drives, follows it with "
-            f"{palette.decimal(calcium)}. "
+            f"Intracellular calcium, which the process drives, has one of "
+            f"{palette.decimal(calcium)} with the process. "
         )
     if alternates(fit):
         words += "In this order all of these grow with the number of tokens written. "
@@ -180,8 +179,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         for name in ("output_error_read", "output_error_algebra")
     )
     return words + (
-        f"The output then errs by {error} (median), once settled by {left}: what the finite number "
-        f"of hidden neurons leaves."
+        f"The output then errs by {error} (median), and by {left} once settled, which is what the "
+        f"finite number of hidden neurons leaves."
     )
 
 

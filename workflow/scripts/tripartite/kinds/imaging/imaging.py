@@ -30,14 +30,14 @@ RIVALS = {  # what fluorescence is explained by, and its name in the figure
 }
 DESIGNS = {
     "beside signals": "beside signals",
-    "beside contacts": "and beside other contacts",
+    "beside contacts": "beside signals and contacts",
     "two contexts": "difference of two contexts",
 }
 ASTROCYTES = {
     "this input": "this input",
     "another input": "another input",
     "shuffled contacts": "this one, shuffled",
-    "uniform contacts": "nothing: uniform",
+    "uniform contacts": "nothing (all equal)",
 }
 TRACES: dict[str, tuple[str, dict[str, Any]]] = {  # variable: name in the legend, look
     "trace_fluorescence": ("one trial", {"color": palette.GUIDE, "linewidth": 0.5}),
@@ -147,7 +147,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             own = own[(own["quantity"] == quantity) & (own["design"] == design)]
             own = own[own["astrocyte"] == astrocyte] if astrocyte else own
             numbers = [
-                share(row["value"]) if astrocyte else trials_words(fit, row)
+                share(row["value"]) if astrocyte else trials_words(fit, row, "an unknown number ")
                 for _, row in own.sort_values("rank").iterrows()
             ]
             words.append(f"{' and '.join(numbers) or '–'} ({about(fit)})")
@@ -165,9 +165,10 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         f"{int(fit['n_features'][-1])}, {listed('trials_needed', signals)} trials find Z beside "
         f"signals; an astrocyte of another input passes in "
         f"{listed('share_found', signals, 'another input')} of experiments. The difference of two "
-        f"contexts takes {listed('trials_needed', contexts)} pairs of recordings; of another input "
-        f"{listed('share_found', contexts, 'another input')} pass there, of shuffled contacts "
-        f"{listed('share_found', contexts, 'shuffled contacts')}."
+        f"contexts takes {listed('trials_needed', contexts)} pairs of recordings; there one of "
+        f"another input passes in {listed('share_found', contexts, 'another input')}, one with "
+        f"shuffled contacts in {listed('share_found', contexts, 'shuffled contacts')}. Numbers are "
+        "those of the first head and the last one."
     )
 
 
@@ -230,7 +231,9 @@ def draw_trials(axis: Axes, fit: xr.Dataset, own: pd.DataFrame, looks: list[dict
         beyond = part[~(part["value"] <= most)]
         edge = most * np.sqrt(ROOM)
         axis.hlines(beyond["y"], beyond["value_low"], edge, color=look["color"], linewidth=0.8)
-        axis.plot(np.full(len(beyond), edge), beyond["y"], linestyle="", **look)
+        for far, ends in beyond.groupby(beyond["value_low"] >= most):  # an open end has no number
+            marks = look if far else look | {"marker": ">"}
+            axis.plot(np.full(len(ends), edge), ends["y"], linestyle="", **marks)
         for _, row in part.iterrows():
             beside(axis, row["y"], trials_words(fit, row))
     axis.set_title("Trials that find $Z$ (80 % power)", loc="left")
@@ -281,7 +284,7 @@ def draw_found(axis: Axes, own: pd.DataFrame, looks: list[dict]) -> None:
             label="2.5 % and 80 % of experiments",
             zorder=0,
         )
-    axis.set_title("What passes, if contacts hold …", loc="left")
+    axis.set_title("What passes for $Z$, if contacts hold …", loc="left")
     axis.set(xlim=(-0.03, 1.03), xlabel="share of experiments that find $Z$")
     name_rows(axis, places, words)
     for label in axis.get_yticklabels()[:: len(ASTROCYTES) + 1]:
@@ -326,13 +329,13 @@ def beside(axis: Axes, y: float, words: str) -> None:
     )
 
 
-def trials_words(fit: xr.Dataset, row: pd.Series) -> str:
+def trials_words(fit: xr.Dataset, row: pd.Series, unknown: str = "") -> str:
     """A number of trials with its interval, or what is known of it."""
     most = float(fit["most_trials"])
     if np.isfinite(row["value"]):
         return captions.interval(row["value"], row["value_low"], row["value_high"], short)
     low = row["value_low"]
-    return f"[{short(low)}, > {most:g}]" if low < most else f"> {most:g}"
+    return f"{unknown}[{short(low)}, > {most:g}]" if low < most else f"> {most:g}"
 
 
 def share(x: float) -> str:

@@ -227,11 +227,11 @@ def laws_kept(table: pd.DataFrame) -> str:
     inside = laws["law"].between(laws["added_error_low"], laws["added_error_high"])
     exact = laws["law_basis"] == "network"
     words = [
-        f"{int(inside[own].sum())} of {int(own.sum())} times{words}"
-        for own, words in ((exact, ""), (~exact, " (of calcium, by softmax attention alone)"))
+        f"{words} in {int(inside[own].sum())} of {int(own.sum())} cases"
+        for own, words in ((exact, "laws"), (~exact, "the same done to softmax attention"))
         if own.any()
     ]
-    return f"The law lies in the interval {' and '.join(words)}." if words else ""
+    return f"Within the 95 % interval lie {' and '.join(words)}." if words else ""
 
 
 def head_of(row: pd.Series) -> str:
@@ -246,6 +246,8 @@ def estimate(row: pd.Series, name: str) -> str:
 
 
 def three_digits(x: float) -> str:
+    if 100 <= abs(x) < 1e6:
+        return f"{x:.0f}"
     return "–" if x != x else f"{x:.3g}" if abs(x) >= 100 else f"{x:#.3g}"
 
 

@@ -5,6 +5,7 @@ import xarray as xr
 from matplotlib.figure import Figure
 
 from tripartite.kinds.perturbations import dose_response
+from tripartite.kinds.perturbations.lesions import row_words
 
 GROUP = "lesions"
 
@@ -23,18 +24,21 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:
-    """Added errors at the greatest dose of each lesion, and how often laws hold."""
+    """The greatest error that each lesion adds, at which dose, and how often laws hold."""
     drawn = table(fits)
     if drawn.empty:
         return "These experiments have no lesions."
     first = drawn[(drawn["experiment"] == drawn["experiment"].iloc[0]) & (drawn["rank"] == 0)]
-    greatest = first.loc[first.groupby("title", sort=False)["dose"].idxmax()]
+    known = first[first["added_error"].notna()]
+    if known.empty:
+        return "No effect of a lesion is known."
+    worst = known.loc[known.groupby("title", sort=False)["added_error"].idxmax()]
     errors = [
-        f"{dose_response.estimate(row, 'added_error')} ({row['title']}, {row['dose']:g})"
-        for _, row in greatest.iterrows()
+        f"{row_words(row)} {dose_response.estimate(row, 'added_error')}"
+        for _, row in worst.iterrows()
     ]
     head = dose_response.head_of(first.iloc[0])
     return (
-        f"The greatest doses tried add errors of {', '.join(errors)} in {head}. "
+        f"In {head}, errors added at the worst dose tried are: {'; '.join(errors)}. "
         f"{dose_response.laws_kept(drawn)}"
     )

@@ -19,10 +19,10 @@ PANELS = {  # a quantity of each lesion: its law, title and axis
     "added_error": (
         "law",
         "Error added to the output",
-        "change of the output, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
+        "error added, $|O'-\\hat{O}|\\,/\\,|\\hat{O}|$",
     ),
-    "error_ratio": ("ratio_law", "Error against softmax", "× error of intact network"),
-    "gain": ("gain_law", "Gain of the output", "median over queries"),
+    "error_ratio": ("ratio_law", "Error against softmax", "over that of intact network"),
+    "gain": ("gain_law", "Gain of the output", "gain (median over queries)"),
 }
 LAWS: dict[str, dict] = {  # marks of laws by what they are made of
     "network": {"marker": "|", "markersize": 5},
@@ -153,8 +153,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     known = drawn[drawn["added_error"].notna()]
     if known.empty:
         return "No effect of a lesion is known."
-    words = []
-    for row, much in ((known["row"].iloc[0], "Most"), (known["row"].iloc[-1], "least")):
+    several = len(known.drop_duplicates(["experiment", "rank"])) > 1
+    most, words = f"{'By the median over heads most' if several else 'Most'} error", []
+    for row, much in ((known["row"].iloc[0], most), (known["row"].iloc[-1], "least")):
         heads = spread([one for _, one in known[known["row"] == row].iterrows()], 3)
         values = [f"{estimate(one, 'added_error')} ({head_of(one)})" for one in heads]
         gains = [estimate(one, "gain") for one in heads]

@@ -53,7 +53,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     worst, bits = [], []
     for title, own in first.groupby("title", sort=False):
         if own["bits_needed"].notna().any():
-            bits.append(f"{bits_words(next(own.itertuples()))} ({title})")
+            bits.append(f"{bits_words(next(own.itertuples()))} bits ({title})")
         elif own["error_ratio"].notna().any():
             row = own.loc[own["error_ratio"].idxmax()]
             worst.append(f"{dose_response.estimate(row, 'error_ratio')} ({title})")
@@ -65,5 +65,6 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
             f"of {', '.join(worst)}."
         )
     if bits:
-        sentences.append(f"{head} synapses need {' or '.join(bits)} bits.")
+        head = "There" if worst else head
+        sentences.append(f"{head} synapses need {' or '.join(bits)}.")
     return " ".join([*sentences, dose_response.laws_kept(drawn)])

@@ -25,14 +25,15 @@ REGIMES: dict[str, tuple[str, dict[str, Any]]] = {  # grounds of panels
         {"facecolor": "white", "edgecolor": palette.GUIDE, "hatch": "////"},
     ),
 }
+OSCILLATION: dict[str, Any] = {"color": palette.PARTS["astrocyte"], "linestyle": "--"}
 CURVES: dict[str, tuple[str, dict[str, Any]]] = {  # quantities of the table: label, look
     "stable steady state": ("stable steady state", {"color": palette.EXACT}),
     "unstable steady state": (
         "unstable steady state",
         {"color": palette.EXACT, "linestyle": ":"},
     ),
-    "least of oscillation": ("ends of oscillation", {"color": palette.PARTS["astrocyte"]}),
-    "most of oscillation": ("ends of oscillation", {"color": palette.PARTS["astrocyte"]}),
+    "least of oscillation": ("least and most of an oscillation", OSCILLATION),
+    "most of oscillation": ("least and most of an oscillation", OSCILLATION),
 }
 
 

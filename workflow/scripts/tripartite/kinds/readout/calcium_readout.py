@@ -65,18 +65,18 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 continue
             by_model = own.groupby("model")["spread_left"]
             ranges = [
-                f"{_share(by_model.min()[name])} to {_share(by_model.max()[name])} ({model})"
+                f"{_share(by_model.min()[name])} to {_share(by_model.max()[name])} with {model}"
                 for name, model in names.items()
                 if name in by_model.groups
             ]
             least = own.loc[own["spread_left"].idxmin()]
             low, high = least["spread_left_low"], least["spread_left_high"]
             parts.append(
-                f"{_noise_words(noise)} {', '.join(ranges)}, at least "
+                f"{_noise_words(noise)} {', '.join(ranges)}, the least of all "
                 f"{captions.interval(least['spread_left'], low, high, _share)}"
             )
         if parts:
-            leaves = f"Dividing by {words} leaves, of the spread of ln Z,"
+            leaves = f"Of the spread of ln Z, dividing by {words} leaves"
             sentences.append(f"{leaves} {'; '.join(parts)}.")
     if not sentences:
         return "No head has enough queries at which calcium comes to rest."

@@ -153,7 +153,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 ends = leaks["value"].min(), leaks["value"].max()
                 parts.append(
                     f"fitted leaks are {' to '.join(map(palette.decimal, ends))} times true ones "
-                    f"({n} of {len(leaks)} intervals hold 1)"
+                    f"({n} of {len(leaks)} intervals include 1)"
                 )
             faster = gains["leak_presynaptic"] > gains["leak_hebbian"]
             for which, group in ((True, gains[faster]), (False, gains[~faster])):
@@ -162,6 +162,14 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                     parts.append(text)
             if parts:
                 words.append(f"{where}: {'; '.join(parts)}.")
+    equal = found[(found["quantity"] == "attention") & (found["leak_hebbian"] > 0)]["leak_hebbian"]
+    if words and len(equal):
+        lives = [f"{np.log(2) / leak:.2g}" for leak in (equal.max(), equal.min())]
+        words.insert(
+            0,
+            "By construction attention to a key, over that without leak, halves in ln 2 over the "
+            f"leak: in {' to '.join(dict.fromkeys(lives))} s.",
+        )
     return " ".join(words) or "No leak could be fitted, and no leaks differ."
 
 
@@ -177,8 +185,8 @@ def gains_words(group: pd.DataFrame) -> str:
 
 
 def short(x: float) -> str:
-    """A number with three digits."""
-    return f"{x:.3g}"
+    """A number with two decimals, or three digits."""
+    return palette.decimal(x) if 0.1 <= x < 100 else f"{x:.3g}"
 
 
 def draw_ages(axis: Axes, own: pd.DataFrame, look: dict) -> None:

@@ -20,9 +20,9 @@ from tripartite.figures.panels import (
 )
 
 MAX_HEADS = 12
-# ASSUME: 170 to 300 words a minute.
+# ASSUME: a word is spoken in .2 to .35 s: 170 to 300 words a minute.
 SPOKEN_WORD = (0.2, 0.35)  # s
-FEW_NEURONS = "lag costs as much as too few neurons"
+FEW_NEURONS = "error from lag at most that of few neurons"
 
 
 def calcium_speed(fits: dict[str, xr.Dataset]) -> Figure:
@@ -75,17 +75,19 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     for name, words in _rows(fits).items():  # fast to slow
         rows = own[own["model"] == name]
         if n := int(((rows["seconds"] <= limit) | rows["always"]).sum()):
-            in_time.append(f"{n} of {len(rows)} heads ({', '.join(words.splitlines())})")
+            what, tau = words.splitlines()
+            what = what[:1].lower() + what[1:] if "measured" in what else what
+            in_time.append(f"{n} of {len(rows)} heads at {tau} ({what})")
     rest = ["and in none with any other process" if in_time else "no head with any process"]
     rest *= len(in_time) < len(_rows(fits))
     sentences = [
-        f"Within {limit:g} s, a spoken word, the lag errs by at most {palette.percent(tolerance)} "
-        f"of the output in {', '.join([*in_time, *rest])}."
+        f"Within {limit:g} s, a spoken word, the lag makes an error of at most "
+        f"{palette.percent(tolerance)} of the output in {', '.join([*in_time, *rest])}."
     ]
     models = [str(x) for x in first["model"].values[first["calcium_model"].values != ""]]
     for rows, what in (
         (own, f"per token for {palette.percent(tolerance)}"),
-        (few, f"until their lag costs as much as too few neurons ({_sizes(fits)})"),
+        (few, f"until their lag adds no more error than a network of {_sizes(fits)} has"),
     ):
         rows = rows[rows["model"].isin(models)].dropna(subset="seconds").sort_values("seconds")
         if len(rows):
@@ -133,14 +135,15 @@ def _times(fit: xr.Dataset) -> xr.Dataset:
 
 
 def _criterion(tolerance: float) -> str:
-    return f"lag errs by {palette.percent(tolerance)}"
+    return f"output error from lag at most {palette.percent(tolerance)}"
 
 
 def _titles(fits: dict[str, xr.Dataset]) -> dict[str, str]:
     """Titles of panels, by criterion."""
     tolerances = [_criterion(float(x)) for x in next(iter(fits.values()))["lag_error"]]
-    titles = {name: f"{name.capitalize()}\nof the output" for name in tolerances}
-    return titles | {FEW_NEURONS: f"Lag costs as much as too few\nneurons, {_sizes(fits)}"}
+    titles = {name: name.capitalize().replace(" at", "\nat") for name in tolerances}
+    sizes = _sizes(fits).replace("m", "$m$") if "=" in _sizes(fits) else _sizes(fits)
+    return titles | {FEW_NEURONS: f"Error from lag at most\nthat of {sizes} neurons"}
 
 
 def _sizes(fits: dict[str, xr.Dataset]) -> str:
