@@ -228,7 +228,8 @@ def test_answer_counts_heads_for_which_a_cortex_has_neurons():
     fit = drawn_from(ALBERT, {"plain": plain}, "ALBERT")
     assert "2 of 96 plain heads (ALBERT)" in answer({"a": fit})
     low, high = fit["cost_tissue"].sel(log10_features=4).values
-    assert f"{low:.0e} to {high:.0e} J in living tissue" in answer({"a": fit})
+    written = (f"{x:.0e}".replace("e-0", " × 10^-") for x in (low, high))
+    assert f"{' to '.join(written)} J in living tissue" in answer({"a": fit})
 
 
 def test_table_has_the_numbers_of_the_file():

@@ -459,7 +459,7 @@ def test_one_hovers_over_a_head_and_reads_it(fits, browser, tmp_path):  # noqa: 
     assert f"neurons needed, fitted: 10{row['log10_needed_fitted']:.1f}" in said
     error, phase = row["output_error_plain_100"], row["phase_plain_100"]
     assert f"output error, plain, 100 neurons: {error:.3g} ({phase})" in said
-    assert f"uniform attention: {row['output_error_uniform']:.3g}" in said
+    assert f"equal attention: {row['output_error_uniform']:.3g}" in said
     assert f"helps most: {row['helps']}" in said
     browser.find_element(By.CSS_SELECTOR, ".updatemenu-header").click()
     buttons = wait.until(lambda x: x.find_elements(By.CSS_SELECTOR, ".updatemenu-dropdown-button"))

@@ -250,6 +250,16 @@ def test_the_predictor_chosen_beforehand_comes_first_and_is_named_so():
     assert marks(main)[0] == float(expected.sel(predictor=damage.EXPECTED))
 
 
+def test_a_factor_that_is_no_factor_leaves_room():
+    """Growth by 1e170 has no interval above its panel, which would not fit."""
+    names = "growth", "growth_low", "growth_high"
+    for factor, written in ((1.25, "× 1.25 [1.25, 1.25]"), (1e170, "× 1e+170")):
+        fit = SMALL.assign({name: SMALL[name] * 0 + factor for name in names})
+        title = depth_predictors.depth_predictors({"small": fit}).axes[0].get_title(loc="left")
+        assert title.endswith(written)
+        plt.close("all")
+
+
 def test_qualities_below_the_axis_are_counted():
     low = SMALL.assign(prediction_r2=SMALL["prediction_r2"] - 5)
     axis = depth({"small": low}).axes[2]

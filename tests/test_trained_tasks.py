@@ -483,7 +483,7 @@ def test_curves_are_those_of_each_training_of_the_largest_networks(fits):
     assert len(lines) == 6 * 3
     fit = fits["bible"]
     learned = fit["validation_loss"].sel(arm="learned", n_features=16, seed=2).values
-    assert any(np.array_equal(x.get_ydata(), learned) for x in lines)
+    assert any(np.array_equal(x.get_ydata(), learned / np.log(2)) for x in lines)  # bits
 
 
 def test_recall_shows_accuracy_by_state(fits):
@@ -497,6 +497,12 @@ def test_recall_shows_accuracy_by_state(fits):
     )
     levels = [x.get_ydata()[0] for x in axis.lines if [*x.get_xdata()] == [0, 1]]
     assert levels == fits["pairs"]["baseline_score"].values.tolist()
+    plt.close(figure)
+    large = fits["pairs"].assign(baseline_score=fits["pairs"]["baseline_score"] * 1e170)
+    axis = recall.recall({"pairs": large}).axes[0]
+    axis.figure.canvas.draw()
+    n = large.sizes["baseline"]
+    assert any(f"{n} of" in text.get_text() for text in axis.texts)  # beyond, not drawn
 
 
 def test_tables_and_answers_have_the_numbers_of_the_file(fits):

@@ -9,13 +9,13 @@ from matplotlib.figure import Figure
 
 from tripartite.figures import palette
 
-COLOURS = {
-    "identical": palette.EXACT,
-    "rounding": palette.CATEGORIES[0],
-    "agrees": palette.CATEGORIES[3],
-    "not judged": palette.CATEGORIES[1],
-    "contradicts": palette.CATEGORIES[2],
-    "missing": palette.GUIDE,
+LOOKS = {  # colour, symbol and its size; what matters most is drawn last
+    "identical": (palette.EXACT, "o", 3),
+    "rounding": (palette.CATEGORIES[0], "o", 3),
+    "agrees": (palette.CATEGORIES[3], "D", 3),
+    "not judged": (palette.CATEGORIES[1], "s", 3),
+    "contradicts": (palette.CATEGORIES[2], "X", 6),
+    "missing": (palette.KEY, "x", 4),
 }
 MIN_DEVIATION, MAX_DEVIATION = 1e-18, 1e4  # of the axis; smaller and larger ones are at its ends
 NO_NUMBER = 1e6  # position of rows without a deviation
@@ -32,7 +32,7 @@ def agreement(rows: list, study: str) -> Figure:
     figure, axis = plt.subplots(
         figsize=(palette.PAGE, min(palette.MAX_HEIGHT, 1.2 + 0.22 * len(kinds)))
     )
-    for level, colour in COLOURS.items():
+    for level, (colour, marker, size) in LOOKS.items():
         chosen = [row for row in rows if row.level == level]
         x = [np.clip(row.deviation, MIN_DEVIATION, MAX_DEVIATION) for row in chosen]
         x = [NO_NUMBER if np.isnan(value) else value for value in x]
@@ -41,13 +41,9 @@ def agreement(rows: list, study: str) -> Figure:
         for i, point in enumerate(zip(x, y)):  # equal points are fanned out
             y[i] += 0.3 * np.sin(2.4 * counts.setdefault(point, 0))
             counts[point] += 1
-        missing, label = level == "missing", f"{level} ({len(chosen)})"
-        look: dict[str, Any] = {"color": colour, "markersize": 3, "alpha": 0.7}
-        look |= {"markeredgewidth": 0.5}
-        axis.plot([], [], "x" if missing else "o", label=label, **look)
-        for fitted, marker in ((False, "o"), (True, "D")):
-            own = [i for i, row in enumerate(chosen) if row.fitted == fitted]
-            axis.plot(np.array(x)[own], np.array(y)[own], "x" if missing else marker, **look)
+        look: dict[str, Any] = {"color": colour, "markersize": size, "alpha": 0.7}
+        look |= {"markeredgewidth": 0.8 if marker == "x" else 0.5}
+        axis.plot(x, y, marker, label=f"{level} ({len(chosen)})", **look)
     for kind in kinds:
         worst = max(
             (row for row in rows if _kind(row) == kind and row.level in NAMED),
@@ -72,14 +68,14 @@ def agreement(rows: list, study: str) -> Figure:
     )
     axis.minorticks_off()
     for rounding in (1e-9, 1e-4):  # of float64 and float32
-        axis.axvline(rounding, color="0.7", linewidth=0.6, linestyle=":", zorder=0)
+        axis.axvline(rounding, color=palette.GUIDE, linewidth=0.6, linestyle=":", zorder=0)
     axis.set_yticks(range(len(kinds)), kinds)
     axis.set_xlabel(
-        "largest relative deviation of a variable (diamonds: fitted); right: what differs most, "
-        "contradictions first"
+        "largest relative deviation of a variable; dotted: rounding in float64 and in float32\n"
+        "right: the variable of a row that differs most, contradictions first"
     )
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=6, handletextpad=0.2)
-    axis.set_title(palette.plain_text(study), loc="left", pad=18)  # above the legend
+    axis.set_title(palette.plain_text(study), loc="left", pad=18, weight="bold")  # above the legend
     return figure
 
 

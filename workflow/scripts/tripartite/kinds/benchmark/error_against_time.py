@@ -32,7 +32,8 @@ def error_against_time(fits: dict[str, xr.Dataset]) -> Figure:
             draw_method(axis, of_head[of_head["method"] == method], method, look)
         (exact,) = of_head[of_head["n_features"] == 0]["seconds"]
         axis.axvline(1e3 * exact, color=palette.EXACT, linewidth=0.8, label="exact attention")
-        axis.axhline(1, color=palette.SHADE, linewidth=0.6, zorder=0)
+        axis.axhline(1, color=palette.GUIDE, linewidth=0.6, linestyle=":", zorder=0)
+        axis.margins(y=0.12)
         axis.set(xscale="log", yscale="log")
         axis.set_xlabel("time of one pass (ms), one thread")
         palette.title(axis, f"MiniLM, {head}", f"a passage of {of_head['n_tokens'].iloc[0]} tokens")
@@ -69,7 +70,8 @@ def printed(fits: dict[str, xr.Dataset]) -> str:
 def draw_method(axis, rows: pd.DataFrame, method: str, look: palette.Look) -> None:
     """Errors of one method by time, with the smallest and the largest over draws."""
     rows = rows.assign(ms=1e3 * rows["seconds"])
-    look_of_marks = palette.marks(look) | {"linestyle": "-", "label": method}
+    label = method.replace("learned", "trained")
+    look_of_marks = palette.marks(look) | {"linestyle": "-", "label": label}
     estimates("ms", "output_error", data=rows, axis=axis, **look_of_marks)
     own = method.startswith("ours")  # others have the same sizes
     for place, beside in ((0, (4, 5)), (-1, (4, -9))) if own and len(rows) else ():

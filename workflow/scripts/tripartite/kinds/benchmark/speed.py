@@ -68,8 +68,9 @@ GPU_RATIOS = [
 ]
 LABELS = {
     "ours, two attention calls": "ours, attention calls",
-    "numpy loop, denominators": "numpy loop (denominators)",
-    "ours, denominators": "ours (denominators)",
+    "numpy loop, denominators": "numpy loop (normalisers)",
+    "ours, denominators": "ours (normalisers)",
+    "exact SDPA": "softmax attention",
 }
 
 
@@ -235,8 +236,9 @@ def speed(fits: dict[str, xr.Dataset]) -> Figure:
         palette.CATEGORIES[0],
         "o",
     )
-    palette.title(tokens, "Growth with tokens", "$m$ = 10 000, one thread")
-    palette.title(neurons, "Growth with neurons", "$N$ = 512, one thread")
+    palette.title(tokens, "Growth with tokens", "$m$ = 10 000")
+    palette.title(neurons, "Growth with neurons", "$N$ = 512")
+    neurons.sharey(tokens)
     tokens.set_xlabel("tokens $N$")
     neurons.set_xlabel("hidden neurons $m$")
     tokens.legend(loc="upper left")
@@ -254,8 +256,9 @@ def draw_times(axis, cases: pd.DataFrame) -> None:
     ].sort_values("seconds")
     place = np.arange(len(rows))
     rows = rows.assign(place=place)
-    ours = rows["method"].str.startswith(OURS)
-    for shown, colour in ((ours, palette.CATEGORIES[0]), (~ours, palette.KEY)):
+    ours, exact = rows["method"].str.startswith(OURS), rows["method"] == "exact SDPA"
+    kinds = (ours, palette.CATEGORIES[0]), (exact, palette.EXACT), (~ours & ~exact, palette.GUIDE)
+    for shown, colour in kinds:
         estimates("seconds", "place", data=rows[shown], axis=axis, across=True, color=colour)
     for y, seconds, high in zip(place, rows["seconds"], rows["seconds_high"]):
         axis.annotate(
@@ -271,7 +274,7 @@ def draw_times(axis, cases: pd.DataFrame) -> None:
     axis.set(xscale="log", xlim=(rows["seconds"].min() / 2, rows["seconds"].max() * 5))
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel("time (s): median, shortest to longest")
-    palette.title(axis, "One head", "$N$ = 512, $d$ = 64, $m$ = 100 000, one thread")
+    palette.title(axis, "One head", "$N$ = 512, $d$ = 64, $m$ = 100 000")
 
 
 def draw_growth(axis, rows: pd.DataFrame, by: str, label: str, colour: str, marker: str) -> None:

@@ -40,8 +40,8 @@ def heads(fits: dict[str, xr.Dataset]) -> Figure:
         values = frame[f"output_error_{name}_{m}"]
         draw_map(axis, first, as_map(values, first), ERRORS)
         better = (values < frame["output_error_uniform"]).sum()
-        below = f"{better} of {values.notna().sum()} < uniform"
-        words = f"$m$ = {m:,}: median {palette.decimal(values.median())}\n{below}".replace(",", " ")
+        below = f"{better} of {values.notna().sum()} < equal attention"
+        words = f"$m$ = {digits(m)}: median {palette.decimal(values.median())}\n{below}"
         palette.title(axis, cut(name, MAX_NAME), words)
     if needed:
         draw_scale(bars[0])
@@ -71,8 +71,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         values = frame[f"output_error_{name}_{m}"]
         better = (values < frame["output_error_uniform"]).sum()
         errors.append(
-            f"{palette.decimal(values.median())} {name} (m = {m}; {better} of "
-            f"{values.notna().sum()} heads better than uniform attention)"
+            f"{palette.decimal(values.median())} {name} (m = {digits(m)}; {better} of "
+            f"{values.notna().sum()} heads better than equal attention)"
         )
     helps = frame["helps"][frame["helps"] != ""].value_counts()
     known = [f"{what} in {n}" for what, n in helps.items()]
@@ -98,6 +98,11 @@ def as_map(values: pd.Series, fit: xr.Dataset) -> np.ndarray:
     return values.values.reshape(fit.sizes["layer"], fit.sizes["head"])
 
 
+def digits(m: int) -> str:
+    """Hidden neurons in digits, by thousands."""
+    return f"{m:,}".replace(",", " ")
+
+
 def cut(text: str, n_letters: int) -> str:
     """A text that the font can write, at most n_letters long."""
     text = palette.shown(text)
@@ -111,5 +116,5 @@ def draw_error_scale(axis: Axes) -> None:
         cax=axis,
         orientation="horizontal",
         extend="max",
-        label="relative error of the attention output (mean over inputs and networks)",
+        label="relative error of the output (mean over inputs and networks)",
     )

@@ -35,6 +35,7 @@ p {{max-width: 60em}}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}: every head at a glance</h1>
 <p>A square is a head; its colour is what the menu says, dark is bad.
 Hover over it to read all its numbers.</p>
@@ -46,13 +47,14 @@ of inputs to which nothing was fitted. <b>Plain</b>: queries and keys as they ar
 <b>Balanced</b>: centred and balanced, which leaves softmax attention as it is. <b>Fitted</b>,
 <b>generalised</b>: the distribution of the hidden weights is fitted as well, with a width for
 each direction (fitted_normal) or one for all (generalized_positive). <b>Errors</b>: relative
-error of the attention output, mean over inputs and networks; an error above that of uniform
+error of the output, mean over inputs and networks; an error above that of equal
 attention is worse than equal weights for all tokens. <b>Phases</b>: in the Gaussian phase errors
 fall as one over the root of the neurons; frozen networks have too few for any use; anomalous ones
 are between. <b>Helps most</b>: centring and balancing, or fitting alone, by the decades of
 neurons that it saves; training, where its output error is below those of random features of the
-same size, of fitted ones and of uniform attention, by a larger factor than these are below plain
+same size, of fitted ones and of equal attention, by a larger factor than these are below plain
 random features. The table heads.csv beside this page has the numbers with their intervals.</p>
+</main>
 </body>
 </html>
 """
@@ -180,7 +182,7 @@ def hover(frame: pd.DataFrame, simulated: dict[str, list[int]]) -> tuple[str, li
             lines.append(f"output error, {name}, {m:,} neurons: {field(texts)}")
     if "output_error_uniform" in frame:
         texts = [number(x) for x in frame["output_error_uniform"]]
-        lines.append(f"output error, uniform attention: {field(texts)}")
+        lines.append(f"output error, equal attention: {field(texts)}")
     if trained := [name for name in frame if name.startswith("output_error_learned_")]:
         form = ", ".join(f"{name.rsplit('_', 1)[1]}: {{}}" for name in trained)
         texts = [form.format(*map(number, errors)) for errors in frame[trained].values.tolist()]

@@ -47,7 +47,9 @@ def cost(fits: dict[str, xr.Dataset]) -> Figure:
     draw_needs(right, drawn, shown, rows)
     palette.title(left, "Energy", f"$m$ = {power_words(LOG10_M)} hidden neurons\nin each head")
     palette.title(
-        right, "Neurons", "black: of a human cortex; grey: with the\nenergy of a brain for a word"
+        right,
+        "Neurons",
+        "black: as many as a human cortex has\ngrey: paid by the energy of a brain",
     )
     legend(figure, ncols=len(shown))
     say_left_out(figure, len(shown), len(fits))
@@ -55,8 +57,8 @@ def cost(fits: dict[str, xr.Dataset]) -> Figure:
 
 
 def power_words(log10: float) -> str:
-    """A power of ten as a number of digits."""
-    return f"{10**log10:.0f}"
+    """A power of ten in digits, by thousands."""
+    return f"{10**log10:,.0f}".replace(",", " ")
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
@@ -120,7 +122,7 @@ def draw_energies(axis: Axes, drawn: pd.DataFrame, fits: dict[str, xr.Dataset]) 
     if np.isfinite(brain.to_numpy(float)).all():
         axis.axvspan(brain["low"].min(), brain["high"].max(), color=palette.SHADE, linewidth=0)
         axis.annotate(
-            "a brain,\na word",
+            "a brain,\none word",
             (brain["high"].max(), len(WAYS) - 0.5),
             xytext=(3, 2),
             textcoords="offset points",
@@ -177,7 +179,7 @@ def draw_needs(
     name_rows(axis, names)
     axis.set_xlim(low, high)
     axis.set_xticks(ticks := np.arange(low, high + 1, 5), [palette.power(float(x)) for x in ticks])
-    words = "hidden neurons that a head needs for an error of 10 %"
+    words = "hidden neurons $m$ for 10 % rms error of the normaliser"
     axis.set_xlabel(words + f"\n{n_beyond} of {n_heads} heads beyond" * bool(n_beyond))
     if rows:
         axis.annotate(
@@ -212,7 +214,7 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     return (
         f"By published energies of an event, a token of {palette.short_name(fit.attrs['data'])} at "
         f"m = {power_words(LOG10_M)} takes {joules(tissue)} in living "
-        f"tissue, a word {joules(brain)} of a human brain. If all "
+        f"tissue, one word takes a human brain {joules(brain)}. If all "
         "heads had as many hidden neurons, a human cortex would have enough for "
         f"{', '.join(words) or 'no head whose need is known'}."
     )
@@ -222,5 +224,12 @@ def joules(ends: pd.Series) -> str:
     """An energy from low to high."""
     if not np.isfinite(ends.astype(float)).all():
         return "an unknown energy"
-    words = "{:.1f}" if ends["low"] > 0.1 else "{:.0e}"
-    return f"{words.format(ends['low'])} to {words.format(ends['high'])} J"
+    return f"{joule(ends['low'])} to {joule(ends['high'])} J"
+
+
+def joule(energy: float) -> str:
+    """An energy with one digit, as a power of ten below 0.1."""
+    if energy > 0.1 or energy == 0:
+        return f"{energy:.1f}" if energy < 1e6 else f"{energy:.0e}"
+    digit, power = f"{energy:.0e}".split("e")
+    return f"{digit} × 10^{int(power)}"

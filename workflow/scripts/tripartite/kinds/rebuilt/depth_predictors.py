@@ -46,6 +46,7 @@ WORDS = {  # of predictors, that of the closed form first
 }
 SHORT = {"prediction_rank": "rank correlation", "prediction_r2": "$R^2$, held out"}
 APART = 0.2  # of a row, between models
+LARGE = 1e3  # factors from which on no interval is written above a panel
 
 
 def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
@@ -63,7 +64,7 @@ def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
         draw_growth(axis, own, look_of(fits, name).marker)
         m = int(fits[name]["n_features"][-1])
         data = scores.column_title(fits[name].attrs["data"], len(shown))
-        palette.title(axis, data, f"$m$ = {m}\n{factors(own)}")
+        palette.title(axis, data, f"$m$ = {m}, growth per layer\n{factors(own)}")
     means = drawn["state_error"].where(drawn["state_error"] > 0)
     if means.notna().any():
         axes[0].set_yscale("log")
@@ -91,7 +92,7 @@ def depth_predictors(fits: dict[str, xr.Dataset]) -> Figure:
         axis.tick_params(labelleft=place == 0)
         axis.set_xlabel(SHORT[name])
         if place % 2 == 0:
-            palette.title(axis, f"damage to {HARMS[harm]}")
+            palette.title(axis, f"Damage: {HARMS[harm]}")
     legend(lower, models.values())
     say_left_out(figure, len(shown), len(fits))
     return figure
@@ -128,10 +129,13 @@ def draw_growth(axis: Axes, own: pd.DataFrame, marker: str) -> None:
 
 def factors(own: pd.DataFrame) -> str:
     """The fitted factor from a layer to the next, a line for each recipe."""
-    return "\n".join(
-        f"{scores.RECIPES[str(recipe)][1]}: × {quality_words(one.iloc[0], 'growth')}"
-        for recipe, one in own.groupby("recipe", sort=False)
-    )
+    lines = []
+    for recipe, one in own.groupby("recipe", sort=False):
+        first = one.iloc[0]
+        fits = not first[["growth", "growth_low", "growth_high"]].astype(float).max() >= LARGE
+        words = quality_words(first, "growth") if fits else f"{first['growth']:.3g}"
+        lines.append(f"{scores.RECIPES[str(recipe)][1]}: × {words}")
+    return "\n".join(lines)
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:

@@ -62,14 +62,15 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
 def answer(fits: dict[str, xr.Dataset]) -> str:
     """Both measures of each model: largest networks, and attention without neurons."""
     drawn = table(fits)
-    words = []
-    for place in range(2):
-        for name, fit in fits.items():
+    sentences = []
+    for name, fit in fits.items():
+        words = []
+        for place in range(2):
             measure = measures_of(fit)[place : place + 1]
             own = drawn[(drawn["experiment"] == name) & drawn["measure"].isin(measure)]
             if own.empty:
                 continue
-            networks = ", ".join(
+            networks = " and ".join(
                 f"{number(own, recipe, m)} with {m} {scores.RECIPES[recipe][1]} neurons"
                 for recipe, m in scores.best_rows(scores.rows_of(own))[::-1]
             )
@@ -78,8 +79,9 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
                 for reference, (called, *_) in scores.REFERENCES.items()
                 if (own["reference"] == reference).any()
             )
-            model, label = palette.short_name(fit.attrs["data"]), own["label"].iloc[0]
-            words.append(f"{model}, {label}: {networks} ({others})")
-    if not words:
+            words.append(f"{own['label'].iloc[0]} {networks} ({others})")
+        if words:
+            sentences.append(f"{palette.short_name(fit.attrs['data'])}: {'; '.join(words)}.")
+    if not sentences:
         return "No model was run with all of its attention replaced."
-    return f"With networks in place of all attention: {'; '.join(words)}."
+    return f"With networks in place of all attention, {' '.join(sentences)}"

@@ -26,7 +26,7 @@ SIZED = {  # with as many units as said, and their names
     "delta rule, fitted": "delta rule, fitted neurons",
     "delta rule, elu + 1": "delta rule, elu + 1 neurons",
     "elu + 1": "elu + 1 neurons",
-    "elu + 1, exponent": "the same, fitted exponent, gain",
+    "elu + 1, exponent": "the same, fitted exponent",
     "replicator": "replicator, random tokens",
 }
 FIXED = {  # with as many units as the head or the input has
@@ -171,12 +171,12 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         for start in STARTS
     ]
     words = (
-        f"With {most} units the network of fitted neurons errs by {fitted} "
+        f"With {count(most)} units the network of fitted neurons errs by {fitted} "
         f"({'; '.join(head.words for head in heads)}), a replicator with a gain for each of "
-        f"{tokens:.0f} tokens by {exact}; with {few} units a delta "
+        f"{tokens:.0f} tokens by {exact}; with {count(few)} units a delta "
         f"rule on elu + 1 neurons with a fitted gain errs {delta} times as much as the network. "
         f"Query after query, calcium has to settle for {listed('time', reading='calcium in turn')} "
-        f"time constants until the output errs by 10 %, the replicator's gains for "
+        f"time constants until the error of the output falls to 10 %, the replicator's gains for "
         f"{listed('time', reading='replicator in turn')}. "
     )
     return (words if heads else "No head has an error. ") + (
@@ -240,14 +240,15 @@ def draw_errors(
             ratios.setdefault(row["mechanism"], []).append(ratio_words(row))
     for name, numbers in ratios.items():
         beside(axis, rows[name], "× " + ", ".join(numbers))
-    beside(axis, -1, "× fitted")
+    beside(axis, -1, "× fitted network")
     sized = own[own["quantity"] == "error"]
     synapses = sized.loc[sized["units"] == size, "synapses"]
     words = f"{count(synapses.min())} to {count(synapses.max())} synapses" if len(synapses) else ""
-    fewer = sized[sized["units"] < size]
-    if len(fewer):
-        words += f"; replicator {count(fewer['units'].iloc[0])}, {count(fewer['synapses'].iloc[0])}"
-    axis.set_title(f"Errors with {size} units\n{words}", loc="left")
+    stored = sized[sized["mechanism"] == "replicator"].dropna(subset=["units", "synapses"])
+    if len(stored):
+        words += f"\nreplicator: {count(stored['units'].iloc[0])} units, "
+        words += f"{count(stored['synapses'].iloc[0])} synapses"
+    palette.title(axis, f"Errors with {count(size)} units", words)
     axis.set_xlabel("relative error of the output")
     axis.set_yticks([*rows.values()], [*names.values()])
     axis.tick_params(axis="y", length=0)
@@ -257,7 +258,10 @@ def draw_errors(
 
 
 def count(x: float) -> str:
-    return f"{x:.0f}" if x < 1e8 else f"{x:.2g}"
+    """A number of units or synapses in digits, by thousands from 10 000 on."""
+    if x >= 1e8:
+        return f"{x:.2g}"
+    return f"{x:.0f}" if x < 1e4 else f"{x:,.0f}".replace(",", " ")
 
 
 def ratio_words(row: pd.Series) -> str:
@@ -321,7 +325,7 @@ def draw_curves(axis: Axes, own: pd.DataFrame, head: Shown, limits: tuple[float,
     if len(sizes):
         axis.set(xscale="log", xlim=(sizes.min() / 1.3, sizes.max() * 1.3))
     axis.set_xlabel("units: hidden neurons or stored tokens")
-    axis.set_title(head.words, loc="left")
+    palette.title(axis, head.words)
     error_axis(axis, limits, "y")
     axis.set_ylabel("relative error\nof the output")
     n = int((own["value"] > limits[1]).sum())
@@ -335,8 +339,8 @@ def draw_times(axis: Axes, times: pd.DataFrame, heads: list[Shown]) -> None:
         part = of_head(times, head)
         part = part.assign(y=part["reading"].map(rows) + (shift if len(heads) > 1 else 0))
         estimates("value", "y", data=part, axis=axis, across=True, **head.look)
-    axis.set_title("Time until the output errs by 10 %", loc="left")
-    axis.set_xlabel("reading time over time constant")
+    palette.title(axis, "Time until the error is 10 %")
+    axis.set_xlabel("time of reading over time constant")
     known = times[["value", "value_high"]].to_numpy(dtype=float)
     axis.set_xlim(0, 1.05 * known[known < MAX_TIME].max(initial=1.0))
     beyond(axis, int((times["value"] >= MAX_TIME).sum()), len(times), "lower right")
@@ -357,7 +361,7 @@ def draw_memory(axis: Axes, overlap: pd.DataFrame) -> None:
     ticks = [*range(len(words))]
     y = [places[key] for key in zip(overlap["start"], overlap["state"])]
     estimates("value", "y", data=overlap.assign(y=y), axis=axis, across=True, color=palette.KEY)
-    axis.set_title("Associative memory", loc="left")
+    palette.title(axis, "Associative memory")
     axis.set(xlim=(-0.05, 1.05), xlabel="overlap with the memory")
     axis.set_yticks(ticks, words)
     axis.tick_params(axis="y", length=0)

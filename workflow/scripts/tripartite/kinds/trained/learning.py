@@ -18,7 +18,7 @@ MAX_TASKS = palette.MAX_PANELS // 2
 ROW_MM, LEAST_ROWS = 3.6, 9  # height of a row of scores, and how many a panel has room for
 AROUND_MM, LEGEND_MM = 14, 8
 MAX_NAME = 24  # letters of a baseline
-STEP = 0.16  # between arms of one knock-out, in rows
+STEP = 0.19  # between arms of one knock-out, in rows
 TICKS = (-10, -1, 0, 1, 10, 100, 1000)  # of costs in bits, which are drawn by their logs beyond 1
 PUBLISHED = " (published)"
 
@@ -39,7 +39,7 @@ def learning(fits: dict[str, xr.Dataset]) -> Figure:
         draw_scores(left, own, fit)
         draw_costs(right, own, fit)
         palette.title(left, fit.attrs["data"])
-    palette.title(axes[0, 1], "parts knocked out")
+    palette.title(axes[0, 1], "Parts knocked out")
     legend(figure, ncols=5)
     say_left_out(figure, len(shown), len(fits))
     return figure
@@ -184,7 +184,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     if not costs:
         return held_out
     return (
-        f"{held_out} In the same units, the best constant in place of p costs {'; '.join(costs)}."
+        f"{held_out} In the same units, the best constant in place of the astrocyte's "
+        f"response p costs: {'; '.join(costs)}."
     )
 
 

@@ -1,5 +1,6 @@
 """How fast do transformers learn with each attention?"""
 
+import numpy as np
 import pandas as pd
 import xarray as xr
 from matplotlib.axes import Axes
@@ -11,6 +12,7 @@ from tripartite.kinds.trained.looks import LOOKS, arms_of, sizes
 
 N_COLUMNS = 3
 DASHED = "leak"
+DECADE = 10  # losses that differ by less have a linear axis
 
 
 def learning_curves(fits: dict[str, xr.Dataset]) -> Figure:
@@ -25,14 +27,14 @@ def learning_curves(fits: dict[str, xr.Dataset]) -> Figure:
         draw(axis, drawn[drawn["experiment"] == name])
         palette.title(axis, fit.attrs["data"], f"{fit.sizes['seed']} trainings of each")
     for axis in axes[::n_columns]:
-        axis.set_ylabel("validation loss (nats)")
+        axis.set_ylabel("validation loss (bits)")
     legend(figure, ncols=3 if n_columns > 1 else 2)
     say_left_out(figure, len(shown), len(fits))
     return figure
 
 
 def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
-    """Validation loss of each training of the largest networks by step, and whether it was kept."""
+    """Validation loss (bits) of trainings of the largest networks by step, and which was kept."""
     parts = []
     for name, fit in fits.items():
         for arm in arms_of(fit):
@@ -40,6 +42,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
                 largest = {name: fit.sel(arm=[arm], n_features=known[-1:])}
                 parts.append(frame(largest, "validation_loss", "best_step"))
     found = pd.concat(parts, ignore_index=True)
+    found["validation_loss"] /= np.log(2)  # nats of the file
     found["kept"] = found["step"] == found["best_step"]
     columns = ["experiment", "data", "arm", "n_features", "seed", "step", "validation_loss", "kept"]
     return found[columns].dropna(subset="validation_loss")
@@ -49,15 +52,16 @@ def draw(axis: Axes, own: pd.DataFrame) -> None:
     """A line for each training, with a mark at the step whose weights are kept."""
     for arm in LOOKS:
         of_arm = own[own["arm"] == arm]
-        for place, (_, one) in enumerate(of_arm.groupby("seed")):
+        for _, one in of_arm.groupby("seed"):
             marks = LOOKS[arm].marks
             style = "--" if arm == DASHED else "-"
             axis.plot(one["step"], one["validation_loss"], style, color=marks["color"], lw=0.7)
             kept = one[one["kept"]]
-            label = LOOKS[arm].name if place == 0 else ""
+            label = LOOKS[arm].name if (kept["validation_loss"] > 0).any() else ""
             marks |= {"linestyle": style, "linewidth": 0.7, "label": label}
             axis.plot(kept["step"], kept["validation_loss"], **marks)
-    if (own["validation_loss"] > 0).any():
+    known = own.loc[own["validation_loss"] > 0, "validation_loss"]
+    if len(known) and known.max() > DECADE * known.min():
         axis.set_yscale("log")
         palette.few_decades(axis)
     axis.set_xlabel("step of training")
@@ -70,6 +74,6 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
     for name, fit in fits.items():
         own = drawn[drawn["experiment"] == name]
         least = own.groupby(["arm", "seed"])["validation_loss"].min().groupby("arm").mean()
-        words = [f"{LOOKS[arm].name} {least[arm]:.2f}" for arm in arms_of(fit) if arm in least]
+        words = [f"{LOOKS[arm].name} {least[arm]:#.3g}" for arm in arms_of(fit) if arm in least]
         tasks.append(f"{fit.attrs['data']}: {', '.join(words)}")
-    return f"Least validation loss in nats, mean over trainings: {'; '.join(tasks)}."
+    return f"Least validation loss in bits, mean over trainings: {'; '.join(tasks)}."

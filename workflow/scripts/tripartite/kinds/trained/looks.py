@@ -28,7 +28,7 @@ ASTROMORPHIC, GRU = palette.CATEGORIES[2], palette.CATEGORIES[1]
 LOOKS = {  # in the order of all figures
     "softmax": Arm("softmax attention", "softmax", palette.Look(palette.EXACT, palette.EXACT, "o")),
     "learned": Arm("trained neurons", "trained", TRAINED),
-    "leak": Arm("trained neurons, leak", "trained, leak", TRAINED, False),
+    "leak": Arm("leaky trained neurons", "trained leaky", TRAINED, False),
     "astromorphic": Arm(
         "astromorphic", "astromorphic", palette.Look(ASTROMORPHIC, ASTROMORPHIC, "p")
     ),

@@ -7,11 +7,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import estimates, frame, grid, legend, say_left_out
+from tripartite.figures.panels import beyond, estimates, frame, grid, legend, say_left_out
 from tripartite.kinds.trained.looks import LOOKS, SIZELESS, arms_of, cut
 
 MAX_TASKS = 3  # one above the other
 GUESSES = ("--", ":")
+LIMITS = (-0.03, 1.05)  # of the axis of shares
 APART = 1.03  # between arms of one size of state, as a factor
 CROWDED = 0.14  # of the axis: labels that are nearer stand lower
 
@@ -64,10 +65,13 @@ def draw(axis: Axes, own: pd.DataFrame) -> None:
             **LOOKS[arm].marks,
         )
     axis.set_xscale("log")
-    axis.set_ylim(-0.03, 1.05)
+    axis.set_ylim(LIMITS)
     axis.set_ylabel("share recalled")
     label_sizes(axis, np.unique(own["state_size"].dropna()))
-    for row, (name, score) in enumerate(own[["guess", "value"]][own["guess"].notna()].values):
+    shown = own["value"].between(*LIMITS)
+    guesses = own.loc[own["guess"].notna() & shown, ["guess", "value"]]
+    beyond(axis, int((own["value"].notna() & ~shown).sum()), len(own), "upper left", "values")
+    for row, (name, score) in enumerate(guesses.values):
         axis.axhline(
             score, color=palette.GUIDE, linestyle=GUESSES[row % 2], linewidth=0.8, zorder=0
         )
@@ -110,8 +114,8 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         for arm in arms_of(fit):
             for row in own[own["arm"] == arm].itertuples():
                 share = captions.interval(row.value, row.value_low, row.value_high)
-                words.append(f"{LOOKS[arm].name} {share} ({int(row.state_size)} numbers)")
+                words.append(f"{LOOKS[arm].name} {share} with {int(row.state_size)} numbers")
         guesses = own[own["guess"].notna()]
         words += [f"a guess of {row.guess} {row.value:.3g}" for row in guesses.itertuples()]
         tasks.append(f"{fit.attrs['data']}: {', '.join(words)}")
-    return f"Share recalled, with the numbers that are kept of earlier tokens: {'; '.join(tasks)}."
+    return f"Share recalled, with so many numbers kept of earlier tokens: {'; '.join(tasks)}."

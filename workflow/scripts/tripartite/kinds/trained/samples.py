@@ -23,6 +23,7 @@ td.text {font-family: serif; white-space: pre-wrap; overflow-wrap: anywhere; min
 </style>
 </head>
 <body>
+<main>
 <h1>What trained networks wrote</h1>
 <p>Every text of every training: none is chosen. All networks continue the same prompts with the
 same random numbers at the same temperature, letter by letter, from what they keep of the past.
@@ -35,7 +36,9 @@ that it was learned by heart.</p>
 def page(fits: dict[str, xr.Dataset]) -> str:
     """A table of texts per experiment and prompt; a sentence for tasks without letters."""
     return (
-        HEAD + "".join(_experiment(name, fit) for name, fit in fits.items()) + "</body>\n</html>\n"
+        HEAD
+        + "".join(_experiment(name, fit) for name, fit in fits.items())
+        + "</main>\n</body>\n</html>\n"
     )
 
 

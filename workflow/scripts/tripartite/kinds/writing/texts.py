@@ -24,11 +24,11 @@ WORDS = {
     "softmax": "softmax attention",
     "equal": "equal attention",
     "none": "no attention",
+    "generalized": "one width",
+    "learned": "trained",
 }
 COLOURS = {  # beside texts: recipes by darkness
     "softmax": palette.EXACT,
-    "equal": palette.GUIDE,
-    "none": palette.NOT_KNOWN,
     **{name: look.fill for name, look in palette.RECIPES.items()},
     "generalized": palette.RECIPES["fitted"].fill,
 }
@@ -70,13 +70,10 @@ def texts(fits: dict[str, xr.Dataset]) -> Figure:
         y = draw_block(figure, block, y, height)
     n_texts = sum(len(block.rows) for block in every)
     n_shown = sum(len(block.rows) for block in shown)
-    words = (
-        "m: neurons of each head; number: bits per character by softmax attention, few of likely"
-    )
-    words += " texts"
+    words = "numbers: bits per character that the exact transformer finds in a text"
     if n_shown < n_texts:
         words += f"; {n_shown} of {n_texts} texts"
-    put(figure, NETWORK, y + 2, height, words, color=palette.KEY)
+    put(figure, 0, y + 2, height, words, color=palette.KEY)
     return figure
 
 
@@ -101,7 +98,11 @@ def answer(fits: dict[str, xr.Dataset]) -> str:
         ]
         largest = int(fit["n_features"][-1])
         networks: list[tuple[str, str, dict]] = [
-            (f"{largest} {name} neurons", "mean_score", {"recipe": name, "n_features": largest})
+            (
+                f"{largest} {WORDS.get(name, name)} neurons",
+                "mean_score",
+                {"recipe": name, "n_features": largest},
+            )
             for name in map(str, fit["recipe"].values)
         ]
         means = [
@@ -138,15 +139,10 @@ def draw_block(figure: Figure, block: Block, y: float, height: float) -> float:
             put(figure, TEXT, y, height, palette.plain_text(line))
             y -= STEP
         bottom = y + STEP - 2
-        figure.add_artist(
-            mpl.lines.Line2D(
-                [2 / POINTS / palette.PAGE] * 2,
-                [(top - 1) / height, bottom / height],
-                color=COLOURS[row.name],
-                linewidth=3,
-                solid_capstyle="butt",
-            )
-        )
+        if colour := COLOURS.get(row.name):
+            x, ends = 2 / POINTS / palette.PAGE, [(top - 1) / height, bottom / height]
+            bar = mpl.lines.Line2D([x, x], ends, color=colour, lw=3, solid_capstyle="butt")
+            figure.add_artist(bar)
         last = row.name, row.m
     return y - STEP / 2
 
@@ -159,7 +155,8 @@ def put(figure: Figure, x: float, y: float, height: float, words: str, **more: o
 
 def words_of(row: Row) -> str:
     """What wrote a text, such as fitted, m = 1024."""
-    return WORDS[row.name] if not row.m else f"{row.name}, m = {row.m}"
+    name = WORDS.get(row.name, row.name)
+    return f"{name}, m = {row.m}" if row.m else name
 
 
 def blocks(fit: xr.Dataset) -> Iterator[Block]:
@@ -243,6 +240,7 @@ td.number {{text-align: right}}
 </style>
 </head>
 <body>
+<main>
 <h1>{title}</h1>
 <p>Every text of every seed, as it was written; none was chosen. A seed draws the hidden weights and
 the random numbers of the choices of tokens, which are the same for all networks and references.
@@ -265,7 +263,7 @@ def page(fits: dict[str, xr.Dataset]) -> str:
         found.append(f"<h2>{html.escape(words)}</h2>\n<table>\n<tr>{head}</tr>\n")
         found += [f"<tr>{cells(row)}</tr>\n" for row in block.rows]
         found.append("</table>\n")
-    return "".join([*found, "</body>\n</html>\n"])
+    return "".join([*found, "</main>\n</body>\n</html>\n"])
 
 
 def cells(row: Row) -> str:
