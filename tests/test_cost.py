@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from conftest import assert_drawn_alike
 from test_sources import tables
+from tripartite.figures.biology import BIOLOGY
 from tripartite.kinds.comparison.dynamic_range import CORTEX
-from tripartite.kinds.network.features_needed import BIOLOGY
 from tripartite.kinds.rebuilt import cost_of_token as costs
 from tripartite.kinds.rebuilt.cost import answer, cost, table
 from tripartite.kinds.rebuilt.cost_of_token import PUBLISHED, SYNAPSES, Sizes

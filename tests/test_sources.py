@@ -7,7 +7,7 @@ import pytest
 
 from conftest import ROOT
 from tripartite import calcium, declarations
-from tripartite.kinds.network.features_needed import BIOLOGY
+from tripartite.figures.biology import BIOLOGY
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
 PAGE = "docs/sources.md"

@@ -12,7 +12,6 @@ import looks
 from conftest import ROOT
 from tripartite import declarations
 from tripartite.figures import palette
-from tripartite.kinds.network.features_needed import BIOLOGY
 from tripartite.kinds.perturbations.registry import PERTURBATIONS
 from tripartite.kinds.story import findings, network, overview
 from tripartite.kinds.trained.knocked_out import KNOCKOUTS
@@ -321,11 +320,6 @@ def test_the_answer_is_computed(name, variable, fits):
     before = overview.answer(fits)
     changed = fits | {name: fits[name].assign({variable: fits[name][variable] * 0.9})}
     assert overview.answer(changed) != before
-
-
-def test_limits_of_biology_are_those_of_the_map_of_needs():
-    assert findings.CONTACTS == BIOLOGY["rodent astrocyte"]
-    assert findings.CORTEX == BIOLOGY["human cortex"]
 
 
 def test_models_keep_their_symbols(figure):

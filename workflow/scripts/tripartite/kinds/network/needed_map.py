@@ -13,6 +13,7 @@ from matplotlib.colors import LogNorm, Normalize
 from matplotlib.figure import Figure
 
 from tripartite.figures import palette
+from tripartite.figures.biology import BIOLOGY
 from tripartite.figures.palette import MM
 from tripartite.figures.strips import by_data, first, say_shown, width
 from tripartite.kinds.network import features_needed
@@ -179,7 +180,7 @@ def draw_scale(axis: Axes) -> None:
     )
     bar.set_ticks(TICKS, labels=[palette.power(x) for x in TICKS])
     bar.minorticks_off()
-    for side, (name, most) in zip(("right", "left", "left"), features_needed.BIOLOGY.items()):
+    for side, (name, most) in zip(("right", "left", "left"), BIOLOGY.items()):
         axis.axvline(np.log10(most), ymax=1.6, color=palette.EXACT, linewidth=0.8, clip_on=False)
         axis.annotate(
             name,

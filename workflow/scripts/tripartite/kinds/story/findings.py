@@ -7,6 +7,7 @@ import pandas as pd
 import xarray as xr
 
 from tripartite.figures import palette
+from tripartite.figures.biology import BIOLOGY
 from tripartite.figures.captions import interval
 from tripartite.figures.panels import heads_by, spread
 
@@ -15,10 +16,7 @@ Fits = dict[str, xr.Dataset]
 MAX_MODELS = 5  # in a panel
 MAX_POINTS = 200  # tokens of a head
 MAX_STRIPS = 3  # tasks side by side
-CONTACTS = (
-    1.2e5  # of a rodent astrocyte at most: synapses in its domain, Bushong et al., J Neurosci 2002
-)
-CORTEX = 1.6e10  # neurons of the human cerebral cortex, Azevedo et al., J Comp Neurol 2009
+CONTACTS, CORTEX = BIOLOGY["rodent astrocyte"], BIOLOGY["human cortex"]
 ARMS = {  # what attends in trained networks, in the order of rows
     "softmax": "softmax attention",
     "learned": "trained neurons",
