@@ -114,12 +114,12 @@ def test_a_report_lies_anywhere_and_follows_a_run_or_shows_a_part_of_it(copy):
     (copy / "results/mini/figures/theory.pdf").unlink()
     done = snakemake(copy, part, "--report", "part.html", "--config", "study=mini")
     assert (
-        done.returncode == 0 and "Not there yet: 1 of 7 files" in (copy / "part.html").read_text()
+        done.returncode == 0 and "Not there yet: 1 of 9 files" in (copy / "part.html").read_text()
     )
     text = (copy / "config/studies/mini.yaml").read_text()
     (copy / "config/studies/mini.yaml").write_text(text.replace("- 100", "- 99"))
     done = snakemake(copy, "--report", "stale.html", "--config", "study=mini")
-    assert "Out of date: 1 of 6 files" in (copy / "stale.html").read_text()
+    assert "Out of date: 1 of 8 files" in (copy / "stale.html").read_text()
     shutil.rmtree(copy / "results")
     done = snakemake(copy, "--report", "r.html", "--report-after-run", "--config", "study=mini")
     assert done.returncode == 0, done.stdout
@@ -427,7 +427,7 @@ def test_results_hold_the_name_of_a_users_file_and_never_its_path(copy):
         done = snakemake(copy, *more, *config)
         assert done.returncode == 0, done.stdout
     made = [path for path in (copy / "results").rglob("*.*") if path.is_file()]
-    assert len(made) == 8
+    assert len(made) == 11
     for path in (*made, copy / "r.html"):
         assert b"secret-project" not in path.read_bytes(), path
     with zipfile.ZipFile(copy / "results/export/mine.zip") as archive:

@@ -244,9 +244,16 @@ class Parsed:
         return [f"<results>/{self.name}/{file}" for file in plan.figure_files(self.chosen)]
 
     def figure_settings(self, wildcards: Wildcards) -> str:
-        """A digest of what the page with all figures says of their experiments."""
-        shown = {name: self.chosen[name] for name in ("experiments", "figures")}
-        return hashlib.sha256(plan.text(shown).encode()).hexdigest()
+        """A digest of what the page with all figures says of their experiments.
+
+        Without the path of a user's file: the page is written anew where its content has changed.
+        """
+        shown = {
+            name: section | {"data": section["data"] | {"file": ""}}
+            for name, section in self.chosen["experiments"].items()
+        }
+        text = plan.text(shown | {"figures": self.chosen["figures"]})
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def study_files(self) -> list[str]:
         """All results of the chosen study."""
