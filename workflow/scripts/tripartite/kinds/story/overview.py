@@ -41,6 +41,7 @@ Place = tuple[SubFigure, SubplotSpec]
 OWN_COLOURS = ("tokens", "calcium", "divisions")  # panels in which models have their colours
 KEY_LOOK = palette.Look(palette.KEY, palette.KEY)
 WHOLE, CHANGED = palette.marks(KEY_LOOK), palette.marks(KEY_LOOK, False)
+NAMES = {"learned": "trained"}  # of recipes, as other figures call them
 
 
 def overview(fits: dict[str, xr.Dataset]) -> Figure:
@@ -105,7 +106,9 @@ def recipes_in(found: dict[str, pd.DataFrame]) -> Iterator[Patch]:
     names = {x for rows in found.values() if "recipe" in rows for x in rows["recipe"]}
     for name, look in palette.RECIPES.items():
         if name in names:
-            yield Patch(facecolor=look.fill, edgecolor=look.line, label=f"{name} neurons")
+            yield Patch(
+                facecolor=look.fill, edgecolor=look.line, label=f"{NAMES.get(name, name)} neurons"
+            )
 
 
 def panel(place: Place, title: str, plain: str = "", n: int = 1) -> list[Axes]:
@@ -304,7 +307,11 @@ def draw_rebuilt(place: Place, rows: pd.DataFrame, data: list[str]) -> None:
     sizes = rows.groupby("recipe", sort=False)["n_features"].unique().map(list)
     usual = rows["n_features"].mode().iloc[0]
     parts = [f"{usual} neurons in each head"]
-    parts += [f"{recipe}: {', '.join(map(str, m))}" for recipe, m in sizes.items() if m != [usual]]
+    parts += [
+        f"{NAMES.get(recipe, recipe)}: {', '.join(map(str, m))}"
+        for recipe, m in sizes.items()
+        if m != [usual]
+    ]
     (axis,) = panel(place, "Whole transformers rebuilt", "; ".join(parts))
     names = []
     for row, (name, own) in enumerate(rows.groupby("data", sort=False)):
