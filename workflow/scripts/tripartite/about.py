@@ -6,7 +6,7 @@ import re
 from collections import defaultdict
 from html import escape
 from pathlib import Path
-from textwrap import indent
+from textwrap import indent, wrap
 
 import yaml
 
@@ -70,7 +70,8 @@ def findings(results: Path, study: dict) -> list[str]:
         words = escape(declarations.figures()["overview"].question)
         source = f"data:image/svg+xml;base64,{data}"
         image = f'<img style="max-width: 100%" alt="{words}" src="{source}">'
-        parts += [".. raw:: html", f"   {image}"]
+        # docutils refuses lines of more than 10 000 letters
+        parts += [".. raw:: html", indent("\n".join(wrap(image, 5000)), "   ")]
     drawing = PIPELINE.read_text(encoding="utf-8").replace("\n", " ")
     parts += [".. raw:: html", f"   {drawing}"]
     if names:

@@ -115,7 +115,7 @@ STYLE: dict[Any, Any] = {  # Any, as matplotlib declares each key of rcParams li
     "figure.constrained_layout.use": True,
     "savefig.dpi": 300,
     "svg.hashsalt": "tripartite",
-    "svg.fonttype": "path",  # looks the same everywhere; the caption is the picture's <title>
+    "svg.fonttype": "none",  # text stays text: it can be found, edited and read aloud
     "pdf.fonttype": 42,  # TrueType, which journals take
 }
 
