@@ -139,7 +139,8 @@ def test_a_report_is_read_offline(form, study, browser, tmp_path):
         )
     ]
     assert places == sorted(places)
-    overview = browser.find_element(By.CSS_SELECTOR, "img[src^='data:image/svg']")
+    asks = declarations.figures()["overview"].question
+    overview = browser.find_element(By.CSS_SELECTOR, f'img[alt="{asks}"]')
     assert browser.execute_script("return arguments[0].naturalWidth", overview) > 300
     answer = " ".join(caption_of(study, "trace").split("\n\n")[0].split())
     assert answer in " ".join(front.split())
