@@ -123,7 +123,7 @@ def test_colours_can_be_told_apart():
     models = {name: look.fill for name, look in palette.MODELS.items()}
     recipes = {name: look.fill for name, look in palette.RECIPES.items()}
     categories = dict(enumerate(palette.CATEGORIES))
-    for group, least in ((models, 30), (recipes, 15), (palette.PARTS, 20), (categories, 25)):
+    for group, least in ((models, 20), (recipes, 15), (palette.PARTS, 20), (categories, 25)):
         for (one, a), (other, b) in itertools.combinations(group.items(), 2):
             if {one, other} == {"astrocyte", "output"}:
                 continue  # the output is grey: never a mark beside the astrocyte's
@@ -190,7 +190,7 @@ def test_a_caption_counts_what_is_behind_it():
 
 def test_faults_of_looks_are_found():
     """Each check finds the fault that it is for."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(5, 9))
+    figure, (left, right) = plt.subplots(1, 2, figsize=(5, 9), layout="none")
     left.plot([1, 2], [1, 2], color="#12ab34", linewidth=0.2, label="shown")
     left.annotate("tiny", (0.5, 0.5), xycoords="axes fraction", fontsize=4)
     left.annotate("tilted", (0.2, 0.8), xycoords="axes fraction", rotation=45)

@@ -16,9 +16,10 @@ import yaml
 from tripartite import declarations, registry, study
 
 ROOT = study.WORKFLOW_ROOT
+# Texts alone: Snakemake fetches no binary files of a module, such as the pictures of docs/images.
 TRAVELS = """
 CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
-config/studies/*.yaml docs/**/* envs/* workflow/**/*
+config/studies/*.yaml docs/*.md envs/* workflow/**/*
 """.split()
 IMAGES = ROOT / "docs/images"
 READING = """\

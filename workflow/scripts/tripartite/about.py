@@ -61,7 +61,7 @@ def findings(results: Path, study: dict) -> list[str]:
     """The overview as a picture, and the answer of each figure, in the order of the story."""
     names = [
         name
-        for name in declarations.in_order(study["figures"])
+        for name in declarations.in_order(study.get("figures", {}))
         if (results / f"figures/{name}.txt").is_file()
     ]
     parts = []

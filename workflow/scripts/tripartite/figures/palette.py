@@ -166,7 +166,7 @@ def marks(look: Look, filled: bool = True) -> dict[str, Any]:
 
 def colour_of_size(m: float) -> tuple[float, ...]:
     """The colour of m hidden neurons, the same in all figures; never as dark as EXACT."""
-    place = float(SIZES(np.clip(m, SIZES.vmin, SIZES.vmax)))
+    place = float(np.ma.filled(SIZES(np.clip(m, SIZES.vmin, SIZES.vmax)), np.nan))
     return _mapped(SIZES_MAP, place * 0.65 + 0.1)
 
 

@@ -166,7 +166,7 @@ def draw_counts(axis: Axes, drawn: pd.DataFrame, n_heads: int) -> None:
 
 def _top(values: pd.Series) -> float:
     """Upper end of an axis of changes."""
-    return float(np.clip(1.05 * np.nan_to_num(values.max(), nan=1.0), 1.2, TOP))
+    return float(np.clip(1.05 * min(np.nan_to_num(values.max(), nan=1.0), TOP), 1.2, TOP))
 
 
 def _columns(fits: dict[str, xr.Dataset]) -> list[tuple[str, str]]:

@@ -380,7 +380,7 @@ def draw_costs(axis: Axes, rows: list, names: list[str]) -> None:
             annotation_clip=False,
         )
     beyond(axis, off, n, "upper right", "heads")
-    axis.set(xscale="log", xlim=COST, ylim=(len(shown) - 0.5, -0.5))
+    axis.set(xscale="log", xlim=COST, ylim=(max(len(shown), 1) - 0.5, -0.5))
     axis.set_yticks(range(len(shown)), [row_name(one) for _, one in shown])
     axis.tick_params(axis="y", length=0)
     axis.set_xlabel(

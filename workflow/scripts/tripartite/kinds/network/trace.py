@@ -16,6 +16,7 @@ from tripartite.figures.panels import PART, frame, legend, line, spread
 from tripartite.figures.strips import first, say_shown
 
 MAX_HEADS = 4  # of an experiment
+MAX_NUMBERS = 40  # letters of numbers in a line of a title
 MAX_TOKENS = 60  # that are drawn one after the other; the scatter has all
 MAX_LETTERS = 40  # of a line of a title
 MAX_LABEL = 16  # of a head, to leave room in its line
@@ -99,7 +100,7 @@ def simulated_heads(fit: xr.Dataset) -> list[tuple[int, int]]:
     """[layer, head] of the simulated heads, from the one that needs the fewest neurons."""
     layer, head = np.nonzero(fit["normalizer_error"].notnull().all("n_features").values)
     order = np.argsort(fit["log10_features_needed"].values[layer, head])
-    return [(int(layer[i]), int(head[i])) for i in order]
+    return [(int(layer[i]), int(head[i])) for i in order] or [(0, 0)]
 
 
 def heads_of(fits: dict[str, xr.Dataset]) -> list[Head]:
@@ -162,7 +163,7 @@ def draw_responses(left: Axes, right: Axes, drawn: pd.DataFrame) -> None:
 
     The trace has the largest network and the first tokens, the scatter both sizes and all tokens.
     """
-    sizes = sorted(drawn["n_features"].unique())
+    sizes, some = sorted(drawn["n_features"].unique()), drawn[:0]
     for m in sizes:
         of_size = drawn[drawn["n_features"] == m]
         look: dict[str, Any] = {
@@ -215,6 +216,8 @@ def explain(figure: Figure, drawn: pd.DataFrame) -> None:
 
 def token_words(drawn: pd.DataFrame) -> str:
     """The label of the axis of tokens."""
+    if drawn.empty:
+        return "token"
     name = cut(str(drawn["input"].iloc[0]).replace("_", " "))
     return palette.plain_text(f"token of “{name}”")
 
@@ -244,7 +247,8 @@ def head_words(fit: xr.Dataset, head: Head) -> str:
     largest = of_fit.isel(n_features=-1)
     r = captions.interval(*ends(largest, "correlation"))
     error = captions.interval(*ends(largest, "normalizer_error"), palette.percent)
-    return f"{words}\n$r$ = {r}, median error {error}"
+    between = ",\n" if len(r + error) > MAX_NUMBERS else ", "
+    return f"{words}\n$r$ = {r}{between}median error {error}"
 
 
 def head_label(fit: xr.Dataset, head: Head) -> str:
