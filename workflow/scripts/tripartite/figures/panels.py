@@ -225,6 +225,20 @@ def legend_of_heads(
     return legend(figure, extra, ncols=ncols, title=title)
 
 
+def row_note(axis: Axes, y: float, words: str) -> None:
+    """Words at the right of a row."""
+    axis.annotate(
+        words,
+        (1, y),
+        xycoords=axis.get_yaxis_transform(),
+        xytext=(3, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=6.5,
+        annotation_clip=False,
+    )
+
+
 # Figures, legends and letters.
 
 

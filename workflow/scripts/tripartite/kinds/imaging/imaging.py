@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import estimates, frame, head_words, heads_by, legend, mark
+from tripartite.figures.panels import estimates, frame, head_words, heads_by, legend, mark, row_note
 
 MAX_COLUMNS = 2  # experiments side by side
 MAX_HEADS = 2  # of each: the one whose fluorescence the normaliser explains best, and the last one
@@ -235,7 +235,7 @@ def draw_trials(axis: Axes, fit: xr.Dataset, own: pd.DataFrame, looks: list[dict
             marks = look if far else look | {"marker": ">"}
             axis.plot(np.full(len(ends), edge), ends["y"], linestyle="", **marks)
         for _, row in part.iterrows():
-            beside(axis, row["y"], trials_words(fit, row))
+            row_note(axis, row["y"], trials_words(fit, row))
     axis.set_title("Trials that find $Z$ (80 % power)", loc="left")
     axis.set(xscale="log", xlim=(0.9, most * ROOM), xlabel="trials, or pairs of recordings")
     axis.axvspan(most, most * ROOM, color=palette.SHADE, linewidth=0, zorder=0)
@@ -313,20 +313,7 @@ def write_beside(axis: Axes, of_heads: list[pd.DataFrame], places: list[float]) 
     for place in places:
         values = [part.loc[(part["y"] - place).abs() < 0.5, "value"] for part in of_heads]
         words = ", ".join(share(float(x.iloc[0])) for x in values if len(x))
-        beside(axis, place, words)
-
-
-def beside(axis: Axes, y: float, words: str) -> None:
-    axis.annotate(
-        words,
-        (1, y),
-        xycoords=axis.get_yaxis_transform(),
-        xytext=(3, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=6.5,
-        annotation_clip=False,
-    )
+        row_note(axis, place, words)
 
 
 def trials_words(fit: xr.Dataset, row: pd.Series, unknown: str = "") -> str:

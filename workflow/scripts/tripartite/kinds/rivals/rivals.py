@@ -11,7 +11,16 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from tripartite.figures import captions, palette
-from tripartite.figures.panels import beyond, estimates, frame, head_words, heads_by, legend, mark
+from tripartite.figures.panels import (
+    beyond,
+    estimates,
+    frame,
+    head_words,
+    heads_by,
+    legend,
+    mark,
+    row_note,
+)
 
 MAX_HEADS = 2  # shown, easy before hard
 EXACT = 1e-9  # error below which a mechanism is exact
@@ -239,8 +248,8 @@ def draw_errors(
         for _, row in part[part["quantity"] == "error"].iterrows():
             ratios.setdefault(row["mechanism"], []).append(ratio_words(row))
     for name, numbers in ratios.items():
-        beside(axis, rows[name], "× " + ", ".join(numbers))
-    beside(axis, -1, "× fitted network")
+        row_note(axis, rows[name], "× " + ", ".join(numbers))
+    row_note(axis, -1, "× fitted network")
     sized = own[own["quantity"] == "error"]
     synapses = sized.loc[sized["units"] == size, "synapses"]
     words = f"{count(synapses.min())} to {count(synapses.max())} synapses" if len(synapses) else ""
@@ -368,16 +377,3 @@ def draw_memory(axis: Axes, overlap: pd.DataFrame) -> None:
     axis.set_ylim(max(ticks) + 0.6, -0.6)
     for label in axis.get_yticklabels()[:: len(STATES) + 1]:
         label.set_fontweight("bold")
-
-
-def beside(axis: Axes, y: float, words: str) -> None:
-    axis.annotate(
-        words,
-        (1, y),
-        xycoords=axis.get_yaxis_transform(),
-        xytext=(3, 0),
-        textcoords="offset points",
-        va="center",
-        fontsize=6.5,
-        annotation_clip=False,
-    )
