@@ -1,6 +1,7 @@
-"""Share a finished study: python share.py verify|export|compare|gallery|about --study NAME ...
+"""Share a finished study: python share.py verify|check|export|compare|gallery|about --study ...
 
-verify checks results against what the study asks for now; export packs them into one archive;
+verify checks results against what the study asks for now; check holds the verdicts of its claims
+against those that it expects; export packs them into one archive;
 compare compares them with another lab's archive or results folder (workflow/rules/sharing.smk);
 gallery writes the page with all figures; about prints
 the first page of the report. read is called by compare, in a process of its own,
@@ -17,6 +18,7 @@ from tripartite.about import about
 from tripartite.contracts import UserError
 from tripartite.figures import agreement as figure
 from tripartite.gallery import gallery
+from tripartite.kinds.claims import verdicts
 
 
 def requested(name: str, results: Path, file: str) -> tuple[dict, dict[str, dict]]:
@@ -53,7 +55,9 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("verify", "export", "compare", "gallery", "about", "read"))
+    parser.add_argument(
+        "what", choices=("verify", "check", "export", "compare", "gallery", "about", "read")
+    )
     parser.add_argument("--study", help="name of a file in config/studies")
     parser.add_argument("--results", type=Path, help="the folder results/STUDY")
     parser.add_argument("--file", default="", help="the key file of config.yaml")
@@ -77,6 +81,9 @@ def main() -> int:
         files = [given.results / name for name in asked]
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))
+            return 0
+        if given.what == "check":
+            print(verdicts.checked(job.load(given.results / plan.CLAIMS)))
             return 0
         if given.what == "gallery":
             job.save_text(gallery(given.results, settings), given.output)

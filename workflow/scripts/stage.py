@@ -1,10 +1,11 @@
 """Run one job: python stage.py STAGE --input FILES --output FILES --settings JSON.
 
-STAGE is declared by a kind in tripartite/kinds/<kind>/kind.yaml; "draw" draws a figure. A stage is
+STAGE is declared by a kind in tripartite/kinds/<kind>/kind.yaml, and `python stage.py STAGE --help`
+says what it reads, takes and makes; "draw" draws a figure. A stage is
 a function in the module of the same name, in the folder of its kind. Its arguments are
 
 - the datasets of the input files, named like the files (qkv.nc is `qkv`), or `heads`, which gives
-  queries, keys, values and their attention head by head;
+  queries, keys, values and their attention head by head, or `fits`, by the name of the experiment;
 - the settings;
 - what the kind declares under `uses`.
 
@@ -83,12 +84,18 @@ def run(
         arguments["raw"] = inputs
         upstream = {path.name: job.file_digest(path) for path in inputs}
         _unchanged(inputs, upstream, settings)
+    if "fits" in wanted:
+        arguments["fits"] = {}
     with contextlib.ExitStack() as stack:
         for path in [] if "raw" in declared.reads else inputs:
-            arguments[path.stem] = dataset = stack.enter_context(job.load(path))
+            dataset = stack.enter_context(job.load(path))
             upstream[job.key(path)] = dataset.attrs["content_digest"]
             upstream_settings[job.key(path)] = json.loads(dataset.attrs["settings"])
-            inherited |= inherited_of(dataset)
+            if "fits" in wanted:
+                arguments["fits"][path.parent.name] = dataset
+            else:
+                arguments[path.stem] = dataset
+                inherited |= inherited_of(dataset)
         origin: dict[str, Any] = {
             "stage": declared.stage,
             "settings": settings,
@@ -233,7 +240,7 @@ def draw(inputs: list[Path], outputs: list[Path], settings: dict, code: str) -> 
         job.save_text(text, path)
         if path.suffix == ".md":
             print(text)
-    digests = {path.name: job.file_digest(path) for path in beside if path.suffix != ".md"}
+    digests = {path.name: job.file_digest(path) for path in beside}
     pictures = [path for path in outputs if path not in beside]
     job.save_figure(drawn, pictures, upstream, settings, code, digests, title=declared.question)
 
@@ -268,7 +275,13 @@ def device_fault(error: RuntimeError) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    more = ""
+    if {"-h", "--help"} & {*sys.argv}:
+        # Imported by name: no digest of a stage's code must depend on it.
+        more = importlib.import_module("tripartite.stage_help").told(sys.argv[1])
+    raw = argparse.RawDescriptionHelpFormatter
+    words = __doc__.splitlines()[0]
+    parser = argparse.ArgumentParser(description=words, epilog=more, formatter_class=raw)
     parser.add_argument("stage", help="a stage such as fit, or draw for a figure")
     parser.add_argument("--input", nargs="*", type=Path, default=[], dest="inputs")
     parser.add_argument("--output", nargs="*", type=Path, default=[], dest="outputs")

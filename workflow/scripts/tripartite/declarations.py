@@ -6,8 +6,12 @@ digests, report and reference are made from it. This module imports no large pac
 parse of the Snakefile imports it.
 
     what        what the kind finds out, one or two sentences
-    role        experiment (a section of an experiment, the default), data, benchmark, or story:
-                figures that tell of all kinds, without files of their own
+    equation    the equation that it computes, as implemented, in Markdown
+    cost        with what its time and memory grow
+    limits      what it does not say
+    role        experiment (a section of an experiment, the default), data, benchmark, story:
+                figures that tell of all kinds, without files of their own, or claims: the claims
+                of a study, in results/<study>/claims/
     category    of its figures in the report, one of the story in kinds/common.yaml
     memory      what its large arrays hold, one of MEMORY (memory.py)
     min_tokens  fewest tokens that an input must have (default 1)
@@ -19,7 +23,8 @@ parse of the Snakefile imports it.
                 Beside the pictures stand what is drawn as csv, made by the function `table` of its
                 module, and the caption as txt, to which `answer` adds the answer with its numbers.
                 `kinds`, if it shows several kinds of experiments; `one_model`, if these must share
-                their data; `also: [html]` for a page, made by `page`
+                their data; `also: [html]` for a page, made by `page`, and `also: [md]` for a table
+                that is printed as well, made by `printed`
 """
 
 import ast
@@ -33,7 +38,8 @@ from typing import Any
 import yaml
 
 KINDS = Path(__file__).resolve().parent / "kinds"
-ROLES = ("data", "experiment", "benchmark", "story")
+ROLES = ("data", "experiment", "benchmark", "story", "claims")
+TELLS = ("experiment", "story", "claims")  # roles of kinds whose figures have table and answer
 USES = (
     "seed",  # of the study, for a stage that reads raw files; others have it in any case
     "pairs",  # lists of sentence pairs among its raw files, if the model embeds sentences
@@ -109,6 +115,9 @@ class Kind:
 
     name: str
     what: str
+    equation: str
+    cost: str
+    limits: str
     role: str
     category: str
     memory: str
@@ -193,6 +202,11 @@ def figures() -> dict[str, Figure]:
     return {name: figure for kind in kinds().values() for name, figure in kind.figures.items()}
 
 
+def shows_experiments(figure: Figure) -> bool:
+    """Whether a study names the experiments that a figure shows."""
+    return bool(figure.kinds) and kinds()[figure.kind].role != "claims"
+
+
 def category(figure: str) -> str:
     """The category of a figure in the report, with its number in the story."""
     story = common()["story"]
@@ -252,14 +266,15 @@ def study_schema(models: tuple[str, ...]) -> dict:
     data["properties"]["model"]["enum"] = list(models)
     sections = {name: kind.settings for name, kind in experiments().items()}
     parts["experiments"]["additionalProperties"]["properties"] = {"data": data} | sections
+    parts["claims"] = kinds()["claims"].settings | {"default": {}}
     parts["figures"]["properties"] = {
         name: {
             "description": figure.question,
-            "$ref": "#/$defs/figure" if figure.kinds else "#/$defs/drawing",
+            "$ref": "#/$defs/figure" if shows_experiments(figure) else "#/$defs/drawing",
         }
         for kind in kinds().values()
         for name, figure in kind.figures.items()
-        if kind.role in ("experiment", "story")
+        if kind.role in TELLS
     }
     return schema
 
@@ -281,6 +296,7 @@ def _kind(path: Path) -> Kind:
     return Kind(
         name=name,
         what=declared["what"],
+        **{key: declared.get(key, "") for key in ("equation", "cost", "limits")},
         role=declared.get("role", "experiment"),
         category=declared.get("category", ""),
         memory=declared.get("memory", "data"),
@@ -373,7 +389,7 @@ FIGURE = {
         "caption": TEXT,
         "kinds": NAMES,
         "one_model": {"type": "boolean"},
-        "also": {"type": "array", "items": {"enum": ["html"]}},
+        "also": {"type": "array", "items": {"enum": ["html", "md"]}},
     },
 }
 FORM = {
@@ -382,6 +398,9 @@ FORM = {
     "required": ["what"],
     "properties": {
         "what": TEXT,
+        "equation": TEXT,
+        "cost": TEXT,
+        "limits": TEXT,
         "role": {"enum": list(ROLES)},
         "category": TEXT,
         "memory": {"enum": list(MEMORY)},
@@ -430,9 +449,10 @@ def faults(path: Path) -> Iterator[str]:
         if "raw" in file["reads"] and len(file["reads"]) > 1:
             yield f"{where}: files.{name}.reads: raw stands alone; read the files in another stage"
         yield from _module_faults(path.parent, file["stage"], f"{where}: files.{name}: stage")
-    of_story = declared.get("role", "experiment") in ("experiment", "story")
+    of_story = declared.get("role", "experiment") in TELLS
     for name, figure in declared.get("figures", {}).items():
         beside = [*("table", "answer") * of_story, *("page",) * ("html" in figure.get("also", []))]
+        beside += ["printed"] * ("md" in figure.get("also", []))
         yield from _module_faults(path.parent, name, f"{where}: figures: {name}", beside)
     if declared.get("role", "experiment") == "experiment":
         for key in ("category", "memory", "settings", "figures"):

@@ -659,10 +659,10 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, object]]:
 def origin(path: Path) -> dict:
     """How a result was made, as it says: upstream, settings and code.
 
-    What a text (.csv, .txt, .html) was made from stands in the picture beside it, with its digest.
-    UserError if it does not say, or is damaged.
+    What a text (.csv, .txt, .html, .md) was made from stands in the picture beside it, with its
+    digest. UserError if it does not say, or is damaged.
     """
-    picture = path.with_suffix(".svg") if path.suffix in (".csv", ".txt", ".html") else path
+    picture = path.with_suffix(".svg") if path.suffix in (".csv", ".txt", ".html", ".md") else path
     try:
         if path.suffix == ".nc":
             with xr.open_dataset(path, engine="netcdf4") as dataset:

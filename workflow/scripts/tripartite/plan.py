@@ -21,6 +21,7 @@ from .choosing import chosen_inputs
 from .registry import pins
 
 SCRIPTS = Path(__file__).resolve().parents[1]
+CLAIMS = "claims/claims.nc"  # the verdicts of a study, below its results
 MANIFEST = "workflow/files.txt"  # all files that travel with the workflow
 
 # Code.
@@ -169,13 +170,28 @@ def stage_files(study: dict, name: str) -> tuple[str, ...]:
 
 
 def experiment_files(study: dict) -> list[str]:
-    """All data files of a study, as experiment/file.nc."""
+    """All data files of a study, as experiment/file.nc; its claims last, if it has any."""
     return [
         f"{name}/{file}.nc"
         for name in study["experiments"]
         for file in made_files(study, name)
         if owner(study, name, file) == name
-    ]
+    ] + [CLAIMS] * bool(study["claims"])
+
+
+def claimed(study: dict) -> list[str]:
+    """The experiments of a study that its claims rest on, in its order."""
+    named: set[str] = set()
+    for claim in study["claims"].values():
+        for spec in claim["rests_on"].values():
+            given = spec["experiment"]
+            named |= {given} if isinstance(given, str) else {*given}
+            named |= (
+                {spec["against"]["experiment"]}
+                if "experiment" in spec.get("against", {})
+                else set()
+            )
+    return [name for name in study["experiments"] if name in named]
 
 
 def made_files(study: dict, name: str) -> tuple[str, ...]:
@@ -205,6 +221,8 @@ def settings(study: dict, name: str, file: str, made: Path, root: Path = Path(".
 
     made: the folder of the study's results.
     """
+    if file == "claims":
+        return {"claims": study["claims"]}
     if file == "qkv":
         return generate_settings(study, name, made, root)
     if file == "attention":

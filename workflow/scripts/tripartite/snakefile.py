@@ -195,7 +195,7 @@ class Parsed:
         if not target.is_relative_to(self.results):
             return ""
         parts = target.relative_to(self.results).parts
-        if len(parts) != 3:
+        if len(parts) != 3 or "/".join(parts[1:]) == plan.CLAIMS:
             return ""
         asked, folder, _ = parts
         kind, name = ("figure", target.stem) if folder == "figures" else ("experiment", folder)
@@ -234,10 +234,22 @@ class Parsed:
     def drawn(self, wildcards: Wildcards) -> list[str]:
         """The files that a figure shows."""
         study = self.named(wildcards, "figure")
+        if declarations.figures()[wildcards.figure].kinds == ("claims",):
+            return [f"<results>/{wildcards.study}/{plan.CLAIMS}"]
         return [
             f"<results>/{wildcards.study}/{name}/{plan.stage_files(study, name)[-1]}.nc"
             for name in study["figures"][wildcards.figure].get("experiments", ())
         ]
+
+    def claimed(self, wildcards: Wildcards) -> list[str]:
+        """The files that the claims of a study rest on."""
+        study, folder = self.study(wildcards.study), f"<results>/{wildcards.study}"
+        names = plan.claimed(study)
+        return [f"{folder}/{name}/{plan.stage_files(study, name)[-1]}.nc" for name in names]
+
+    def claims_settings(self, wildcards: Wildcards) -> str:
+        """The claims of a study, as JSON."""
+        return plan.text(plan.settings(self.study(wildcards.study), "claims", "claims", Path()))
 
     def figure_files(self) -> list[str]:
         """All files of the figures of the chosen study."""

@@ -34,6 +34,7 @@ WORKFLOW_ROOT = Path(__file__).resolve().parents[3]
 PLACE_OF_FILE = "{file}"  # in a study, for the key `file` of the configuration
 OWN_FILES = "config/inputs/own"  # folder of a user's files of q, k and v in archives
 DATA_KINDS = ("synthetic", "model", "file", "task", "same_as")  # one per experiment
+SAME_AS = "same_as"  # of claims: those of another study
 TRAINED = "trained"  # the section that goes with a task
 OF_MODELS = ("inputs", "query_key_weights")  # settings of data that go with model only
 BESIDE = (*OF_MODELS, "order")  # settings of data beside one of DATA_KINDS
@@ -94,6 +95,7 @@ def load_study(name: str, root: Path, machine: dict, results: str = "results") -
         raise ValueError(
             f"config: file: got {shown(own)}, but {text}; write this there, or use study=own"
         )
+    study = with_claims_of(study, root)
     reported = {keys for keys, _ in misread}
     faults = study_faults(study, root, machine, root / results / name)
     left = misread + [fault for fault in faults if fault[0] not in reported]
@@ -117,6 +119,30 @@ def with_own_file(study: Any, file: str) -> tuple[Any, list[tuple]]:
             changed[name] = experiment | {"data": data | {"file": file}}
             places.append(("experiments", name, "data", "file"))
     return (study | {"experiments": changed} if places else study), places
+
+
+def with_claims_of(study: Any, root: Path) -> Any:
+    """A study with the claims of the one that it names (claims: {same_as: ...}).
+
+    ValueError of one line if there is no such study, or if it has no claims of its own.
+    """
+    claims = study.get("claims") if isinstance(study, dict) else {}
+    if not isinstance(claims, dict) or not isinstance(claims.get(SAME_AS), str):
+        return study
+    name, folders = claims[SAME_AS], [one / "config/studies" for one in (WORKFLOW_ROOT, root)]
+    if len(claims) > 1:
+        raise ValueError(
+            f"claims: got {SAME_AS} and claims of its own; keep {SAME_AS}, or copy what you need"
+        )
+    try:
+        path = find_study(name, folders)
+    except ValueError as fault:
+        words = str(fault).removeprefix("config: study: ")
+        raise ValueError(f"claims.{SAME_AS}: {words}") from None
+    theirs = parsed(path, f"config/studies/{path.name}")[0].get("claims")
+    if not isinstance(theirs, dict) or SAME_AS in theirs:
+        raise ValueError(f"claims.{SAME_AS}: study {name} has no claims of its own; name another")
+    return study | {"claims": theirs}
 
 
 def find_study(name: str, folders: list[Path]) -> Path:
@@ -300,8 +326,8 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
     faults = [(keys, _with_memory(keys, text, experiments, root)) for keys, text in faults]
     for name, experiment in experiments.items():
         where = ("experiments", name)
-        if name == "figures":
-            faults.append((where, "is the folder of the figures; choose another name"))
+        if name in ("figures", "claims"):
+            faults.append((where, f"is the folder of the {name}; choose another name"))
         if "data" in experiment:
             faults += _data_faults(name, experiments, written, root)
         given = sections(written[name])
@@ -334,7 +360,12 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
                 wanted = " or ".join(declared.kinds)
                 faults.append((keys, f"{name} has {has}, {figure} shows experiments with {wanted}"))
         faults += _joint_faults(keys, figure, settings.get("experiments", []), experiments)
-    return faults
+        if declared.kinds == ("claims",) and not valid.get("claims"):
+            text = "shows the claims of the study, which has none; write some, or take it out"
+            faults.append((("figures", figure), text))
+    kinds = {name: given[0] for name in written if len(given := sections(written[name])) == 1}
+    claim_checks = importlib.import_module(f"{__package__}.kinds.claims.checks")
+    return faults + [*claim_checks.faults(valid.get("claims") or {}, kinds)]
 
 
 def _joint_faults(
