@@ -5,9 +5,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from tripartite.kinds.claims.checks import N_VALUES, PLACE
 from tripartite.kinds.claims.quantities import Number
 
-PLACE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")
 UNKNOWN = "–"
 
 
@@ -20,7 +20,7 @@ def shown(number: Number, form: str = "") -> str:
     """A number in a format of Python; in brackets, as [.2f], with its interval; n: its values."""
     if np.isnan(number.value):
         return UNKNOWN
-    if form == "n":
+    if form == N_VALUES:
         return str(number.n_values)
     if not form.startswith("["):
         return one(number.value, form)
