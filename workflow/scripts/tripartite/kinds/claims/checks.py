@@ -1,17 +1,13 @@
 """Faults of the claims of a study, found before any job. This module imports no large package."""
 
 import json
-import re
 import shlex
 from collections.abc import Iterator, Mapping
 
 from ... import declarations
 from ...words import Fault, unknown
+from .terms import HEADS, N_VALUES, PAIR, PLACE, POWER
 
-PLACE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")  # of a number in a sentence, with its format
-N_VALUES = "n"  # the format for the number of values
-HEADS = "heads"  # selects pairs of layer and head
-PAIR = ("layer", "head")
 COUNTED = ("count", "share")
 MAX_LETTERS = 100_000  # of all claims, which are one argument of a command (131 072 on Linux)
 
@@ -56,9 +52,9 @@ def _sentence_faults(where: tuple, sentence: str, numbers: dict) -> Iterator[Fau
         if name not in numbers:
             yield where, f"{{{name}}}: {unknown(name, list(numbers))}"
         try:
-            format(0.0, "" if form == N_VALUES else form.strip("[]"))
+            format(0.0, "" if form == N_VALUES else form.removeprefix(POWER).strip("[]"))
         except ValueError:
-            yield where, f"{{{name}:{form}}}: wanted a format such as .2f, [.2f] or {N_VALUES}"
+            yield where, f"{{{name}:{form}}}: wanted a format such as .2f, [.2f], 10^.1f or n"
 
 
 def _test_faults(where: tuple, test: dict, numbers: dict, tested: list[str]) -> Iterator[Fault]:

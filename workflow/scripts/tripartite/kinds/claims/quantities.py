@@ -16,7 +16,7 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from tripartite.contracts import UserError
-from tripartite.kinds.claims.checks import HEADS, PAIR
+from tripartite.kinds.claims.terms import HEADS, PAIR
 from tripartite.statistics import LEVEL
 
 Fits = Mapping[str, xr.Dataset]
@@ -24,6 +24,7 @@ Estimates = dict[str, xr.DataArray]  # value, low and high
 Values = dict[str, np.ndarray]  # the same of the known values, one after another
 Triple = tuple[float, float, float]
 
+LOG10 = "log10_"  # begins the names of variables that are logarithms
 NONE = (np.nan, np.nan)  # the ends of a number without interval
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "mean": np.mean,
@@ -103,10 +104,12 @@ def _values(fits: Fits, name: str, spec: dict) -> Values:
         second = against.get("experiment", name)
         variable = against.get("variable", spec["variable"])
         theirs = _estimates(_fit(fits, second), second, variable, at | against.get("at", {}))
+        found, theirs = _on_one_scale(spec["variable"], found, variable, theirs)
         found = _compared(found, theirs, against["as"])
     ((condition, bound),) = spec.get("that", {"": 0}).items()
     if isinstance(bound, str) and condition != "equals":
         theirs = _estimates(fit, name, bound, at)
+        found, theirs = _on_one_scale(spec["variable"], found, bound, theirs)
         found |= {f"other_{key}": part for key, part in theirs.items()}
     if "along" in spec:
         if spec["along"] not in found["value"].dims:
@@ -144,6 +147,19 @@ def _estimates(fit: xr.Dataset, name: str, variable: str, at: dict) -> Estimates
         "low": low.where(~one_sided, infinite["low"]),
         "high": high.where(~one_sided, infinite["high"]),
     }
+
+
+def _on_one_scale(
+    name: str, ours: Estimates, other: str, theirs: Estimates
+) -> tuple[Estimates, Estimates]:
+    """Two variables to compare: if one alone is a log10_..., ten to the power of it."""
+    both = []
+    for own, second, estimates in ((name, other, ours), (other, name, theirs)):
+        if own.startswith(LOG10) and not second.startswith(LOG10):
+            with np.errstate(over="ignore"):
+                estimates = {key: 10.0**part for key, part in estimates.items()}
+        both.append(estimates)
+    return both[0], both[1]
 
 
 def _selected(fit: xr.Dataset, name: str, variable: str, at: dict) -> xr.DataArray:
