@@ -32,7 +32,7 @@ from matplotlib.text import Text
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.append(str(ROOT / "workflow/scripts"))
 
-from tripartite import declarations, job  # noqa: E402
+from tripartite import declarations, job, plan  # noqa: E402
 from tripartite.figures import captions, palette, panels  # noqa: E402
 
 MM = 25.4
@@ -44,6 +44,8 @@ OVERLAP = 1.0  # pt that boxes of texts may share in both directions
 def load(results: Path, figure: str) -> dict[str, xr.Dataset]:
     """The files that a figure of a study shows; results: the folder results/STUDY."""
     study = yaml.safe_load((ROOT / f"config/studies/{results.name}.yaml").read_text())
+    if declarations.figures()[figure].kinds == ("claims",):
+        return {"claims": job.load(results / plan.CLAIMS)}
     shown = study["figures"][figure].get("experiments", [])
     kinds = [*declarations.experiments()]
     found = {}
@@ -73,6 +75,8 @@ def crowded(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
             if dim in fit.sizes:
                 fit = fit.isel({dim: np.arange(32) % fit.sizes[dim]})
                 fit = fit.assign_coords({dim: np.arange(32)})
+        if "claim" in fit.sizes:
+            fit = many_claims(fit)
         names = {
             dim: [f"model.$blocks.{i}.слой.self_attention" for i in range(32)]
             for dim in ("layer", "head")
@@ -82,6 +86,24 @@ def crowded(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:
             fit = fit.assign_coords(input=[f"$x^ 入力 {i} " + "long " * 8 for i in range(n)])
         made[experiment] = fit.assign_attrs(labels=json.dumps(names))
     return made
+
+
+def many_claims(found: xr.Dataset) -> xr.Dataset:
+    """A file of claims with a hundred of them, in ten parts, with names of forty letters."""
+    copies = -(-100 // found.sizes["claim"])
+    parts = []
+    for i in range(copies):
+        names = {name: f"{name}-{i}-".ljust(40, "x") for name in found["claim"].values}
+        one = found.assign_coords(claim=[*names.values()])
+        parts.append(one.assign(of_claim=("quantity", [names[x] for x in one["of_claim"].values])))
+    many = xr.merge(
+        [
+            xr.concat([one.drop_dims("quantity") for one in parts], "claim"),
+            xr.concat([one.drop_dims("claim") for one in parts], "quantity"),
+        ]
+    )
+    part = [f"模型 $^{{{i % 10}}}$ " + "long " * 20 for i in range(many.sizes["claim"])]
+    return many.assign(part=("claim", part)).assign_attrs(found.attrs)
 
 
 def extreme(fits: dict[str, xr.Dataset]) -> dict[str, xr.Dataset]:

@@ -45,6 +45,7 @@ for also in sorted({figure.also for figure in declarations.figures().values()}):
 rule gallery:
     input:
         figures=HERE.figure_files(),
+        claims=rules.check.input,
     output:
         page=f"<results>/{STUDY}/index.html",
     log:

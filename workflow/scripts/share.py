@@ -82,6 +82,8 @@ def main() -> int:
         if given.what == "about":
             print(about(given.results, asked, given.logs, settings))
             return 0
+        if given.what == "check" and not settings["claims"]:
+            raise UserError(f"claims: study {given.study} has none; nothing can be checked")
         if given.what == "check":
             print(verdicts.checked(job.load(given.results / plan.CLAIMS)))
             return 0

@@ -10,8 +10,9 @@ from textwrap import indent, wrap
 
 import yaml
 
-from tripartite import declarations, gallery, job
+from tripartite import declarations, gallery, job, plan
 from tripartite.contracts import UserError
+from tripartite.kinds.claims import wording
 
 PIPELINE = Path(__file__).resolve().parents[2] / "report/pipeline.svg"
 
@@ -48,7 +49,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
         words = " and ".join(sorted(devices))
         parts.append(f"**Computed on** {words}; code and data by their digests in each file.")
     parts.append("**Run times and memory**, of the jobs whose logs are here:")
-    parts.append(_table(usage(sorted({path.parent for path in there.values()}), logs)))
+    parts.append(_usage_table(usage(sorted({path.parent for path in there.values()}), logs)))
     parts.append("**Settings of the study**, with all defaults::")
     experiments = settings["experiments"].items()
     settings = settings | {"experiments": {x: gallery.without_folders(y) for x, y in experiments}}
@@ -58,7 +59,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
 
 
 def findings(results: Path, study: dict) -> list[str]:
-    """The overview as a picture, and the answer of each figure, in the order of the story."""
+    """The overview as a picture, the claims, and the answer of each figure, in their order."""
     names = [
         name
         for name in declarations.in_order(study.get("figures", {}))
@@ -72,6 +73,8 @@ def findings(results: Path, study: dict) -> list[str]:
         image = f'<img style="max-width: 100%" alt="{words}" src="{source}">'
         # docutils refuses lines of more than 10 000 letters
         parts += [".. raw:: html", indent("\n".join(wrap(image, 5000)), "   ")]
+    if (results / plan.CLAIMS).is_file():
+        parts += claims(results)
     drawing = PIPELINE.read_text(encoding="utf-8").replace("\n", " ")
     parts += [".. raw:: html", f"   {drawing}"]
     if names:
@@ -84,6 +87,19 @@ def findings(results: Path, study: dict) -> list[str]:
             f"{number}. *{gallery.as_rst(figure['question'])}* {gallery.as_rst(figure['answer'])}"
         )
     return parts
+
+
+def claims(results: Path) -> list[str]:
+    """The claims of a study as a table with their verdicts."""
+    found = job.load(results / plan.CLAIMS)
+    rows: list[tuple] = [("verdict", "confidence", "claim")]
+    for part, members in wording.parts(found).items():
+        rows.append(("", "", f"*{gallery.as_rst(part)}*"))
+        for one in members:
+            sentence = gallery.as_rst(one["sentence"]).replace('"', '""')
+            rows.append((f"**{one['verdict']}**", one["confidence"], sentence))
+    words = "Verdicts come from the numbers of this study alone, by the rules of docs/claims.md."
+    return [f"**Claims.** {wording.counts(found)}. {words}", _table(rows, "   :widths: 18 12 70")]
 
 
 def _is_stale(path: Path, asked: dict) -> bool:
@@ -109,7 +125,7 @@ def _versions(text: str) -> str:
     return ", ".join(f"{name} {version}" for name, version in json.loads(text).items()) + "."
 
 
-def _table(used: dict[str, list[tuple[float, int, str]]]) -> str:
+def _usage_table(used: dict[str, list[tuple[float, int, str]]]) -> str:
     """One row per stage, the longest first."""
     rows: list[tuple] = [
         ("stage", "jobs", "seconds, all", "seconds, longest job", "MB, largest job")
@@ -120,5 +136,10 @@ def _table(used: dict[str, list[tuple[float, int, str]]]) -> str:
         _, megabytes, largest = max(used[stage], key=lambda job: job[1])
         cells = f"{totals[stage]:.0f}", f"{seconds:.0f} ({longest})", f"{megabytes} ({largest})"
         rows.append((stage, len(used[stage]), *cells))
-    lines = [".. csv-table::", "   :header-rows: 1", ""]
+    return _table(rows)
+
+
+def _table(rows: list[tuple], *options: str) -> str:
+    """A table with a head in its first row."""
+    lines = [".. csv-table::", "   :header-rows: 1", *options, ""]
     return "\n".join(lines + ["   " + ", ".join(f'"{cell}"' for cell in row) for row in rows])

@@ -27,6 +27,10 @@ img { max-width: 100%; height: auto; background: #fff; }
 a { color: #004488; }
 li { margin: .4rem 0; }
 pre { overflow: auto; padding: .5rem; background: #f2f2f2; font-size: 13px; }
+table { border-collapse: collapse; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; }
+tr { border-bottom: 1px solid #ccc; }
+tbody th { background: #f2f2f2; }
 </style>
 </head>
 <body>
@@ -35,6 +39,27 @@ pre { overflow: auto; padding: .5rem; background: #f2f2f2; font-size: 13px; }
 <p>A transformer built from neurons and astrocytes. Every figure has its question, its answer with
 numbers, how it is read, its numbers as a table (csv), and the settings of its experiments. All
 intervals are 95&nbsp;%, unless a caption says what else is shown.</p>
+{% if claims %}
+<h2>Claims and their verdicts</h2>
+<p>{{ counts }}. Every verdict comes from the numbers of this study alone, by the rules of
+docs/claims.md.</p>
+<table>
+<thead><tr>
+<th scope="col">verdict</th><th scope="col">confidence</th><th scope="col">claim</th>
+</tr></thead>
+{% for part, rows in claims.items() %}
+<tbody>
+<tr><th colspan="3" scope="rowgroup">{{ part }}</th></tr>
+{% for claim in rows %}
+<tr><td><strong>{{ claim.verdict }}</strong></td><td>{{ claim.confidence }}</td>
+<td>{{ claim.sentence }}{% if claim.doi %} <a href="https://doi.org/{{ claim.doi }}">\
+{{ claim.doi }}</a>{% endif %}{% if claim.conditions %}<br><small>{{ claim.conditions }}</small>\
+{% endif %}</td></tr>
+{% endfor %}
+</tbody>
+{% endfor %}
+</table>
+{% endif %}
 <h2>What was found</h2>
 <ol>
 {% for figure in figures %}
@@ -70,12 +95,19 @@ alt="{{ figure.question }} {{ figure.answer }}"></a>
 
 def gallery(results: Path, study: dict) -> str:
     """The page of a study; results: its folder, results/STUDY; study: with all defaults."""
-    import jinja2  # imported here: the Snakefile needs captions only
+    import jinja2  # imported here, as the modules below: the Snakefile needs captions only
+
+    from tripartite import job, plan
+    from tripartite.kinds.claims import wording
 
     names = declarations.in_order(study["figures"])
     figures = [described(results, study, name, number) for number, name in enumerate(names, 1)]
+    about: dict[str, object] = {"study": results.name, "figures": figures}
+    if study["claims"]:
+        claims = job.load(results / plan.CLAIMS)
+        about |= {"counts": wording.counts(claims), "claims": wording.parts(claims)}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
-    return environment.from_string(PAGE).render(study=results.name, figures=figures)
+    return environment.from_string(PAGE).render(about)
 
 
 def described(results: Path, study: dict, name: str, number: int) -> dict:

@@ -360,6 +360,11 @@ class Parsed:
 
         return megabytes
 
+    def said_of_claims(self) -> str:
+        """The verdicts of the chosen study as text, if it draws them."""
+        text = Path(self.results) / self.name / "figures/claims.md"
+        return text.read_text(encoding="utf-8") if "claims" in self.chosen["figures"] else ""
+
     def expected(self, cores: int) -> str:
         """A line that says how long the missing files of the study may take; "" if it is short."""
         totals: dict[str, float] = {}

@@ -24,7 +24,8 @@ def behind(fits: dict[str, xr.Dataset]) -> str:
     lines = []
     for name, fit in fits.items():
         words = ", ".join(counts(fit))
-        lines.append(f"{fit.attrs['data']} ({name}{': ' if words else ''}{words})")
+        data = fit.attrs["data"] or f"{fit.sizes.get('claim', 0)} claims"
+        lines.append(f"{data} ({name}{': ' if words else ''}{words})")
     if not lines:
         return ""
     files = ", ".join(f"{name}/{fit.attrs['title'].split()[-1]}.nc" for name, fit in fits.items())
@@ -32,8 +33,14 @@ def behind(fits: dict[str, xr.Dataset]) -> str:
 
 
 def counts(fit: xr.Dataset) -> list[str]:
-    """How many heads, inputs and independent networks or trainings there are, and their sizes."""
+    """How many heads, inputs and independent networks or trainings there are, and their sizes.
+
+    Of claims, how many numbers of how many experiments.
+    """
     words = []
+    if fit.attrs.get("kind") == "claims":
+        rests_on = {name for names in fit["experiment"].values for name in names.split(", ")}
+        return [f"{fit.sizes['quantity']} numbers of {len(rests_on)} experiments"]
     settings = all_settings(fit)
     if {"layer", "head"} <= {*fit.sizes} and (n := n_heads(fit)):
         words.append(f"{n} heads" if n > 1 else "1 head")

@@ -80,6 +80,13 @@ PARTS = {  # of the network
 }
 # At most four things that are neither models, recipes nor sizes; rows with names come first.
 CATEGORIES = ("#0072B2", "#E69F00", "#882255", "#44AA99")
+VERDICTS = {  # of claims, the least favourable first; words stand beside the marks
+    "Contradicted": Look("#882255", "#882255", "X"),
+    "PartiallySupported": Look("#E69F00", "#E69F00", "D"),
+    "Inconclusive": Look("#FFFFFF", "#404040", "o"),
+    "Validated": Look("#0072B2", "#0072B2", "o"),
+    "NotTested": Look("#FFFFFF", "#404040", "_"),
+}
 CALCIUM_MODELS = {  # names of models of calcium
     "li_rinzel_nest": "Li–Rinzel (NEST)",
     "li_rinzel_stimberg": "Li–Rinzel (Stimberg)",

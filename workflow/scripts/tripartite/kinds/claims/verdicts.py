@@ -11,6 +11,7 @@ import xarray as xr
 
 from tripartite.contracts import UserError
 from tripartite.kinds.claims.quantities import Number
+from tripartite.kinds.claims.wording import one
 
 HOLDS, FAILS, OPEN, MISSING, SHOWN = "holds", "fails", "open", "missing", ""
 VERDICTS = ("Validated", "PartiallySupported", "Contradicted", "Inconclusive", "NotTested")
@@ -20,7 +21,7 @@ WORDS = {
     "below": "below",
     "at_least": "at least",
     "at_most": "at most",
-    "containing": "interval contains",
+    "containing": "contains",
 }
 
 
@@ -33,10 +34,10 @@ def words(test: dict) -> str:
     """A test in words."""
     kind = kind_of(test)
     if kind == "within":
-        return "within {:g} to {:g}".format(*test[kind])
+        return "within {} to {}".format(*(one(bound, "g") for bound in test[kind]))
     if kind == "equal_to":
-        return f"equal to {test[kind]:g} ± {test['tolerance']:g}"
-    return f"{WORDS[kind]} {test[kind] if isinstance(test[kind], str) else f'{test[kind]:g}'}"
+        return f"equal to {one(test[kind], 'g')} ± {one(test['tolerance'], 'g')}"
+    return f"{WORDS[kind]} {test[kind] if isinstance(test[kind], str) else one(test[kind], 'g')}"
 
 
 def compared_with(test: dict, numbers: Mapping[str, Number]) -> tuple[float, float]:

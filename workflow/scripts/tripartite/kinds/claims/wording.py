@@ -28,11 +28,11 @@ def shown(number: Number, form: str = "") -> str:
     """
     if form == N_VALUES:
         return str(number.n_values)
-    three = [number.value, number.low, number.high]
+    value, low, high = number.value, number.low, number.high
     if form.startswith(POWER):
-        three = [10.0**part if part < 308 else math.inf for part in three]
+        value, low, high = (10.0**x if x < 308 else x for x in (value, low, high))
     form = form.removeprefix(POWER)
-    return estimate(*three, form.strip("[]")) if form.startswith("[") else one(three[0], form)
+    return estimate(value, low, high, form.strip("[]")) if form[:1] == "[" else one(value, form)
 
 
 def estimate(value: float, low: float, high: float, form: str = "") -> str:
@@ -50,7 +50,7 @@ def one(value: float, form: str = "") -> str:
     text = format(value, form or ".3g")
     if not float(re.sub(r"[^\d.]", "", text) or 1):  # no minus zero
         text = text.lstrip("-")
-    return text.replace("-", "−")
+    return text.replace("-", "−").replace("%", "\N{NO-BREAK SPACE}%")
 
 
 def counts(claims: xr.Dataset) -> str:
@@ -78,8 +78,7 @@ def listed(claims: xr.Dataset) -> str:
         for row in rows:
             sure = f" (confidence {row['confidence']})" if row["confidence"] else ""
             text = f"- **{row['verdict']}**{sure} `{row['claim']}`: {row['sentence']}"
-            options = {"break_long_words": False, "break_on_hyphens": False}
-            lines.append(fill(text, COLUMNS, subsequent_indent="  ", **options))
+            lines.append(fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines) + "\n"
 
 
