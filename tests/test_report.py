@@ -47,9 +47,24 @@ MINI = {
             },
         },
     },
+    "claims": {
+        "hundred": {
+            "part": 'Quotes " and *stars*',
+            "sentence": 'One hundred "neurons" err by {error:[.2f]}, not by `0`.',
+            "rests_on": {
+                "error": {
+                    "experiment": "small",
+                    "variable": "output_error_all",
+                    "at": {"n_features": 100},
+                }
+            },
+            "test": {"at_most": 0},
+        }
+    },
     "figures": {
         "network": {},
         "overview": {"experiments": ["small"]},
+        "claims": {},
         "trace": {"experiments": ["small"]},
         "learned_features": {"experiments": ["trained"]},
     },
@@ -132,6 +147,7 @@ def test_a_report_is_read_offline(form, study, browser, tmp_path):
     places = [
         front.index(words)
         for words in (
+            *["Claims."] * (name == "mini"),
             "What was found.",
             "Software.",
             "Run times and memory",
@@ -154,6 +170,9 @@ def test_a_report_is_read_offline(form, study, browser, tmp_path):
     if name == "mini":
         rows = [row.text for row in browser.find_elements(By.TAG_NAME, "tr")]
         wanted = r"simulate 1 \d+ \d+ \(small\) \d{3} \(small\)"
+        assert any(re.fullmatch(wanted, row) for row in rows), rows
+        assert 'Quotes " and *stars*' in rows
+        wanted = r'Contradicted High One hundred "neurons" err by 0\.\d\d \[.+\], not by `0`\.'
         assert any(re.fullmatch(wanted, row) for row in rows), rows
     parts = list(dict.fromkeys(map(declarations.category, figures_of(study))))
     shown = [x.text for x in browser.find_elements(By.TAG_NAME, "a")]
@@ -202,6 +221,9 @@ def test_the_gallery_has_every_figure(study, browser):
     browser.set_window_size(420, 800)
     inner, outer = browser.execute_script(width)
     assert inner <= outer + 1
+    if name == "mini":
+        (claims,) = browser.find_elements(By.CSS_SELECTOR, "table")
+        assert "Contradicted High One hundred" in claims.text
     assert errors_of(browser) == []
 
 

@@ -201,37 +201,41 @@ def files_table() -> str:
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
-def readme(claims: xr.Dataset | None) -> str:
-    """README.md with its tables and findings brought up to date."""
-    text = between("README.md", "figures", BY, figures_table())
-    text = between("README.md", "files", BY, files_table(), text)
-    if claims is not None:
-        text = between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
-    return text
+def readme() -> str:
+    """README.md with its tables brought up to date."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = between(text, "figures", BY, figures_table())
+    return between(text, "files", BY, files_table())
 
 
-def claims_page(claims: xr.Dataset) -> str:
-    """docs/claims.md with the table of claims brought up to date."""
-    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims))
+def with_findings(text: str, claims: xr.Dataset) -> str:
+    """README.md with the headline claims of a file claims.nc."""
+    return between(text, "findings", BY_CLAIMS, wording.findings(claims))
 
 
-def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
-    """A file, or its text, with new content between the marks of this name."""
-    text = text or (ROOT / file).read_text(encoding="utf-8")
+def with_claims(text: str, claims: xr.Dataset) -> str:
+    """docs/claims.md with the table of all claims of a file claims.nc."""
+    return between(text, "claims", BY_CLAIMS, wording.tables(claims))
+
+
+def between(text: str, name: str, by: str, content: str) -> str:
+    """A page with new content between the marks of this name."""
     start, end = f"<!-- {name}: {by} -->\n", f"\n<!-- end of {name} -->"
     before, _, rest = text.partition(start)
     _, closed, after = rest.partition(end)
     if not closed:
-        sys.exit(f"{file}: the marks of {name} are missing")
+        sys.exit(f"the marks of {name} are missing: {start.strip()} and {end.strip()}")
     return before + start + content + end + after
 
 
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
-    claims = job.load(CLAIMS) if CLAIMS.is_file() else None
-    pages = {"docs/claims.md": claims_page(claims)} if claims is not None else {}
+    pages = {"README.md": readme()}
+    if CLAIMS.is_file():
+        claims, page = job.load(CLAIMS), ROOT / "docs/claims.md"
+        pages["README.md"] = with_findings(pages["README.md"], claims)
+        pages["docs/claims.md"] = with_claims(page.read_text(encoding="utf-8"), claims)
     return pages | {
-        "README.md": readme(claims),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "workflow/files.txt": manifest(),

@@ -96,7 +96,7 @@ def claims(results: Path) -> list[str]:
     for part, members in wording.parts(found).items():
         rows.append(("", "", f"*{gallery.as_rst(part)}*"))
         for one in members:
-            sentence = gallery.as_rst(one["sentence"]).replace('"', '""')
+            sentence = gallery.as_rst(one["sentence"])
             rows.append((f"**{one['verdict']}**", one["confidence"], sentence))
     words = "Verdicts come from the numbers of this study alone, by the rules of docs/claims.md."
     return [f"**Claims.** {wording.counts(found)}. {words}", _table(rows, "   :widths: 18 12 70")]
@@ -142,4 +142,7 @@ def _usage_table(used: dict[str, list[tuple[float, int, str]]]) -> str:
 def _table(rows: list[tuple], *options: str) -> str:
     """A table with a head in its first row."""
     lines = [".. csv-table::", "   :header-rows: 1", *options, ""]
-    return "\n".join(lines + ["   " + ", ".join(f'"{cell}"' for cell in row) for row in rows])
+    for row in rows:
+        cells = (str(cell).replace('"', '""') for cell in row)
+        lines.append("   " + ", ".join(f'"{cell}"' for cell in cells))
+    return "\n".join(lines)

@@ -364,8 +364,10 @@ def study_faults(study: Any, root: Path, machine: dict, made: Path | None = None
             text = "shows the claims of the study, which has none; write some, or take it out"
             faults.append((("figures", figure), text))
     kinds = {name: given[0] for name in written if len(given := sections(written[name])) == 1}
+    broken = {keys[1] for keys, _ in faults if keys[0] == "claims" and keys[1:]}
+    claims = {x: one for x, one in (valid.get("claims") or {}).items() if x not in broken}
     claim_checks = importlib.import_module(f"{__package__}.kinds.claims.checks")
-    return faults + [*claim_checks.faults(valid.get("claims") or {}, kinds)]
+    return faults + [*claim_checks.faults(claims, kinds)]
 
 
 def _joint_faults(

@@ -9,7 +9,7 @@ from ...words import Fault, unknown
 from .terms import HEADS, N_VALUES, PAIR, PLACE, POWER
 
 COUNTED = ("count", "share")
-MAX_LETTERS = 100_000  # of all claims, which are one argument of a command (131 072 on Linux)
+MAX_LETTERS = 115_000  # of all claims; a command may have 131 072 on Linux
 
 Variables = Mapping[str, declarations.Variable]
 
@@ -23,12 +23,11 @@ def faults(claims: dict, kinds: dict[str, str]) -> Iterator[Fault]:
         text = f"are {n} letters of text, at most {MAX_LETTERS} can be scored; shorten quotations"
         yield ("claims",), text
     for name, claim in claims.items():
-        where = ("claims", name)
-        source = claim.get("source") or {}
+        where, numbers = ("claims", name), claim["rests_on"]
+        source = claim.get("source", {})
         if "quotation" in source and "doi" not in source:
             yield (*where, "source"), "has a quotation without doi; say where it stands"
-        numbers = claim.get("rests_on") or {}
-        yield from _sentence_faults((*where, "sentence"), claim.get("sentence") or "", numbers)
+        yield from _sentence_faults((*where, "sentence"), claim["sentence"], numbers)
         tested = {}
         for key, spec in numbers.items():
             here = (*where, "rests_on", key)
@@ -39,7 +38,7 @@ def faults(claims: dict, kinds: dict[str, str]) -> Iterator[Fault]:
                 yield (*here, "only_shown"), "goes without test; take one of them out"
             if not spec.get("only_shown"):
                 tested[key] = spec.get("test", claim.get("test"))
-        if numbers and not any(tested.values()):
+        if not any(tested.values()):
             yield where, "has no test of any number; give test, such as {above: 0.5}"
         if "test" in claim:
             own = [key for key, test in tested.items() if test is claim["test"]]
@@ -60,12 +59,11 @@ def _sentence_faults(where: tuple, sentence: str, numbers: dict) -> Iterator[Fau
 def _test_faults(where: tuple, test: dict, numbers: dict, tested: list[str]) -> Iterator[Fault]:
     """Faults of one test; tested: the names of the numbers that it tests."""
     kinds = [key for key in test if key != "tolerance"]
-    if len(kinds) != 1:
-        yield where, f"got {' and '.join(kinds) or 'none'}, wanted exactly one test"
+    if len(kinds) > 1:
+        yield where, f"got {' and '.join(kinds)}, wanted exactly one test"
     if ("tolerance" in test) != ("equal_to" in test):
         yield where, "tolerance and equal_to go together; give both"
-    ends = test.get("within") or [None]
-    if None not in ends and ends[0] > ends[1]:
+    if "within" in test and test["within"][0] > test["within"][1]:
         yield (*where, "within"), "has the larger number first; wanted the lower one first"
     for key in kinds:
         bound = test[key]
@@ -77,42 +75,39 @@ def _test_faults(where: tuple, test: dict, numbers: dict, tested: list[str]) -> 
 
 def _number_faults(where: tuple, spec: dict, kinds: dict[str, str]) -> Iterator[Fault]:
     """Faults of one number: what belongs together, and names of variables and axes."""
-    take, that = spec.get("take", "value"), spec.get("that") or {}
-    if (take in COUNTED) != ("that" in spec):
+    take, that, name = spec.get("take"), spec.get("that", {}), spec["variable"]
+    if (take in COUNTED) != bool(that):
         yield (*where, "that"), "goes with take: count or share, and these need it"
     if (take == "slope") != ("along" in spec):
         yield (*where, "along"), "goes with take: slope, which needs it"
-    given = spec.get("experiment")
-    against = spec.get("against") or {}
-    for name in given if isinstance(given, list) else [given]:
-        if name not in kinds:
+    given = spec["experiment"]
+    for experiment in given if isinstance(given, list) else [given]:
+        if experiment not in kinds:
             continue
-        known = _variables(kinds[name])
-        used = [spec.get("variable")]
-        yield from _name_faults(where, spec, known)
+        known = _variables(kinds[experiment])
+        parts: dict[tuple, tuple[Variables, dict]] = {(): (known, spec)}  # by keys to them
         if "where" in spec:
-            used.append(spec["where"].get("variable"))
-            yield from _name_faults((*where, "where"), spec["where"], known)
+            parts["where",] = known, spec["where"]
         for condition, bound in that.items():
             if isinstance(bound, str) and condition != "equals":
-                used.append(bound)
-                yield from _name_faults((*where, "that", condition), {"variable": bound}, known)
-        second = against.get("experiment", name)
-        if against and second in kinds:
-            theirs = {"variable": spec.get("variable"), **against}
-            of_both = _variables(kinds[second])
-            yield from _name_faults((*where, "against"), theirs, of_both)
-            known = of_both | known
-            used.append(theirs["variable"])
-        yield from _axis_faults(where, spec, [known[one] for one in used if one in known], known)
-        variable = known.get(spec.get("variable") or "")
-        is_text = variable is not None and variable.dtype == "str"
-        if is_text and not (take in COUNTED and "equals" in that):
-            text = f"{spec['variable']} is text; count it with take and that: {{equals: ...}}"
-            yield (*where, "variable"), text
-        along = spec.get("along")
-        if along and variable and along not in variable.dims.split():
-            yield (*where, "along"), unknown(along, variable.dims.split())
+                parts["that", condition] = known, {"variable": bound}
+        if against := spec.get("against"):
+            second = against.get("experiment", experiment)
+            theirs = _variables(kinds[second]) if second in kinds else {}
+            parts["against",] = theirs, {"variable": name, **against}
+        used = [of[part["variable"]] for of, part in parts.values() if part["variable"] in of]
+        dims = {dim for variable in used for dim in variable.dims.split()}
+        for keys, (of, part) in parts.items():
+            if of and part["variable"] not in of:
+                last = () if keys[:1] == ("that",) else ("variable",)
+                yield (*where, *keys, *last), unknown(part["variable"], list(of))
+            for key, wanted in part.get("at", {}).items() if of and used else ():
+                if fault := _axis_fault(key, wanted, of, dims):
+                    yield (*where, *keys, "at", key), fault
+        if name in known and known[name].dtype == "str" and not {"equals"} & {*that}:
+            yield (*where, "variable"), f"{name} is text; count it with take and that: equals"
+        if name in known and "along" in spec and spec["along"] not in known[name].dims.split():
+            yield (*where, "along"), unknown(spec["along"], known[name].dims.split())
 
 
 def _variables(kind: str) -> dict[str, declarations.Variable]:
@@ -121,30 +116,15 @@ def _variables(kind: str) -> dict[str, declarations.Variable]:
     return declarations.variables(file) | declarations.axes(file)
 
 
-def _name_faults(where: tuple, spec: dict, known: Variables) -> Iterator[Fault]:
-    """Faults of a variable, and of the axes and variables by which places are selected."""
-    variable = spec.get("variable")
-    if variable and variable not in known:
-        keys = where if where[-2] == "that" else (*where, "variable")
-        yield keys, unknown(variable, list(known))
-    dims = {dim for one in known.values() for dim in one.dims.split()}
-    labels = {name for name, one in known.items() if len(one.dims.split()) < 2}
-    for key, wanted in (spec.get("at") or {}).items():
-        if key not in dims | labels | {HEADS}:
-            yield (*where, "at", key), unknown(key, sorted(dims))
-        if key == HEADS and not _are_pairs(wanted):
-            yield (*where, "at", key), "wanted pairs of layer and head, such as [[0, 7], [1, 10]]"
-
-
-def _are_pairs(wanted: object) -> bool:
-    pairs = wanted if isinstance(wanted, list) and wanted else [None]
-    return all(isinstance(pair, list) and len(pair) == 2 for pair in pairs)
-
-
-def _axis_faults(where: tuple, spec: dict, used: list, known: Variables) -> Iterator[Fault]:
-    """Axes that none of the variables of a number has, so that they would select nothing."""
-    dims = {dim for one in used for dim in one.dims.split()}
-    for key in spec.get("at") or {} if used else {}:
-        needed = PAIR if key == HEADS else known[key].dims.split() if key in known else [key]
-        if needed and not {*needed} <= dims:
-            yield (*where, "at", key), f"{spec['variable']} has no such axis; take it out"
+def _axis_fault(key: str, wanted: object, known: Variables, dims: set[str]) -> str:
+    """Why places cannot be selected by a key, or ""; dims: of the variables of the number."""
+    if key == HEADS:
+        pairs = wanted if isinstance(wanted, list) and wanted else [None]
+        if not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            return "wanted pairs of layer and head, such as [[0, 7], [1, 10]]"
+        needed = {*PAIR}
+    else:
+        needed = {*known[key].dims.split()} if key in known else {key}
+    if needed <= dims and len(needed) < 2 or key == HEADS and needed <= dims:
+        return ""
+    return f"{unknown(key, sorted(dims))}" if dims else f"{key} is no axis here; take it out"

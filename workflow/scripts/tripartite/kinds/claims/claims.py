@@ -166,7 +166,7 @@ def table(fits: dict[str, xr.Dataset]) -> pd.DataFrame:
     found = fits["claims"]
     of_claims = found[["part", "verdict", "confidence"]].to_dataframe()
     numbers = found.drop_dims("claim").to_dataframe().rename(columns={"of_claim": "claim"})
-    return numbers.join(of_claims, on="claim")
+    return numbers.join(of_claims, on="claim").reset_index(drop=True)
 
 
 def answer(fits: dict[str, xr.Dataset]) -> str:

@@ -2,6 +2,7 @@
 
 import re
 
+VERDICTS = ("Validated", "PartiallySupported", "Contradicted", "Inconclusive", "NotTested")
 PLACE = re.compile(r"\{([^{}:]+)(?::([^{}]*))?\}")  # of a number in a sentence, with its format
 N_VALUES = "n"  # the format for the number of values
 POWER = "10^"  # before a format: ten to the power of the number

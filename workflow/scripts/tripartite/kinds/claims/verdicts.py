@@ -14,7 +14,6 @@ from tripartite.kinds.claims.quantities import Number
 from tripartite.kinds.claims.wording import one
 
 HOLDS, FAILS, OPEN, MISSING, SHOWN = "holds", "fails", "open", "missing", ""
-VERDICTS = ("Validated", "PartiallySupported", "Contradicted", "Inconclusive", "NotTested")
 CENSUS = 20  # values from which on a number without interval counts as one of all
 WORDS = {
     "above": "above",

@@ -9,10 +9,9 @@ from textwrap import fill
 import xarray as xr
 
 from tripartite.kinds.claims.quantities import Number
-from tripartite.kinds.claims.terms import N_VALUES, PLACE, POWER
+from tripartite.kinds.claims.terms import N_VALUES, PLACE, POWER, VERDICTS
 
 UNKNOWN = "–"
-VALIDATED = "Validated"
 COLUMNS = 100  # of a terminal
 
 
@@ -54,9 +53,9 @@ def one(value: float, form: str = "") -> str:
 
 
 def counts(claims: xr.Dataset) -> str:
-    """How many claims have each verdict, the most frequent first."""
+    """How many claims have each verdict."""
     n = Counter(map(str, claims["verdict"].values))
-    parts = ", ".join(f"{count} {verdict}" for verdict, count in n.most_common())
+    parts = ", ".join(f"{n[verdict]} {verdict}" for verdict in VERDICTS if n[verdict])
     return f"{claims.sizes['claim']} claims: {parts}"
 
 
@@ -88,7 +87,7 @@ def findings(claims: xr.Dataset) -> str:
     for part, rows in parts(claims.isel(claim=claims["headline"].values)).items():
         lines += ["", f"**{part}**", ""]
         for row in rows:
-            verdict = "" if row["verdict"] == VALIDATED else f" **{row['verdict']}.**"
+            verdict = "" if row["verdict"] == VERDICTS[0] else f" **{row['verdict']}.**"
             lines.append(f"- {row['sentence']}{verdict}")
     return "\n".join(lines[1:])
 
