@@ -21,15 +21,18 @@ VALIDATE = """
 import json, sys
 from io import BytesIO
 import requests, requests_cache, urllib3
-folder, cache, contexts = sys.argv[1:]
-contexts = json.loads(contexts)
+folder, cache = sys.argv[1:]
+contexts = json.load(sys.stdin)
 
 class Files(requests.adapters.BaseAdapter):
     def send(self, request, **options):
         content = BytesIO(json.dumps(contexts[request.url]).encode())
         answer = requests.Response()
         answer.url, answer.request, answer.status_code = request.url, request, 200
-        answer.raw = urllib3.HTTPResponse(content, status=200, preload_content=False)
+        answer.headers["content-type"] = "application/ld+json"
+        answer.raw = urllib3.HTTPResponse(
+            content, status=200, preload_content=False, headers=answer.headers
+        )
         return answer
 
     def close(self):
@@ -138,7 +141,7 @@ def test_every_result_is_made_once_and_every_entity_is_there(folder):
     ]
     assert sorted(made) == sorted(results)
     for name in re.findall(r'"@id": "([^"]+)"', json.dumps([*graph.values()])):
-        assert name in graph or name.startswith(("https://w3id.org/", "http://schema.org/")), name
+        assert name in graph or name.startswith(("https://", "http://schema.org/")), name
     text = (folder / sharing.METADATA).read_text()
     assert '"agent"' not in text and '"endTime"' not in text and str(folder.parent) not in text
 
@@ -151,9 +154,8 @@ def test_the_validator_finds_nothing(folder, tmp_path):
         "https://w3id.org/ro/crate/1.1/context": context,
         crate.CONTEXT: {"@context": RUN},
     }
-    words = [folder, tmp_path / "cache", json.dumps(contexts)]
-    command = [sys.executable, "-c", VALIDATE, *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [sys.executable, "-c", VALIDATE, str(folder), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, input=json.dumps(contexts))
     assert done.returncode == 0, done.stderr
     executed, skipped, issues = json.loads(done.stdout.splitlines()[-1])
     assert executed >= 180 and skipped == 0
