@@ -12,7 +12,17 @@ from conftest import ROOT
 from tripartite import declarations
 
 PACKAGE = ROOT / "workflow/scripts/tripartite"
-DOORS = {"about", "agreement", "contracts", "heads", "hidden", "job", "sharing"}  # labels and files
+DOORS = {  # labels and files
+    "about",
+    "agreement",
+    "contracts",
+    "crate",
+    "heads",
+    "hidden",
+    "job",
+    "nanopublications",
+    "sharing",
+}
 LIGHT = {  # read by every parse of the Snakefile
     "choosing",
     "checks",

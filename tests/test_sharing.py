@@ -130,7 +130,7 @@ def levels(rows) -> dict[str, str]:
 
 
 def test_an_archive_says_what_it_holds_and_how_it_was_made(archive, tmp_path):
-    """It is a Workflow Run RO-Crate that the library can read, without private paths."""
+    """It is a Provenance Run Crate that the library can read, without private paths."""
     with zipfile.ZipFile(archive) as opened:
         opened.extractall(tmp_path / "crate")
         assert opened.testzip() is None
@@ -138,12 +138,13 @@ def test_an_archive_says_what_it_holds_and_how_it_was_made(archive, tmp_path):
     workflow = crate.mainEntity
     assert workflow.id == "workflow/Snakefile" and "ComputationalWorkflow" in workflow.type
     profiles = {profile.id for profile in crate.root_dataset["conformsTo"]}
-    assert "https://w3id.org/ro/wfrun/workflow/0.6" in profiles and len(profiles) == 3
+    assert "https://w3id.org/ro/wfrun/provenance/0.5" in profiles and len(profiles) == 4
     assert crate.license.id == "LICENSE" and len(crate.root_dataset["datePublished"]) == 10
     software = {part.get("name"): part.get("version") for part in workflow["softwareRequirements"]}
     assert software["torch"] == job.versions()["torch"] and software["snakemake"]
-    (action,) = crate.root_dataset["mentions"]
-    assert [part.id for part in action["object"]] == ["config/studies/tiny.yaml"]
+    action = crate.get("#run")
+    assert action["instrument"] is workflow
+    assert action["object"].id == "config/studies/tiny.yaml"
     made = {
         "results/tiny/figures/trace.svg",
         "results/tiny/small/fit.nc",
@@ -1390,7 +1391,7 @@ def test_own_files_travel_under_their_names(tmp_path, capsys):
             path
         )
     crate = ROCrate(folder)
-    (action,) = crate.root_dataset["mentions"]
+    action = crate.get("#run")
     assert {unquote(part.id) for part in action["object"]} == {
         "config/studies/tiny.yaml",
         "config/inputs/own/my model.nc",

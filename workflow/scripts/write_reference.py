@@ -2,6 +2,7 @@
 
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
+codecheck.yml                       the figures that a codechecker of quick or default makes again
 docs/reference.md                   each kind: its settings, variables of its files, its figures
 docs/figures.md                     every figure: its question, and how it is read
 README.md                           tables of figures and files, findings, between marks
@@ -10,6 +11,9 @@ docs/claims.md                      the claims of the study default, between mar
 A test fails if one of them is not up to date.
 """
 
+import copy
+import json
+import re
 import sys
 
 import xarray as xr
@@ -21,7 +25,8 @@ from tripartite.kinds.claims import wording
 ROOT = study.WORKFLOW_ROOT
 # Texts alone: Snakemake fetches no binary files of a module, such as the pictures of docs/images.
 TRAVELS = """
-CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
+CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE README.md Snakefile codecheck.yml codemeta.json
+config/inputs/*/* config/models.txt
 config/studies/*.yaml docs/*.md envs/* workflow/**/*
 """.split()
 IMAGES = ROOT / "docs/images"
@@ -35,6 +40,23 @@ blue, presynaptic weights g orange, the astrocyte wine; softmax attention and la
 95 % intervals, unless the caption says what else they are. A figure that a study draws has beside
 it a caption with its answer in numbers (txt) and what it shows as a table (csv);
 `results/<study>/index.html` has them all."""
+CODECHECK = """\
+%YAML 1.1
+---
+# {by}.
+# Manifest of a CODECHECK (https://codecheck.org.uk): the files that a codechecker makes again, by
+# snakemake --cores 2 --config study=quick (three minutes), and by snakemake --cores 2 (the study
+# default, about half an hour on two cores). Each figure has beside it its numbers (csv) and its
+# caption (txt). For the codechecker to fill in, by the names of the specification: codechecker,
+# report, summary, repository, check_time, certificate.
+version: https://codecheck.org.uk/spec/config/1.0/
+
+paper:
+  title: {title}
+  authors:
+    - name: The tripartite authors
+
+manifest:"""
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
 BY_CLAIMS = "written by workflow/scripts/write_reference.py out of docs/default/claims.nc"
 
@@ -42,7 +64,7 @@ BY_CLAIMS = "written by workflow/scripts/write_reference.py out of docs/default/
 def manifest() -> str:
     """All files that travel with the workflow, one per line."""
     generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml"}
-    generated |= {"docs/reference.md", "docs/figures.md"}
+    generated |= {"docs/reference.md", "docs/figures.md", "codecheck.yml"}
     names = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
     names = {name for name in names if (ROOT / name).is_file() and not _is_private(name)}
     return "\n".join(sorted(names | generated)) + "\n"
@@ -62,9 +84,12 @@ class Dumper(yaml.SafeDumper):
 
 
 def schema() -> str:
-    """The schema of studies."""
+    """The schema of studies; for editors a file may also be the one of the configuration."""
     head = f"# {BY.capitalize()}.\n$schema: https://json-schema.org/draft/2020-12/schema\n"
-    content = study.load_schema("study")
+    content = copy.deepcopy(study.load_schema("study"))
+    experiment = content["properties"]["experiments"]["additionalProperties"]
+    file = experiment["properties"]["data"]["properties"]["file"]
+    file["pattern"] = f"^{re.escape(study.PLACE_OF_FILE)}$|{file['pattern']}"
     return head + yaml.dump(content, Dumper=Dumper, sort_keys=False, width=100, allow_unicode=True)
 
 
@@ -152,6 +177,23 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def codecheck() -> str:
+    """The manifest of a CODECHECK: figures and verdicts of the studies `quick` and `default`."""
+    title = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["title"]
+    lines = [CODECHECK.format(by=BY.capitalize(), title=json.dumps(title))]
+    for name in ("quick", "default"):
+        path = ROOT / f"config/studies/{name}.yaml"
+        asked = yaml.safe_load(path.read_text(encoding="utf-8"))
+        figures = declarations.in_order(asked["figures"])
+        files = {f"figures/{one}.svg": declarations.figures()[one].question for one in figures}
+        if asked.get("claims"):
+            files["claims/claims.nc"] = "verdicts of all claims of the study, with their numbers"
+        for file, comment in files.items():
+            lines.append(f"  - file: results/{name}/{file}")
+            lines.append(f"    comment: {json.dumps(f'{name}: {comment}', ensure_ascii=False)}")
+    return "\n".join(lines) + "\n"
+
+
 def figures_table() -> str:
     """The figures and what each shows."""
     figures = declarations.figures()
@@ -236,6 +278,7 @@ def written() -> dict[str, str]:
         pages["README.md"] = with_findings(pages["README.md"], claims)
         pages["docs/claims.md"] = with_claims(page.read_text(encoding="utf-8"), claims)
     return pages | {
+        "codecheck.yml": codecheck(),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "workflow/files.txt": manifest(),

@@ -1,9 +1,10 @@
-"""A finished study as one archive that another lab can check: a Workflow Run RO-Crate, zipped.
+"""A finished study as one archive that another lab can check: a Provenance Run Crate, zipped.
 
 The archive holds results, settings, the user's own files, the workflow and its lock file, and in
-ro-crate-metadata.json the SHA-256 of each of these files. Equal files give equal archives: members
-are sorted, not compressed and have no time. Files of another lab have limits, which are checked
-before they are read.
+ro-crate-metadata.json the SHA-256 of each of these files and how each result was made. If the study
+has claims, it also holds them as nanopublications. Equal files give equal archives: members are
+sorted, not compressed and have no time. Files of another lab have limits, which are checked before
+they are read.
 """
 
 import contextlib
@@ -21,7 +22,7 @@ import stat
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import IO, Any
 from unicodedata import normalize
@@ -30,33 +31,17 @@ from urllib.parse import unquote
 import netCDF4
 import numpy as np
 import yaml
-from rocrate.model import ContextEntity
-from rocrate.rocrate import ROCrate
 
-from tripartite import __version__, job, locks, plan
+from tripartite import crate, job, locks, nanopublications, plan
 from tripartite.contracts import UserError
+from tripartite.crate import MAIN
 from tripartite.study import PLACE_OF_FILE
 
 METADATA = "ro-crate-metadata.json"
-MAIN = "workflow/Snakefile"
 CONFIG = "config/config.yaml"
+CLAIMS = "nanopublications.jsonld"
 OWN_INPUTS = "config/inputs/own"  # the user's own files of q, k and v, in an archive
-FORMATS = {
-    ".nc": "application/netcdf",
-    ".svg": "image/svg+xml",
-    ".pdf": "application/pdf",
-    ".png": "image/png",
-    ".yaml": "application/yaml",
-    ".py": "text/x-python",
-    ".csv": "text/csv",
-    ".html": "text/html",
-}
-CODE_ID, COMMIT_ID = "#sha256-of-the-workflow's-files", "#git-commit"
 NO_COMMIT = "not known: packed outside a clone"
-PROFILES = {  # beside Workflow RO-Crate, which the library adds
-    "https://w3id.org/ro/wfrun/process/0.6": "Process Run Crate",
-    "https://w3id.org/ro/wfrun/workflow/0.6": "Workflow Run Crate",
-}
 PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")  # YAML without quotes
 JUNK_NAMES = """
 __macosx .ds_store .localized .appledouble .spotlight-v100 .trashes .fseventsd thumbs.db
@@ -103,9 +88,11 @@ def export(
         name: root / name for name in _own_files(root) if (root / name).is_file()
     }
     members |= {_below_config(path): path for path in settings}
-    members |= {"/".join(("results", *path.parts[-3:])): path for path in results}
-    origins = [job.load(path).attrs for path in results if job.is_contract(path)]
-    members |= own_members(own, origins)
+    named = {"/".join(("results", *path.parts[-3:])): path for path in results}
+    members |= named
+    origins = {name: job.load(path).attrs for name, path in named.items() if job.is_contract(path)}
+    drawn = {name: job.origin(path) for name, path in named.items() if path.suffix == ".svg"}
+    members |= own_members(own, [*origins.values()])
     study = _below_config(settings[-1])
     file = str((machine or {}).get("file", ""))
     members[study] = named_only(_text(members[study]), file).encode()
@@ -117,9 +104,25 @@ def export(
             for name, content in sorted(members.items()):
                 with _reading(content) as source, packed.open(_entry(name, content), "w") as target:
                     checksums[name] = _copy(source, target)
+            claims = [path for path in results if path.as_posix().endswith(f"/{plan.CLAIMS}")]
+            for path in claims:
+                name, code = PurePosixPath(study).stem, crate.code(checksums)
+                chains = nanopublications.chains(job.load(path), name, code)
+                content = (json.dumps(chains, indent=1, ensure_ascii=False) + "\n").encode()
+                packed.writestr(_entry(CLAIMS, content), content)
+                members[CLAIMS], checksums[CLAIMS] = content, hashlib.sha256(content).hexdigest()
             commit, date = _commit_and_date(root, checksums)
-            crate = describe(members, checksums, origins, study, commit, date)
-            text = json.dumps(crate, indent=2, sort_keys=True) + "\n"
+            description = crate.describe(
+                {name: _size(content) for name, content in members.items()},
+                checksums,
+                crate.jobs(origins, drawn, [*members]),
+                crate.versions(origins),
+                [name for name in members if name == study or name.startswith(OWN_INPUTS)],
+                PurePosixPath(study).stem,
+                commit,
+                date,
+            )
+            text = json.dumps(description, indent=1, sort_keys=True) + "\n"
             packed.writestr(_entry(METADATA, text.encode()), text)
     megabytes = sum(map(_size, members.values())) / 1e6
     sha256 = job.file_digest(archive)
@@ -245,93 +248,9 @@ def _reading(content: Path | bytes) -> IO[bytes]:
     return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
 
 
-def describe(
-    members: Mapping[str, Path | bytes],
-    checksums: dict[str, str],
-    origins: list[dict],
-    study: str,
-    commit: str,
-    date: str,
-) -> dict:
-    """The metadata of a crate: workflow, inputs, software and results.
-
-    The metadata do not say who ran it and when, as results do not record it. origins: attributes
-    of the netCDF files; study: the name of its file; commit, date: of the workflow.
-    """
-    crate = ROCrate()
-    files = {}
-    for name, content in sorted(members.items()):
-        properties = {"sha256": checksums[name], "contentSize": str(_size(content))}
-        if PurePosixPath(name).suffix in FORMATS:
-            properties["encodingFormat"] = FORMATS[PurePosixPath(name).suffix]
-        if name == MAIN:
-            properties |= {"name": "tripartite", "version": __version__}
-            version = job.installed_version("snakemake")
-            files[name] = crate.add_workflow(
-                None, name, main=True, lang="snakemake", lang_version=version, properties=properties
-            )
-        else:
-            files[name] = crate.add_file(None, name, properties=properties)
-    for url, name in PROFILES.items():
-        profile = {"@type": "CreativeWork", "name": name, "version": url.rsplit("/", 1)[1]}
-        crate.root_dataset.append_to("conformsTo", crate.add(ContextEntity(crate, url, profile)))
-    crate.metadata.extra_contexts.append("https://w3id.org/ro/terms/workflow-run/context")
-    title = f"tripartite study {PurePosixPath(study).stem}"
-    crate.name = title
-    crate.description = (
-        "A transformer built from neurons and astrocytes: the settings, results and figures of a "
-        "study, with the workflow that made them"
-    )
-    crate.root_dataset["datePublished"] = date
-    if "LICENSE" in files:
-        crate.license = files["LICENSE"]
-    workflow = files[MAIN]
-    for identifier, name, value in (
-        (CODE_ID, "sha256 of the workflow's files", _code(checksums)),
-        (COMMIT_ID, "git commit", commit),
-    ):
-        said = {"@type": "PropertyValue", "name": name, "value": value}
-        workflow.append_to("identifier", crate.add(ContextEntity(crate, identifier, said)))
-    for name, versions in sorted(_versions(origins).items()):
-        software = {"@type": "SoftwareApplication", "name": name, "version": ", ".join(versions)}
-        needed = crate.add(ContextEntity(crate, f"#software-{name}", software))
-        workflow.append_to("softwareRequirements", needed)
-    workflow.append_to("softwareRequirements", files["envs/requirements.txt"])
-    devices = sorted({attrs["device"] for attrs in origins})
-    action = crate.add_action(
-        workflow,
-        "#run",
-        object=[files[name] for name in members if name == study or name.startswith(OWN_INPUTS)],
-        result=[files[name] for name in members if name.startswith("results/")],
-        properties={
-            "@type": "CreateAction",
-            "name": title,
-            "description": f"Device: {', '.join(devices)}",
-            "actionStatus": "http://schema.org/CompletedActionStatus",
-        },
-    )
-    crate.root_dataset["mentions"] = [action]
-    return crate.metadata.generate()
-
-
 def _below_config(path: Path) -> str:
     """The path from the folder config on, such as config/studies/quick.yaml."""
     return "config/" + path.as_posix().split("config/")[-1]
-
-
-def _versions(origins: list[dict]) -> dict[str, list[str]]:
-    """Versions of the software that made the files, by name; one each, unless files were mixed."""
-    software = {"snakemake": {job.installed_version("snakemake")}}
-    for attrs in origins:
-        for name, version in json.loads(attrs["versions"]).items():
-            software.setdefault(name, set()).add(version)
-    return {name: sorted(versions) for name, versions in software.items()}
-
-
-def _code(checksums: dict[str, str]) -> str:
-    """The SHA-256 of those of the workflow's files."""
-    own = {name: digest for name, digest in checksums.items() if name.startswith("workflow/")}
-    return hashlib.sha256(json.dumps(own, sort_keys=True).encode()).hexdigest()
 
 
 def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
@@ -350,8 +269,8 @@ def _commit_and_date(root: Path, checksums: dict[str, str]) -> tuple[str, str]:
             graph = {entity["@id"]: entity for entity in json.loads(path.read_bytes())["@graph"]}
             date = str(graph["./"]["datePublished"])
             dated = re.fullmatch(r"\d{4}-\d\d-\d\d", date)
-            if graph[CODE_ID]["value"] == _code(checksums) and dated:
-                return str(graph[COMMIT_ID]["value"]), date
+            if graph[crate.CODE_ID]["value"] == crate.code(checksums) and dated:
+                return str(graph[crate.COMMIT_ID]["value"]), date
     try:
         released = yaml.safe_load(_text(root / "CITATION.cff"))["date-released"]
     except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError) as error:
