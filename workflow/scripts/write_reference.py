@@ -2,14 +2,20 @@
 
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
-docs/reference.md                   each kind: its settings, variables of its files, its figures
+docs/kinds/<kind>.md                each kind: equation, settings, files, figures, cost, limits
+docs/reference.md                   the index of these pages; models, keys of a study, configuration
 docs/figures.md                     every figure: its question, and how it is read
+docs/methods.md                     the assumptions of the code, between marks
+mkdocs.yml                          the pages of kinds, between marks
 README.md                           tables of figures and files, between marks
 
 A test fails if one of them is not up to date.
 """
 
+import ast
+import re
 import sys
+from collections.abc import Iterator
 
 import yaml
 
@@ -19,9 +25,10 @@ ROOT = study.WORKFLOW_ROOT
 # Texts alone: Snakemake fetches no binary files of a module, such as the pictures of docs/images.
 TRAVELS = """
 CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/models.txt
-config/studies/*.yaml docs/*.md envs/* workflow/**/*
+config/studies/*.yaml docs/*.md envs/* mkdocs.yml workflow/**/*
 """.split()
 IMAGES = ROOT / "docs/images"
+PACKAGE = ROOT / "workflow/scripts/tripartite"
 READING = """\
 All figures speak one language. The symbol is the model: ■ MiniLM, ▲ ALBERT, ◆ ViT, ✚ SmolLM2,
 ○ random heads. Of a few heads the first one, which is the easiest, is filled. Hidden weights are
@@ -31,13 +38,16 @@ blue, presynaptic weights g orange, the astrocyte wine; softmax attention and la
 95 % intervals, unless the caption says what else they are. A figure that a study draws has beside
 it a caption with its answer in numbers (txt) and what it shows as a table (csv);
 `results/<study>/index.html` has them all."""
-BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
+WRITTEN = "written by workflow/scripts/write_reference.py"
+BY = f"{WRITTEN} out of workflow/scripts/tripartite/kinds"
+PAGE = re.compile(r"`?docs/(\w+\.md)`?")  # of the documentation, as texts of declarations name it
 
 
 def manifest() -> str:
     """All files that travel with the workflow, one per line."""
     generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml"}
     generated |= {"docs/reference.md", "docs/figures.md"}
+    generated |= {f"docs/kinds/{name}.md" for name in declarations.kinds()}
     names = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
     names = {name for name in names if (ROOT / name).is_file() and not _is_private(name)}
     return "\n".join(sorted(names | generated)) + "\n"
@@ -64,42 +74,94 @@ def schema() -> str:
 
 
 def reference() -> str:
-    """The reference of all kinds in Markdown."""
+    """The index of the pages of kinds; models, keys of a study, and the configuration."""
+    nothing: dict = {"properties": {}, "additionalProperties": False}  # it stands in their pages
+    keys = study.load_schema("study")["properties"].items()
+    shallow = {name: {**part, **nothing} for name, part in keys}
+    study_keys = {"properties": shallow, "required": ["experiments"]}
     lines = [
         "# Reference",
         "",
-        f"Every kind of experiment, {BY}.",
+        f"All settings, files, variables and figures, {BY}. Each kind has a page of its own.",
         "",
-        "An experiment of a study has `data` and one section that says what is done with them. "
-        "Files are in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
-        "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
+        "An experiment of a study has `data` and one section that says what is done with them; the "
+        "section has the name of the kind. Files are in `results/<study>/<experiment>/`, figures "
+        "in `results/<study>/figures/`. Axes are named and stand in the order in which the tables "
+        "name them. A variable with an interval has its ends beside it, `name_low` and "
+        "`name_high` ([95 %](intervals.md)). A number that cannot be computed is NaN, and a "
+        "variable `..._note` beside it says why.",
+        "",
+        "## Pages of kinds",
+        "",
+        "| kind | part | files | what it finds out |",
+        "|---|---|---|---|",
     ]
-    kinds = declarations.kinds()
-    told = [kind for kind in kinds.values() if kind.role == "story"]
-    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"]]:
-        lines += ["", f"## {kind.name}", "", kind.what]
-        if kind.settings["properties"]:
-            lines += ["", "| setting | default | meaning |", "|---|---|---|"]
-            lines += _settings(kind.settings, "")
-        if kind.role == "data":
-            lines += ["", *_models()]
-        for file in kind.files.values():
-            lines += ["", f"### {file.name}.nc", ""]
-            reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
-            lines += [f"Made by the stage `{file.stage}`, which reads {reads}.", ""]
-            lines += ["| variable | axes | unit | meaning |", "|---|---|---|---|"]
-            specs = declarations.axes(file.name) | file.variables
-            for name, spec in specs.items():
-                over = f"; interval over {spec.over}" if spec.over else ""
-                dims = ", ".join(spec.dims.split())
-                lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
-        if kind.figures:
-            lines += ["", "| figure | question |", "|---|---|"]
-            lines += [
-                f"| `{fig.name}` | {_cell(fig.question)} {_cell(fig.caption)} |"
-                for fig in kind.figures.values()
-            ]
+    for kind in _pages():
+        files = ", ".join(f"`{file}.nc`" for file in kind.files) or "–"
+        part = kind.category or "–"
+        name = f"[{kind.name}](kinds/{kind.name}.md)"
+        lines.append(f"| {name} | {part} | {files} | {_cell(kind.what)} |")
+    lines += ["", "## Pretrained models", "", *_models()]
+    lines += ["", "## Keys of a study", "", "A study is `config/studies/<name>.yaml`.", ""]
+    lines += ["| key | default | meaning |", "|---|---|---|", *_settings(study_keys, "")]
+    lines += [
+        "",
+        "`workflow/schemas/study.schema.yaml` has all keys in a form that editors read.",
+        "",
+        "## Configuration",
+        "",
+        "Keys of `config/config.yaml`, each of which can also be given on the command line after "
+        "`--config`.",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+        *_settings(study.load_schema("config"), ""),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _pages() -> list[declarations.Kind]:
+    """All kinds in the order of their pages: the data, experiments, those that tell, the rest."""
+    kinds = declarations.kinds()
+    first = [kinds["data"], *_ordered()]
+    return first + [kind for kind in kinds.values() if kind not in first]
+
+
+def kind_page(kind: declarations.Kind) -> str:
+    """A page with all that is declared of a kind."""
+    lines = [f"# {kind.name}", "", kind.what.strip(), "", f"*{BY.capitalize()}/{kind.name}.*"]
+    if kind.equation:
+        lines += ["", "## Equation", "", kind.equation.strip()]
+    if kind.settings["properties"]:
+        lines += ["", "## Settings", "", "| setting | default | meaning |", "|---|---|---|"]
+        lines += _settings(kind.settings, "")
+    if kind.files:
+        lines += ["", "## Files"]
+    for file in kind.files.values():
+        reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
+        lines += ["", f"### {file.name}.nc", ""]
+        lines += [f"Made by the stage `{file.stage}`, which reads {reads}.", ""]
+        lines += ["| variable | axes | unit | meaning |", "|---|---|---|---|"]
+        specs = declarations.axes(file.name) | file.variables
+        for name, spec in specs.items():
+            over = f"; interval over {spec.over}" if spec.over else ""
+            dims = ", ".join(spec.dims.split())
+            lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
+    if kind.figures:
+        lines += ["", "## Figures", "", "| figure | question | how it is read |", "|---|---|---|"]
+        lines += [
+            f"| `{figure.name}` | {_cell(figure.question)} | {_cell(figure.caption)} |"
+            for figure in kind.figures.values()
+        ]
+    for heading, text in (("Cost", kind.cost), ("Limits", kind.limits)):
+        if text:
+            lines += ["", f"## {heading}", "", text.strip()]
+    return _linked("\n".join(lines)) + "\n"
+
+
+def _linked(text: str) -> str:
+    """A text of a page of a kind, in which names of other pages are links to them."""
+    return PAGE.sub(r"[docs/\1](../\1)", text)
 
 
 def _models() -> list[str]:
@@ -124,22 +186,22 @@ def _ordered() -> list[declarations.Kind]:
 
 
 def _settings(schema: dict, prefix: str) -> list[str]:
-    """Rows of the table of settings; keys of nested sections are dotted."""
+    """Rows of the table of settings; keys of nested sections are dotted, <name> is any name."""
     rows = []
-    for key, part in schema["properties"].items():
+    for key, part in schema.get("properties", {}).items():
         default = "needed" if key in schema.get("required", []) else "none"
         if "default" in part:
             text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
             default = f"`{text.splitlines()[0]}`"
         rows.append(f"| `{prefix}{key}` | {default} | {_cell(part.get('description', ''))} |")
-        if "properties" in part:
-            rows += _settings(part, f"{prefix}{key}.")
-    return rows
+        rows += _settings(part, f"{prefix}{key}.")
+    named = schema.get("additionalProperties")
+    return rows + (_settings(named, f"{prefix}<name>.") if isinstance(named, dict) else [])
 
 
 def _cell(text: str) -> str:
-    """A text in a cell of a Markdown table."""
-    return text.replace("|", "\\|")
+    """A text in a cell of a Markdown table; outside of code < would begin a tag of HTML."""
+    return re.sub(r"(`[^`]*`)|<", lambda part: part[1] or "&lt;", text).replace("|", "\\|")
 
 
 def figures_table() -> str:
@@ -191,31 +253,89 @@ def files_table() -> str:
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
-def readme() -> str:
-    """README.md with its tables brought up to date."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in (("figures", figures_table()), ("files", files_table())):
-        start, end = f"<!-- {name}: {BY} -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        _, closed, after = rest.partition(end)
-        if not closed:
-            sys.exit(f"README.md: the marks of the table {name} are missing")
-        text = before + start + table + end + after
+def assumptions_table() -> str:
+    """Every assumption in the code: its file, the constant or function that has it, its words."""
+    rows = [
+        f"| `{path.relative_to(PACKAGE).as_posix()}` | {place} | {_cell(text)} |"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for place, text in assumptions(path.read_text(encoding="utf-8"))
+    ]
+    return "\n".join(["| file | at | assumption |", "|---|---|---|", *rows])
+
+
+def assumptions(code: str) -> Iterator[tuple[str, str]]:
+    """Where each ASSUME: of a module stands, and its words, to the end of comment or paragraph.
+
+    Where: the function around it, or the constant beside or below it; "" at the head of the module.
+    """
+    lines = code.splitlines()
+    past = 0  # lines that belong to an assumption before
+    for start, line in enumerate(lines):
+        before, found, text = line.partition("ASSUME:")
+        if not found or start < past:
+            continue
+        past = start + 1
+        is_comment = before.strip() == "#"
+        while past < len(lines) and ("#" not in before or is_comment):  # beside code: one line
+            after = lines[past].strip()
+            if not after.startswith("#") if is_comment else after in ("", '"""'):
+                break
+            text += " " + after.lstrip("# ")
+            past += 1
+        for one in text.split("ASSUME:"):
+            yield _place(code, start + 1), " ".join(one.split()).removesuffix('"""')
+
+
+def _place(code: str, line: int) -> str:
+    """The innermost function around a line, or else the constant at it or below; "" of neither."""
+    tree = ast.parse(code)
+    around = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    if around:
+        return f"`{around[-1]}`"
+    below = next(node for node in tree.body if line <= (node.end_lineno or 0))
+    names = [x.id for x in getattr(below, "targets", []) if isinstance(x, ast.Name)]
+    return f"`{names[0]}`" if names else ""
+
+
+def filled(name: str, tables: dict[str, str]) -> str:
+    """A file with what stands between its marks brought up to date."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    for what, table in tables.items():
+        marks = rf"(?s)({what}: {WRITTEN}[^\n]*\n).*?(\n[^\n]*end of {what}\b)"
+        found = re.search(marks, text)
+        if not found:
+            sys.exit(f"{name}: the marks of the table {what} are missing")
+        text = text[: found.end(1)] + table + text[found.start(2) :]
     return text
+
+
+def navigation() -> str:
+    """The pages of kinds, as the navigation of the site lists them."""
+    return "\n".join(f"          - kinds/{kind.name}.md" for kind in _pages())
 
 
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
     return {
-        "README.md": readme(),
+        "README.md": filled("README.md", {"figures": figures_table(), "files": files_table()}),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
+        "docs/methods.md": filled("docs/methods.md", {"assumptions": assumptions_table()}),
+        **{f"docs/kinds/{kind.name}.md": kind_page(kind) for kind in _pages()},
+        "mkdocs.yml": filled("mkdocs.yml", {"kinds": navigation()}),
         "workflow/files.txt": manifest(),
         "workflow/schemas/study.schema.yaml": schema(),
     }
 
 
 if __name__ == "__main__":
-    for name, content in written().items():
+    content_of = written()
+    for page in (ROOT / "docs/kinds").glob("*.md"):
+        page.unlink()  # it may be that of a kind that is gone
+    for name, content in content_of.items():
         (ROOT / name).parent.mkdir(exist_ok=True)
         (ROOT / name).write_text(content, encoding="utf-8")
