@@ -38,8 +38,8 @@ blue, presynaptic weights g orange, the astrocyte wine; softmax attention and la
 95 % intervals, unless the caption says what else they are. A figure that a study draws has beside
 it a caption with its answer in numbers (txt) and what it shows as a table (csv);
 `results/<study>/index.html` has them all."""
-WRITTEN = "written by workflow/scripts/write_reference.py"
-BY = f"{WRITTEN} out of workflow/scripts/tripartite/kinds"
+BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
+BY_CODE = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite"
 PAGE = re.compile(r"`?docs/(\w+\.md)`?")  # of the documentation, as texts of declarations name it
 
 
@@ -186,17 +186,22 @@ def _ordered() -> list[declarations.Kind]:
 
 
 def _settings(schema: dict, prefix: str) -> list[str]:
-    """Rows of the table of settings; keys of nested sections are dotted, <name> is any name."""
+    """Rows of the table of settings; keys of nested sections are dotted."""
     rows = []
-    for key, part in schema.get("properties", {}).items():
+    named = schema.get("additionalProperties") or {}  # keys with names of the user's choice
+    keys = schema.get("properties", {}) | ({"<name>": named} if named else {})
+    definitions = declarations.common()["study"]["$defs"]
+    for key, part in keys.items():
+        if "$ref" in part:
+            part = definitions[part["$ref"].rpartition("/")[2]] | part
         default = "needed" if key in schema.get("required", []) else "none"
         if "default" in part:
             text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
             default = f"`{text.splitlines()[0]}`"
-        rows.append(f"| `{prefix}{key}` | {default} | {_cell(part.get('description', ''))} |")
+        if "description" in part:
+            rows.append(f"| `{prefix}{key}` | {default} | {_cell(part['description'])} |")
         rows += _settings(part, f"{prefix}{key}.")
-    named = schema.get("additionalProperties")
-    return rows + (_settings(named, f"{prefix}<name>.") if isinstance(named, dict) else [])
+    return rows
 
 
 def _cell(text: str) -> str:
@@ -301,16 +306,22 @@ def _place(code: str, line: int) -> str:
     return f"`{names[0]}`" if names else ""
 
 
-def filled(name: str, tables: dict[str, str]) -> str:
-    """A file with what stands between its marks brought up to date."""
-    text = (ROOT / name).read_text(encoding="utf-8")
-    for what, table in tables.items():
-        marks = rf"(?s)({what}: {WRITTEN}[^\n]*\n).*?(\n[^\n]*end of {what}\b)"
-        found = re.search(marks, text)
-        if not found:
-            sys.exit(f"{name}: the marks of the table {what} are missing")
-        text = text[: found.end(1)] + table + text[found.start(2) :]
-    return text
+def readme() -> str:
+    """README.md with its tables brought up to date."""
+    text = between("README.md", "figures", BY, figures_table())
+    return between("README.md", "files", BY, files_table(), text)
+
+
+def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
+    """A file, or its text, with new content between the marks of this name.
+
+    The marks are lines of comments, in Markdown or YAML.
+    """
+    text = text or (ROOT / file).read_text(encoding="utf-8")
+    marks = re.search(rf"(?s)({name}: {by}\b[^\n]*\n).*?(\n[^\n]*end of {name}\b)", text)
+    if not marks:
+        sys.exit(f"{file}: the marks of {name} are missing")
+    return text[: marks.end(1)] + content + text[marks.start(2) :]
 
 
 def navigation() -> str:
@@ -321,12 +332,12 @@ def navigation() -> str:
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
     return {
-        "README.md": filled("README.md", {"figures": figures_table(), "files": files_table()}),
+        "README.md": readme(),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
-        "docs/methods.md": filled("docs/methods.md", {"assumptions": assumptions_table()}),
+        "docs/methods.md": between("docs/methods.md", "assumptions", BY_CODE, assumptions_table()),
         **{f"docs/kinds/{kind.name}.md": kind_page(kind) for kind in _pages()},
-        "mkdocs.yml": filled("mkdocs.yml", {"kinds": navigation()}),
+        "mkdocs.yml": between("mkdocs.yml", "kinds", BY, navigation()),
         "workflow/files.txt": manifest(),
         "workflow/schemas/study.schema.yaml": schema(),
     }
