@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import inspect
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -257,15 +258,21 @@ def test_settings_are_the_same_as_the_schema_says():
 
 
 def test_reference_names_every_kind_setting_variable_and_figure(reference):
-    text = reference.reference()
+    index, written = reference.reference(), reference.written()
     for kind in declarations.kinds().values():
-        assert f"\n## {kind.name}\n" in text
+        page = f"kinds/{kind.name}.md"
+        assert f"[{kind.name}]({page})" in index and page in written["mkdocs.yml"]
+        text = written[f"docs/{page}"]
         for name in (*kind.settings["properties"], *kind.figures):
             assert f"| `{name}` |" in text, name
         for file in kind.files.values():
             assert f"\n### {file.name}.nc\n" in text
             assert all(f"| `{name}` |" in text for name in file.variables)
-    assert sys.executable not in text
+        for words in (kind.equation, kind.cost, kind.limits):
+            assert re.split("`?docs/", words.strip())[0] in text
+        assert sys.executable not in text
+    pages = {path.name for path in (ROOT / "docs/kinds").iterdir()}
+    assert pages == {f"{name}.md" for name in declarations.kinds()}
 
 
 def sources(file):

@@ -132,12 +132,11 @@ def test_a_kind_is_one_folder(tmp_path):
     assert (folder / "results/tiny/figures/lengths.svg").stat().st_size > 1000
     norm = xr.load_dataset(folder / "results/tiny/long/norms.nc")["norm"].sel(scale=0.5)
     assert norm.isel(head=0).isnull().all() and float(norm.isel(layer=0, head=1)) > 1
-    reference = (folder / "docs/reference.md").read_text()
-    assert "\n## toy\n" in reference and "| `scales` | needed |" in reference
-    assert (
-        "| `norm` |" in reference
-        and "| `lengths` | How long are queries? Norm of the queries" in reference
-    )
+    page = (folder / "docs/kinds/toy.md").read_text()
+    assert "# toy\n" in page and "| `scales` | needed |" in page and "| `norm` |" in page
+    assert "| `lengths` | How long are queries? | Norm of the queries" in page
+    assert "(kinds/toy.md)" in (folder / "docs/reference.md").read_text()
+    assert "- kinds/toy.md\n" in (folder / "mkdocs.yml").read_text()
     assert (
         "workflow/scripts/tripartite/kinds/toy/gauge.py"
         in (folder / "workflow/files.txt").read_text()

@@ -94,6 +94,16 @@ def test_every_assumption_has_a_row_and_every_row_an_assumption():
     assert not missing + gone, "\n".join([f"{PAGE}, Assumptions:", *missing, *gone])
 
 
+def test_the_methods_collect_every_assumption():
+    """Word for word, as write_reference.py writes them; another reading of the code finds them."""
+    text = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    _, _, table = text.partition("<!-- assumptions:")
+    rows = re.findall(r"^\| `([\w/.]+)` \| (?:`\w+`)? \| (.*) \|$", table, re.M)
+    collected = sorted((path, named(said)) for path, said in rows)
+    in_code = [(path, words) for path, text in files().items() for words in assumptions(text)]
+    assert collected == sorted(in_code)
+
+
 def test_constants_of_the_calcium_models():
     """Every parameter of every set, by its value."""
     sets = {

@@ -3,18 +3,23 @@
 workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
 codecheck.yml                       the figures that a codechecker of quick or default makes again
-docs/reference.md                   each kind: its settings, variables of its files, its figures
+docs/kinds/<kind>.md                each kind: equation, settings, files, figures, cost, limits
+docs/reference.md                   the index of these pages; models, keys of a study, configuration
 docs/figures.md                     every figure: its question, and how it is read
-README.md                           tables of figures and files, findings, between marks
+docs/methods.md                     the assumptions of the code, between marks
 docs/claims.md                      the claims of the study default, between marks
+mkdocs.yml                          the pages of kinds, between marks
+README.md                           tables of figures and files, findings, between marks
 
 A test fails if one of them is not up to date.
 """
 
+import ast
 import copy
 import json
 import re
 import sys
+from collections.abc import Iterator
 
 import xarray as xr
 import yaml
@@ -26,10 +31,10 @@ ROOT = study.WORKFLOW_ROOT
 # Texts alone: Snakemake fetches no binary files of a module, such as the pictures of docs/images.
 TRAVELS = """
 CHANGELOG.md CITATION.cff CONTRIBUTING.md LICENSE README.md Snakefile codecheck.yml codemeta.json
-config/inputs/*/* config/models.txt
-config/studies/*.yaml docs/*.md envs/* workflow/**/*
+config/inputs/*/* config/models.txt config/studies/*.yaml docs/*.md envs/* mkdocs.yml workflow/**/*
 """.split()
 IMAGES = ROOT / "docs/images"
+PACKAGE = ROOT / "workflow/scripts/tripartite"
 CLAIMS = ROOT / "docs/default/claims.nc"  # as the study default made it; no module has it
 READING = """\
 All figures speak one language. The symbol is the model: ■ MiniLM, ▲ ALBERT, ◆ ViT, ✚ SmolLM2,
@@ -59,12 +64,15 @@ paper:
 manifest:"""
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
 BY_CLAIMS = "written by workflow/scripts/write_reference.py out of docs/default/claims.nc"
+BY_CODE = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite"
+PAGE = re.compile(r"`?docs/(\w+\.md)`?")  # of the documentation, as texts of declarations name it
 
 
 def manifest() -> str:
     """All files that travel with the workflow, one per line."""
     generated = {"workflow/files.txt", "workflow/schemas/study.schema.yaml"}
     generated |= {"docs/reference.md", "docs/figures.md", "codecheck.yml"}
+    generated |= {f"docs/kinds/{name}.md" for name in declarations.kinds()}
     names = {path.relative_to(ROOT).as_posix() for glob in TRAVELS for path in ROOT.glob(glob)}
     names = {name for name in names if (ROOT / name).is_file() and not _is_private(name)}
     return "\n".join(sorted(names | generated)) + "\n"
@@ -94,42 +102,94 @@ def schema() -> str:
 
 
 def reference() -> str:
-    """The reference of all kinds in Markdown."""
+    """The index of the pages of kinds; models, keys of a study, and the configuration."""
+    nothing: dict = {"properties": {}, "additionalProperties": False}  # it stands in their pages
+    keys = study.load_schema("study")["properties"].items()
+    shallow = {name: {**part, **nothing} for name, part in keys}
+    study_keys = {"properties": shallow, "required": ["experiments"]}
     lines = [
         "# Reference",
         "",
-        f"Every kind of experiment, {BY}.",
+        f"All settings, files, variables and figures, {BY}. Each kind has a page of its own.",
         "",
-        "An experiment of a study has `data` and one section that says what is done with them. "
-        "Files are in `results/<study>/<experiment>/`, figures in `results/<study>/figures/`. A "
-        "variable with an interval has its ends beside it, `name_low` and `name_high` (95 %).",
+        "An experiment of a study has `data` and one section that says what is done with them; the "
+        "section has the name of the kind. Files are in `results/<study>/<experiment>/`, figures "
+        "in `results/<study>/figures/`. Axes are named and stand in the order in which the tables "
+        "name them. A variable with an interval has its ends beside it, `name_low` and "
+        "`name_high` ([95 %](intervals.md)). A number that cannot be computed is NaN, and a "
+        "variable `..._note` beside it says why.",
+        "",
+        "## Pages of kinds",
+        "",
+        "| kind | part | files | what it finds out |",
+        "|---|---|---|---|",
     ]
-    kinds = declarations.kinds()
-    told = [kind for kind in kinds.values() if kind.role == "story"]
-    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"], kinds["claims"]]:
-        lines += ["", f"## {kind.name}", "", kind.what]
-        if kind.settings["properties"]:
-            lines += ["", "| setting | default | meaning |", "|---|---|---|"]
-            lines += _settings(kind.settings, "")
-        if kind.role == "data":
-            lines += ["", *_models()]
-        for file in kind.files.values():
-            lines += ["", f"### {file.name}.nc", ""]
-            reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
-            lines += [f"Made by the stage `{file.stage}`, which reads {reads}.", ""]
-            lines += ["| variable | axes | unit | meaning |", "|---|---|---|---|"]
-            specs = declarations.axes(file.name) | file.variables
-            for name, spec in specs.items():
-                over = f"; interval over {spec.over}" if spec.over else ""
-                dims = ", ".join(spec.dims.split())
-                lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
-        if kind.figures:
-            lines += ["", "| figure | question |", "|---|---|"]
-            lines += [
-                f"| `{fig.name}` | {_cell(fig.question)} {_cell(fig.caption)} |"
-                for fig in kind.figures.values()
-            ]
+    for kind in _pages():
+        files = ", ".join(f"`{file}.nc`" for file in kind.files) or "–"
+        part = kind.category or "–"
+        name = f"[{kind.name}](kinds/{kind.name}.md)"
+        lines.append(f"| {name} | {part} | {files} | {_cell(kind.what)} |")
+    lines += ["", "## Pretrained models", "", *_models()]
+    lines += ["", "## Keys of a study", "", "A study is `config/studies/<name>.yaml`.", ""]
+    lines += ["| key | default | meaning |", "|---|---|---|", *_settings(study_keys, "")]
+    lines += [
+        "",
+        "`workflow/schemas/study.schema.yaml` has all keys in a form that editors read.",
+        "",
+        "## Configuration",
+        "",
+        "Keys of `config/config.yaml`, each of which can also be given on the command line after "
+        "`--config`.",
+        "",
+        "| key | default | meaning |",
+        "|---|---|---|",
+        *_settings(study.load_schema("config"), ""),
+    ]
     return "\n".join(lines) + "\n"
+
+
+def _pages() -> list[declarations.Kind]:
+    """All kinds in the order of their pages: the data, experiments, those that tell, the rest."""
+    kinds = declarations.kinds()
+    first = [kinds["data"], *_ordered()]
+    return first + [kind for kind in kinds.values() if kind not in first]
+
+
+def kind_page(kind: declarations.Kind) -> str:
+    """A page with all that is declared of a kind."""
+    lines = [f"# {kind.name}", "", kind.what.strip(), "", f"*{BY.capitalize()}/{kind.name}.*"]
+    if kind.equation:
+        lines += ["", "## Equation", "", kind.equation.strip()]
+    if kind.settings["properties"]:
+        lines += ["", "## Settings", "", "| setting | default | meaning |", "|---|---|---|"]
+        lines += _settings(kind.settings, "")
+    if kind.files:
+        lines += ["", "## Files"]
+    for file in kind.files.values():
+        reads = ", ".join(f"`{name}`" for name in file.reads) or "nothing"
+        lines += ["", f"### {file.name}.nc", ""]
+        lines += [f"Made by the stage `{file.stage}`, which reads {reads}.", ""]
+        lines += ["| variable | axes | unit | meaning |", "|---|---|---|---|"]
+        specs = declarations.axes(file.name) | file.variables
+        for name, spec in specs.items():
+            over = f"; interval over {spec.over}" if spec.over else ""
+            dims = ", ".join(spec.dims.split())
+            lines.append(f"| `{name}` | {dims} | {spec.units} | {_cell(spec.means + over)} |")
+    if kind.figures:
+        lines += ["", "## Figures", "", "| figure | question | how it is read |", "|---|---|---|"]
+        lines += [
+            f"| `{figure.name}` | {_cell(figure.question)} | {_cell(figure.caption)} |"
+            for figure in kind.figures.values()
+        ]
+    for heading, text in (("Cost", kind.cost), ("Limits", kind.limits)):
+        if text:
+            lines += ["", f"## {heading}", "", text.strip()]
+    return _linked("\n".join(lines)) + "\n"
+
+
+def _linked(text: str) -> str:
+    """A text of a page of a kind, in which names of other pages are links to them."""
+    return PAGE.sub(r"[docs/\1](../\1)", text)
 
 
 def _models() -> list[str]:
@@ -173,8 +233,8 @@ def _settings(schema: dict, prefix: str) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """A text in a cell of a Markdown table."""
-    return text.replace("|", "\\|")
+    """A text in a cell of a Markdown table; outside of code < would begin a tag of HTML."""
+    return re.sub(r"(`[^`]*`)|<", lambda part: part[1] or "&lt;", text).replace("|", "\\|")
 
 
 def codecheck() -> str:
@@ -243,31 +303,85 @@ def files_table() -> str:
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
+def assumptions_table() -> str:
+    """Every assumption in the code: its file, the constant or function that has it, its words."""
+    rows = [
+        f"| `{path.relative_to(PACKAGE).as_posix()}` | {place} | {_cell(text)} |"
+        for path in sorted(PACKAGE.rglob("*.py"))
+        for place, text in assumptions(path.read_text(encoding="utf-8"))
+    ]
+    return "\n".join(["| file | at | assumption |", "|---|---|---|", *rows])
+
+
+def assumptions(code: str) -> Iterator[tuple[str, str]]:
+    """Where each ASSUME: of a module stands, and its words, to the end of comment or paragraph.
+
+    Where: the function around it, or the constant beside or below it; "" at the head of the module.
+    """
+    lines = code.splitlines()
+    past = 0  # lines that belong to an assumption before
+    for start, line in enumerate(lines):
+        before, found, text = line.partition("ASSUME:")
+        if not found or start < past:
+            continue
+        past = start + 1
+        is_comment = before.strip() == "#"
+        while past < len(lines) and ("#" not in before or is_comment):  # beside code: one line
+            after = lines[past].strip()
+            if not after.startswith("#") if is_comment else after in ("", '"""'):
+                break
+            text += " " + after.lstrip("# ")
+            past += 1
+        for one in text.split("ASSUME:"):
+            yield _place(code, start + 1), " ".join(one.split()).removesuffix('"""')
+
+
+def _place(code: str, line: int) -> str:
+    """The innermost function around a line, or else the constant at it or below; "" of neither."""
+    tree = ast.parse(code)
+    around = [
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef) and node.lineno <= line <= (node.end_lineno or 0)
+    ]
+    if around:
+        return f"`{around[-1]}`"
+    below = next(node for node in tree.body if line <= (node.end_lineno or 0))
+    names = [x.id for x in getattr(below, "targets", []) if isinstance(x, ast.Name)]
+    return f"`{names[0]}`" if names else ""
+
+
 def readme() -> str:
     """README.md with its tables brought up to date."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    text = between(text, "figures", BY, figures_table())
-    return between(text, "files", BY, files_table())
+    text = between("README.md", "figures", BY, figures_table())
+    return between("README.md", "files", BY, files_table(), text)
 
 
 def with_findings(text: str, claims: xr.Dataset) -> str:
     """README.md with the headline claims of a file claims.nc."""
-    return between(text, "findings", BY_CLAIMS, wording.findings(claims))
+    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
 
 
 def with_claims(text: str, claims: xr.Dataset) -> str:
     """docs/claims.md with the table of all claims of a file claims.nc."""
-    return between(text, "claims", BY_CLAIMS, wording.tables(claims))
+    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims), text)
 
 
-def between(text: str, name: str, by: str, content: str) -> str:
-    """A page with new content between the marks of this name."""
-    start, end = f"<!-- {name}: {by} -->\n", f"\n<!-- end of {name} -->"
-    before, _, rest = text.partition(start)
-    _, closed, after = rest.partition(end)
-    if not closed:
-        sys.exit(f"the marks of {name} are missing: {start.strip()} and {end.strip()}")
-    return before + start + content + end + after
+def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
+    """A file, or its text, with new content between the marks of this name.
+
+    The marks are lines of comments, in Markdown or YAML.
+    """
+    text = text or (ROOT / file).read_text(encoding="utf-8")
+    marks = re.search(rf"(?s)({name}: {by}\b[^\n]*\n).*?(\n[^\n]*end of {name}\b)", text)
+    if not marks:
+        sys.exit(f"{file}: the marks of {name} are missing")
+    return text[: marks.end(1)] + content + text[marks.start(2) :]
+
+
+def navigation() -> str:
+    """The pages of kinds, as the navigation of the site lists them."""
+    return "\n".join(f"          - kinds/{kind.name}.md" for kind in _pages())
 
 
 def written() -> dict[str, str]:
@@ -281,12 +395,18 @@ def written() -> dict[str, str]:
         "codecheck.yml": codecheck(),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
+        "docs/methods.md": between("docs/methods.md", "assumptions", BY_CODE, assumptions_table()),
+        **{f"docs/kinds/{kind.name}.md": kind_page(kind) for kind in _pages()},
+        "mkdocs.yml": between("mkdocs.yml", "kinds", BY, navigation()),
         "workflow/files.txt": manifest(),
         "workflow/schemas/study.schema.yaml": schema(),
     }
 
 
 if __name__ == "__main__":
-    for name, content in written().items():
+    content_of = written()
+    for page in (ROOT / "docs/kinds").glob("*.md"):
+        page.unlink()  # it may be that of a kind that is gone
+    for name, content in content_of.items():
         (ROOT / name).parent.mkdir(exist_ok=True)
         (ROOT / name).write_text(content, encoding="utf-8")
