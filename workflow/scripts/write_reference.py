@@ -4,16 +4,19 @@ workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
 docs/reference.md                   each kind: its settings, variables of its files, its figures
 docs/figures.md                     every figure: its question, and how it is read
-README.md                           tables of figures and files, between marks
+README.md                           tables of figures and files, findings, between marks
+docs/claims.md                      the claims of the study default, between marks
 
 A test fails if one of them is not up to date.
 """
 
 import sys
 
+import xarray as xr
 import yaml
 
-from tripartite import declarations, registry, study
+from tripartite import declarations, job, registry, study
+from tripartite.kinds.claims import wording
 
 ROOT = study.WORKFLOW_ROOT
 # Texts alone: Snakemake fetches no binary files of a module, such as the pictures of docs/images.
@@ -22,6 +25,7 @@ CHANGELOG.md CITATION.cff LICENSE README.md Snakefile config/inputs/*/* config/m
 config/studies/*.yaml docs/*.md envs/* workflow/**/*
 """.split()
 IMAGES = ROOT / "docs/images"
+CLAIMS = ROOT / "docs/default/claims.nc"  # as the study default made it; no module has it
 READING = """\
 All figures speak one language. The symbol is the model: ■ MiniLM, ▲ ALBERT, ◆ ViT, ✚ SmolLM2,
 ○ random heads. Of a few heads the first one, which is the easiest, is filled. Hidden weights are
@@ -32,6 +36,7 @@ blue, presynaptic weights g orange, the astrocyte wine; softmax attention and la
 it a caption with its answer in numbers (txt) and what it shows as a table (csv);
 `results/<study>/index.html` has them all."""
 BY = "written by workflow/scripts/write_reference.py out of workflow/scripts/tripartite/kinds"
+BY_CLAIMS = "written by workflow/scripts/write_reference.py out of docs/default/claims.nc"
 
 
 def manifest() -> str:
@@ -76,7 +81,7 @@ def reference() -> str:
     ]
     kinds = declarations.kinds()
     told = [kind for kind in kinds.values() if kind.role == "story"]
-    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"]]:
+    for kind in [*told, kinds["data"], *_ordered(), kinds["benchmark"], kinds["claims"]]:
         lines += ["", f"## {kind.name}", "", kind.what]
         if kind.settings["properties"]:
             lines += ["", "| setting | default | meaning |", "|---|---|---|"]
@@ -126,14 +131,19 @@ def _ordered() -> list[declarations.Kind]:
 def _settings(schema: dict, prefix: str) -> list[str]:
     """Rows of the table of settings; keys of nested sections are dotted."""
     rows = []
-    for key, part in schema["properties"].items():
+    named = schema.get("additionalProperties") or {}  # keys with names of the user's choice
+    keys = schema.get("properties", {}) | ({"<name>": named} if named else {})
+    definitions = declarations.common()["study"]["$defs"]
+    for key, part in keys.items():
+        if "$ref" in part:
+            part = definitions[part["$ref"].rpartition("/")[2]] | part
         default = "needed" if key in schema.get("required", []) else "none"
         if "default" in part:
             text = yaml.safe_dump(part["default"], default_flow_style=True, width=1000)
             default = f"`{text.splitlines()[0]}`"
-        rows.append(f"| `{prefix}{key}` | {default} | {_cell(part.get('description', ''))} |")
-        if "properties" in part:
-            rows += _settings(part, f"{prefix}{key}.")
+        if "description" in part:
+            rows.append(f"| `{prefix}{key}` | {default} | {_cell(part['description'])} |")
+        rows += _settings(part, f"{prefix}{key}.")
     return rows
 
 
@@ -191,23 +201,37 @@ def files_table() -> str:
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
-def readme() -> str:
-    """README.md with its tables brought up to date."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for name, table in (("figures", figures_table()), ("files", files_table())):
-        start, end = f"<!-- {name}: {BY} -->\n", f"\n<!-- end of {name} -->"
-        before, _, rest = text.partition(start)
-        _, closed, after = rest.partition(end)
-        if not closed:
-            sys.exit(f"README.md: the marks of the table {name} are missing")
-        text = before + start + table + end + after
+def readme(claims: xr.Dataset | None) -> str:
+    """README.md with its tables and findings brought up to date."""
+    text = between("README.md", "figures", BY, figures_table())
+    text = between("README.md", "files", BY, files_table(), text)
+    if claims is not None:
+        text = between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
     return text
+
+
+def claims_page(claims: xr.Dataset) -> str:
+    """docs/claims.md with the table of claims brought up to date."""
+    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims))
+
+
+def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
+    """A file, or its text, with new content between the marks of this name."""
+    text = text or (ROOT / file).read_text(encoding="utf-8")
+    start, end = f"<!-- {name}: {by} -->\n", f"\n<!-- end of {name} -->"
+    before, _, rest = text.partition(start)
+    _, closed, after = rest.partition(end)
+    if not closed:
+        sys.exit(f"{file}: the marks of {name} are missing")
+    return before + start + content + end + after
 
 
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
-    return {
-        "README.md": readme(),
+    claims = job.load(CLAIMS) if CLAIMS.is_file() else None
+    pages = {"docs/claims.md": claims_page(claims)} if claims is not None else {}
+    return pages | {
+        "README.md": readme(claims),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "workflow/files.txt": manifest(),

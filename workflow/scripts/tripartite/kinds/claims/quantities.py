@@ -1,12 +1,14 @@
 """The numbers that claims rest on, taken from files of experiments by the labels of their axes.
 
-A number is an estimate with the ends of its 95 % interval, NaN where its file has none. A mean,
-median, minimum or maximum of several values has as ends what it is if all values are at their
-lower ends at once, and at their upper ends: that is rather too wide. Ends of a count are what is
-certain by all intervals, and what is possible. kinds/claims/kind.yaml describes what can be asked.
+A number is an estimate with the ends of its 95 % interval, NaN where its file has none, and
+infinite where only the other end is known. A mean, median, minimum or maximum of several values has
+as ends what it is if all values are at their lower ends at once, and at their upper ends: that is
+rather too wide. Ends of a count are what is certain by all intervals, and what is possible.
+kinds/claims/kind.yaml describes what can be asked.
 """
 
-from collections.abc import Callable, Mapping
+import operator
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,18 +16,22 @@ import xarray as xr
 from scipy.special import stdtrit
 
 from tripartite.contracts import UserError
+from tripartite.kinds.claims.terms import HEADS, PAIR
 from tripartite.statistics import LEVEL
 
 Fits = Mapping[str, xr.Dataset]
-Ends = dict[str, xr.DataArray]  # value, low and high
+Estimates = dict[str, xr.DataArray]  # value, low and high
+Values = dict[str, np.ndarray]  # the same of the known values, one after another
+Triple = tuple[float, float, float]
 
+LOG10 = "log10_"  # begins the names of variables that are logarithms
+NONE = (np.nan, np.nan)  # the ends of a number without interval
 STATISTICS: dict[str, Callable[[np.ndarray], float]] = {
     "mean": np.mean,
     "median": np.median,
     "min": np.min,
     "max": np.max,
 }
-OF_PLACES = "heads"  # selects pairs of layer and head
 
 
 class Lacking(Exception):
@@ -45,16 +51,12 @@ class Number:
 
     @property
     def has_interval(self) -> bool:
-        """Whether an end is known; the other one is infinite if it is not."""
-        return not (np.isnan(self.low) and np.isnan(self.high))
+        return not np.isnan(self.low)
 
     @property
     def ends(self) -> tuple[float, float]:
         """Both ends; the estimate itself if there is no interval."""
-        if not self.has_interval:
-            return self.value, self.value
-        low = -np.inf if np.isnan(self.low) else self.low
-        return low, np.inf if np.isnan(self.high) else self.high
+        return (self.low, self.high) if self.has_interval else (self.value, self.value)
 
 
 def names(given: str | list[str]) -> list[str]:
@@ -66,22 +68,22 @@ def number(fits: Fits, spec: dict, where: str) -> Number:
     """The number that `spec` describes; one that lacks something if the study does not have it.
 
     fits: files by the names of their experiments; where: the key of the number, for messages.
-    UserError if one value is wanted and several are selected.
+    UserError if one value is wanted and several are selected, or if it cannot be computed.
     """
     try:
         parts = [_values(fits, name, spec) for name in names(spec["experiment"])]
         joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
         if not joined["value"].size:
-            raise Lacking("no value is known there")
-        found = _taken(joined, spec, where)
+            raise Lacking(f"no value of {spec['variable']} is known there")
+        value, *ends = map(float, _taken(joined, spec, where))
     except Lacking as lack:
         return Number(lacks=str(lack))
     first = fits[names(spec["experiment"])[0]]
     pure = spec.get("take") in ("count", "share", "slope")
     pure |= spec.get("against", {}).get("as") == "ratio"
     unit = "1" if pure else str(first[spec["variable"]].attrs.get("units", ""))
-    low, high = sorted((found[1], found[2])) if not np.isnan(found[1:]).any() else found[1:]
-    return Number(value=found[0], low=low, high=high, n_values=joined["value"].size, unit=unit)
+    low, high = sorted(ends) if not np.isnan(ends).any() else NONE
+    return Number(value=value, low=low, high=high, n_values=joined["value"].size, unit=unit)
 
 
 def _fit(fits: Fits, name: str) -> xr.Dataset:
@@ -90,190 +92,228 @@ def _fit(fits: Fits, name: str) -> xr.Dataset:
     return fits[name]
 
 
-def _values(fits: Fits, name: str, spec: dict) -> dict[str, np.ndarray]:
+def _values(fits: Fits, name: str, spec: dict) -> Values:
     """The known values of one experiment with their ends, and what is compared with each of them.
 
     Arrays value, low, high; other_value, other_low, other_high of the variable in `that`; x of the
     axis in `along`.
     """
     fit, at = _fit(fits, name), spec.get("at", {})
-    found = _ends(fit, name, spec["variable"], at)
+    found = _estimates(fit, name, spec["variable"], at)
     if against := spec.get("against"):
         second = against.get("experiment", name)
         variable = against.get("variable", spec["variable"])
-        theirs = _ends(_fit(fits, second), second, variable, at | against.get("at", {}))
+        theirs = _estimates(_fit(fits, second), second, variable, at | against.get("at", {}))
+        found, theirs = _on_one_scale(spec["variable"], found, variable, theirs)
         found = _compared(found, theirs, against["as"])
-    if "that" in spec and isinstance(next(iter(spec["that"].values())), str):
-        (condition, other), *_ = spec["that"].items()
-        if condition != "equals":
-            theirs = _ends(fit, name, other, at)
-            found |= {f"other_{key}": part for key, part in theirs.items()}
+    ((condition, bound),) = spec.get("that", {"": 0}).items()
+    if isinstance(bound, str) and condition != "equals":
+        theirs = _estimates(fit, name, bound, at)
+        found, theirs = _on_one_scale(spec["variable"], found, bound, theirs)
+        found |= {f"other_{key}": part for key, part in theirs.items()}
     if "along" in spec:
         if spec["along"] not in found["value"].dims:
-            raise Lacking(f"{name}: {spec['variable']} has no axis {spec['along']}")
+            raise Lacking(f"{name}: {spec['variable']} has no axis {spec['along']} left")
         found["x"] = fit[spec["along"]].reset_coords(drop=True)
-    if where := spec.get("where"):
-        found["kept"] = _kept(fit, name, where, at)
+    if restriction := spec.get("where"):
+        found["kept"] = _kept(fit, name, restriction, at)
     arrays = xr.broadcast(*xr.align(*found.values(), join="inner"))
     flat = {key: part.values.ravel() for key, part in zip(found, arrays)}
-    is_text = flat["value"].dtype.kind in "OUT"
-    known = flat["value"] != "" if is_text else ~np.isnan(flat["value"].astype(float))
-    known = known & flat.pop("kept", np.ones(known.shape, bool)).astype(bool)
+    known = _is_known(flat["value"]) & flat.pop("kept", np.array(True)).astype(bool)
+    if "other_value" in flat:
+        known &= _is_known(flat["other_value"])
+    if condition == "containing":
+        known &= _is_known(flat["low"])
     return {key: part[known] for key, part in flat.items()}
 
 
-def _ends(fit: xr.Dataset, name: str, variable: str, at: dict) -> Ends:
+def _is_known(values: np.ndarray) -> np.ndarray:
+    """Texts that are not empty, numbers that are not NaN."""
+    return values != "" if values.dtype.kind in "OUT" else ~np.isnan(values.astype(float))
+
+
+def _estimates(fit: xr.Dataset, name: str, variable: str, at: dict) -> Estimates:
     """A variable with its ends, NaN without them, at the selected labels."""
-    if variable not in fit.variables:
-        raise Lacking(f"{name} has no variable {variable}")
     value = _selected(fit, name, variable, at)
-    found = {"value": value}
-    for end in ("low", "high"):
-        key = f"{variable}_{end}"
-        nothing = xr.zeros_like(value, dtype=float) * np.nan
-        found[end] = _selected(fit, name, key, at) if key in fit.variables else nothing
-    return found
+    nothing = xr.full_like(value, np.nan, dtype=float)
+    low, high = (
+        _selected(fit, name, key, at) if (key := f"{variable}_{end}") in fit.variables else nothing
+        for end in ("low", "high")
+    )
+    one_sided = low.isnull() != high.isnull()
+    infinite = {"low": low.fillna(-np.inf), "high": high.fillna(np.inf)}
+    return {
+        "value": value,
+        "low": low.where(~one_sided, infinite["low"]),
+        "high": high.where(~one_sided, infinite["high"]),
+    }
+
+
+def _on_one_scale(
+    name: str, ours: Estimates, other: str, theirs: Estimates
+) -> tuple[Estimates, Estimates]:
+    """Two variables to compare: if one alone is a log10_..., ten to the power of it."""
+    both = []
+    for own, second, estimates in ((name, other, ours), (other, name, theirs)):
+        if own.startswith(LOG10) and not second.startswith(LOG10):
+            with np.errstate(over="ignore"):
+                estimates = {key: 10.0**part for key, part in estimates.items()}
+        both.append(estimates)
+    return both[0], both[1]
 
 
 def _selected(fit: xr.Dataset, name: str, variable: str, at: dict) -> xr.DataArray:
-    """A variable at labels of its axes; labels of axes that it does not have change nothing."""
+    """A variable at labels of its axes; labels of axes that it does not have change nothing.
+
+    Several labels of one axis, such as its index and another coordinate, must all hold.
+    """
+    if variable not in fit.variables:
+        raise Lacking(f"{name} has no variable {variable}")
     array = fit[variable]
+    chosen: dict[Hashable, np.ndarray] = {}
+    single: set[Hashable] = set()
     for key, wanted in at.items():
-        if key == OF_PLACES:
+        if key == HEADS:
             if {"layer", "head"} <= {*array.dims}:
-                places = [
-                    (_place(array, name, "layer", i), _place(array, name, "head", j))
-                    for i, j in wanted
-                ]
-                layers, heads = (xr.DataArray(list(part), dims=OF_PLACES) for part in zip(*places))
-                array = array.isel(layer=layers, head=heads)
+                array = _at_heads(fit, name, array, wanted)
             continue
         if key not in fit.variables and key not in fit.dims:
             raise Lacking(f"{name} has no axis {key}")
         labels = fit[key]
-        if labels.ndim != 1 or labels.dims[0] not in array.dims:
+        if labels.ndim > 1 or not {*labels.dims} <= {*array.dims}:
             continue
-        (dim,) = labels.dims
-        several = isinstance(wanted, list)
-        one_by_one = array[key] if key in array.coords else labels
-        places = [
-            _place(one_by_one, name, key, label) for label in (wanted if several else [wanted])
-        ]
-        array = array.isel({dim: places if several else places[0]})
+        several = wanted if isinstance(wanted, list) else [wanted]
+        there = np.any([_places(labels, name, key, label) for label in several], 0)
+        for dim in labels.dims:
+            chosen[dim] = chosen.get(dim, np.array(True)) & there
+            single |= set() if isinstance(wanted, list) else {dim}
+    for dim, mask in chosen.items():
+        if not mask.any():
+            raise Lacking(f"{name} has no {dim} at which all of {at} hold")
+        alone = dim in single and mask.sum() == 1
+        array = array.isel({dim: int(np.argmax(mask)) if alone else np.flatnonzero(mask)})
     return array.reset_coords(drop=True)
 
 
-def _place(array: xr.DataArray, name: str, key: str, label: object) -> int:
-    """The position of a label."""
-    labels = array[key].values if key in array.coords else array.values
-    if isinstance(label, int | float) and labels.dtype.kind in "fiu":
-        same = np.isclose(labels.astype(float), label, rtol=1e-9, atol=0)
-        same |= labels == label
+def _at_heads(fit: xr.Dataset, name: str, array: xr.DataArray, pairs: list) -> xr.DataArray:
+    """A variable at pairs of layer and head, along a new axis."""
+    places = [
+        [int(np.argmax(_places(fit[dim], name, dim, label))) for dim, label in zip(PAIR, pair)]
+        for pair in pairs
+    ]
+    layers, heads = (xr.DataArray(list(part), dims=HEADS) for part in zip(*places))
+    return array.isel(layer=layers, head=heads)
+
+
+def _places(labels: xr.DataArray, name: str, key: str, wanted: object) -> np.ndarray:
+    """Where a label is; numbers are equal to nine digits."""
+    if isinstance(wanted, int | float) and labels.dtype.kind in "fiu":
+        same = np.isclose(labels.values.astype(float), wanted, rtol=1e-9, atol=0)
     else:
-        same = np.array([str(one) == str(label) for one in labels.ravel()])
+        same = labels.astype(str).values == str(wanted)
     if not same.any():
-        raise Lacking(f"{name} has no {key} {label}")
-    return int(np.flatnonzero(same)[0])
+        raise Lacking(f"{name} has no {key} {wanted}")
+    return same
 
 
-def _compared(ours: Ends, theirs: Ends, how: str) -> Ends:
-    """Ratio or difference of values, with the extremes that both intervals allow as ends."""
-    function = np.divide if how == "ratio" else np.subtract
-    has = [part["low"].notnull() | part["high"].notnull() for part in (ours, theirs)]
+def _compared(ours: Estimates, theirs: Estimates, how: str) -> Estimates:
+    """Ratio or difference of values, with the extremes that both intervals allow as ends.
+
+    Ends are infinite where the denominator may be zero.
+    """
+    compare = operator.truediv if how == "ratio" else operator.sub
+    has = [part["low"].notnull() for part in (ours, theirs)]
     ends = [
         [part[end].where(there, part["value"]) for end in ("low", "high")]
         for part, there in zip((ours, theirs), has)
     ]
-    corners = [function(one, other) for one in ends[0] for other in ends[1]]
-    both = xr.concat(xr.broadcast(*xr.align(*corners, join="inner")), "corner")
+    with np.errstate(all="ignore"):
+        value = compare(ours["value"], theirs["value"])
+        corners = [compare(one, other) for one in ends[0] for other in ends[1]]
+    together = xr.concat(xr.broadcast(*xr.align(*corners, join="inner")), "corner")
+    bounded = together.notnull().all("corner")
+    if how == "ratio":
+        bounded &= (ends[1][0] > 0) | (ends[1][1] < 0)
     known = has[0] | has[1]
     return {
-        "value": function(ours["value"], theirs["value"]),
-        "low": both.min("corner", skipna=False).where(known),
-        "high": both.max("corner", skipna=False).where(known),
+        "value": value,
+        "low": together.min("corner").where(bounded, -np.inf).where(known),
+        "high": together.max("corner").where(bounded, np.inf).where(known),
     }
 
 
-def _kept(fit: xr.Dataset, name: str, where: dict, at: dict) -> xr.DataArray:
+def _kept(fit: xr.Dataset, name: str, restriction: dict, at: dict) -> xr.DataArray:
     """Where the values count."""
-    if where["variable"] not in fit.variables:
-        raise Lacking(f"{name} has no variable {where['variable']}")
-    other = _selected(fit, name, where["variable"], at | where.get("at", {}))
+    other = _selected(fit, name, restriction["variable"], at | restriction.get("at", {}))
     kept = xr.ones_like(other, dtype=bool)
-    if "equals" in where:
-        kept &= other == where["equals"]
-    if "above" in where:
-        kept &= other > where["above"]
-    if "below" in where:
-        kept &= other < where["below"]
+    if "equals" in restriction:
+        kept &= other == restriction["equals"]
+    if "above" in restriction:
+        kept &= other > restriction["above"]
+    if "below" in restriction:
+        kept &= other < restriction["below"]
     return kept
 
 
-def _taken(values: dict[str, np.ndarray], spec: dict, where: str) -> tuple[float, float, float]:
+def _taken(values: Values, spec: dict, where: str) -> Triple:
     """What is taken of the known values: estimate, lower and upper end."""
-    take = spec.get("take", "value")
+    take, value, ends = spec.get("take", "value"), values["value"], (values["low"], values["high"])
     if take == "value":
-        if values["value"].size > 1:
-            n = values["value"].size
+        if value.size > 1:
             raise UserError(
-                f"{where}: selects {n} values of {spec['variable']}; select one with at, or say "
-                "what is taken of them with take"
+                f"{where}: selects {value.size} values of {spec['variable']}; select one with at, "
+                "or say what is taken of them with take"
             )
-        return tuple(float(values[key][0]) for key in ("value", "low", "high"))
+        return value[0], ends[0][0], ends[1][0]
     if take in STATISTICS:
-        ends = [np.nan, np.nan]
-        if not np.isnan(values["low"]).any() and not np.isnan(values["high"]).any():
-            ends = [float(STATISTICS[take](values[end])) for end in ("low", "high")]
-        return float(STATISTICS[take](values["value"])), *ends
+        statistic = STATISTICS[take]
+        low, high = map(statistic, ends) if not np.isnan(ends).any() else NONE
+        return statistic(value), low, high
     if take == "slope":
-        return _slope(values["x"].astype(float), values["value"].astype(float))
-    n, certain, possible = _counts(values, spec)
-    scale = values["value"].size if take == "share" else 1
-    return n / scale, certain / scale, possible / scale
+        x, y = values["x"].astype(float), value.astype(float)
+        if (x <= 0).any() or (y <= 0).any():
+            raise UserError(f"{where}: a slope of logarithms needs numbers above 0; use where")
+        return _slope(np.log(x), np.log(y))
+    count, certain, possible = _counts(values, spec)
+    scale = value.size if take == "share" else 1
+    return count / scale, certain / scale, possible / scale
 
 
-def _slope(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
-    """Slope of ln y against ln x by least squares, with Student's t interval of its residuals."""
-    x, y = np.log(x), np.log(y)
-    if len(x) < 2 or np.ptp(x) == 0:
+def _slope(x: np.ndarray, y: np.ndarray) -> Triple:
+    """Slope of y against x by least squares, with Student's t interval of its residuals."""
+    if np.ptp(x) == 0:
         raise Lacking("a slope needs two sizes")
     dx = x - x.mean()
     slope = (dx * y).sum() / (dx * dx).sum()
     if len(x) == 2:
-        return slope, np.nan, np.nan
+        return slope, *NONE
     rest = y - y.mean() - slope * dx
     error = np.sqrt((rest * rest).sum() / (len(x) - 2) / (dx * dx).sum())
     half = stdtrit(len(x) - 2, (1 + LEVEL) / 2) * error
     return slope, slope - half, slope + half
 
 
-def _counts(values: dict[str, np.ndarray], spec: dict) -> tuple[float, float, float]:
+def _counts(values: Values, spec: dict) -> Triple:
     """How many values there are for which `that` holds, is certain and is possible.
 
-    Only where an interval contains something there is no uncertainty beside it, so that both ends
-    are NaN; also of texts, and of values without intervals.
+    Both ends are NaN where nothing has an interval, and where an interval itself is asked about.
     """
-    ((condition, bound), *_) = spec["that"].items()
-    value = values["value"]
+    ((condition, bound),) = spec["that"].items()
     if condition == "equals":
-        return float((value == bound).sum()), np.nan, np.nan
-    value = value.astype(float)
-    if "other_value" in values:
-        other, other_low, other_high = (values[f"other_{key}"] for key in ("value", "low", "high"))
+        return (values["value"] == bound).sum(), *NONE
+    ours = [values[key].astype(float) for key in ("value", "low", "high")]
+    if isinstance(bound, str):
+        theirs = [values[f"other_{key}"].astype(float) for key in ("value", "low", "high")]
     else:
-        other = np.full(value.shape, float(bound))
-        other_low = other_high = np.full(value.shape, np.nan)
-    low, high = values["low"], values["high"]
+        theirs = [np.full(ours[0].shape, part) for part in (float(bound), *NONE)]
     if condition == "containing":
-        return float(((low <= other) & (other <= high)).sum()), np.nan, np.nan
-    unknown = np.isnan(low).all() and np.isnan(other_low).all()
-    low, high = np.where(np.isnan(low), value, low), np.where(np.isnan(high), value, high)
-    other_low = np.where(np.isnan(other_low), other, other_low)
-    other_high = np.where(np.isnan(other_high), other, other_high)
-    if condition == "above":
-        holds, certain, possible = value > other, low > other_high, high > other_low
-    else:
-        holds, certain, possible = value < other, high < other_low, low < other_high
-    if unknown:
-        return float(holds.sum()), np.nan, np.nan
-    return tuple(float(part.sum()) for part in (holds, certain, possible))
+        return ((ours[1] <= theirs[0]) & (theirs[0] <= ours[2])).sum(), *NONE
+    if condition == "below":
+        ours, theirs = theirs, ours
+    has_none = np.isnan([ours[1], theirs[1]]).all()
+    (value, low, high), (other, other_low, other_high) = (
+        [np.where(np.isnan(part), three[0], part) for part in three] for three in (ours, theirs)
+    )
+    count = (value > other).sum()
+    ends = NONE if has_none else ((low > other_high).sum(), (high > other_low).sum())
+    return count, *ends

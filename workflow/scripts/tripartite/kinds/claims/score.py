@@ -37,6 +37,7 @@ def claim_row(fits: dict[str, xr.Dataset], name: str, claim: dict) -> tuple[dict
     row = {
         "sentence": wording.sentence(claim["sentence"], numbers),
         "part": claim["part"],
+        "headline": claim["headline"],
         **{key: source.get(key, "") for key in ("doi", "quotation", "law")},
         "conditions": claim.get("conditions", ""),
         "verdict": verdicts.verdict([*outcomes.values()]),
@@ -47,7 +48,7 @@ def claim_row(fits: dict[str, xr.Dataset], name: str, claim: dict) -> tuple[dict
     rows = []
     for key, spec in specs.items():
         number, test = numbers[key], tests.get(key)
-        low, high, words = verdicts.bounds(test, numbers) if test else (float("nan"),) * 2 + ("",)
+        low, high = verdicts.bounds(test, numbers) if test else quantities.NONE
         experiments = quantities.names(spec["experiment"])
         there = [one for one in experiments if one in fits]
         rows.append(
@@ -63,7 +64,7 @@ def claim_row(fits: dict[str, xr.Dataset], name: str, claim: dict) -> tuple[dict
                 "value_low": number.low,
                 "value_high": number.high,
                 "unit": number.unit,
-                "test": words,
+                "test": verdicts.words(test) if test else "",
                 "bound_low": low,
                 "bound_high": high,
                 "outcome": outcomes.get(key, verdicts.SHOWN),

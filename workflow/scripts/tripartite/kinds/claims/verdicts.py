@@ -1,6 +1,6 @@
 """Tests of the numbers of a claim, its verdict, and the confidence in it.
 
-The words are those of the FORRT vocabulary of replication outcomes; docs/claims.md has the rules.
+Verdicts have the words of the FORRT replication outcome; docs/claims.md has the rules.
 """
 
 from collections.abc import Mapping
@@ -24,65 +24,75 @@ WORDS = {
 }
 
 
-def bounds(test: dict, numbers: Mapping[str, Number]) -> tuple[float, float, str]:
-    """The lower and upper bound of a test, and the test in words.
+def kind_of(test: Mapping[str, object]) -> str:
+    """The key that says what a test is."""
+    return next(key for key in test if key != "tolerance")
 
-    numbers: all numbers of the claim, by name, one of which may be the bound. NaN where a test has
-    no such bound, or the number that is the bound is missing.
+
+def words(test: dict) -> str:
+    """A test in words."""
+    kind = kind_of(test)
+    if kind == "within":
+        return "within {:g} to {:g}".format(*test[kind])
+    if kind == "equal_to":
+        return f"equal to {test[kind]:g} ± {test['tolerance']:g}"
+    return f"{WORDS[kind]} {test[kind] if isinstance(test[kind], str) else f'{test[kind]:g}'}"
+
+
+def compared_with(test: dict, numbers: Mapping[str, Number]) -> tuple[float, float]:
+    """What a test compares a number with: the ends of a range, or of the bound.
+
+    numbers: all numbers of the claim, by name, one of which may be the bound. NaN if it is missing.
     """
-    if "within" in test:
-        low, high = map(float, test["within"])
-        return low, high, f"within {low:g} to {high:g}"
-    if "equal_to" in test:
-        middle, half = float(test["equal_to"]), float(test["tolerance"])
-        return middle - half, middle + half, f"equal to {middle:g} ± {half:g}"
-    ((kind, bound),) = test.items()
-    words = f"{WORDS[kind]} {bound:g}" if not isinstance(bound, str) else f"{WORDS[kind]} {bound}"
-    low, high = numbers[bound].ends if isinstance(bound, str) else (float(bound), float(bound))
-    if kind in ("above", "at_least"):
-        return high, np.nan, words
-    if kind in ("below", "at_most"):
-        return np.nan, low, words
-    return low, high, words
+    kind = kind_of(test)
+    if kind == "within":
+        return float(test[kind][0]), float(test[kind][1])
+    if kind == "equal_to":
+        return test[kind] - test["tolerance"], test[kind] + test["tolerance"]
+    if not isinstance(test[kind], str):
+        return float(test[kind]), float(test[kind])
+    bound = numbers[test[kind]]
+    return (bound.value, bound.value) if kind == "containing" else bound.ends
+
+
+def bounds(test: dict, numbers: Mapping[str, Number]) -> tuple[float, float]:
+    """Above what and below what the whole interval of a number must be; NaN for no such bound."""
+    low, high = compared_with(test, numbers)
+    if kind_of(test) in ("above", "at_least"):
+        return high, np.nan
+    if kind_of(test) in ("below", "at_most"):
+        return np.nan, low
+    return low, high
 
 
 def outcome(number: Number, test: dict, numbers: Mapping[str, Number]) -> str:
     """Whether the test of a number holds, fails, is open or misses something."""
-    referred = [numbers[bound] for bound in test.values() if isinstance(bound, str)]
-    if np.isnan(number.value) or any(np.isnan(other.value) for other in referred):
+    kind, (low, high), (first, last) = kind_of(test), number.ends, compared_with(test, numbers)
+    if np.isnan([number.value, first]).any():
         return MISSING
-    low, high = number.ends
-    kind = next(iter(test))
     if kind == "containing":
-        first, last, _ = bounds(test, numbers)
         if not number.has_interval:
             return OPEN
-        return HOLDS if low <= last and first <= high else FAILS
-    if kind in ("within", "equal_to", "tolerance"):
-        first, last, _ = bounds(test, numbers)
+        return HOLDS if low <= first <= high else FAILS
+    if kind in ("within", "equal_to"):
         if first <= low and high <= last:
             return HOLDS
-        return FAILS if high < first or low > last else OPEN
-    bound = next(iter(test.values()))
-    first, last = referred[0].ends if referred else (float(bound), float(bound))
-    strict = kind in ("above", "below")
+        return FAILS if high < first or last < low else OPEN
     if kind in ("below", "at_most"):  # as above, mirrored
         low, high, first, last = -high, -low, -last, -first
-    if low > last or not strict and low >= last:
-        return HOLDS
-    if high < first or strict and high <= first:
-        return FAILS
-    return OPEN
+    if kind in ("above", "below"):
+        return HOLDS if low > last else FAILS if high <= first else OPEN
+    return HOLDS if low >= last else FAILS if high < first else OPEN
 
 
 def verdict(outcomes: list[str]) -> str:
     """The verdict of a claim, from the outcomes of its tests."""
-    known = [one for one in outcomes if one in (HOLDS, FAILS, OPEN)]
+    known = {*outcomes} - {MISSING}
     if not known:
         return "NotTested"
-    if {*known} == {HOLDS}:
+    if known == {HOLDS}:
         return "Validated"
-    if {*known} == {FAILS}:
+    if known == {FAILS}:
         return "Contradicted"
     return "PartiallySupported" if HOLDS in known else "Inconclusive"
 
@@ -96,22 +106,29 @@ def confidence(numbers: Mapping[str, Number], tests: Mapping[str, dict]) -> str:
     def outcomes(numbers: Mapping[str, Number]) -> list[str]:
         return [outcome(numbers[name], test, numbers) for name, test in tests.items()]
 
-    found = verdict(outcomes(numbers))
+    known = outcomes(numbers)
+    found = verdict(known)
     if found == "NotTested":
         return ""
     tested = [numbers[name] for name in tests]
-    if MISSING in outcomes(numbers):
-        return "Low"
-    if all(one.has_interval for one in tested):
-        wider = {name: _widened(one) for name, one in numbers.items()}
-        return "High" if verdict(outcomes(wider)) == found else "Moderate"
     enough = all(one.has_interval or one.n_values >= CENSUS for one in tested)
-    return "Moderate" if enough else "Low"
+    if MISSING in known or found == "Inconclusive" or not enough:
+        return "Low"
+    wider = {name: _widened(one) for name, one in numbers.items()}
+    # a wide interval contains a number more easily than a narrow one
+    easy = any(
+        kind_of(test) == "containing" and outcome(numbers[name], test, numbers) == HOLDS
+        for name, test in tests.items()
+    )
+    sure = all(one.has_interval for one in tested) and verdict(outcomes(wider)) == found
+    return "High" if sure and not easy else "Moderate"
 
 
 def _widened(number: Number) -> Number:
-    """A number with an interval twice as wide."""
-    low, high = (2 * end - number.value for end in (number.low, number.high))
+    """A number with both ends twice as far from it; each end only moves outwards."""
+    low, value, high = number.low, number.value, number.high
+    low -= 0 if low == value else abs(value - low)  # both may be infinite
+    high += 0 if high == value else abs(high - value)
     return replace(number, low=low, high=high)
 
 
@@ -129,4 +146,5 @@ def checked(claims: xr.Dataset) -> str:
             for one in (wrong.isel(claim=i) for i in range(wrong.sizes["claim"]))
         ]
         raise UserError("\n".join(lines))
-    return f"{wanted.sum()} claims have the verdict that the study expects"
+    n = claims.sizes["claim"]
+    return f"{wanted.sum()} of {n} claims have the verdict that the study expects, none another one"
