@@ -4,7 +4,8 @@ workflow/files.txt                  all files that travel with the workflow
 workflow/schemas/study.schema.yaml  the schema of studies, for editors
 docs/reference.md                   each kind: its settings, variables of its files, its figures
 docs/figures.md                     every figure: its question, and how it is read
-README.md                           tables of figures and files, findings, between marks
+README.md                           findings of the study default, between marks
+docs/results.md                     tables of figures and files, between marks
 docs/claims.md                      the claims of the study default, between marks
 
 A test fails if one of them is not up to date.
@@ -201,13 +202,15 @@ def files_table() -> str:
     return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
 
 
-def readme(claims: xr.Dataset | None) -> str:
-    """README.md with its tables and findings brought up to date."""
-    text = between("README.md", "figures", BY, figures_table())
-    text = between("README.md", "files", BY, files_table(), text)
-    if claims is not None:
-        text = between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
-    return text
+def results_page() -> str:
+    """docs/results.md with its tables brought up to date."""
+    text = between("docs/results.md", "figures", BY, figures_table())
+    return between("docs/results.md", "files", BY, files_table(), text)
+
+
+def readme(claims: xr.Dataset) -> str:
+    """README.md with its findings brought up to date."""
+    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims))
 
 
 def claims_page(claims: xr.Dataset) -> str:
@@ -228,10 +231,12 @@ def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
 
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
-    claims = job.load(CLAIMS) if CLAIMS.is_file() else None
-    pages = {"docs/claims.md": claims_page(claims)} if claims is not None else {}
+    pages = {}
+    if CLAIMS.is_file():
+        claims = job.load(CLAIMS)
+        pages = {"README.md": readme(claims), "docs/claims.md": claims_page(claims)}
     return pages | {
-        "README.md": readme(claims),
+        "docs/results.md": results_page(),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "workflow/files.txt": manifest(),
