@@ -72,6 +72,7 @@ DRY = {
     ),
     ".venv/bin/snakemake --cores 2 results/quick/figures/trace.svg": "Draw trace",
     ".venv/bin/snakemake --cores 1 check": r"^check +1$",
+    ".venv/bin/snakemake --cores 2 check --config study=quick": r"^check +1$",
     ".venv/bin/snakemake --cores 2 --config study=quick "
     """'pathvars={"results": "/scratch/me/results"}'""": "/scratch/me/results/quick/albert/qkv.nc",
     ".venv/bin/snakemake --cores 2 --config study=full device=cuda": (

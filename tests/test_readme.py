@@ -96,4 +96,20 @@ def test_the_readme_is_read_in_five_minutes():
     text = re.sub(
         r"```.*?```|!\[.*?\)|\]\(.*?\)", " ", before + after.partition(FINDINGS_END)[2], flags=re.S
     )
+    assert "\n## Run it\n" in README  # a message of study.py names it
     assert FINDINGS_END in README and len(text.split()) <= 1300
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "config/README.md"])
+def test_links_lead_somewhere(page):
+    """Of pages outside docs/, whose own are checked when the site is built: files and headings."""
+    path = ROOT / page
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    for link in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+        name, _, anchor = link.partition("#")
+        target = path.parent / name if name else path
+        assert target.exists(), link
+        if anchor:
+            headings = re.findall("^#+ (.*)$", target.read_text(encoding="utf-8"), re.M)
+            slugs = [re.sub(r"[^\w -]", "", one).lower().replace(" ", "-") for one in headings]
+            assert anchor in slugs, link
