@@ -13,6 +13,7 @@ from matplotlib import pyplot as plt
 from conftest import random_heads, run_stage
 from tripartite import job, theory
 from tripartite.contracts import UserError, check
+from tripartite.features import FEATURE_MAPS
 from tripartite.kinds.comparison import dynamic_range, feature_maps
 from tripartite.kinds.comparison.compare_maps import compare_maps
 from tripartite.kinds.comparison.moments import (
@@ -410,6 +411,10 @@ def test_an_infinite_end_of_an_interval_moves_no_axis(comparison):
         limits.append(figure.axes[0].get_ylim()[1])
         plt.close(figure)
     assert limits[1] <= limits[0]
+
+
+def test_every_feature_map_has_words_in_the_figure():
+    assert {*feature_maps.MAPS} == {*FEATURE_MAPS}
 
 
 def test_maps_are_drawn_in_groups_by_error(comparison):

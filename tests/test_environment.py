@@ -63,15 +63,17 @@ def test_torch_and_snakemake_pins():
 
 def test_the_cpu_build_is_of_the_same_torch():
     """The lock, installed afterwards, keeps it: 2.13.0+cpu is a version 2.13.0."""
-    (pin,) = re.findall(r"pip install (torch==\S+) --index-url", Path("README.md").read_text())
+    page = Path("docs/running.md").read_text()
+    (pin,) = re.findall(r"pip install (torch==\S+) --index-url", page)
     assert pin in lock()
     assert Requirement(pin).specifier.contains(f"{pin.split('==')[1]}+cpu")
 
 
 def test_the_pythons_are_named_alike():
-    """The README, the lock and the check name the same versions of Python."""
+    """The pages, the lock and the check name the same versions of Python."""
     first, last = (".".join(map(str, version)) for version in study.PYTHONS)
-    for file in ("README.md", "envs/requirements.txt"):
+    pages = ("README.md", "docs/running.md", "docs/tutorial.md", "docs/troubleshooting.md")
+    for file in (*pages, "envs/requirements.txt"):
         assert f"Python {first} to {last}" in Path(file).read_text()
     assert study.PYTHONS[0] <= sys.version_info[:2] <= study.PYTHONS[1]
 

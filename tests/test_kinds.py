@@ -10,6 +10,7 @@ import xarray as xr
 import yaml
 
 from conftest import project, snakemake
+from pages import blocks
 from test_workflow import NOTHING, jobs, with_study
 from tripartite import declarations
 
@@ -25,69 +26,12 @@ STUDY = {
     },
     "figures": {"features_needed": {"experiments": ["small"]}},
 }
-DECLARATION = """\
-what: How long queries are, over a scale.
-category: Toys
-memory: data
-settings:
-  required: [scales]
-  properties:
-    scales:
-      description: Lengths in which norms are measured.
-      type: array
-      title: a list of numbers above 0
-      minItems: 1
-      items: {type: number, exclusiveMinimum: 0, maximum: 100}
-    heads: {use: heads}
-    inputs: {use: inputs}
-axes:
-  scale: {dtype: float64, units: 1, means: length in which norms are measured}
-files:
-  norms:
-    stage: gauge
-    does: "Measure the queries of {experiment}."
-    reads: [qkv, attention]
-    variables:
-      norm: {dims: scale layer head, units: 1, means: mean norm of the queries}
-figures:
-  lengths:
-    question: How long are queries?
-    caption: Norm of the queries of each head against the scale.
-"""
-STAGE = """\
-import torch
-
-from tripartite.heads import Head, Heads
-
-
-def gauge(heads: Heads, scales: list[float]):
-    def one_head(head: Head) -> dict:
-        norm = torch.cat([x.q.norm(dim=1) for x in head.readings]).mean()
-        return {"norm": [float(norm) / scale for scale in sorted(scales)]}
-
-    return heads.table("norms", one_head, {"scale": sorted(scales)})
-"""
-FIGURE = """\
-from matplotlib import pyplot as plt
-
-from tripartite.figures import palette, panels
-
-
-def lengths(fits):
-    palette.apply()
-    figure, axis = plt.subplots(figsize=(palette.COLUMN, 2))
-    for fit in fits.values():
-        axis.plot(fit["scale"], fit["norm"].stack(all=("layer", "head")), "o")
-    return figure
-
-
-def table(fits):
-    return panels.frame(fits, "norm")
-
-
-def answer(fits):
-    return f"The longest has {max(float(fit['norm'].max()) for fit in fits.values()):.2f}."
-"""
+TOY = "workflow/scripts/tripartite/kinds/toy"
+# The kind that docs/adding.md adds.
+DECLARATION, STAGE, FIGURE = (
+    next(one.text for one in blocks("docs/adding.md") if one.note == f"file: {TOY}/{name}")
+    for name in ("kind.yaml", "gauge.py", "lengths.py")
+)
 
 
 def plan(folder: Path) -> dict[str, int]:
@@ -101,7 +45,7 @@ def test_a_kind_is_one_folder(tmp_path):
     folder = with_study(project(tmp_path / "project"), STUDY)
     done = snakemake(folder, "--config", "study=tiny")
     assert done.returncode == 0, done.stdout
-    toy = folder / "workflow/scripts/tripartite/kinds/toy"
+    toy = folder / TOY
     toy.mkdir()
     for name, text in (("kind.yaml", DECLARATION), ("gauge.py", STAGE), ("lengths.py", FIGURE)):
         (toy / name).write_text(text)
@@ -141,7 +85,7 @@ def test_a_kind_is_one_folder(tmp_path):
         "workflow/scripts/tripartite/kinds/toy/gauge.py"
         in (folder / "workflow/files.txt").read_text()
     )
-    assert "`lengths`" in (folder / "README.md").read_text()
+    assert "`lengths`" in (folder / "docs/results.md").read_text()
 
 
 def test_every_job_gets_the_device_and_the_cores_that_its_kind_declares(tmp_path):

@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,7 @@ import pytest
 from packaging.requirements import Requirement
 
 from conftest import ROOT, project
+from pages import block
 from test_environment import lock
 from test_workflow import results, with_study
 
@@ -254,12 +254,11 @@ def test_cuda_asks_for_a_gpu_that_is_not_seen_from_here(cluster, copy):
     assert (copy / target).exists() or "torch finds no GPU" in log, log
 
 
-def test_the_readme_resumes_after_a_killed_snakemake(here, cluster, copy):
+def test_the_page_resumes_after_a_killed_snakemake(here, cluster, copy):
     """Its jobs are cancelled, those of other folders are not; nothing runs twice."""
     for name in ("qkv.nc", "attention.nc"):
         (copy / SMALL / name).unlink()
-    block = re.search(r"```bash\n(mine\(\) .*?)```", (ROOT / "README.md").read_text(), re.S)[1]
-    *cancel, unlock, resume = block.splitlines()
+    *cancel, unlock, resume = block("docs/clusters.md", "bash", "mine()").splitlines()
     ours, more = ".venv/bin/snakemake --profile workflow/profiles/slurm", "--rerun-incomplete"
     assert (unlock, resume) == (f"{ours} --unlock", f"{ours} {more}")
     target = f"{SMALL}/attention.nc"

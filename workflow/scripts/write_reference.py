@@ -7,9 +7,10 @@ docs/kinds/<kind>.md                each kind: equation, settings, files, figure
 docs/reference.md                   the index of these pages; models, keys of a study, configuration
 docs/figures.md                     every figure: its question, and how it is read
 docs/methods.md                     the assumptions of the code, between marks
+docs/results.md                     tables of figures and files, between marks
 docs/claims.md                      the claims of the study default, between marks
 mkdocs.yml                          the pages of kinds, between marks
-README.md                           tables of figures and files, findings, between marks
+README.md                           findings of the study default, between marks
 
 A test fails if one of them is not up to date.
 """
@@ -351,20 +352,20 @@ def _place(code: str, line: int) -> str:
     return f"`{names[0]}`" if names else ""
 
 
-def readme() -> str:
-    """README.md with its tables brought up to date."""
-    text = between("README.md", "figures", BY, figures_table())
-    return between("README.md", "files", BY, files_table(), text)
+def results_page() -> str:
+    """docs/results.md with its tables brought up to date."""
+    text = between("docs/results.md", "figures", BY, figures_table())
+    return between("docs/results.md", "files", BY, files_table(), text)
 
 
-def with_findings(text: str, claims: xr.Dataset) -> str:
-    """README.md with the headline claims of a file claims.nc."""
-    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
+def readme(claims: xr.Dataset) -> str:
+    """README.md with its findings brought up to date."""
+    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims))
 
 
-def with_claims(text: str, claims: xr.Dataset) -> str:
+def claims_page(claims: xr.Dataset) -> str:
     """docs/claims.md with the table of all claims of a file claims.nc."""
-    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims), text)
+    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims))
 
 
 def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
@@ -386,13 +387,13 @@ def navigation() -> str:
 
 def written() -> dict[str, str]:
     """The content that each generated file should have."""
-    pages = {"README.md": readme()}
+    pages = {}
     if CLAIMS.is_file():
-        claims, page = job.load(CLAIMS), ROOT / "docs/claims.md"
-        pages["README.md"] = with_findings(pages["README.md"], claims)
-        pages["docs/claims.md"] = with_claims(page.read_text(encoding="utf-8"), claims)
+        claims = job.load(CLAIMS)
+        pages = {"README.md": readme(claims), "docs/claims.md": claims_page(claims)}
     return pages | {
         "codecheck.yml": codecheck(),
+        "docs/results.md": results_page(),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "docs/methods.md": between("docs/methods.md", "assumptions", BY_CODE, assumptions_table()),
