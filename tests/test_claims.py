@@ -666,10 +666,10 @@ def test_a_study_scores_its_claims_and_notices_a_planted_number(tmp_path):
     assert checked.returncode == 0
     assert "2 of 3 claims have the verdict that the study expects" in checked.stdout
     marks = f"<!-- findings: {write_reference.BY_CLAIMS} -->\n\n<!-- end of findings -->"
-    readme = write_reference.with_findings(f"# A\n\n{marks}\n\nlast", claims)
+    readme = write_reference.readme(claims, f"# A\n\n{marks}\n\nlast")
     assert f"**Random heads**\n\n- {sentence}\n- 10 neurons do not err: " in readme
     assert "**Contradicted.**\n<!-- end of findings -->\n\nlast" in readme
-    assert write_reference.with_findings(readme, claims) == readme
+    assert write_reference.readme(claims, readme) == readme
 
     fit = job.load(results / "small/fit.nc")
     places = {"n_features": 100}
@@ -687,7 +687,7 @@ def test_a_study_scores_its_claims_and_notices_a_planted_number(tmp_path):
         "error: small-errors: is Contradicted, expected Validated (fails: error)"
     )
     claims = job.load(results / "claims/claims.nc")
-    assert write_reference.with_findings(readme, claims) != readme
+    assert write_reference.readme(claims, readme) != readme
 
 
 def test_a_study_without_claims_cannot_be_checked(tmp_path):
@@ -720,8 +720,8 @@ def test_the_tracked_verdicts_are_those_of_the_study_default():
 def test_the_page_has_every_claim():
     """docs/claims.md has every sentence, verdict and test, not of findings alone."""
     claims = scored()
-    page = write_reference.with_claims(
-        f"<!-- claims: {write_reference.BY_CLAIMS} -->\n\n<!-- end of claims -->", claims
+    page = write_reference.claims_page(
+        claims, f"<!-- claims: {write_reference.BY_CLAIMS} -->\n\n<!-- end of claims -->"
     )
     for row in claims["sentence"].values:
         assert row in page

@@ -358,14 +358,14 @@ def results_page() -> str:
     return between("docs/results.md", "files", BY, files_table(), text)
 
 
-def readme(claims: xr.Dataset) -> str:
-    """README.md with its findings brought up to date."""
-    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims))
+def readme(claims: xr.Dataset, text: str = "") -> str:
+    """README.md, or its text, with the headline claims of a file claims.nc as its findings."""
+    return between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
 
 
-def claims_page(claims: xr.Dataset) -> str:
-    """docs/claims.md with the table of all claims of a file claims.nc."""
-    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims))
+def claims_page(claims: xr.Dataset, text: str = "") -> str:
+    """docs/claims.md, or its text, with the table of all claims of a file claims.nc."""
+    return between("docs/claims.md", "claims", BY_CLAIMS, wording.tables(claims), text)
 
 
 def between(file: str, name: str, by: str, content: str, text: str = "") -> str:
