@@ -30,6 +30,7 @@ PLANNED = {
     "measure": {"seed"},
     "train": {"task", "sha256", "seed", "data_of"},
     "compete": {"model", "inputs", "wheel", "sha256", "seed"},
+    "score": {"claims", "fits"},
 }
 
 
@@ -95,7 +96,7 @@ def test_every_setting_is_taken_and_no_default_is_said_twice(file):
     parameters = inspect.signature(stage.function_of(file)).parameters
     section = declarations.kinds()[file.kind].settings["properties"]
     given = PLANNED.get(file.stage, set())
-    if file.kind not in ("data", "benchmark"):
+    if file.kind not in ("data", "benchmark", "claims"):
         given |= {*(file.settings if file.settings is not None else section)}
     records = {name: stage.fields_of(parameter) for name, parameter in parameters.items()}
     records = {name: fields for name, fields in records.items() if fields and name != "heads"}
@@ -123,7 +124,7 @@ def test_every_figure_of_the_studies_is_declared():
     for path in (ROOT / "config/studies").glob("*.yaml"):
         figures = yaml.safe_load(path.read_text())["figures"]
         assert {*figures} <= {*declarations.figures()}
-    told = (kind for kind in declarations.kinds().values() if kind.role in ("experiment", "story"))
+    told = (kind for kind in declarations.kinds().values() if kind.role in declarations.TELLS)
     drawn = {name for kind in told for name in kind.figures}
     default, own = (
         yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text())["figures"]

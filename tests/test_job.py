@@ -190,7 +190,7 @@ def test_the_report_names_every_device_with_its_processor(tmp_path):
         made = {"processor": processor, "device": "cuda" if place == 2 else "cpu"}
         job.save(qkv(), tmp_path / f"results/{place}/qkv.nc", ATTRS | made)
     asked = {f"{place}/qkv.nc": {"settings": {"a": 1}, "code": ""} for place in range(3)}
-    said = about(tmp_path / "results", asked, tmp_path / "logs", {"experiments": {}})
+    said = about(tmp_path / "results", asked, tmp_path / "logs", {"experiments": {}}, "", {})
     wanted = "cpu (x86_64 AVX2) and cpu (x86_64 AVX512) and cuda (x86_64 AVX2)"
     assert f"**Computed on** {wanted}; code and data" in said
 

@@ -64,6 +64,7 @@ def test_defaults_are_filled_in(root):
     assert read == {
         "seed": 2023,
         "figures": {},
+        "claims": {},
         "experiments": {
             "a": {
                 "data": {
@@ -202,7 +203,7 @@ def test_unknown_and_missing_keys(root):
             "experiments",
             "got an empty mapping, wanted a mapping of at least one experiment by its name",
         ),
-        line("zzz", "unknown key; known keys are seed, experiments, figures"),
+        line("zzz", "unknown key; known keys are seed, experiments, figures, claims"),
     ]
     assert line("experiments", "is missing and has no default") in faults_of(root, "seed: 1")
     assert faults_of(root, "experiments: 5\nfigures: {trace: {experiments: [a]}}") == [

@@ -18,7 +18,7 @@ from tripartite.about import about
 from tripartite.contracts import UserError
 from tripartite.figures import agreement as figure
 from tripartite.gallery import gallery
-from tripartite.kinds.claims import verdicts
+from tripartite.kinds.claims import verdicts, wording
 
 
 def requested(name: str, results: Path, file: str) -> tuple[dict, dict[str, dict]]:
@@ -28,6 +28,15 @@ def requested(name: str, results: Path, file: str) -> tuple[dict, dict[str, dict
     """
     settings = study.load_study(name, Path("."), {"file": file}, str(results.parent))
     return settings, plan.asked(settings, results)
+
+
+def verdicts_of(results: Path) -> tuple[str, dict[str, list[dict]]]:
+    """How many claims of a study have each verdict, and its claims by part; none without them."""
+    path = results / plan.CLAIMS
+    if not path.is_file():
+        return "", {}
+    claims = job.load(path)
+    return wording.counts(claims), wording.parts(claims)
 
 
 def compare(files: list[Path], other: Path, folder: Path) -> None:
@@ -80,7 +89,8 @@ def main() -> int:
         settings, asked = requested(given.study, given.results, given.file)
         files = [given.results / name for name in asked]
         if given.what == "about":
-            print(about(given.results, asked, given.logs, settings))
+            claims = verdicts_of(given.results)
+            print(about(given.results, asked, given.logs, settings, *claims))
             return 0
         if given.what == "check" and not settings["claims"]:
             raise UserError(f"claims: study {given.study} has none; nothing can be checked")
@@ -88,7 +98,8 @@ def main() -> int:
             print(verdicts.checked(job.load(given.results / plan.CLAIMS)))
             return 0
         if given.what == "gallery":
-            job.save_text(gallery(given.results, settings), given.output)
+            page = gallery(given.results, settings, *verdicts_of(given.results))
+            job.save_text(page, given.output)
             return 0
         job.verify(given.results, asked)
         if given.what == "export":

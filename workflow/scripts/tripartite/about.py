@@ -10,9 +10,8 @@ from textwrap import indent, wrap
 
 import yaml
 
-from tripartite import declarations, gallery, job, plan
+from tripartite import declarations, gallery, job
 from tripartite.contracts import UserError
-from tripartite.kinds.claims import wording
 
 PIPELINE = Path(__file__).resolve().parents[2] / "report/pipeline.svg"
 
@@ -20,11 +19,19 @@ PIPELINE = Path(__file__).resolve().parents[2] / "report/pipeline.svg"
 USED = re.compile(r"^(\w+): ([\d.]+) s, at most (\d+) MB of memory$", re.M)
 
 
-def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> str:
+def about(
+    results: Path,
+    asked: dict[str, dict],
+    logs: Path,
+    settings: dict,
+    counts: str,
+    claims: dict[str, list[dict]],
+) -> str:
     """Software and devices of the netCDF files, time and memory of the stages, and all settings.
 
     results: the folder results/STUDY; asked: settings and code of its files, from plan.asked;
-    logs: the folder of logs, with a folder for each experiment.
+    logs: the folder of logs, with a folder for each experiment; counts: how many claims have each
+    verdict; claims: by part.
     """
     there = {key: results / key for key in asked if (results / key).is_file()}
     if not there:
@@ -33,7 +40,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
             "study=...\n"
         )
     made = {key: job.load(path).attrs for key, path in there.items() if job.is_contract(path)}
-    parts = [*findings(results, settings)]
+    parts = findings(results, settings, table_of(counts, claims))
     if len(there) < len(asked):
         parts.append(f"**Not there yet: {len(asked) - len(there)} of {len(asked)} files.**")
     if stale := [key for key, path in there.items() if _is_stale(path, asked[key])]:
@@ -58,7 +65,7 @@ def about(results: Path, asked: dict[str, dict], logs: Path, settings: dict) -> 
     return "\n\n".join(parts) + "\n"
 
 
-def findings(results: Path, study: dict) -> list[str]:
+def findings(results: Path, study: dict, claims: list[str]) -> list[str]:
     """The overview as a picture, the claims, and the answer of each figure, in their order."""
     names = [
         name
@@ -73,8 +80,7 @@ def findings(results: Path, study: dict) -> list[str]:
         image = f'<img style="max-width: 100%" alt="{words}" src="{source}">'
         # docutils refuses lines of more than 10 000 letters
         parts += [".. raw:: html", indent("\n".join(wrap(image, 5000)), "   ")]
-    if (results / plan.CLAIMS).is_file():
-        parts += claims(results)
+    parts += claims
     drawing = PIPELINE.read_text(encoding="utf-8").replace("\n", " ")
     parts += [".. raw:: html", f"   {drawing}"]
     if names:
@@ -89,17 +95,18 @@ def findings(results: Path, study: dict) -> list[str]:
     return parts
 
 
-def claims(results: Path) -> list[str]:
-    """The claims of a study as a table with their verdicts."""
-    found = job.load(results / plan.CLAIMS)
+def table_of(counts: str, claims: dict[str, list[dict]]) -> list[str]:
+    """The claims of a study with their verdicts, below a line that says how many there are."""
+    if not claims:
+        return []
     rows: list[tuple] = [("verdict", "confidence", "claim")]
-    for part, members in wording.parts(found).items():
+    for part, members in claims.items():
         rows.append(("", "", f"*{gallery.as_rst(part)}*"))
         for one in members:
             sentence = gallery.as_rst(one["sentence"])
             rows.append((f"**{one['verdict']}**", one["confidence"], sentence))
     words = "Verdicts come from the numbers of this study alone, by the rules of docs/claims.md."
-    return [f"**Claims.** {wording.counts(found)}. {words}", _table(rows, "   :widths: 18 12 70")]
+    return [f"**Claims.** {counts}. {words}", _table(rows, "   :widths: 18 12 70")]
 
 
 def _is_stale(path: Path, asked: dict) -> bool:

@@ -93,20 +93,17 @@ alt="{{ figure.question }} {{ figure.answer }}"></a>
 """
 
 
-def gallery(results: Path, study: dict) -> str:
-    """The page of a study; results: its folder, results/STUDY; study: with all defaults."""
-    import jinja2  # imported here, as the modules below: the Snakefile needs captions only
+def gallery(results: Path, study: dict, counts: str, claims: dict[str, list[dict]]) -> str:
+    """The page of a study; results: its folder, results/STUDY; study: with all defaults.
 
-    from tripartite import job, plan
-    from tripartite.kinds.claims import wording
+    counts: how many claims have each verdict; claims: by part, as the kind claims tells them.
+    """
+    import jinja2  # imported here: the Snakefile needs captions only
 
     names = declarations.in_order(study["figures"])
     figures = [described(results, study, name, number) for number, name in enumerate(names, 1)]
-    about: dict[str, object] = {"study": results.name, "figures": figures}
-    if study["claims"]:
-        claims = job.load(results / plan.CLAIMS)
-        about |= {"counts": wording.counts(claims), "claims": wording.parts(claims)}
     environment = jinja2.Environment(autoescape=True, trim_blocks=True)
+    about = {"study": results.name, "figures": figures, "counts": counts, "claims": claims}
     return environment.from_string(PAGE).render(about)
 
 
