@@ -82,13 +82,12 @@ def listed(claims: xr.Dataset) -> str:
 
 
 def findings(claims: xr.Dataset) -> str:
-    """The headline claims as a list in Markdown; verdicts other than Validated stand in bold."""
+    """The headline claims as a list in Markdown, with the verdict in front of each."""
     lines = []
     for part, rows in parts(claims.isel(claim=claims["headline"].values)).items():
         lines += ["", f"**{part}**", ""]
         for row in rows:
-            verdict = "" if row["verdict"] == VERDICTS[0] else f" **{row['verdict']}.**"
-            lines.append(f"- {row['sentence']}{verdict}")
+            lines.append(f"- **{row['verdict']}.** {row['sentence']}")
     return "\n".join(lines[1:])
 
 
