@@ -33,7 +33,8 @@ def claims(fits: dict[str, xr.Dataset]) -> Figure:
     left_out = fits["claims"].sizes["claim"] - sum(1 for row in rows if "claim" in row)
     row_mm = min(ROW_MM, (palette.MAX_HEIGHT / MM - TOP_MM - BOTTOM_MM) / len(rows))
     height = TOP_MM + BOTTOM_MM + row_mm * len(rows)
-    figure = plt.figure(figsize=(palette.PAGE, height * MM), layout="none")
+    figure = plt.figure(figsize=(palette.PAGE, height * MM))
+    figure.set_layout_engine("none")  # columns have their places
     width = palette.PAGE / MM
     box = (
         STRIP_MM[0] / width,
