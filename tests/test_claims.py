@@ -11,11 +11,14 @@ import xarray as xr
 import yaml
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from matplotlib import pyplot as plt
 from scipy import stats
 
+import looks
 from conftest import ROOT, project, snakemake
 from tripartite import declarations, job, study
 from tripartite.contracts import UserError
+from tripartite.kinds.claims import claims as figure
 from tripartite.kinds.claims import quantities, score, verdicts, wording
 from tripartite.kinds.claims.quantities import Number
 from tripartite.kinds.claims.verdicts import FAILS, HOLDS, MISSING, OPEN
@@ -747,6 +750,45 @@ def scored() -> xr.Dataset:
     found = score.score({"small": fit.assign_attrs(stage="fit")}, claims)
     assert {*found} == {*declarations.variables("claims")}
     return found
+
+
+@pytest.mark.parametrize("awkward", ["", *looks.AWKWARD])
+def test_the_figure_looks_as_it_must(awkward):
+    fits = {"claims": scored().assign_attrs(kind="claims", data="")}
+    fits = looks.AWKWARD[awkward](fits) if awkward else fits
+    drawn = looks.drawn("claims", fits)
+    assert looks.faults(drawn) == []
+    words = [text.get_text() for text in drawn.axes[0].texts]
+    assert any(word.startswith("Contradicted, ") for word in words)
+    n = fits["claims"].sizes["claim"]
+    left = [word for word in words if "claims more in the table" in word]
+    assert bool(left) == (n > figure.MAX_ROWS) and (not left or left[0].startswith(f"{n - 66} "))
+    plt.close("all")
+
+
+def test_places_in_the_figure():
+    """0 is the bound, 1 what is farthest from it, and more is on the side on which tests hold."""
+    nan = np.nan
+    rows = [  # test, value and ends, bounds, outcome; place and its ends
+        ("above 1", (3, 2, 5), (1, nan), HOLDS, (0.5, 0.25, 1)),
+        ("below 1", (3, 2, 5), (nan, 1), FAILS, (-0.5, -1, -0.25)),
+        ("at least 1", (3, nan, nan), (1, nan), HOLDS, (1, nan, nan)),
+        ("within 0 to 4", (1, 0.5, 2), (0, 4), HOLDS, (0.5, 0.25, 1)),
+        ("contains 2", (3, 1, 5), (2, 2), HOLDS, (1 / 3, -1 / 3, 1)),
+        ("contains 2", (4, 3, 6), (2, 2), FAILS, (-0.5, -1, -0.25)),
+        ("above 0", (1, -np.inf, 2), (0, nan), OPEN, (0, -1, 0)),
+        ("above 0", (nan, nan, nan), (0, nan), MISSING, (nan, nan, nan)),
+        ("above 0", (0, 0, 0), (0, nan), FAILS, (0, 0, 0)),
+    ]
+    tests, values, bounds, outcomes, wanted = zip(*rows)
+    columns = dict(zip(("value", "value_low", "value_high"), np.array(values, float).T))
+    columns |= dict(zip(("bound_low", "bound_high"), np.array(bounds, float).T))
+    columns |= {"test": [*tests], "outcome": [*outcomes]}
+    found = xr.Dataset({key: ("quantity", x) for key, x in columns.items()})
+    found = figure.positions(found.assign_coords(claim=["a"]))
+    places = found[["place", "place_low", "place_high"]].to_numpy()
+    np.testing.assert_allclose(places, np.array(wanted, float), atol=1e-12)
+    assert found["worst"][1] < found["worst"][6] < found["worst"][0]
 
 
 def test_a_claim_of_no_part_is_under_a_heading():
