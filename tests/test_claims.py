@@ -1,5 +1,6 @@
 """Claims of a study: rules of verdicts, numbers, faults, and a small study from end to end."""
 
+import dataclasses
 import itertools
 import json
 import re
@@ -152,8 +153,8 @@ def test_every_verdict_by_counting(n):
         held, failed = there.count(HOLDS), there.count(FAILS)
         if not there:
             wanted = "NotTested"
-        elif held == len(there):
-            wanted = "Validated"
+        elif held == len(there):  # of a missing test nothing is known
+            wanted = "Validated" if held == n else "PartiallySupported"
         elif failed == len(there):
             wanted = "Contradicted"
         else:
@@ -180,6 +181,14 @@ def test_every_confidence():
     assert sure({"above": 0.9}, narrow, many) == "Moderate"
     assert sure({"above": 0.9}, narrow, Number(lacks="x")) == "Low"
     assert sure({"above": 0.9}, Number(lacks="x")) == ""
+    wide = Number(value=2, low=-9, high=9, n_values=1)
+    assert sure({"above": 0.9}, narrow, wide) == "Low"  # the wide one could hold or fail
+    below = Number(value=-20, low=-21, high=-19, n_values=1)
+    assert sure({"above": 0.9}, narrow, below) == "High"
+    assert sure({"above": 0.9}, narrow, wide, below) == "High"  # whatever the wide one is
+    heads = [dataclasses.replace(narrow, heads=frozenset({("model", i)})) for i in range(2)]
+    assert sure({"above": 0.9}, heads[0], heads[0]) == "Moderate"
+    assert sure({"above": 0.9}, *heads) == sure({"above": 0.9}, heads[0], narrow) == "High"
     endless = Number(value=2, low=1.5, high=np.inf, n_values=1)
     assert sure({"above": 0.9}, endless) == "High" and sure({"below": 9}, endless) == "Low"
 
@@ -793,3 +802,18 @@ def test_places_in_the_figure():
 
 def test_a_claim_of_no_part_is_under_a_heading():
     assert scored()["part"].values.tolist() == ["Random heads", "Random heads", "Claims"]
+
+
+def test_heads_behind_a_number():
+    """A claim of one head is never of High confidence, whichever file and setting it comes from."""
+    dims = ["layer", "head"]
+    error = (dims, [[0.1, 0.2], [0.3, np.nan]])
+    fit = xr.Dataset({"error": error}, {"layer": [0, 1], "head": [0, 1]}, {"data": "model"})
+    spec = {"experiment": "a", "variable": "error"}
+    other = fit.assign(error=(dims, [[np.nan, 0.2], [np.nan, np.nan]]))
+    one = quantities.number({"a": fit}, spec | {"at": {"layer": 0, "head": 1}}, "")
+    alone = quantities.number({"b": other}, spec | {"experiment": "b"}, "")
+    assert one.heads == alone.heads == {("model", 1)}
+    assert len(quantities.number({"a": fit}, spec | {"take": "max"}, "").heads) == 3
+    over_all = fit.assign(error=0.2)
+    assert quantities.number({"a": over_all}, spec, "").heads == frozenset()

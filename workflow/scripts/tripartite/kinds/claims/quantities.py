@@ -48,6 +48,7 @@ class Number:
     n_values: int = 0
     unit: str = ""
     lacks: str = ""  # what is missing, in words
+    heads: frozenset = frozenset()  # attention heads that it is taken from, if it is one of heads
 
     @property
     def has_interval(self) -> bool:
@@ -71,10 +72,16 @@ def number(fits: Fits, spec: dict, where: str) -> Number:
     UserError if one value is wanted and several are selected, or if it cannot be computed.
     """
     try:
-        parts = [_values(fits, name, spec) for name in names(spec["experiment"])]
-        joined = {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
-        if not joined["value"].size:
-            raise Lacking(f"no value of {spec['variable']} is known there")
+        parts = {name: _values(fits, name, spec) for name in names(spec["experiment"])}
+        for name, part in parts.items():
+            if not part["value"].size:
+                raise Lacking(f"{name}: no value of {spec['variable']} is known there")
+        heads = frozenset(
+            (fits[name].attrs.get("data", name), place)
+            for name, part in parts.items()
+            for place in np.unique(part.pop("head", np.array([]))).tolist()
+        )
+        joined = {key: np.concatenate([part[key] for part in parts.values()]) for key in [*part]}
         value, *ends = map(float, _taken(joined, spec, where))
     except Lacking as lack:
         return Number(lacks=str(lack))
@@ -83,7 +90,8 @@ def number(fits: Fits, spec: dict, where: str) -> Number:
     pure |= spec.get("against", {}).get("as") == "ratio"
     unit = "1" if pure else str(first[spec["variable"]].attrs.get("units", ""))
     low, high = sorted(ends) if not np.isnan(ends).any() else NONE
-    return Number(value=value, low=low, high=high, n_values=joined["value"].size, unit=unit)
+    n_values = joined["value"].size
+    return Number(value=value, low=low, high=high, n_values=n_values, unit=unit, heads=heads)
 
 
 def _fit(fits: Fits, name: str) -> xr.Dataset:
@@ -96,7 +104,7 @@ def _values(fits: Fits, name: str, spec: dict) -> Values:
     """The known values of one experiment with their ends, and what is compared with each of them.
 
     Arrays value, low, high; other_value, other_low, other_high of the variable in `that`; x of the
-    axis in `along`.
+    axis in `along`; the place of its head, of a variable that is one of heads.
     """
     fit, at = _fit(fits, name), spec.get("at", {})
     found = _estimates(fit, name, spec["variable"], at)
@@ -117,6 +125,10 @@ def _values(fits: Fits, name: str, spec: dict) -> Values:
         found["x"] = fit[spec["along"]].reset_coords(drop=True)
     if restriction := spec.get("where"):
         found["kept"] = _kept(fit, name, restriction, at)
+    if {*PAIR} <= {*fit[spec["variable"]].dims}:
+        shape = tuple(fit.sizes[dim] for dim in PAIR)
+        places = fit.assign({HEADS: (PAIR, np.arange(np.prod(shape)).reshape(shape))})
+        found["head"] = _selected(places, name, HEADS, at)
     arrays = xr.broadcast(*xr.align(*found.values(), join="inner"))
     flat = {key: part.values.ravel() for key, part in zip(found, arrays)}
     known = _is_known(flat["value"]) & flat.pop("kept", np.array(True)).astype(bool)

@@ -90,7 +90,7 @@ def verdict(outcomes: list[str]) -> str:
     known = {*outcomes} - {MISSING}
     if not known:
         return "NotTested"
-    if known == {HOLDS}:
+    if {*outcomes} == {HOLDS}:
         return "Validated"
     if known == {FAILS}:
         return "Contradicted"
@@ -112,7 +112,8 @@ def confidence(numbers: Mapping[str, Number], tests: Mapping[str, dict]) -> str:
         return ""
     tested = [numbers[name] for name in tests]
     enough = all(one.has_interval or one.n_values >= CENSUS for one in tested)
-    if MISSING in known or found == "Inconclusive" or not enough:
+    turns = HOLDS in known and OPEN in known and FAILS not in known
+    if MISSING in known or found == "Inconclusive" or turns or not enough:
         return "Low"
     wider = {name: _widened(one) for name, one in numbers.items()}
     # a wide interval contains a number more easily than a narrow one
@@ -121,7 +122,9 @@ def confidence(numbers: Mapping[str, Number], tests: Mapping[str, dict]) -> str:
         for name, test in tests.items()
     )
     sure = all(one.has_interval for one in tested) and verdict(outcomes(wider)) == found
-    return "High" if sure and not easy else "Moderate"
+    heads = frozenset().union(*(one.heads for one in tested))
+    one_head = len(heads) == 1 and all(one.heads for one in tested)
+    return "High" if sure and not easy and not one_head else "Moderate"
 
 
 def _widened(number: Number) -> Number:
