@@ -135,6 +135,23 @@ def test_faults_of_the_file_are_told_in_one_line(folder, tmp_path):
     assert len(found) == 4 and all("record more inputs" in line for line in found)
 
 
+def test_the_model_of_the_page_is_planned_below_its_memory(tmp_path):
+    """32 layers x 32 heads x 2000 tokens x 128 of docs/own_transformers.md; four times the tokens are not."""
+
+    def lines(n_tokens):
+        sizes = {"input": 3, "layer": 32, "head": 32, "token": n_tokens, "d_head": 128}
+        with netCDF4.Dataset(tmp_path / "large.nc", "w") as file:  # nothing is written: no data
+            for name, size in sizes.items():
+                file.createDimension(name, size)
+            for name in "qkv":
+                chunks = (1, 1, 1, n_tokens, 128)
+                file.createVariable(name, "f4", tuple(sizes), chunksizes=chunks)
+        return faults(tmp_path, file="large.nc", memory_gb=8)
+
+    assert lines(2000) == []
+    assert any("memory_gb allows 8" in line for line in lines(8000))
+
+
 def test_an_archive_has_the_name_in_its_study(folder, tmp_path):
     """There the study runs without the key, and packed again its text is the same."""
     text = (ROOT / "config/studies/own.yaml").read_text()
