@@ -136,7 +136,7 @@ def test_faults_of_the_file_are_told_in_one_line(folder, tmp_path):
 
 
 def test_the_model_of_the_page_is_planned_below_its_memory(tmp_path):
-    """32 layers x 32 heads x 2000 tokens x 128 of docs/own_transformers.md; four times the tokens are not."""
+    """32 layers x 32 heads x 2000 tokens x 128 of docs/own_transformers.md; 8000 tokens are not."""
 
     def lines(n_tokens):
         sizes = {"input": 3, "layer": 32, "head": 32, "token": n_tokens, "d_head": 128}
