@@ -761,6 +761,26 @@ def scored() -> xr.Dataset:
     return found
 
 
+def test_the_protocol_has_the_errors_of_its_claims():
+    """Median errors in the table of docs/protocol.md, to the digits that it has."""
+    claims = job.load(ROOT / "docs/default/claims.nc")
+    page, experiment, n_rows = (ROOT / "docs/protocol.md").read_text(), "", 0
+    for name, m, shown in re.findall(
+        r"^\| ?(`[\w-]+`|) \| ?[^|]*\| ([\d ]+) \| \w+ \| ([^|]*%[^|]*) \|", page, re.M
+    ):
+        experiment = name.strip("`") or experiment
+        selection = json.dumps({"at": {"n_features": int(m.replace(" ", ""))}})
+        of_row = (claims["file"] == f"{experiment}/fit.nc") & (claims["selection"] == selection)
+        row = claims.isel(quantity=int(np.flatnonzero(of_row)[0]))
+        numbers = re.findall(r"[\d.]+", shown)
+        assert len(numbers) == 3
+        for number, key in zip(numbers, ("value", "value_low", "value_high")):
+            digits = len(number.partition(".")[2])
+            assert f"{100 * float(row[key]):.{digits}f}" == number, (experiment, m, key)
+        n_rows += 1
+    assert n_rows == 8
+
+
 @pytest.mark.parametrize("awkward", ["", *looks.AWKWARD])
 def test_the_figure_looks_as_it_must(awkward):
     fits = {"claims": scored().assign_attrs(kind="claims", data="")}

@@ -135,6 +135,23 @@ def test_faults_of_the_file_are_told_in_one_line(folder, tmp_path):
     assert len(found) == 4 and all("record more inputs" in line for line in found)
 
 
+def test_the_model_of_the_page_is_planned_below_its_memory(tmp_path):
+    """32 layers x 32 heads x 2000 tokens x 128 of docs/own_transformers.md; 8000 tokens are not."""
+
+    def lines(n_tokens):
+        sizes = {"input": 3, "layer": 32, "head": 32, "token": n_tokens, "d_head": 128}
+        with netCDF4.Dataset(tmp_path / "large.nc", "w") as file:  # nothing is written: no data
+            for name, size in sizes.items():
+                file.createDimension(name, size)
+            for name in "qkv":
+                chunks = (1, 1, 1, n_tokens, 128)
+                file.createVariable(name, "f4", tuple(sizes), chunksizes=chunks)
+        return faults(tmp_path, file="large.nc", memory_gb=8)
+
+    assert lines(2000) == []
+    assert any("memory_gb allows 8" in line for line in lines(8000))
+
+
 def test_an_archive_has_the_name_in_its_study(folder, tmp_path):
     """There the study runs without the key, and packed again its text is the same."""
     text = (ROOT / "config/studies/own.yaml").read_text()
@@ -479,9 +496,10 @@ def test_one_hovers_over_a_head_and_reads_it(fits, browser, tmp_path):  # noqa: 
 def test_the_question_of_performer_pytorch_69_by_a_file(tmp_path):
     """Random q, k, v (standard normal, d = 128, 24 tokens): 73 % error with 1024 features.
 
-    Their error is that of uniform attention (#69 prints 73.28 +/- 1.99 %), to which a constant in
-    their features pulls the network. By the workflow: 10^12 neurons are needed, networks of 1024
-    are frozen and err by about 150 %, plain or orthogonal.
+    docs/own_transformers.md has these numbers. Their error is that of uniform attention (#69 prints
+    73.28 +/- 1.99 %), to which a constant in their features pulls the network. By the workflow:
+    10^12 neurons are needed, networks of 1024 are frozen and err by about 150 %, plain or
+    orthogonal.
     """
     path = tmp_path / "random.nc"
     rng = np.random.default_rng(0)
@@ -504,13 +522,14 @@ def test_the_question_of_performer_pytorch_69_by_a_file(tmp_path):
     symmetries = run_stage(calibrate, data, {"calibrated_on": "half"}, exact)
     (row,) = of_heads.rows(found | {"symmetries": symmetries}).to_dict("records")
     assert row["phase_plain_1024"] == "frozen"
-    assert 11.5 < row["log10_needed_plain"] < 13
+    assert 12 < row["log10_needed_plain"] < 13
+    assert abs(row["output_error_uniform"] - 0.75) < 0.05
     for name in ("plain", "orthogonal"):
-        assert row["output_error_uniform"] < 1.3 < row[f"output_error_{name}_1024"] < 1.7
+        assert abs(row[f"output_error_{name}_1024"] - 1.5) < 0.1
     v, wanted = (x.values[4:, 0, 0].astype(float) for x in (data["v"], exact["output"]))
     as_theirs = np.abs(v.mean(1, keepdims=True) - wanted).mean() / np.abs(wanted).mean()
     assert abs(as_theirs - 0.7328) < 3 * 0.0199
     # nothing to centre or balance in them: with few tokens it is fitted to chance; a width helps
     assert row["log10_needed_balanced"] > row["log10_needed_plain"]
-    assert row["log10_needed_generalised_alone"] < row["log10_needed_plain"] - 2
+    assert abs(row["log10_needed_plain"] - row["log10_needed_generalised_alone"] - 3) < 0.5
     assert row["helps"] == "fitting"

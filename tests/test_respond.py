@@ -176,7 +176,7 @@ def test_the_best_point_leaves_least_where_enough_queries_rest():
 
 
 def test_with_the_normaliser_as_only_source_calcium_can_divide_well():
-    """The audit's case: alpha of NEST's constants is 1 near 0.25 uM, and little is left there."""
+    """Alpha of NEST's constants is 1 near 0.25 uM, and little is left there."""
     rng = np.random.default_rng(0)
     log_z = [rng.normal(0, 0.15, 200) for _ in range(4)]
     points = {"li_rinzel_nest": np.geomspace(0.05, 2.5, 48)}

@@ -7,7 +7,7 @@ docs/kinds/<kind>.md                each kind: equation, settings, files, figure
 docs/reference.md                   the index of these pages; models, keys of a study, configuration
 docs/figures.md                     every figure: its question, and how it is read
 docs/methods.md                     the assumptions of the code, between marks
-docs/results.md                     tables of figures and files, between marks
+docs/results.md                     the table of figures, between marks
 docs/claims.md                      the claims of the study default, between marks
 mkdocs.yml                          the pages of kinds, between marks
 README.md                           findings of the study default, between marks
@@ -294,16 +294,6 @@ def figures_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def files_table() -> str:
-    """The kinds of experiments and the files that they make."""
-    rows = [
-        f"| `{kind.name}` | {', '.join(f'`{file}.nc`' for file in kind.files)} | "
-        f"{_cell(kind.what)} |"
-        for kind in (declarations.kinds()["data"], *_ordered())
-    ]
-    return "\n".join(["| section | files | what it finds out |", "|---|---|---|", *rows])
-
-
 def assumptions_table() -> str:
     """Every assumption in the code: its file, the constant or function that has it, its words."""
     rows = [
@@ -352,12 +342,6 @@ def _place(code: str, line: int) -> str:
     return f"`{names[0]}`" if names else ""
 
 
-def results_page() -> str:
-    """docs/results.md with its tables brought up to date."""
-    text = between("docs/results.md", "figures", BY, figures_table())
-    return between("docs/results.md", "files", BY, files_table(), text)
-
-
 def readme(claims: xr.Dataset, text: str = "") -> str:
     """README.md, or its text, with the headline claims of a file claims.nc as its findings."""
     return between("README.md", "findings", BY_CLAIMS, wording.findings(claims), text)
@@ -393,7 +377,7 @@ def written() -> dict[str, str]:
         pages = {"README.md": readme(claims), "docs/claims.md": claims_page(claims)}
     return pages | {
         "codecheck.yml": codecheck(),
-        "docs/results.md": results_page(),
+        "docs/results.md": between("docs/results.md", "figures", BY, figures_table()),
         "docs/reference.md": reference(),
         "docs/figures.md": figures_page(),
         "docs/methods.md": between("docs/methods.md", "assumptions", BY_CODE, assumptions_table()),
