@@ -62,6 +62,16 @@ def compare(files: list[Path], other: Path, folder: Path) -> None:
         raise UserError(f"{folder / study}.md: {words}: {names}{more}")
 
 
+def nothing(results: Path) -> str:
+    """What to say if a study has no results; names of those that have some."""
+    others = sorted(page.parent.name for page in results.parent.glob("*/index.html"))
+    there = f" (there are results of {', '.join(others)})" if others else ""
+    return (
+        f"{results}: there are no results of the study {results.name}; run it, or name another "
+        f"one: --config study=...{there}"
+    )
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -95,17 +105,23 @@ def main() -> int:
         if given.what == "check" and not settings["claims"]:
             raise UserError(f"claims: study {given.study} has none; nothing can be checked")
         if given.what == "check":
-            print(verdicts.checked(job.load(given.results / plan.CLAIMS)))
+            scored = job.load(given.results / plan.CLAIMS)
+            print(f"{wording.listed(scored)}\n{verdicts.checked(scored)}")
             return 0
         if given.what == "gallery":
             page = gallery(given.results, settings, *verdicts_of(given.results))
             job.save_text(page, given.output)
             return 0
+        if not given.results.is_dir():
+            raise UserError(nothing(given.results))
         job.verify(given.results, asked)
         if given.what == "export":
+            page = gallery(given.results, settings, *verdicts_of(given.results))
             root = Path(__file__).parents[2]
             own, absent = plan.own_files(settings)
-            sharing.export(files, given.settings, root, given.output, own, absent, given.machine)
+            sharing.export(
+                files, given.settings, root, given.output, own, absent, given.machine, page
+            )
         if given.what == "compare":
             compare(files, given.other, given.output)
     except ValueError as error:  # a UserError, or faults of the study

@@ -67,7 +67,7 @@ docs/claims.md.</p>
 {% endfor %}
 </ol>
 {% for part, members in figures | groupby("category") %}
-<h2>{{ part }}</h2>
+<h2>{{ part[2:] }}</h2>
 {% for figure in members | sort(attribute="number") %}
 <section id="{{ figure.name }}">
 <h3>{{ figure.number }}. {{ figure.question }}</h3>

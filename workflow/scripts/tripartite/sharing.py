@@ -76,13 +76,14 @@ def export(
     own: Sequence[Path] = (),
     absent: Sequence[str] = (),
     machine: dict[str, Any] | None = None,
+    page: str = "",
 ) -> None:
     """Pack all verified results of a study with all files that they were made from.
 
     settings: files of config/, the study last; root: the folder of the workflow; own: the user's
     files of q, k and v; absent: names of those that do not exist; machine: settings of config.yaml,
-    of which the study and the limit of memory are packed. UserError if an own file cannot be packed
-    or was changed.
+    of which the study and the limit of memory are packed; page: the gallery. UserError if an own
+    file cannot be packed or was changed.
     """
     members: dict[str, Path | bytes] = {
         name: root / name for name in _own_files(root) if (root / name).is_file()
@@ -97,6 +98,8 @@ def export(
     file = str((machine or {}).get("file", ""))
     members[study] = named_only(_text(members[study]), file).encode()
     values = {"study": PurePosixPath(study).stem, **(machine or {})}
+    if page:
+        members[f"results/{PurePosixPath(study).stem}/index.html"] = page.encode()
     members[CONFIG] = config_text(_text(members.get(CONFIG, b"")), values, root).encode()
     checksums = {}
     with job.replacing(archive, sum(map(_size, members.values()))) as temporary:

@@ -103,7 +103,10 @@ def load_study(name: str, root: Path, machine: dict, results: str = "results") -
     texts = lines("config", of_file)
     if texts := texts + lines(file, [fault for fault in left if fault[0] not in places]):
         raise ValueError("\n".join(texts))
-    return complete(study, load_schema("study"))
+    study = complete(study, load_schema("study"))
+    if study["claims"]:
+        study["figures"].setdefault("claims", {})
+    return study
 
 
 def with_own_file(study: Any, file: str) -> tuple[Any, list[tuple]]:

@@ -87,9 +87,9 @@ def nearest(name: object, known: list[str]) -> str:
     if typed and len(known) > 1:
         near = [other for other in known if letters(other) == typed]
         near = near or [other for other in known if _is_synonym(typed, other)]
-        near = near or _typos(typed, known, SURE)
+        near = near or typos(typed, known, SURE)
         near = near or [other for other in known if _is_part(text, other)]
-        near = near or _typos(typed, known, LIKELY)
+        near = near or typos(typed, known, LIKELY)
     return f"; did you mean {' or '.join(near)}?" if 0 < len(near) <= MAX_NEAR else ""
 
 
@@ -119,7 +119,7 @@ def _is_part(name: str, known: str) -> bool:
     return begins or bool(words[0]) and len(typed) > 2 and words[0] <= words[1]
 
 
-def _typos(typed: str, known: list[str], share: float) -> list[str]:
+def typos(typed: str, known: list[str], share: float) -> list[str]:
     """The most similar names, if at least a share of their letters is equal."""
     alike = {name: difflib.SequenceMatcher(None, typed, letters(name)).ratio() for name in known}
     best = max(alike.values())

@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 
 from ... import declarations
-from ...words import Fault, unknown
+from ...words import SURE, Fault, choices, letters, nearest, shown, typos
 from .terms import HEADS, N_VALUES, PAIR, PLACE, POWER
 
 COUNTED = ("count", "share")
@@ -17,7 +17,8 @@ Variables = Mapping[str, declarations.Variable]
 def faults(claims: dict, kinds: dict[str, str]) -> Iterator[Fault]:
     """Faults of claims without schema faults; kinds: the kind of each experiment of the study.
 
-    An experiment that the study lacks is no fault: the claim is then not tested.
+    An experiment that the study lacks is no fault, as the claim is then not tested; one that is
+    misspelt is.
     """
     if (n := len(shlex.quote(json.dumps({"claims": claims})))) > MAX_LETTERS:
         text = f"are {n} letters of text, at most {MAX_LETTERS} can be scored; shorten quotations"
@@ -83,6 +84,8 @@ def _number_faults(where: tuple, spec: dict, kinds: dict[str, str]) -> Iterator[
     given = spec["experiment"]
     for experiment in given if isinstance(given, list) else [given]:
         if experiment not in kinds:
+            if typos(letters(experiment), [*kinds], SURE):
+                yield (*where, "experiment"), unknown(experiment, [*kinds])
             continue
         known = _variables(kinds[experiment])
         parts: dict[tuple, tuple[Variables, dict]] = {(): (known, spec)}  # by keys to them
@@ -128,3 +131,8 @@ def _axis_fault(key: str, wanted: object, known: Variables, dims: set[str]) -> s
     if needed <= dims and len(needed) < 2 or key == HEADS and needed <= dims:
         return ""
     return f"{unknown(key, sorted(dims))}" if dims else f"{key} is no axis here; take it out"
+
+
+def unknown(name: object, known: list[str]) -> str:
+    """The fault of a name that is none of many: the nearest ones, or else all of them."""
+    return f"{shown(name)} is unknown{nearest(name, known) or choices(known)}"

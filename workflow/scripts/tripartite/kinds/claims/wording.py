@@ -87,7 +87,7 @@ def findings(claims: xr.Dataset) -> str:
     for part, rows in parts(claims.isel(claim=claims["headline"].values)).items():
         lines += ["", f"**{part}**", ""]
         for row in rows:
-            lines.append(f"- **{row['verdict']}.** {row['sentence']}")
+            lines.append(f"- **{row['verdict']}.** {row['sentence']} (`{row['claim']}`)")
     return "\n".join(lines[1:])
 
 
@@ -120,7 +120,8 @@ def _number(row: dict) -> str:
     unit = f" {row['unit']}" if row["unit"] not in ("1", "") else ""
     ended = f", {row['outcome']}" if row["outcome"] != "holds" else ""
     test = f"; {row['test']}{ended}" if row["test"] else ""
-    return f"{row['name']} = {value}{unit} (n = {row['n_values']}; `{row['file']}`){test}"
+    where = f"`{row['file']}`: `{row['variable']}` `{row['selection']}`"
+    return f"{row['name']} = {value}{unit} (n = {row['n_values']}; {where}){test}"
 
 
 def _cell(text: str) -> str:
