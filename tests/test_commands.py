@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from conftest import ROOT, as_user, project
-from pages import NOT_RUN, PAGES, blocks, inline, with_environment, write
+from pages import NOT_RUN, PAGES, block, blocks, inline, with_environment, write
 from tripartite import study
 
 # Pages whose commands, blocks of code and files are all used in order, by these tests.
@@ -59,7 +59,7 @@ ELSEWHERE = {
     ".venv/bin/snakemake --profile workflow/profiles/slurm --rerun-incomplete": SLURM,
     ".venv/bin/snakemake --unlock": KILLED,
     ".venv/bin/snakemake --cores 2 --rerun-incomplete": KILLED,
-    ".venv/bin/snakemake --cores 1 verify": (
+    ".venv/bin/snakemake --cores 1 verify --config study=quick": (
         "test_workflow.py::test_verify_walks_from_the_figures_to_the_data"
     ),
     ".venv/bin/snakemake --cores 1 export --config study=quick": SHARED,
@@ -76,8 +76,7 @@ DRY = {
         "results/own/figures/heads.html"
     ),
     ".venv/bin/snakemake --cores 2 results/quick/figures/trace.svg": "Draw trace",
-    ".venv/bin/snakemake --cores 1 check": r"^check +1$",
-    ".venv/bin/snakemake --cores 2 check --config study=quick": r"^check +1$",
+    ".venv/bin/snakemake --cores 1 check --config study=quick": r"^check +1$",
     ".venv/bin/snakemake --cores 2 --config study=quick "
     """'pathvars={"results": "/scratch/me/results"}'""": "/scratch/me/results/quick/albert/qkv.nc",
     ".venv/bin/snakemake --cores 2 --config study=full device=cuda": (
@@ -98,6 +97,7 @@ RUN = {
 # Blocks of Python, by a word in them, and the tests that run them.
 PYTHON = {
     "record_attention(": "test_readme.py::test_the_recorder_gives_the_models_own_attention",
+    "docs/default/claims.nc": "test_commands.py::test_a_number_is_found_as_the_page_says",
     "module tripartite:": "test_commands.py::test_a_command_says_what_it_should",
 }
 
@@ -187,6 +187,16 @@ def test_the_network_of_the_page_is_valid(tmp_path):
     (tmp_path / "config/studies/page.yaml").write_text(json.dumps({"experiments": experiments}))
     read = study.load_study("page", tmp_path, {"memory_gb": 8})["experiments"]["a"]["network"]
     assert read["n_features"] == [10000, 100000] and read["leak_hebbian"] == 0.01
+
+
+def test_a_number_is_found_as_the_page_says(monkeypatch, capsys):
+    """The example of docs/results.md: it prints what the page shows."""
+    monkeypatch.chdir(ROOT)
+    page = "docs/results.md"
+    exec(compile(block(page, "python", "docs/default/claims.nc"), page, "exec"), names := {})
+    assert capsys.readouterr().out == block(page, "text", "minilm-lesions")
+    value = names["number"]["value"].item()
+    assert f'`number["value"]` is {value:.2f}.' in (ROOT / page).read_text()
 
 
 def test_the_promises_name_tests_that_exist():

@@ -83,7 +83,10 @@ def test_the_tutorial_does_what_it_says(tmp_path, monkeypatch):
                 if "--force" in command:
                     assert "Draw theory" in said
                 if " check " in command:
-                    assert (quoted := "1 claims have the verdict that the study expects") in page
+                    quoted = (
+                        "1 of 1 claims have the verdict that the study expects, none another one"
+                    )
+                    assert quoted in page
                     assert quoted in said, said
                     assert (quoted := "117 of 150 runs are taken over from the file") in page
                     assert quoted in said, said

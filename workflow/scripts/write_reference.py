@@ -51,9 +51,9 @@ CODECHECK = """\
 ---
 # {by}.
 # Manifest of a CODECHECK (https://codecheck.org.uk): the files that a codechecker makes again, by
-# snakemake --cores 2 --config study=quick (three minutes), and by snakemake --cores 2 (the study
-# default, about half an hour on two cores). Each figure has beside it its numbers (csv) and its
-# caption (txt). For the codechecker to fill in, by the names of the specification: codechecker,
+# snakemake --cores 2 --config study=quick (three to five minutes), and by snakemake --cores 2 (the
+# study default, about half an hour on two cores). Each figure has beside it its numbers (csv) and
+# its caption (txt). For the codechecker to fill in, by the names of the specification: codechecker,
 # report, summary, repository, check_time, certificate.
 version: https://codecheck.org.uk/spec/config/1.0/
 

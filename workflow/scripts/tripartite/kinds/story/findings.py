@@ -371,13 +371,18 @@ def of_calcium(rows: pd.DataFrame) -> str:
 
 
 def of_divisions(rows: pd.DataFrame) -> str:
-    def cosines(own: pd.DataFrame) -> str:
-        return " and ".join(f"{estimate(row)} in {row['what']}" for _, row in own.iterrows())
+    inside = DIVISIONS["knockout_best_inside"]
 
-    first = rows[rows["row"] == rows["row"].iloc[0]]
+    def cosines(own: pd.DataFrame) -> str:
+        best = own[own["row"] == DIVISIONS["knockout_best"]]
+        parts = [f"{estimate(row)} in {row['what']}" for _, row in best.iterrows()]
+        for _, row in own[(own["row"] == inside) & (own["what"] == "all layers")].iterrows():
+            parts.append(f"{estimate(row)} in all layers if fitted in the changed model")
+        return " and ".join(parts)
+
     return (
         "If heads divide by the best constant, fitted to other inputs, instead of Z, the output of "
-        f"the whole model keeps a cosine of {each(first, cosines)}."
+        f"the whole model keeps a cosine of {each(rows, cosines)}."
     )
 
 
