@@ -130,7 +130,7 @@ def test_every_figure_of_the_studies_is_declared():
         yaml.safe_load((ROOT / f"config/studies/{name}.yaml").read_text())["figures"]
         for name in ("default", "own")
     )
-    assert drawn == {*default} | {*own}
+    assert drawn == {*default} | {*own}, "a figure is in neither default.yaml nor own.yaml"
 
 
 @pytest.fixture

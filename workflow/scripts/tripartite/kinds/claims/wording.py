@@ -77,6 +77,7 @@ def listed(claims: xr.Dataset) -> str:
         for row in rows:
             sure = f" (confidence {row['confidence']})" if row["confidence"] else ""
             text = f"- **{row['verdict']}**{sure} `{row['claim']}`: {row['sentence']}"
+            text += f" ({row['reason']})" * (row["verdict"] == VERDICTS[-1])
             lines.append(fill(text, COLUMNS, subsequent_indent="  ", break_on_hyphens=False))
     return "\n".join(lines) + "\n"
 
