@@ -679,7 +679,7 @@ def test_a_study_scores_its_claims_and_notices_a_planted_number(tmp_path):
     assert "2 of 3 claims have the verdict that the study expects" in checked.stdout
     marks = f"<!-- findings: {write_reference.BY_CLAIMS} -->\n\n<!-- end of findings -->"
     readme = write_reference.readme(claims, f"# A\n\n{marks}\n\nlast")
-    assert f"**Random heads**\n\n- **Validated.** {sentence}\n" in readme
+    assert f"**Random heads**\n\n- **Validated.** {sentence} (`small-errors`)\n" in readme
     assert "- **Contradicted.** 10 neurons do not err: " in readme
     assert readme.endswith("<!-- end of findings -->\n\nlast")
     assert write_reference.readme(claims, readme) == readme

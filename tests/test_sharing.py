@@ -81,7 +81,9 @@ def command(monkeypatch, files, *words):
             return {"settings": {}, "code": ""}
 
     asked = {"/".join(path.parts[-2:]): made(path) for path in files}
-    monkeypatch.setattr(share, "requested", lambda *given: ({"experiments": {}}, asked))
+    monkeypatch.setattr(
+        share, "requested", lambda *given: ({"experiments": {}, "figures": {}}, asked)
+    )
     line = ["share.py", *words, "--study", "tiny", "--results", files[0].parents[1]]
     monkeypatch.setattr("sys.argv", [*map(str, line)])
 

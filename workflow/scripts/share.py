@@ -116,7 +116,8 @@ def main() -> int:
             raise UserError(nothing(given.results))
         job.verify(given.results, asked)
         if given.what == "export":
-            page = gallery(given.results, settings, *verdicts_of(given.results))
+            drawn = settings["figures"] and verdicts_of(given.results)
+            page = gallery(given.results, settings, *drawn) if drawn else ""
             root = Path(__file__).parents[2]
             own, absent = plan.own_files(settings)
             sharing.export(
