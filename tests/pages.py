@@ -1,11 +1,12 @@
 """The pages for readers: their code blocks, the commands in them, and what they say of files."""
 
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from conftest import ROOT
+from conftest import ROOT, as_user
 
 PAGES = [
     path
@@ -62,6 +63,20 @@ def with_environment(folder: Path) -> Path:
     """A copy of the project with this environment as .venv, so that commands run word for word."""
     (folder / ".venv").symlink_to(Path(sys.executable).parent.parent)
     return folder
+
+
+def typed(command: str, folder: Path) -> subprocess.CompletedProcess:
+    """Run a command of a page in a folder, as a user types it."""
+    return subprocess.run(
+        command,
+        shell=True,
+        cwd=folder,
+        env=as_user(folder),
+        text=True,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def write(one: Block, folder: Path) -> bool:

@@ -1,11 +1,9 @@
 """docs/adding.md, followed word for word: a kind, a figure, a feature map, a pretrained model."""
 
-import subprocess
-
 import pytest
 
-from conftest import as_user, project
-from pages import NOT_RUN, blocks, with_environment, write
+from conftest import project
+from pages import NOT_RUN, blocks, typed, with_environment, write
 
 PAGE = "docs/adding.md"
 # What commands say; of the pretrained model, whose wheel is not fetched, a dry run.
@@ -30,16 +28,7 @@ def test_what_the_page_adds_works(tmp_path):
             words = command
             if command.endswith("study=rxnfp"):
                 words = command.replace("--cores", "--dry-run --cores")
-            ran = subprocess.run(
-                words,
-                shell=True,
-                cwd=folder,
-                env=as_user(folder),
-                text=True,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-            )
+            ran = typed(words, folder)
             assert ran.returncode == 0 and SAYS[command] in ran.stdout, ran.stdout
             assert "looks.py" not in command or not ran.stdout  # no fault
             left.pop(command, None)

@@ -718,8 +718,7 @@ def test_a_study_without_claims_cannot_be_checked(tmp_path):
 def test_the_tracked_verdicts_are_those_of_the_study_default():
     """An edited claim needs a new run; so does a run that found other numbers."""
     given = study.load_study("default", ROOT, {})["claims"]
-    if not given:
-        pytest.skip("the study default has no claims")
+    assert len(given) >= 25
     tracked = job.load(write_reference.CLAIMS)
     assert json.loads(tracked.attrs["settings"])["claims"] == given
     assert tracked["claim"].values.tolist() == [*given]

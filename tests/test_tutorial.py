@@ -3,14 +3,13 @@
 import io
 import re
 import shutil
-import subprocess
 from contextlib import redirect_stdout
 
 import pytest
 import yaml
 
-from conftest import ROOT, as_user, project
-from pages import blocks, with_environment, write
+from conftest import ROOT, project
+from pages import blocks, typed, with_environment, write
 from test_commands import ELSEWHERE
 
 PAGE = "docs/tutorial.md"
@@ -36,15 +35,7 @@ def test_the_tutorial_does_what_it_says(tmp_path, monkeypatch):
     monkeypatch.chdir(folder)
 
     def run(command):
-        done = subprocess.run(
-            command,
-            shell=True,
-            env=as_user(folder),
-            text=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        done = typed(command, folder)
         assert "Traceback" not in done.stdout, done.stdout
         return done.stdout
 
